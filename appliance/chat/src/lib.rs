@@ -1,0 +1,1 @@
+//! Requests of three chat protocols to prompts, and output back to events.

@@ -1,0 +1,2 @@
+//! Runs models.
+fn main() {}

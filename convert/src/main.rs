@@ -1,0 +1,2 @@
+//! Converts checkpoints.
+fn main() {}

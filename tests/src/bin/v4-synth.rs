@@ -1,0 +1,2 @@
+//! Writes synthetic checkpoints.
+fn main() {}
