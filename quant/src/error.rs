@@ -48,4 +48,62 @@ pub enum QuantError {
         /// `NaN` or `infinite`.
         kind: &'static str,
     },
+    /// A value too large for the format.
+    #[error("value {index} of the row is too large for {ty}")]
+    OutOfRange {
+        /// The type asked for.
+        ty: GgmlType,
+        /// Index in the row.
+        index: usize,
+    },
+    /// An importance value that is negative, NaN or infinite.
+    #[error("importance {index} is negative or not finite")]
+    BadImportance {
+        /// Index in the row.
+        index: usize,
+    },
+    /// A buffer of a published format has the wrong length.
+    #[error("the {what} has {actual} items, needed are {expected}")]
+    Length {
+        /// What the buffer holds.
+        what: &'static str,
+        /// Items needed.
+        expected: usize,
+        /// Items found.
+        actual: usize,
+    },
+}
+
+impl QuantError {
+    pub(crate) fn check_length(
+        what: &'static str,
+        actual: usize,
+        expected: usize,
+    ) -> Result<(), Self> {
+        if actual == expected {
+            return Ok(());
+        }
+        Err(Self::Length {
+            what,
+            expected,
+            actual,
+        })
+    }
+
+    pub(crate) fn check_finite(row: &[f32]) -> Result<(), Self> {
+        // Branch-free, so that the usual case takes vector speed.
+        let finite = |x: &f32| x.to_bits() & 0x7f80_0000 != 0x7f80_0000;
+        if row.iter().fold(true, |all, x| all & finite(x)) {
+            return Ok(());
+        }
+        let index = row.iter().position(|x| !finite(x)).unwrap_or(0);
+        Err(Self::NotFinite {
+            index,
+            kind: if row[index].is_nan() {
+                "NaN"
+            } else {
+                "infinite"
+            },
+        })
+    }
 }

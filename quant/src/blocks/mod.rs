@@ -1,0 +1,170 @@
+//! The ggml block formats: rows of bytes to float32 and back.
+//!
+//! Layouts are those of `spec/gguf.md` section 7; golden vectors in
+//! `tests/data` hold the decoders to them bit by bit.
+
+mod mxfp4;
+mod plain;
+mod q8_0;
+
+use crate::{GgmlType, QuantError};
+
+/// The largest magnitude that types with f16 scales take. Their blocks could
+/// hold somewhat more, depending on the type; no weights come near.
+const F16_SCALE_LIMIT: f32 = 65504.0;
+
+/// Whether [`decode_row`] knows the type.
+#[must_use]
+pub fn can_decode(ty: GgmlType) -> bool {
+    decode_any(ty, &[], &mut []).is_ok()
+}
+
+/// Whether [`encode_row`] knows the type.
+#[must_use]
+pub fn can_encode(ty: GgmlType) -> bool {
+    encode_any(ty, &[], None, &mut []).is_ok()
+}
+
+/// Decodes one row of `dst.len()` values.
+///
+/// The result is the same on every machine. Any bytes decode to something:
+/// NaN and infinite scales give values that are not finite.
+///
+/// # Errors
+/// [`QuantError::CannotDecode`] for types of integers, [`QuantError::RowLength`]
+/// and [`QuantError::BufferSize`] if the lengths do not fit.
+pub fn decode_row(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<(), QuantError> {
+    check_sizes(ty, dst.len(), src.len())?;
+    decode_any(ty, src, dst)
+}
+
+/// Encodes one row of values, each block by itself: a row's bytes depend on
+/// the row alone and are the same on every machine.
+///
+/// `importance` weighs the squared error of each value (all alike if absent,
+/// or if all weights of a block are zero); the encoders minimise that sum.
+///
+/// # Errors
+/// [`QuantError::CannotEncode`] for types that are only read;
+/// [`QuantError::RowLength`], [`QuantError::BufferSize`] and
+/// [`QuantError::ImportanceLength`] if lengths do not fit;
+/// [`QuantError::NotFinite`], [`QuantError::OutOfRange`] and
+/// [`QuantError::BadImportance`] for values that cannot be encoded.
+pub fn encode_row(
+    ty: GgmlType,
+    src: &[f32],
+    importance: Option<&[f32]>,
+    dst: &mut [u8],
+) -> Result<(), QuantError> {
+    check_sizes(ty, src.len(), dst.len())?;
+    QuantError::check_finite(src)?;
+    if let Some(importance) = importance {
+        if importance.len() != src.len() {
+            return Err(QuantError::ImportanceLength {
+                expected: src.len(),
+                actual: importance.len(),
+            });
+        }
+        let good = |&w: &f32| w >= 0.0 && w.is_finite();
+        if let Some(index) = importance.iter().position(|w| !good(w)) {
+            return Err(QuantError::BadImportance { index });
+        }
+    }
+    encode_any(ty, src, importance, dst)
+}
+
+fn check_sizes(ty: GgmlType, values: usize, actual: usize) -> Result<(), QuantError> {
+    let expected = ty.row_bytes(values)?;
+    if actual == expected {
+        return Ok(());
+    }
+    Err(QuantError::BufferSize {
+        ty,
+        values,
+        expected,
+        actual,
+    })
+}
+
+/// Lengths are checked before.
+fn decode_any(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<(), QuantError> {
+    match ty {
+        GgmlType::F32 => plain::decode_f32(src, dst),
+        GgmlType::F16 => plain::decode_f16(src, dst),
+        GgmlType::BF16 => plain::decode_bf16(src, dst),
+        GgmlType::Q8_0 => decode_blocks(src, dst, q8_0::decode),
+        GgmlType::MXFP4 => decode_blocks(src, dst, mxfp4::decode),
+        _ => return Err(QuantError::CannotDecode(ty)),
+    }
+    Ok(())
+}
+
+/// Lengths, values and importance are checked before.
+fn encode_any(
+    ty: GgmlType,
+    src: &[f32],
+    importance: Option<&[f32]>,
+    dst: &mut [u8],
+) -> Result<(), QuantError> {
+    let out_of_range = |index| QuantError::OutOfRange { ty, index };
+    let check_range = || match src.iter().position(|x| x.abs() > F16_SCALE_LIMIT) {
+        Some(index) => Err(out_of_range(index)),
+        None => Ok(()),
+    };
+    match ty {
+        GgmlType::F32 => plain::encode_f32(src, dst),
+        GgmlType::F16 => plain::encode_f16(src, dst).map_err(out_of_range)?,
+        GgmlType::BF16 => plain::encode_bf16(src, dst).map_err(out_of_range)?,
+        GgmlType::Q8_0 => {
+            check_range()?;
+            encode_blocks(src, importance, dst, q8_0::encode);
+        }
+        GgmlType::MXFP4 => encode_blocks(src, importance, dst, mxfp4::encode),
+        _ => return Err(QuantError::CannotEncode(ty)),
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn decode_blocks<const BYTES: usize, const VALUES: usize>(
+    src: &[u8],
+    dst: &mut [f32],
+    decode: impl Fn(&[u8; BYTES], &mut [f32; VALUES]),
+) {
+    let (src, dst) = (src.as_chunks().0, dst.as_chunks_mut().0);
+    for (block, values) in src.iter().zip(dst) {
+        decode(block, values);
+    }
+}
+
+fn encode_blocks<const BYTES: usize, const VALUES: usize>(
+    src: &[f32],
+    importance: Option<&[f32]>,
+    dst: &mut [u8],
+    encode: impl Fn(&[f32; VALUES], &[f32; VALUES], &mut [u8; BYTES]),
+) {
+    let blocks = dst.as_chunks_mut().0;
+    for (i, (x, block)) in src.as_chunks().0.iter().zip(blocks).enumerate() {
+        let weights = importance.map(|weights| &weights.as_chunks().0[i]);
+        encode(x, &block_weights(weights), block);
+    }
+}
+
+/// The weights of one block, scaled so that the largest is 1 and no sum of
+/// weighted squares can overflow or vanish.
+fn block_weights<const VALUES: usize>(importance: Option<&[f32; VALUES]>) -> [f32; VALUES] {
+    let Some(importance) = importance else {
+        return [1.0; VALUES];
+    };
+    let largest = importance.iter().copied().fold(0.0f32, f32::max);
+    if largest == 0.0 {
+        return [1.0; VALUES];
+    }
+    importance.map(|w| w / largest)
+}
+
+/// The f16 in two bytes.
+#[inline(always)]
+fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+}
