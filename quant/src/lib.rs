@@ -17,6 +17,7 @@
 //! ```
 
 mod blocks;
+pub mod dot;
 mod error;
 pub mod fp4;
 pub mod fp8;

@@ -1,0 +1,158 @@
+//! Float32 activations.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::{load_16, load_ps, store_ps, sum8};
+
+/// A float format of weights, read 32 values (`BYTES` bytes) at a time.
+pub(super) trait Float<const BYTES: usize> {
+    /// Bytes of one value.
+    const SIZE: usize = BYTES / 32;
+
+    /// Values `8v..8v+8` of a chunk.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2, FMA and F16C.
+    unsafe fn load(chunk: &[u8; BYTES], v: usize) -> __m256;
+
+    /// The value at the start of `bytes`.
+    fn one(bytes: &[u8]) -> f32;
+}
+
+pub(super) struct F32;
+
+impl Float<128> for F32 {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(chunk: &[u8; 128], v: usize) -> __m256 {
+        _mm256_castsi256_ps(super::load_32(chunk, 32 * v))
+    }
+
+    fn one(bytes: &[u8]) -> f32 {
+        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
+
+pub(super) struct F16;
+
+impl Float<64> for F16 {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(chunk: &[u8; 64], v: usize) -> __m256 {
+        _mm256_cvtph_ps(load_16(chunk, 16 * v))
+    }
+
+    fn one(bytes: &[u8]) -> f32 {
+        f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+    }
+}
+
+pub(super) struct Bf16;
+
+impl Float<64> for Bf16 {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load(chunk: &[u8; 64], v: usize) -> __m256 {
+        let wide = _mm256_cvtepu16_epi32(load_16(chunk, 16 * v));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+    }
+
+    fn one(bytes: &[u8]) -> f32 {
+        bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_f32(w: &[f32], x: &[f32]) -> f32 {
+    let mut out = [0.0];
+    dot_f32_rows(w, &[x], &mut out);
+    out[0]
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_f32_rows(w: &[f32], x: &[&[f32]], out: &mut [f32]) {
+    // SAFETY: the same memory, of a type without alignment or invalid values.
+    let bytes = unsafe { std::slice::from_raw_parts(w.as_ptr().cast(), size_of_val(w)) };
+    dot_rows::<F32, 128>(bytes, x, out);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_rows<F: Float<BYTES>, const BYTES: usize>(
+    w: &[u8],
+    x: &[&[f32]],
+    out: &mut [f32],
+) {
+    debug_assert_eq!(x.len(), out.len());
+    let (x, x_rest) = x.as_chunks::<3>();
+    let (out, out_rest) = out.as_chunks_mut::<3>();
+    for (x, out) in x.iter().zip(out) {
+        *out = few_rows::<F, BYTES, 3>(w, x);
+    }
+    match (x_rest, out_rest) {
+        ([a, b], [p, q]) => [*p, *q] = few_rows::<F, BYTES, 2>(w, &[a, b]),
+        ([a, ..], [p, ..]) => [*p] = few_rows::<F, BYTES, 1>(w, &[a]),
+        _ => {}
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn few_rows<F: Float<BYTES>, const BYTES: usize, const R: usize>(
+    w: &[u8],
+    x: &[&[f32]; R],
+) -> [f32; R] {
+    let mut len = w.len() / F::SIZE;
+    for x in x {
+        debug_assert_eq!(len, x.len());
+        len = len.min(x.len());
+    }
+    let (chunks, rest) = w[..len * F::SIZE].as_chunks::<BYTES>();
+    let x_chunks = x.map(|x| &x[..len].as_chunks::<32>().0[..chunks.len()]);
+    let mut acc = [[_mm256_setzero_ps(); 4]; R];
+    for (i, chunk) in chunks.iter().enumerate() {
+        for v in 0..4 {
+            // SAFETY: this function has the features.
+            let w = unsafe { F::load(chunk, v) };
+            for r in 0..R {
+                let x = load_ps(&x_chunks[r][i].as_chunks().0[v]);
+                acc[r][v] = _mm256_fmadd_ps(w, x, acc[r][v]);
+            }
+        }
+    }
+    let mut out = [0.0; R];
+    for r in 0..R {
+        let mut lanes = [0.0; 32];
+        if !rest.is_empty() {
+            for (lanes, acc) in lanes.as_chunks_mut().0.iter_mut().zip(&acc[r]) {
+                store_ps(lanes, *acc);
+            }
+            let x = &x[r][chunks.len() * 32..len];
+            for ((w, x), lane) in rest.chunks_exact(F::SIZE).zip(x).zip(&mut lanes) {
+                *lane = F::one(w).mul_add(*x, *lane);
+            }
+            for (acc, lanes) in acc[r].iter_mut().zip(lanes.as_chunks().0) {
+                *acc = load_ps(lanes);
+            }
+        }
+        let [a, b, c, d] = acc[r];
+        out[r] = sum8(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)));
+    }
+    out
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn axpy(acc: &mut [f32], w: f32, v: &[f32]) {
+    debug_assert_eq!(acc.len(), v.len());
+    let len = acc.len().min(v.len());
+    let (acc, acc_rest) = acc[..len].as_chunks_mut();
+    let (v, v_rest) = v[..len].as_chunks();
+    let all = _mm256_set1_ps(w);
+    for (acc, v) in acc.iter_mut().zip(v) {
+        store_ps(acc, _mm256_fmadd_ps(all, load_ps(v), load_ps(acc)));
+    }
+    for (acc, v) in acc_rest.iter_mut().zip(v_rest) {
+        *acc = w.mul_add(*v, *acc);
+    }
+}

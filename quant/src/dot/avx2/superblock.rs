@@ -1,0 +1,343 @@
+//! Formats whose block is 256 values with integer scales inside.
+
+use std::arch::x86_64::*;
+
+use super::int8::{dot_fours, values};
+use super::{f16_at, load_16, load_32, load_i8, load_ps, store_ps, sum8};
+use crate::dot::layout::{q3_k_scales, q4_k_scales};
+use crate::dot::{ActRow, blocks_of};
+
+/// What a block has once.
+pub(super) struct Head {
+    /// The weights' scale in all lanes.
+    d: __m256,
+    /// The integer scales as 16 bits: lower half those of the first 16 values of
+    /// each run of 32, upper half those of the last 16.
+    scales: __m256i,
+    /// The scale of the minima in all lanes, and the sixteen minima as 16 bits in
+    /// order; for formats that have them.
+    minima: Option<(__m256, __m256i)>,
+}
+
+pub(super) trait Superblock<const BYTES: usize> {
+    /// Whether integers may be negative: [`Superblock::quad`] then gives them with
+    /// their sign, else as magnitudes below 128.
+    const SIGNED: bool;
+
+    /// # Safety
+    /// The CPU must have AVX2, FMA and F16C.
+    unsafe fn head(block: &[u8; BYTES]) -> Head;
+
+    /// The integers of the four runs of 32 values of half `h` of the block.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2, FMA and F16C.
+    unsafe fn quad(block: &[u8; BYTES], h: usize) -> [__m256i; 4];
+}
+
+/// Sixteen bytes, one per 16 values, as [`Head::scales`] before widening: evens,
+/// then odds.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn by_halves(bytes: __m128i) -> __m128i {
+    let order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    _mm_shuffle_epi8(bytes, order)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn low_bits(v: __m256i, mask: i8) -> __m256i {
+    _mm256_and_si256(v, _mm256_set1_epi8(mask))
+}
+
+/// Bits 0-1, 2-3, 4-5 and 6-7 of each byte.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn bit_pairs(v: __m256i) -> [__m256i; 4] {
+    [
+        low_bits(v, 3),
+        low_bits(_mm256_srli_epi16::<2>(v), 3),
+        low_bits(_mm256_srli_epi16::<4>(v), 3),
+        low_bits(_mm256_srli_epi16::<6>(v), 3),
+    ]
+}
+
+/// Low and high nibbles of two times 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn nibbles(a: __m256i, b: __m256i) -> [__m256i; 4] {
+    [
+        low_bits(a, 15),
+        low_bits(_mm256_srli_epi16::<4>(a), 15),
+        low_bits(b, 15),
+        low_bits(_mm256_srli_epi16::<4>(b), 15),
+    ]
+}
+
+/// Bits `4h..4h+4` of each byte, each moved to bit `TO`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn high_bits<const TO: u32>(v: __m256i, h: usize) -> [__m256i; 4] {
+    let v = if h == 0 { v } else { _mm256_srli_epi16::<4>(v) };
+    let mask = 1 << TO;
+    // Bit 0 goes up by TO, bit 3 by TO - 3.
+    let [a, b, c, d] = if TO == 2 {
+        [
+            _mm256_slli_epi16::<2>(v),
+            _mm256_slli_epi16::<1>(v),
+            v,
+            _mm256_srli_epi16::<1>(v),
+        ]
+    } else {
+        const { assert!(TO == 2 || TO == 4) };
+        [
+            _mm256_slli_epi16::<4>(v),
+            _mm256_slli_epi16::<3>(v),
+            _mm256_slli_epi16::<2>(v),
+            _mm256_slli_epi16::<1>(v),
+        ]
+    };
+    [
+        low_bits(a, mask),
+        low_bits(b, mask),
+        low_bits(c, mask),
+        low_bits(d, mask),
+    ]
+}
+
+pub(super) struct Q2K;
+
+impl Superblock<84> for Q2K {
+    const SIGNED: bool = false;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 84]) -> Head {
+        let packed = load_16(block, 0);
+        let nibble = _mm_set1_epi8(15);
+        let scales = _mm_and_si128(packed, nibble);
+        let minima = _mm_and_si128(_mm_srli_epi16::<4>(packed), nibble);
+        Head {
+            d: f16_at(block, 80),
+            scales: _mm256_cvtepu8_epi16(by_halves(scales)),
+            minima: Some((f16_at(block, 82), _mm256_cvtepu8_epi16(minima))),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 84], h: usize) -> [__m256i; 4] {
+        bit_pairs(load_32(block, 16 + 32 * h))
+    }
+}
+
+pub(super) struct Q3K;
+
+impl Superblock<110> for Q3K {
+    const SIGNED: bool = true;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 110]) -> Head {
+        let packed = std::array::from_fn(|i| block[96 + i]);
+        let scales = load_16(&q3_k_scales(&packed), 0);
+        let scales = _mm_sub_epi8(scales, _mm_set1_epi8(32));
+        Head {
+            d: f16_at(block, 108),
+            scales: _mm256_cvtepi8_epi16(by_halves(scales)),
+            minima: None,
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 110], h: usize) -> [__m256i; 4] {
+        let low = bit_pairs(load_32(block, 32 + 32 * h));
+        let high = high_bits::<2>(load_32(block, 0), h);
+        let four = _mm256_set1_epi8(4);
+        let join = |k: usize| _mm256_sub_epi8(_mm256_or_si256(low[k], high[k]), four);
+        [join(0), join(1), join(2), join(3)]
+    }
+}
+
+/// The header that Q4_K and Q5_K share.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q4_k_head<const BYTES: usize>(block: &[u8; BYTES]) -> Head {
+    let packed = std::array::from_fn(|i| block[4 + i]);
+    let (scales, minima) = q4_k_scales(&packed);
+    let wide = |bytes: [u8; 8]| _mm_set1_epi64x(i64::from_le_bytes(bytes));
+    let minima = wide(minima);
+    Head {
+        d: f16_at(block, 0),
+        scales: _mm256_cvtepu8_epi16(wide(scales)),
+        // Each twice, as the activations' sums are of 16 values.
+        minima: Some((
+            f16_at(block, 2),
+            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(minima, minima)),
+        )),
+    }
+}
+
+pub(super) struct Q4K;
+
+impl Superblock<144> for Q4K {
+    const SIGNED: bool = false;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 144]) -> Head {
+        q4_k_head(block)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 144], h: usize) -> [__m256i; 4] {
+        nibbles(
+            load_32(block, 16 + 64 * h),
+            load_32(block, 16 + 64 * h + 32),
+        )
+    }
+}
+
+pub(super) struct Q5K;
+
+impl Superblock<176> for Q5K {
+    const SIGNED: bool = false;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 176]) -> Head {
+        q4_k_head(block)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 176], h: usize) -> [__m256i; 4] {
+        let low = nibbles(
+            load_32(block, 48 + 64 * h),
+            load_32(block, 48 + 64 * h + 32),
+        );
+        let high = high_bits::<4>(load_32(block, 16), h);
+        let join = |k: usize| _mm256_or_si256(low[k], high[k]);
+        [join(0), join(1), join(2), join(3)]
+    }
+}
+
+pub(super) struct Q6K;
+
+impl Superblock<210> for Q6K {
+    const SIGNED: bool = true;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 210]) -> Head {
+        Head {
+            d: f16_at(block, 208),
+            scales: _mm256_cvtepi8_epi16(by_halves(load_16(block, 192))),
+            minima: None,
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 210], h: usize) -> [__m256i; 4] {
+        let [a, c, b, d] = nibbles(load_32(block, 64 * h), load_32(block, 64 * h + 32));
+        let high = bit_pairs(load_32(block, 128 + 32 * h));
+        let offset = _mm256_set1_epi8(32);
+        let join = |low: __m256i, k: usize| {
+            let high = _mm256_slli_epi16::<4>(high[k]);
+            _mm256_sub_epi8(_mm256_or_si256(low, high), offset)
+        };
+        [join(a, 0), join(b, 1), join(c, 2), join(d, 3)]
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot<F: Superblock<BYTES>, const BYTES: usize>(
+    w: &[u8],
+    acts: &[ActRow<'_>],
+    out: &mut [f32],
+) {
+    let w = blocks_of::<BYTES>(w, acts, out, 8);
+    let (acts, acts_rest) = acts.as_chunks::<4>();
+    let (out, out_rest) = out.as_chunks_mut::<4>();
+    for (acts, out) in acts.iter().zip(out) {
+        *out = few_rows::<F, BYTES, 4>(w, acts);
+    }
+    match (acts_rest, out_rest) {
+        (&[a, b, c], [p, q, r]) => [*p, *q, *r] = few_rows::<F, BYTES, 3>(w, &[a, b, c]),
+        (&[a, b], [p, q]) => [*p, *q] = few_rows::<F, BYTES, 2>(w, &[a, b]),
+        (&[a, ..], [p, ..]) => [*p] = few_rows::<F, BYTES, 1>(w, &[a]),
+        _ => {}
+    }
+}
+
+/// For run `k` of a block: the bytes of its two scales in [`Head::scales`], which
+/// `vpshufb` spreads over the run.
+const SPREAD: [[u8; 32]; 8] = {
+    let mut table = [[0; 32]; 8];
+    let mut i = 0;
+    while i < 256 {
+        table[i / 32][i % 32] = (i / 32 * 2 + i % 2) as u8;
+        i += 1;
+    }
+    table
+};
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn few_rows<F: Superblock<BYTES>, const BYTES: usize, const R: usize>(
+    w: &[[u8; BYTES]],
+    acts: &[ActRow<'_>; R],
+) -> [f32; R] {
+    let n = w.len();
+    let q = values(acts, 8 * n);
+    let d = acts.map(|act| &act.d.as_chunks::<8>().0[..n]);
+    let sums = acts.map(|act| &act.sums.as_chunks::<16>().0[..n]);
+    let mut acc = [[_mm256_setzero_ps(); 2]; R];
+    let mut acc_min = [_mm256_setzero_ps(); R];
+    for (i, block) in w.iter().enumerate() {
+        // SAFETY: this function has the features.
+        let head = unsafe { F::head(block) };
+        let mut scale = [[0.0; 8]; R];
+        for r in 0..R {
+            let da = load_ps(&d[r][i]);
+            store_ps(&mut scale[r], _mm256_mul_ps(head.d, da));
+            if let Some((dmin, minima)) = head.minima {
+                // SAFETY: reads the 32 bytes of the sixteen sums.
+                let sums = unsafe { _mm256_loadu_si256(sums[r][i].as_ptr().cast()) };
+                let m = _mm256_cvtepi32_ps(_mm256_madd_epi16(minima, sums));
+                acc_min[r] = _mm256_fmadd_ps(m, _mm256_mul_ps(dmin, da), acc_min[r]);
+            }
+        }
+        for h in 0..2 {
+            // SAFETY: this function has the features.
+            let quad = unsafe { F::quad(block, h) };
+            for (k, &weights) in quad.iter().enumerate() {
+                let run = 4 * h + k;
+                let fours = _mm256_shuffle_epi8(head.scales, load_32(&SPREAD[run], 0));
+                let magnitude = if F::SIGNED {
+                    _mm256_abs_epi8(weights)
+                } else {
+                    weights
+                };
+                for r in 0..R {
+                    let mut x = load_i8(&q[r][8 * i + run]);
+                    if F::SIGNED {
+                        x = _mm256_sign_epi8(x, weights);
+                    }
+                    let half = &mut acc[r][run % 2];
+                    let scale = _mm256_broadcast_ss(&scale[r][run]);
+                    *half = _mm256_fmadd_ps(dot_fours(magnitude, x, fours), scale, *half);
+                }
+            }
+        }
+    }
+    let mut out = [0.0; R];
+    for r in 0..R {
+        let [a, b] = acc[r];
+        out[r] = sum8(_mm256_add_ps(a, b)) - sum8(acc_min[r]);
+    }
+    out
+}

@@ -1,0 +1,234 @@
+//! Dot products of weight rows, as they lie in a file, with activations.
+//!
+//! Two families: float32 activations ([`Kernels::dot_f32`], [`Kernels::dot_rows`])
+//! and activations quantised to int8 per 32 values ([`ActQ8`],
+//! [`Kernels::dot_i8`]). Each exists in a portable version and one per instruction
+//! set; [`Kernels::detect`] picks the best for the CPU once.
+//!
+//! ```
+//! use v4_quant::{GgmlType, dot::{ActQ8, Kernels}};
+//!
+//! let kernels = Kernels::detect();
+//! let x = ActQ8::quantize(kernels, &[0.5; 64], 1, 64).unwrap();
+//! // Two Q8_0 blocks: scale 1 (f16), 32 times the integer 2.
+//! let mut block = vec![0x00, 0x3c];
+//! block.extend([2; 32]);
+//! let row = [block.clone(), block].concat();
+//! let dot = kernels.dot_i8(GgmlType::Q8_0).unwrap();
+//! let mut out = [0.0];
+//! dot(&row, &[x.row(0)], &mut out);
+//! assert!((out[0] - 64.0).abs() < 1e-3);
+//! ```
+//!
+//! # The order of every sum
+//! All versions give the same bits. A result depends on the weight row and its
+//! activation row alone, never on the other rows of the call.
+//!
+//! **float32.** 32 lanes; value `i` goes to lane `i % 32` by `fma(w, x, lane)`. At
+//! the end lane `l` of 8 is `(l + (l + 8)) + ((l + 16) + (l + 24))`, and the eight
+//! are added as *the tree*: `(0+4, 1+5, 2+6, 3+7)`, then `(0+2, 1+3)`, then
+//! `0+1`.
+//!
+//! **int8.** 16 lanes, twice eight. Block `b` of 32 values of the row goes to the
+//! eight of `b % 2`: lane `l` gets `fma(n as f32, dw * da, lane)`, where `da` and
+//! `dw` are the activations' and the weights' scale and `n` is the exact integer
+//! sum of the products of values `4l..4l+4` of the block, times the integer scale
+//! that the format gives those values (`n < 2^24`, so the conversion is exact). At
+//! the end the two eights are added, and the eight go through the tree. Formats
+//! with minima (Q2_K, Q4_K, Q5_K) subtract a second sum of eight lanes: block `b`
+//! goes to lane `b % 8` by `fma(m as f32, dmin * da, lane)`, `m` being the integer
+//! minima times the sums of the quantised activations; the eight go through the
+//! tree.
+
+mod act;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod layout;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+use std::sync::OnceLock;
+
+pub use act::{ActQ8, ActRow};
+
+use crate::GgmlType;
+
+/// One weight row against several activation rows: `out[i] = dot(w, acts[i])`.
+///
+/// `acts` and `out` are of one length, and each activation row has as many values
+/// as the weight row. Debug builds check that; otherwise what is too long is
+/// ignored.
+pub type DotI8 = fn(w: &[u8], acts: &[ActRow<'_>], out: &mut [f32]);
+
+/// One weight row, as its bytes in a file, against several rows of float32
+/// activations; lengths as for [`DotI8`].
+pub type DotRows = fn(w: &[u8], x: &[&[f32]], out: &mut [f32]);
+
+/// As [`DotRows`], for a weight row that is float32 already.
+pub type DotF32Rows = fn(w: &[f32], x: &[&[f32]], out: &mut [f32]);
+
+/// An instruction set that kernels are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Portable code.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+}
+
+impl Isa {
+    /// The name that `V4_ISA` takes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+        }
+    }
+}
+
+type Quantize = fn(x: &[[f32; 32]], q: &mut [[i8; 32]], d: &mut [f32], sums: &mut [[i16; 2]]);
+
+/// The kernels of one instruction set. Holding one proves that the CPU has it.
+pub struct Kernels {
+    isa: Isa,
+    quantize: Quantize,
+    dot_f32: fn(&[f32], &[f32]) -> f32,
+    dot_f32_rows: DotF32Rows,
+    rows_f32: DotRows,
+    rows_f16: DotRows,
+    rows_bf16: DotRows,
+    axpy: fn(acc: &mut [f32], w: f32, v: &[f32]),
+    q8_0: DotI8,
+    mxfp4: DotI8,
+    q2_k: DotI8,
+    q3_k: DotI8,
+    q4_k: DotI8,
+    q5_k: DotI8,
+    q6_k: DotI8,
+}
+
+impl Kernels {
+    /// The best kernels for this CPU; chosen at the first call.
+    ///
+    /// The environment variable `V4_ISA` (`scalar`, `avx2`), read at that call, asks
+    /// for others; a name that is unknown or that the CPU has not is ignored. As
+    /// all kernels give the same bits, only speed depends on it.
+    #[must_use]
+    pub fn detect() -> &'static Self {
+        static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+        CHOSEN.get_or_init(|| {
+            std::env::var("V4_ISA")
+                .ok()
+                .and_then(|name| Self::by_name(&name))
+                .or_else(Self::avx2)
+                .unwrap_or_else(Self::scalar)
+        })
+    }
+
+    /// The kernels of the instruction set of that name, if the CPU has it.
+    #[must_use]
+    pub fn by_name(isa: &str) -> Option<&'static Self> {
+        match isa {
+            "scalar" => Some(Self::scalar()),
+            "avx2" => Self::avx2(),
+            _ => None,
+        }
+    }
+
+    /// The portable kernels.
+    #[must_use]
+    pub fn scalar() -> &'static Self {
+        &scalar::KERNELS
+    }
+
+    /// The AVX2 kernels, if the CPU has AVX2, FMA and F16C.
+    #[must_use]
+    pub fn avx2() -> Option<&'static Self> {
+        #[cfg(target_arch = "x86_64")]
+        return avx2::Avx2::new().map(avx2::Avx2::kernels);
+        #[cfg(not(target_arch = "x86_64"))]
+        return None;
+    }
+
+    /// The instruction set.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The int8 kernel for rows of that type. `None` if there is none: then decode
+    /// the row and use [`Kernels::dot_f32`], or [`Kernels::dot_rows`] for floats.
+    #[must_use]
+    pub fn dot_i8(&self, ty: GgmlType) -> Option<DotI8> {
+        Some(match ty {
+            GgmlType::Q8_0 => self.q8_0,
+            GgmlType::MXFP4 => self.mxfp4,
+            GgmlType::Q2_K => self.q2_k,
+            GgmlType::Q3_K => self.q3_k,
+            GgmlType::Q4_K => self.q4_k,
+            GgmlType::Q5_K => self.q5_k,
+            GgmlType::Q6_K => self.q6_k,
+            _ => return None,
+        })
+    }
+
+    /// The kernel for rows of floats (F32, F16, BF16) in their file bytes against
+    /// float32 activations; `None` for other types. Same bits as decoding the row
+    /// and [`Kernels::dot_f32`].
+    #[must_use]
+    pub fn dot_rows(&self, ty: GgmlType) -> Option<DotRows> {
+        Some(match ty {
+            GgmlType::F32 => self.rows_f32,
+            GgmlType::F16 => self.rows_f16,
+            GgmlType::BF16 => self.rows_bf16,
+            _ => return None,
+        })
+    }
+
+    /// The dot product of two float32 rows of one length.
+    #[must_use]
+    pub fn dot_f32(&self) -> fn(&[f32], &[f32]) -> f32 {
+        self.dot_f32
+    }
+
+    /// One float32 row against several; each result has the bits of
+    /// [`Kernels::dot_f32`].
+    #[must_use]
+    pub fn dot_f32_rows(&self) -> DotF32Rows {
+        self.dot_f32_rows
+    }
+
+    /// `acc[i] = fma(w, v[i], acc[i])` for rows of one length.
+    #[must_use]
+    pub fn axpy(&self) -> fn(acc: &mut [f32], w: f32, v: &[f32]) {
+        self.axpy
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Kernels").field(&self.isa).finish()
+    }
+}
+
+/// The blocks of a row that every activation row covers, `runs` times 32 values
+/// each: all of them if the lengths agree, as they must.
+fn blocks_of<'a, const BYTES: usize>(
+    w: &'a [u8],
+    acts: &[ActRow<'_>],
+    out: &[f32],
+    runs: usize,
+) -> &'a [[u8; BYTES]] {
+    debug_assert_eq!(acts.len(), out.len());
+    let (blocks, rest) = w.as_chunks();
+    debug_assert!(rest.is_empty());
+    let mut n = blocks.len();
+    for act in acts {
+        debug_assert_eq!(act.d.len(), blocks.len() * runs);
+        n = n.min(act.d.len() / runs);
+    }
+    &blocks[..n]
+}

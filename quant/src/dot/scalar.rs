@@ -1,0 +1,287 @@
+//! Portable kernels: the definition of every result, bit for bit.
+
+use half::{bf16, f16};
+
+use super::act::{BLOCK, TINY};
+use super::layout::{E2M1_DOUBLED, MXFP4_SCALE, q3_k_scales, q4_k_scales};
+use super::{ActRow, Isa, Kernels, blocks_of};
+
+pub(super) static KERNELS: Kernels = Kernels {
+    isa: Isa::Scalar,
+    quantize,
+    dot_f32,
+    dot_f32_rows: |w, x, out| dot_rows(w.len(), |i| w[i], x, out),
+    rows_f32: |w, x, out| {
+        let w = w.as_chunks().0;
+        dot_rows(w.len(), |i| f32::from_le_bytes(w[i]), x, out);
+    },
+    rows_f16: |w, x, out| {
+        let w = w.as_chunks().0;
+        dot_rows(w.len(), |i| f16::from_le_bytes(w[i]).to_f32(), x, out);
+    },
+    rows_bf16: |w, x, out| {
+        let w = w.as_chunks().0;
+        dot_rows(w.len(), |i| bf16::from_le_bytes(w[i]).to_f32(), x, out);
+    },
+    axpy,
+    q8_0: dot_i8::<Q8_0, 34>,
+    mxfp4: dot_i8::<Mxfp4, 17>,
+    q2_k: dot_i8::<Q2K, 84>,
+    q3_k: dot_i8::<Q3K, 110>,
+    q4_k: dot_i8::<Q4K, 144>,
+    q5_k: dot_i8::<Q5K, 176>,
+    q6_k: dot_i8::<Q6K, 210>,
+};
+
+fn quantize(x: &[[f32; BLOCK]], q: &mut [[i8; BLOCK]], d: &mut [f32], sums: &mut [[i16; 2]]) {
+    for (((x, q), d), sums) in x.iter().zip(q).zip(d).zip(sums) {
+        // As integers: a NaN is the largest of all, and none is lost.
+        let bits = |v: &f32| v.to_bits() & 0x7fff_ffff;
+        let amax = f32::from_bits(x.iter().map(bits).max().unwrap_or(0));
+        let scale;
+        (*d, scale) = scales(amax);
+        if scale == 0.0 {
+            *q = [0; BLOCK];
+        } else {
+            *q = x.map(|v| (v * scale).round_ties_even().clamp(-127.0, 127.0) as i8);
+        }
+        let sum = |half: &[i8]| half.iter().map(|&v| i16::from(v)).sum();
+        *sums = [sum(&q[..16]), sum(&q[16..])];
+    }
+}
+
+/// A block's scale, and the factor that takes its values to integers; that factor
+/// is zero if the integers are to be zero.
+#[inline(always)]
+pub(super) fn scales(amax: f32) -> (f32, f32) {
+    if !amax.is_finite() {
+        (f32::NAN, 0.0)
+    } else if amax < TINY {
+        (0.0, 0.0)
+    } else {
+        (amax / 127.0, 127.0 / amax)
+    }
+}
+
+fn dot_f32(w: &[f32], x: &[f32]) -> f32 {
+    debug_assert_eq!(w.len(), x.len());
+    let mut lanes = [0.0f32; 32];
+    for (i, (w, x)) in w.iter().zip(x).enumerate() {
+        lanes[i % 32] = w.mul_add(*x, lanes[i % 32]);
+    }
+    sum32(&lanes)
+}
+
+fn dot_rows(len: usize, w: impl Fn(usize) -> f32, x: &[&[f32]], out: &mut [f32]) {
+    debug_assert_eq!(x.len(), out.len());
+    for (x, out) in x.iter().zip(out) {
+        debug_assert_eq!(len, x.len());
+        let mut lanes = [0.0f32; 32];
+        for (i, x) in x.iter().enumerate().take(len) {
+            lanes[i % 32] = w(i).mul_add(*x, lanes[i % 32]);
+        }
+        *out = sum32(&lanes);
+    }
+}
+
+fn axpy(acc: &mut [f32], w: f32, v: &[f32]) {
+    debug_assert_eq!(acc.len(), v.len());
+    for (acc, v) in acc.iter_mut().zip(v) {
+        *acc = w.mul_add(*v, *acc);
+    }
+}
+
+fn sum32(lanes: &[f32; 32]) -> f32 {
+    sum8(std::array::from_fn(|l| {
+        (lanes[l] + lanes[8 + l]) + (lanes[16 + l] + lanes[24 + l])
+    }))
+}
+
+fn sum8(v: [f32; 8]) -> f32 {
+    let v: [f32; 4] = std::array::from_fn(|l| v[l] + v[l + 4]);
+    (v[0] + v[2]) + (v[1] + v[3])
+}
+
+/// One block of weights, taken apart; a 32-value block uses the first 32 values.
+struct Unpacked {
+    /// `weight = d * scale * q - dmin * min`.
+    q: [i8; 256],
+    d: f32,
+    /// One per 16 values.
+    scale: [i32; 16],
+    dmin: f32,
+    /// One per 16 values.
+    min: [i32; 16],
+}
+
+trait Format<const BYTES: usize> {
+    /// Runs of 32 values in a block.
+    const RUNS: usize;
+    /// Takes a block apart. Fields that the format has not are left alone.
+    fn unpack(block: &[u8; BYTES], out: &mut Unpacked);
+}
+
+fn dot_i8<F: Format<BYTES>, const BYTES: usize>(w: &[u8], acts: &[ActRow<'_>], out: &mut [f32]) {
+    let blocks = blocks_of::<BYTES>(w, acts, out, F::RUNS);
+    let mut u = Unpacked {
+        q: [0; 256],
+        d: 0.0,
+        scale: [1; 16],
+        dmin: 0.0,
+        min: [0; 16],
+    };
+    for (act, out) in acts.iter().zip(out) {
+        let q = act.q.as_chunks::<BLOCK>().0;
+        let sums = act.sums.as_chunks::<2>().0;
+        let mut lanes = [[0.0f32; 8]; 2];
+        let mut minima = [0.0f32; 8];
+        for (i, block) in blocks.iter().enumerate() {
+            F::unpack(block, &mut u);
+            for run in 0..F::RUNS {
+                let b = i * F::RUNS + run;
+                let (w, x) = (&u.q[32 * run..], &q[b]);
+                let d = u.d * act.d[b];
+                for (l, lane) in lanes[b % 2].iter_mut().enumerate() {
+                    let sum: i32 = (4 * l..4 * l + 4)
+                        .map(|k| i32::from(w[k]) * i32::from(x[k]))
+                        .sum();
+                    let sum = sum * u.scale[2 * run + l / 4];
+                    *lane = (sum as f32).mul_add(d, *lane);
+                }
+                let min = u.min[2 * run] * i32::from(sums[b][0])
+                    + u.min[2 * run + 1] * i32::from(sums[b][1]);
+                minima[b % 8] = (min as f32).mul_add(u.dmin * act.d[b], minima[b % 8]);
+            }
+        }
+        let sum = sum8(std::array::from_fn(|l| lanes[0][l] + lanes[1][l]));
+        *out = sum - sum8(minima);
+    }
+}
+
+fn f16_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+struct Q8_0;
+
+impl Format<34> for Q8_0 {
+    const RUNS: usize = 1;
+
+    fn unpack(block: &[u8; 34], out: &mut Unpacked) {
+        out.d = f16_at(block, 0);
+        for (q, &b) in out.q.iter_mut().zip(&block[2..]) {
+            *q = b.cast_signed();
+        }
+    }
+}
+
+struct Mxfp4;
+
+impl Format<17> for Mxfp4 {
+    const RUNS: usize = 1;
+
+    fn unpack(block: &[u8; 17], out: &mut Unpacked) {
+        out.d = MXFP4_SCALE[usize::from(block[0])];
+        for (i, &b) in block[1..].iter().enumerate() {
+            out.q[i] = E2M1_DOUBLED[usize::from(b & 15)];
+            out.q[i + 16] = E2M1_DOUBLED[usize::from(b >> 4)];
+        }
+    }
+}
+
+struct Q2K;
+
+impl Format<84> for Q2K {
+    const RUNS: usize = 8;
+
+    fn unpack(block: &[u8; 84], out: &mut Unpacked) {
+        for (i, &s) in block[..16].iter().enumerate() {
+            out.scale[i] = i32::from(s & 15);
+            out.min[i] = i32::from(s >> 4);
+        }
+        for (i, q) in out.q.iter_mut().enumerate() {
+            let (half, run, k) = (i / 128, i / 32 % 4, i % 32);
+            *q = ((block[16 + 32 * half + k] >> (2 * run)) & 3) as i8;
+        }
+        out.d = f16_at(block, 80);
+        out.dmin = f16_at(block, 82);
+    }
+}
+
+struct Q3K;
+
+impl Format<110> for Q3K {
+    const RUNS: usize = 8;
+
+    fn unpack(block: &[u8; 110], out: &mut Unpacked) {
+        let (packed, _) = block[96..].split_first_chunk().expect("12 of 14 bytes");
+        out.scale = q3_k_scales(packed).map(|s| i32::from(s) - 32);
+        for (i, q) in out.q.iter_mut().enumerate() {
+            let (half, run, k) = (i / 128, i / 32 % 4, i % 32);
+            let low = (block[32 + 32 * half + k] >> (2 * run)) & 3;
+            let high = (block[k] >> (i / 32)) & 1;
+            *q = (low | high << 2) as i8 - 4;
+        }
+        out.d = f16_at(block, 108);
+    }
+}
+
+/// The header that Q4_K and Q5_K share.
+fn q4_k_header(block: &[u8], out: &mut Unpacked) {
+    out.d = f16_at(block, 0);
+    out.dmin = f16_at(block, 2);
+    let (packed, _) = block[4..].split_first_chunk().expect("12 of 140 bytes");
+    let (scales, mins) = q4_k_scales(packed);
+    for i in 0..16 {
+        out.scale[i] = i32::from(scales[i / 2]);
+        out.min[i] = i32::from(mins[i / 2]);
+    }
+}
+
+struct Q4K;
+
+impl Format<144> for Q4K {
+    const RUNS: usize = 8;
+
+    fn unpack(block: &[u8; 144], out: &mut Unpacked) {
+        q4_k_header(block, out);
+        for (i, q) in out.q.iter_mut().enumerate() {
+            let byte = block[16 + i / 64 * 32 + i % 32];
+            *q = ((byte >> (4 * (i / 32 % 2))) & 15) as i8;
+        }
+    }
+}
+
+struct Q5K;
+
+impl Format<176> for Q5K {
+    const RUNS: usize = 8;
+
+    fn unpack(block: &[u8; 176], out: &mut Unpacked) {
+        q4_k_header(block, out);
+        for (i, q) in out.q.iter_mut().enumerate() {
+            let low = (block[48 + i / 64 * 32 + i % 32] >> (4 * (i / 32 % 2))) & 15;
+            let high = (block[16 + i % 32] >> (i / 32)) & 1;
+            *q = (low | high << 4) as i8;
+        }
+    }
+}
+
+struct Q6K;
+
+impl Format<210> for Q6K {
+    const RUNS: usize = 8;
+
+    fn unpack(block: &[u8; 210], out: &mut Unpacked) {
+        for (i, q) in out.q.iter_mut().enumerate() {
+            let (half, run, k) = (i / 128, i / 32 % 4, i % 32);
+            let low = block[64 * half + 32 * (run % 2) + k] >> (4 * (run / 2));
+            let high = block[128 + 32 * half + k] >> (2 * run);
+            *q = ((low & 15) | (high & 3) << 4) as i8 - 32;
+        }
+        for (scale, &b) in out.scale.iter_mut().zip(&block[192..208]) {
+            *scale = i32::from(b.cast_signed());
+        }
+        out.d = f16_at(block, 208);
+    }
+}
