@@ -1,0 +1,151 @@
+//! A GGUF file mapped into memory.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::error::GgufError;
+use super::metadata::Metadata;
+use super::reader::{Header, parse_header};
+use super::tensor::TensorInfo;
+
+/// An open GGUF file: its header, checked, and its tensors' data, mapped.
+///
+/// The file must not be changed while it is open: a tensor's bytes would change
+/// with it, and reading past a new, lower end would kill the process.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    file: File,
+    map: Mmap,
+    header: Header,
+    /// Indices into the header's tensors in the order of their names.
+    by_name: Vec<u32>,
+}
+
+impl GgufFile {
+    /// Opens and maps a file and checks its header; reads no tensor.
+    ///
+    /// # Errors
+    /// [`GgufError::File`] around what is wrong.
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        Self::open_inner(path).map_err(|error| GgufError::File {
+            path: path.to_owned(),
+            error: Box::new(error),
+        })
+    }
+
+    fn open_inner(path: &Path) -> Result<Self, GgufError> {
+        let io = |action| move |error| GgufError::Io { action, error };
+        // Asked before opening, which would wait for a writer if it is a pipe.
+        if !std::fs::metadata(path)
+            .map_err(io("open the file"))?
+            .is_file()
+        {
+            return Err(GgufError::NotAFile);
+        }
+        let file = File::open(path).map_err(io("open the file"))?;
+        let info = file.metadata().map_err(io("examine the file"))?;
+        if !info.is_file() {
+            return Err(GgufError::NotAFile);
+        }
+        if info.len() == 0 {
+            return Err(GgufError::NotGguf);
+        }
+        // SAFETY: the map is read-only and private to this value. Its bytes are
+        // only ever read as plain bytes that no invariant rests on once checked
+        // (every use of them is valid for any content), so a change by another
+        // process can give wrong numbers, not undefined behaviour of ours; that
+        // nobody shortens the file is the documented condition of this type.
+        let map = unsafe { Mmap::map(&file) }.map_err(io("map the file into memory"))?;
+        let header = parse_header(&map, map.len() as u64)?;
+        let by_name = super::sort_names(&header.tensors, |t| &t.name).map_err(|name| {
+            GgufError::DuplicateTensor {
+                tensor: name.to_owned(),
+            }
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            map,
+            header,
+            by_name,
+        })
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file, for reads that go around the mapping.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The file's length in bytes when it was opened.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// The whole header.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Keys and values.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.header.metadata
+    }
+
+    /// The tensors in the file's order.
+    #[must_use]
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.header.tensors
+    }
+
+    /// The tensor with this name.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        let tensors = &self.header.tensors;
+        let at = self
+            .by_name
+            .binary_search_by(|&i| tensors[i as usize].name.as_str().cmp(name))
+            .ok()?;
+        Some(&tensors[self.by_name[at] as usize])
+    }
+
+    /// Where a tensor's data start, in bytes from the start of the file.
+    #[must_use]
+    pub fn position(&self, tensor: &TensorInfo) -> u64 {
+        self.header.data_offset + tensor.offset
+    }
+
+    /// A tensor's bytes, as the file has them.
+    ///
+    /// # Panics
+    /// If the tensor is not one of this file's and would lie outside it.
+    #[must_use]
+    pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
+        // For this file's own tensors the reader has checked both bounds.
+        let start = usize::try_from(self.position(tensor)).expect("inside the map");
+        let len = usize::try_from(tensor.bytes).expect("inside the map");
+        &self.map[start..][..len]
+    }
+
+    /// Wraps an error about this file's content so that it names the file.
+    #[must_use]
+    pub fn error(&self, error: GgufError) -> GgufError {
+        GgufError::File {
+            path: self.path.clone(),
+            error: Box::new(error),
+        }
+    }
+}
