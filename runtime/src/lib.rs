@@ -1,3 +1,4 @@
 //! The engine.
 
 pub mod gguf;
+pub mod tokenizer;
