@@ -1,4 +1,5 @@
 //! The engine.
 
 pub mod gguf;
+pub mod sampling;
 pub mod tokenizer;

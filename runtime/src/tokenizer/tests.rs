@@ -1,3 +1,5 @@
+#![allow(clippy::single_range_in_vec_init)]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
