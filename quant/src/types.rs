@@ -46,6 +46,10 @@ macro_rules! ggml_types {
 ggml_types! {
     F32 = 0, "F32", 1, 4;
     F16 = 1, "F16", 1, 2;
+    Q4_0 = 2, "Q4_0", 32, 18;
+    Q4_1 = 3, "Q4_1", 32, 20;
+    Q5_0 = 6, "Q5_0", 32, 22;
+    Q5_1 = 7, "Q5_1", 32, 24;
     Q8_0 = 8, "Q8_0", 32, 34;
     Q2_K = 10, "Q2_K", 256, 84;
     Q3_K = 11, "Q3_K", 256, 110;
@@ -124,7 +128,7 @@ mod tests {
                 Some(ty)
             );
         }
-        assert_eq!(GgmlType::from_id(2), None);
+        assert_eq!(GgmlType::from_id(4), None);
         assert_eq!(GgmlType::from_id(u32::MAX), None);
     }
 

@@ -318,10 +318,6 @@ impl fmt::Display for TypeRemedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = self.0;
         let name = match id {
-            2 => "Q4_0",
-            3 => "Q4_1",
-            6 => "Q5_0",
-            7 => "Q5_1",
             9 => "Q8_1",
             15 => "Q8_K",
             34 => "TQ1_0",
