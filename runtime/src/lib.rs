@@ -1,5 +1,36 @@
-//! The engine.
+//! The engine: runs DeepSeek-V4 models from GGUF files.
+//!
+//! An [`Engine`] is a loaded model, shared by all who use it; a [`Session`] is
+//! one sequence of tokens with what the model remembers of it. Results are the
+//! same bits for any number of threads and any grouping of tokens into calls.
+//!
+//! ```no_run
+//! use v4_runtime::{Engine, EngineOptions, Session, Want};
+//!
+//! let engine = Engine::open("model.gguf".as_ref(), EngineOptions::default())?;
+//! let mut session = Session::new(&engine, 4096, Session::DEFAULT_CHUNK)?;
+//! let logits = session.append(&[0, 17, 42], Want::Last)?;
+//! println!("{} logits for the next token", logits.row(0).len());
+//! # Ok::<(), v4_runtime::EngineError>(())
+//! ```
 
+mod backend;
+mod engine;
+mod error;
+mod forward;
 pub mod gguf;
+mod kv;
+mod math;
+pub mod model;
 pub mod sampling;
+mod session;
 pub mod tokenizer;
+mod trace;
+mod workers;
+
+pub use backend::cpu::Precision;
+pub use engine::{Engine, EngineOptions};
+pub use error::EngineError;
+pub use forward::KvPrecision;
+pub use session::{Hooks, Logits, OnLogits, Progress, Session, Want};
+pub use trace::{LayerTrace, Trace};

@@ -1,0 +1,161 @@
+//! Attention over a window and compressed entries (spec 3.2).
+
+use rayon::prelude::*;
+use v4_quant::dot::Kernels;
+use wide::f32x8;
+
+use super::elementwise::load;
+use super::{Cpu, Matrix};
+use crate::backend::{Attend, Entries};
+
+/// Heads that one task computes.
+const TASK_HEADS: usize = 4;
+
+/// Keys (which are the values too) of one query, decoded: `[keys, width]`.
+enum Keys<'a> {
+    /// Two runs of shared rows: compressed entries, then the window.
+    Shared(&'a [f32], &'a [f32]),
+    /// Chosen entries, gathered for this query, then the window.
+    Gathered(Vec<f32>, &'a [f32]),
+}
+
+/// See [`super::super::Backend::attend`].
+pub(super) fn attend(
+    kernels: &'static Kernels,
+    args: &Attend<'_, Cpu>,
+    q: &Matrix,
+    out: &mut Matrix,
+) {
+    let width = args.rows.width();
+    out.reshape(q.rows, q.cols);
+    if q.rows == 0 {
+        return;
+    }
+    // Window rows of the whole chunk, decoded once.
+    let from = (args.first + 1).saturating_sub(args.window);
+    let window = decode(args.first + q.rows - from, width, |i, row| {
+        args.rows.read(from + i, row);
+    });
+    let visible = |t: usize| match args.entries {
+        Entries::None => 0,
+        Entries::Visible(rows) | Entries::Selected(rows, _) => {
+            ((args.first + t + 1) / args.ratio).min(rows.len())
+        }
+    };
+    let all = match args.entries {
+        Entries::Visible(rows) => decode(visible(q.rows - 1), width, |i, row| rows.read(i, row)),
+        _ => Vec::new(),
+    };
+    out.data
+        .par_chunks_mut(q.cols)
+        .enumerate()
+        .for_each(|(t, out)| {
+            let p = args.first + t;
+            let start = (p + 1).saturating_sub(args.window) - from;
+            let window = &window[start * width..(p + 1 - from) * width];
+            let keys = match args.entries {
+                Entries::Selected(rows, selection) => {
+                    let chosen = selection.entries(t);
+                    let gather = |i: usize, row: &mut [f32]| rows.read(chosen[i] as usize, row);
+                    Keys::Gathered(decode(chosen.len(), width, gather), window)
+                }
+                _ => Keys::Shared(&all[..visible(t) * width], window),
+            };
+            let (far, near) = match &keys {
+                Keys::Shared(far, near) => (*far, *near),
+                Keys::Gathered(far, near) => (far.as_slice(), *near),
+            };
+            out.par_chunks_mut(TASK_HEADS * width)
+                .zip(q.row(t).par_chunks(TASK_HEADS * width))
+                .zip(args.sinks.par_chunks(TASK_HEADS))
+                .for_each(|((out, q), sinks)| {
+                    heads(kernels, q, far, near, sinks, args.scale, width, out);
+                });
+        });
+}
+
+/// Decodes `n` rows in parallel.
+fn decode(n: usize, width: usize, read: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let mut rows = vec![0.0; n * width];
+    rows.par_chunks_mut(16 * width)
+        .enumerate()
+        .for_each(|(c, rows)| {
+            for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+                read(c * 16 + i, row);
+            }
+        });
+    rows
+}
+
+/// A few heads of one query over the same keys.
+#[allow(clippy::too_many_arguments)] // the plain inputs of the formula
+fn heads(
+    kernels: &Kernels,
+    q: &[f32],
+    far: &[f32],
+    near: &[f32],
+    sinks: &[f32],
+    scale: f32,
+    width: usize,
+    out: &mut [f32],
+) {
+    let (dot, axpy) = (kernels.dot_f32_rows(), kernels.axpy());
+    let queries: Vec<&[f32]> = q.chunks_exact(width).collect();
+    let n = (far.len() + near.len()) / width;
+    let keys = || far.chunks_exact(width).chain(near.chunks_exact(width));
+    // scores[head][key]
+    let mut scores = vec![0.0; queries.len() * n];
+    let mut products = vec![0.0; queries.len()];
+    for (i, key) in keys().enumerate() {
+        dot(key, &queries, &mut products);
+        for (h, p) in products.iter().enumerate() {
+            scores[h * n + i] = p * scale;
+        }
+    }
+    for (weights, &sink) in scores.chunks_exact_mut(n.max(1)).zip(sinks) {
+        softmax_with_sink(weights, sink);
+    }
+    out.fill(0.0);
+    for (i, value) in keys().enumerate() {
+        for (h, out) in out.chunks_exact_mut(width).enumerate() {
+            axpy(out, scores[h * n + i], value);
+        }
+    }
+}
+
+/// Softmax with one extra logit whose value is zero: it only adds to the
+/// denominator.
+fn softmax_with_sink(x: &mut [f32], sink: f32) {
+    let max = x.iter().copied().fold(sink, f32::max);
+    let mut sum = f32x8::ZERO;
+    let mut chunks = x.chunks_exact_mut(8);
+    for c in &mut chunks {
+        let e = (load(c) - f32x8::splat(max)).exp();
+        c.copy_from_slice(&e.to_array());
+        sum += e;
+    }
+    let mut total = crate::math::exp(sink - max);
+    for v in chunks.into_remainder() {
+        *v = crate::math::exp(*v - max);
+        total += *v;
+    }
+    total += sum.to_array().iter().sum::<f32>();
+    let r = 1.0 / total;
+    x.iter_mut().for_each(|v| *v *= r);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sink_takes_its_share() {
+        let mut x: Vec<f32> = vec![0.5; 9];
+        softmax_with_sink(&mut x, 0.5);
+        for v in x {
+            assert!((v - 0.1).abs() < 1e-6, "{v}");
+        }
+        let mut none: [f32; 0] = [];
+        softmax_with_sink(&mut none, 3.0);
+    }
+}

@@ -1,0 +1,178 @@
+//! Matrix products with weights in any ggml type.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use v4_quant::GgmlType;
+use v4_quant::dot::{ActQ8, ActRow};
+
+use super::{Cpu, Matrix};
+use crate::model::Tensor;
+
+/// How products are computed (design contract 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Decoded weights times f32 activations; nothing is rounded but f32 sums.
+    Exact,
+    /// Integer products with activations rounded to int8 per 32 values, where
+    /// the weights' type has a kernel for it.
+    #[default]
+    Fast,
+}
+
+/// Bytes of weights that one task reads: enough to hide a task's cost, small
+/// enough to balance.
+const TASK_BYTES: usize = 64 << 10;
+
+/// Decodes one row. The type was checked when the tensor was loaded and row
+/// lengths are whole blocks, so this cannot fail.
+pub(super) fn decode(w: &Tensor, row: &[u8], out: &mut [f32]) {
+    if v4_quant::decode_row(w.ty(), row, out).is_err() {
+        debug_assert!(false, "{} was checked at load", w.name());
+        out.fill(f32::NAN);
+    }
+}
+
+/// Activation rows as the weights' type wants them.
+pub(super) enum Input<'a> {
+    /// Rounded to int8.
+    Int8(Vec<ActRow<'a>>),
+    /// As they are.
+    Float(Vec<&'a [f32]>),
+}
+
+impl Input<'_> {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Int8(rows) => rows.len(),
+            Self::Float(rows) => rows.len(),
+        }
+    }
+}
+
+/// A matrix of activations, rounded once if any product needs it.
+pub(super) struct Activations<'a> {
+    float: &'a [f32],
+    cols: usize,
+    int8: Option<ActQ8>,
+}
+
+impl<'a> Activations<'a> {
+    /// Rows of `cols` values, for weights of the types `types`.
+    pub fn new(cpu: &Cpu, float: &'a [f32], cols: usize, types: &[GgmlType]) -> Self {
+        let int8 = if types.iter().any(|&ty| cpu.int8(ty)) {
+            ActQ8::quantize(cpu.kernels, float, float.len() / cols, cols).ok()
+        } else {
+            None
+        };
+        Self { float, cols, int8 }
+    }
+
+    /// The rows `rows`, for weights of type `ty`.
+    pub fn input(&self, cpu: &Cpu, ty: GgmlType, rows: impl Iterator<Item = usize>) -> Input<'_> {
+        match &self.int8 {
+            Some(act) if cpu.int8(ty) => Input::Int8(rows.map(|r| act.row(r)).collect()),
+            _ => Input::Float(
+                rows.map(|r| &self.float[r * self.cols..(r + 1) * self.cols])
+                    .collect(),
+            ),
+        }
+    }
+}
+
+impl Cpu {
+    /// Whether products with this type round activations to int8.
+    pub(super) fn int8(&self, ty: GgmlType) -> bool {
+        self.precision == Precision::Fast && self.kernels.dot_i8(ty).is_some()
+    }
+
+    /// Rows of a weight that make up one task for `inputs` activation rows.
+    pub(super) fn task_rows(w: &Tensor, rows: usize) -> usize {
+        let by_bytes = (TASK_BYTES / w.row_bytes().max(1)).max(1);
+        // At least a few tasks per thread, so that no thread waits for long.
+        let by_threads = rows.div_ceil(8 * rayon::current_num_threads());
+        by_bytes.min(by_threads).max(1)
+    }
+
+    /// `out[r][i] = w[rows.start + r] . input[i]`, on the calling thread.
+    /// Rows count through all matrices of the tensor.
+    pub(super) fn dot_rows(
+        &self,
+        w: &Tensor,
+        rows: Range<usize>,
+        input: &Input<'_>,
+        out: &mut [f32],
+    ) {
+        let bytes = w.row_bytes();
+        let data = &w.data()[rows.start * bytes..rows.end * bytes];
+        let lines = data
+            .chunks_exact(bytes)
+            .zip(out.chunks_exact_mut(input.len()));
+        match input {
+            Input::Int8(acts) => {
+                if let Some(dot) = self.kernels.dot_i8(w.ty()) {
+                    lines.for_each(|(row, out)| dot(row, acts, out));
+                }
+            }
+            Input::Float(xs) => {
+                if let Some(dot) = self.kernels.dot_rows(w.ty()) {
+                    lines.for_each(|(row, out)| dot(row, xs, out));
+                } else {
+                    let dot = self.kernels.dot_f32_rows();
+                    let mut decoded = vec![0.0; w.cols()];
+                    lines.for_each(|(row, out)| {
+                        decode(w, row, &mut decoded);
+                        dot(&decoded, xs, out);
+                    });
+                }
+            }
+        }
+    }
+
+    /// `y = x w^T`, or group by group: see [`super::Backend::matmul_grouped`].
+    pub(super) fn product(&self, w: &Tensor, groups: usize, x: &Matrix, y: &mut Matrix) {
+        let (k, n, m) = (w.cols(), w.rows(), x.rows);
+        debug_assert_eq!(x.cols, k * groups, "{}", w.name());
+        y.reshape(m, n);
+        if m == 0 {
+            return;
+        }
+        let acts = Activations::new(self, &x.data, k, &[w.ty()]);
+        let per_group = n / groups;
+        let inputs: Vec<Input<'_>> = (0..groups)
+            .map(|g| acts.input(self, w.ty(), (0..m).map(move |t| t * groups + g)))
+            .collect();
+        let step = Self::task_rows(w, per_group);
+        let run = |out: &mut [f32]| {
+            out.par_chunks_mut(per_group * m)
+                .enumerate()
+                .for_each(|(g, group)| {
+                    group
+                        .par_chunks_mut(step * m)
+                        .enumerate()
+                        .for_each(|(c, chunk)| {
+                            let first = g * per_group + c * step;
+                            let rows = first..first + chunk.len() / m;
+                            self.dot_rows(w, rows, &inputs[g], chunk);
+                        });
+                });
+        };
+        if m == 1 {
+            run(&mut y.data);
+        } else {
+            let mut transposed = vec![0.0; m * n];
+            run(&mut transposed);
+            transpose(&transposed, n, m, &mut y.data);
+        }
+    }
+}
+
+/// `[rows, cols]` to `[cols, rows]`.
+pub(super) fn transpose(src: &[f32], rows: usize, cols: usize, dst: &mut [f32]) {
+    dst.par_chunks_mut(rows).enumerate().for_each(|(c, out)| {
+        for (r, v) in out.iter_mut().enumerate() {
+            *v = src[r * cols + c];
+        }
+    });
+}

@@ -1,0 +1,232 @@
+//! The forward pass's operations on the CPU.
+//!
+//! Every method must run inside the engine's thread pool: work is split with
+//! rayon into pieces whose results do not depend on the split.
+
+mod attention;
+mod elementwise;
+mod experts;
+mod hyper;
+mod index;
+mod matmul;
+mod pool;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use v4_quant::dot::Kernels;
+
+use super::{
+    Attend, Backend, Choose, ExpertWeights, HcParams, HcWeights, IndexSpec, PoolSpec, RouteSpec,
+    Routing,
+};
+use crate::error::EngineError;
+use crate::kv::{HostRows, RowFormat};
+use crate::math::RopeTable;
+use crate::model::Tensor;
+
+pub use index::Selection;
+pub use matmul::Precision;
+pub use pool::Pending;
+
+/// An f32 matrix in host memory.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Matrix {
+    rows: usize,
+    cols: usize,
+    data: Vec<f32>,
+}
+
+impl Matrix {
+    /// Gives the matrix a shape; its values are then unspecified.
+    fn reshape(&mut self, rows: usize, cols: usize) {
+        self.rows = rows;
+        self.cols = cols;
+        self.data.resize(rows * cols, 0.0);
+    }
+
+    fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.cols..(i + 1) * self.cols]
+    }
+}
+
+/// The CPU backend.
+#[derive(Debug)]
+pub struct Cpu {
+    kernels: &'static Kernels,
+    precision: Precision,
+}
+
+impl Cpu {
+    /// A backend with the fastest kernels that this machine can run.
+    #[must_use]
+    pub fn new(precision: Precision) -> Self {
+        Self {
+            kernels: Kernels::detect(),
+            precision,
+        }
+    }
+
+    /// Instruction set of the kernels in use.
+    #[must_use]
+    pub fn isa(&self) -> &'static str {
+        self.kernels.isa().name()
+    }
+}
+
+impl Backend for Cpu {
+    type Buf = Matrix;
+    type Weight = Tensor;
+    type Rows = HostRows;
+    type Pending = Pending;
+    type Selection = Selection;
+
+    fn load(&self, tensor: &Tensor) -> Result<Tensor, EngineError> {
+        if !v4_quant::can_decode(tensor.ty()) {
+            return Err(tensor.error(format_args!(
+                "has type {}, which holds no weights",
+                tensor.ty()
+            )));
+        }
+        Ok(tensor.clone())
+    }
+
+    fn rows(&self, format: RowFormat, width: usize) -> HostRows {
+        HostRows::new(format, width)
+    }
+
+    fn rows_len(&self, rows: &HostRows) -> usize {
+        rows.len()
+    }
+
+    fn rows_bytes(&self, rows: &HostRows) -> usize {
+        rows.bytes()
+    }
+
+    fn push_rows(&self, rows: &mut HostRows, x: &Matrix) {
+        for row in x.data.chunks_exact(x.cols.max(1)) {
+            rows.push(row);
+        }
+    }
+
+    fn keep_last_rows(&self, rows: &mut HostRows, keep: usize) {
+        rows.keep_last(keep);
+    }
+
+    fn pending(&self, spec: PoolSpec) -> Pending {
+        Pending::new(spec)
+    }
+
+    fn pending_bytes(&self, pending: &Pending) -> usize {
+        pending.bytes()
+    }
+
+    fn pool(
+        &self,
+        pending: &mut Pending,
+        kv: &Matrix,
+        gate: &Matrix,
+        ape: &[f32],
+        out: &mut Matrix,
+    ) {
+        pending.pool(kv, gate, ape, out);
+    }
+
+    fn buf_rows(&self, x: &Matrix) -> usize {
+        x.rows
+    }
+
+    fn read(&self, x: &Matrix) -> Vec<f32> {
+        x.data.clone()
+    }
+
+    fn take_rows(&self, x: &Matrix, rows: Range<usize>, out: &mut Matrix) {
+        out.reshape(rows.len(), x.cols);
+        out.data
+            .copy_from_slice(&x.data[rows.start * x.cols..rows.end * x.cols]);
+    }
+
+    fn embed(&self, table: &Tensor, ids: &[u32], streams: usize, h: &mut Matrix) {
+        let d = table.cols();
+        h.reshape(ids.len(), streams * d);
+        let bytes = table.row_bytes();
+        h.data
+            .par_chunks_mut(streams * d)
+            .zip(ids)
+            .for_each(|(row, &id)| {
+                let src = &table.data()[id as usize * bytes..][..bytes];
+                let (first, rest) = row.split_at_mut(d);
+                matmul::decode(table, src, first);
+                for copy in rest.chunks_exact_mut(d) {
+                    copy.copy_from_slice(first);
+                }
+            });
+    }
+
+    fn matmul(&self, w: &Tensor, x: &Matrix, y: &mut Matrix) {
+        self.product(w, 1, x, y);
+    }
+
+    fn matmul_grouped(&self, w: &Tensor, groups: usize, x: &Matrix, y: &mut Matrix) {
+        self.product(w, groups, x, y);
+    }
+
+    fn rms_norm(&self, x: &mut Matrix, width: usize, gain: Option<&[f32]>, eps: f32) {
+        elementwise::rms_norm(x, width, gain, eps);
+    }
+
+    fn rope(&self, x: &mut Matrix, width: usize, table: &RopeTable, inverse: bool) {
+        elementwise::rope(x, width, table, inverse);
+    }
+
+    fn hadamard_fp4(&self, x: &mut Matrix, width: usize) {
+        elementwise::hadamard_fp4(x, width);
+    }
+
+    fn hc_mix(&self, h: &Matrix, site: &HcWeights<Self>, p: HcParams, mix: &mut Matrix) {
+        self.product(&site.func, 1, h, mix);
+        hyper::mix(h, site, p, mix);
+    }
+
+    fn hc_collapse(&self, h: &Matrix, mix: &Matrix, p: HcParams, x: &mut Matrix) {
+        hyper::collapse(h, mix, p.streams, x);
+    }
+
+    fn hc_expand(&self, h: &mut Matrix, y: &Matrix, mix: &Matrix, p: HcParams) {
+        hyper::expand(h, y, mix, p.streams);
+    }
+
+    fn hc_head(&self, h: &Matrix, head: &HcWeights<Self>, p: HcParams, x: &mut Matrix) {
+        let mut pre = Matrix::default();
+        self.product(&head.func, 1, h, &mut pre);
+        hyper::head(h, head, p, &mut pre);
+        hyper::collapse(h, &pre, p.streams, x);
+    }
+
+    fn index(&self, spec: IndexSpec, q: &Matrix, w: &Matrix, keys: &HostRows, out: &mut Selection) {
+        index::select(self.kernels, spec, q, w, keys, out);
+    }
+
+    fn selection_margins(&self, selection: &Selection) -> Vec<f32> {
+        selection.margins()
+    }
+
+    fn attend(&self, args: &Attend<'_, Self>, q: &Matrix, out: &mut Matrix) {
+        attention::attend(self.kernels, args, q, out);
+    }
+
+    fn route(&self, logits: &Matrix, spec: RouteSpec, choose: Choose<'_>) -> Routing {
+        experts::route(logits, spec, choose)
+    }
+
+    fn experts(
+        &self,
+        routed: &ExpertWeights<Self>,
+        shared: Option<&ExpertWeights<Self>>,
+        routing: &Routing,
+        x: &Matrix,
+        y: &mut Matrix,
+    ) {
+        self.run_experts(routed, shared, routing, x, y);
+    }
+}

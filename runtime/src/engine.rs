@@ -1,0 +1,132 @@
+//! A loaded model.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::backend::cpu::{Cpu, Precision};
+use crate::error::EngineError;
+use crate::forward::{Forward, KvPrecision};
+use crate::gguf::GgufFile;
+use crate::model::{ModelConfig, Weights};
+use crate::tokenizer::Tokenizer;
+use crate::workers::Workers;
+
+/// How to run a model.
+#[derive(Debug, Clone, Default)]
+pub struct EngineOptions {
+    /// Worker threads; all cores that this process may use if not given.
+    pub threads: Option<usize>,
+    /// How products are computed.
+    pub precision: Precision,
+    /// How caches are stored.
+    pub kv: KvPrecision,
+}
+
+/// A model that is ready to run. Shared by all its sessions.
+#[derive(Debug)]
+pub struct Engine {
+    file: Arc<GgufFile>,
+    tokenizer: Tokenizer,
+    forward: Forward<Cpu>,
+    workers: Workers,
+}
+
+impl Engine {
+    /// Opens a GGUF file. Weights stay in the file and are mapped, not read.
+    ///
+    /// # Errors
+    /// If the file is damaged, of another architecture, lacks a tensor or has
+    /// one of the wrong shape, or the threads cannot be started.
+    pub fn open(path: &Path, options: EngineOptions) -> Result<Arc<Self>, EngineError> {
+        let file = Arc::new(GgufFile::open(path)?);
+        let cfg = ModelConfig::from_gguf(&file)?;
+        let tokenizer =
+            Tokenizer::from_gguf(file.metadata()).map_err(|source| EngineError::Tokenizer {
+                path: path.to_path_buf(),
+                source,
+            })?;
+        if tokenizer.vocab_size() > cfg.vocab {
+            return Err(EngineError::Model {
+                path: path.to_path_buf(),
+                what: format!(
+                    "the tokenizer has {} tokens, but the model only {}: the file mixes two models",
+                    tokenizer.vocab_size(),
+                    cfg.vocab
+                ),
+            });
+        }
+        let workers = Workers::start(options.threads)?;
+        let backend = Cpu::new(options.precision);
+        let weights = Weights::load(&backend, &file, &cfg)?;
+        Ok(Arc::new(Self {
+            tokenizer,
+            forward: Forward::new(backend, cfg, weights, options.kv),
+            workers,
+            file,
+        }))
+    }
+
+    /// The model's dimensions and constants.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        self.forward.config()
+    }
+
+    /// The tokenizer in the file.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &GgufFile {
+        &self.file
+    }
+
+    /// Path of the file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Worker threads.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.workers.threads()
+    }
+
+    /// Name of the instruction set that the kernels use.
+    #[must_use]
+    pub fn isa(&self) -> &'static str {
+        self.forward.backend().isa()
+    }
+
+    /// Bytes of weights that a token's computation reads: all of them but the
+    /// experts that are not used and the embeddings of other tokens.
+    #[must_use]
+    pub fn weight_bytes_per_token(&self) -> u64 {
+        let c = self.config();
+        self.file
+            .tensors()
+            .iter()
+            .map(|t| {
+                if t.name.contains("_exps.") {
+                    t.bytes / c.experts as u64 * c.experts_used as u64
+                } else if t.name == "token_embd.weight" || t.name.contains("_tid2eid") {
+                    t.bytes / c.vocab as u64
+                } else {
+                    t.bytes
+                }
+            })
+            .sum()
+    }
+
+    pub(crate) fn forward(&self) -> &Forward<Cpu> {
+        &self.forward
+    }
+
+    pub(crate) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+}

@@ -1,0 +1,85 @@
+//! Errors of the engine.
+
+use std::path::PathBuf;
+
+use crate::gguf::GgufError;
+use crate::tokenizer::TokenizerError;
+
+/// Why a model cannot be opened or a request cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The file is no readable GGUF.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The tokenizer in the file is unusable.
+    #[error("{}: {source}", path.display())]
+    Tokenizer {
+        /// The model file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenizerError,
+    },
+    /// The file describes a model that this engine does not run.
+    #[error("{}: {what}", path.display())]
+    Model {
+        /// The model file.
+        path: PathBuf,
+        /// The key or tensor, what is wrong with it, and the remedy.
+        what: String,
+    },
+    /// The CPU lacks what the fast kernels need and they were asked for.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Worker threads could not be started.
+    #[error("cannot start {threads} worker threads: {reason}; try a smaller --threads")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+        /// The system's reason.
+        reason: String,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token id {id} at index {index} is outside the vocabulary of {vocab}")]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Its index among the ids given.
+        index: usize,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// The tokens do not fit the session's context.
+    #[error(
+        "{needed} tokens do not fit the context of {context}; use --ctx {needed} or more (the model allows {model_max})"
+    )]
+    ContextFull {
+        /// Tokens that the session would hold.
+        needed: usize,
+        /// Tokens that it can hold.
+        context: usize,
+        /// The model's own limit.
+        model_max: usize,
+    },
+    /// A context larger than the model's.
+    #[error(
+        "a context of {asked} tokens is more than the model's {model_max}; use --ctx {model_max} or less"
+    )]
+    ContextTooLarge {
+        /// Tokens asked for.
+        asked: usize,
+        /// The model's own limit.
+        model_max: usize,
+    },
+    /// The caller's progress hook asked to stop; the chunks done are kept.
+    #[error("cancelled")]
+    Cancelled,
+    /// A result that is no number: damaged weights.
+    #[error(
+        "the logits at position {position} are not finite: the model file is damaged, or its weights overflow"
+    )]
+    NotFinite {
+        /// Position of the token.
+        position: usize,
+    },
+}

@@ -1,0 +1,175 @@
+//! Scalar functions whose bits must not depend on the C library.
+//!
+//! `f32::exp` and its kin call the system's libm, whose last bit differs from
+//! one distribution to the next. These go through the `libm` crate in f64 and
+//! round once, so that a result is the same on every machine.
+
+/// `1 / (1 + e^-x)`.
+#[must_use]
+pub fn sigmoid(x: f32) -> f32 {
+    (1.0 / (1.0 + libm::exp(-f64::from(x)))) as f32
+}
+
+/// `e^x`.
+#[must_use]
+pub fn exp(x: f32) -> f32 {
+    libm::exp(f64::from(x)) as f32
+}
+
+/// `sqrt(ln(1 + e^x))`, the router's score (spec 3.6).
+#[must_use]
+pub fn sqrt_softplus(x: f32) -> f32 {
+    let x = f64::from(x);
+    // For large x, e^x overflows while softplus(x) is x to the last bit.
+    let softplus = if x > 40.0 {
+        x
+    } else {
+        libm::log1p(libm::exp(x))
+    };
+    softplus.sqrt() as f32
+}
+
+/// Angles of the rotary embedding for one kind of layer (spec 3.2, item 3).
+///
+/// Angles are computed in f64 and rounded once as cosine and sine, so they
+/// stay accurate at the last of a million positions.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    inv: Vec<f64>,
+}
+
+/// YaRN's frequency interpolation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Yarn {
+    /// Context extension factor.
+    pub factor: f64,
+    /// Context length of the original training.
+    pub original_context: f64,
+    /// Rotations above which a frequency is kept.
+    pub beta_fast: f64,
+    /// Rotations below which a frequency is divided by `factor`.
+    pub beta_slow: f64,
+}
+
+impl Rope {
+    /// Frequencies for `dim` rotated channels (pairs `2i, 2i+1`).
+    #[must_use]
+    pub fn new(dim: usize, theta: f64, yarn: Option<Yarn>) -> Self {
+        let n = dim / 2;
+        let d = dim as f64;
+        let mut inv: Vec<f64> = (0..n)
+            .map(|i| libm::pow(theta, -(2.0 * i as f64) / d))
+            .collect();
+        if let Some(y) = yarn {
+            let at = |rotations: f64| {
+                d * libm::log(y.original_context / (rotations * 2.0 * std::f64::consts::PI))
+                    / (2.0 * libm::log(theta))
+            };
+            let low = at(y.beta_fast).floor().max(0.0);
+            let high = at(y.beta_slow).ceil().min(d - 1.0);
+            // Equal ends would divide by zero; a hair's width makes it a step.
+            let span = if high > low { high - low } else { 1e-3 };
+            for (i, f) in inv.iter_mut().enumerate() {
+                let ramp = ((i as f64 - low) / span).clamp(0.0, 1.0);
+                *f = *f / y.factor * ramp + *f * (1.0 - ramp);
+            }
+        }
+        Self { inv }
+    }
+
+    /// Cosines and sines for `positions`: `[positions, dim/2]` each.
+    #[must_use]
+    pub fn table(&self, positions: impl ExactSizeIterator<Item = u64>) -> RopeTable {
+        let pairs = self.inv.len();
+        let mut cos = Vec::with_capacity(positions.len() * pairs);
+        let mut sin = Vec::with_capacity(positions.len() * pairs);
+        for p in positions {
+            for &f in &self.inv {
+                let angle = p as f64 * f;
+                cos.push(libm::cos(angle) as f32);
+                sin.push(libm::sin(angle) as f32);
+            }
+        }
+        RopeTable { pairs, cos, sin }
+    }
+}
+
+/// Cosines and sines of some positions.
+#[derive(Debug, Clone, Default)]
+pub struct RopeTable {
+    pairs: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl RopeTable {
+    /// Positions in the table.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.cos.len().checked_div(self.pairs).unwrap_or(0)
+    }
+
+    /// Whether the table has no position.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cos.is_empty()
+    }
+
+    /// Rotates the last `2 * pairs` channels of `x` by row `row`'s angles, or
+    /// back by them.
+    pub fn rotate(&self, row: usize, x: &mut [f32], inverse: bool) {
+        let tail = x.len() - 2 * self.pairs;
+        let range = row * self.pairs..(row + 1) * self.pairs;
+        let (cos, sin) = (&self.cos[range.clone()], &self.sin[range]);
+        for ((pair, &c), &s) in x[tail..].chunks_exact_mut(2).zip(cos).zip(sin) {
+            let s = if inverse { -s } else { s };
+            let (a, b) = (pair[0], pair[1]);
+            pair[0] = a * c - b * s;
+            pair[1] = a * s + b * c;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yarn_ramp_has_the_published_ends() {
+        // Flash: theta 160000, factor 16: the fastest pairs keep their
+        // frequency, the slowest are divided by 16.
+        let yarn = Yarn {
+            factor: 16.0,
+            original_context: 65536.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+        };
+        let with = Rope::new(64, 160_000.0, Some(yarn));
+        let plain = Rope::new(64, 160_000.0, None);
+        assert_eq!(with.inv[0], plain.inv[0]);
+        let last = with.inv[31] / plain.inv[31];
+        assert!((last - 1.0 / 16.0).abs() < 1e-12, "{last}");
+    }
+
+    #[test]
+    fn rotating_there_and_back_is_the_identity() {
+        let rope = Rope::new(8, 10_000.0, None);
+        let table = rope.table([1_048_575u64].into_iter());
+        let x: Vec<f32> = (0..12).map(|i| i as f32 - 3.5).collect();
+        let mut y = x.clone();
+        table.rotate(0, &mut y, false);
+        assert_eq!(x[..4], y[..4], "channels before the tail stay");
+        assert_ne!(x, y);
+        table.rotate(0, &mut y, true);
+        for (a, b) in x.iter().zip(&y) {
+            assert!((a - b).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn router_score_neither_overflows_nor_vanishes() {
+        assert_eq!(sqrt_softplus(1e4), 100.0);
+        assert!(sqrt_softplus(-80.0) > 0.0);
+        assert!((f64::from(sqrt_softplus(0.0)) - std::f64::consts::LN_2.sqrt()).abs() < 1e-7);
+    }
+}

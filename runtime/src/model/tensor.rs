@@ -1,0 +1,128 @@
+use std::sync::Arc;
+
+use v4_quant::GgmlType;
+
+use crate::error::EngineError;
+use crate::gguf::{GgufFile, TensorInfo};
+
+/// A tensor of a mapped file.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    file: Arc<GgufFile>,
+    info: TensorInfo,
+}
+
+impl Tensor {
+    /// The tensor with this name.
+    ///
+    /// # Errors
+    /// If the file lacks it.
+    pub fn find(file: &Arc<GgufFile>, name: &str) -> Result<Self, EngineError> {
+        Self::find_optional(file, name).ok_or_else(|| EngineError::Model {
+            path: file.path().to_path_buf(),
+            what: format!(
+                "tensor {name} is missing: the file is incomplete or of another model; convert it again"
+            ),
+        })
+    }
+
+    /// The tensor with this name, if the file has it.
+    #[must_use]
+    pub fn find_optional(file: &Arc<GgufFile>, name: &str) -> Option<Self> {
+        file.tensor(name).map(|info| Self {
+            file: Arc::clone(file),
+            info: info.clone(),
+        })
+    }
+
+    /// Checks the dimensions, innermost first.
+    ///
+    /// # Errors
+    /// If they differ.
+    pub fn expect_dims(self, dims: &[usize]) -> Result<Self, EngineError> {
+        // Trailing ones are not stored by every writer.
+        let trim = |mut d: &[u64]| {
+            while d.len() > 1 && d.last() == Some(&1) {
+                d = &d[..d.len() - 1];
+            }
+            d.to_vec()
+        };
+        let want: Vec<u64> = dims.iter().map(|&d| d as u64).collect();
+        if trim(&self.info.dims) == trim(&want) {
+            return Ok(self);
+        }
+        Err(self.error(format!(
+            "has dimensions {:?}, but the metadata asks for {want:?}",
+            self.info.dims
+        )))
+    }
+
+    /// An error about this tensor.
+    #[must_use]
+    pub fn error(&self, what: impl std::fmt::Display) -> EngineError {
+        EngineError::Model {
+            path: self.file.path().to_path_buf(),
+            what: format!("tensor {} {what}", self.info.name),
+        }
+    }
+
+    /// Name in the file.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// Number format.
+    #[must_use]
+    pub fn ty(&self) -> GgmlType {
+        self.info.ty
+    }
+
+    /// Values per row (ggml's first dimension).
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.info.dims[0] as usize
+    }
+
+    /// Rows: the second dimension, 1 for a vector.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.info.dims.get(1).map_or(1, |&d| d as usize)
+    }
+
+    /// Matrices: the third dimension (experts), 1 for a matrix.
+    #[must_use]
+    pub fn matrices(&self) -> usize {
+        self.info.dims.get(2).map_or(1, |&d| d as usize)
+    }
+
+    /// All bytes of the tensor.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        self.file.data(&self.info)
+    }
+
+    /// Bytes of one row.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        // The reader checked that a row is a whole number of blocks.
+        self.cols() / self.ty().block_values() * self.ty().block_bytes()
+    }
+
+    /// The tensor decoded to f32; for the small ones.
+    ///
+    /// # Errors
+    /// If its type has no decoder.
+    pub fn to_f32(&self) -> Result<Vec<f32>, EngineError> {
+        let cols = self.cols();
+        let mut out = vec![0.0; self.data().len() / self.row_bytes() * cols];
+        for (src, dst) in self
+            .data()
+            .chunks_exact(self.row_bytes())
+            .zip(out.chunks_exact_mut(cols))
+        {
+            v4_quant::decode_row(self.ty(), src, dst).map_err(|e| self.error(e))?;
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,282 @@
+//! The tensors of a `deepseek4` file, checked against its metadata
+//! (spec/gguf.md section 2).
+
+use std::sync::Arc;
+
+use super::{Attention, LayerConfig, ModelConfig, Tensor};
+use crate::backend::{Backend, ExpertWeights, HcWeights};
+use crate::error::EngineError;
+use crate::gguf::GgufFile;
+
+/// A compressor's weights (spec 3.3).
+#[derive(Debug)]
+pub struct Compressor<B: Backend> {
+    /// Values, `[c * width, d]`.
+    pub kv: B::Weight,
+    /// Pooling logits, `[c * width, d]`.
+    pub gate: B::Weight,
+    /// Added to the logits, `[ratio, c * width]`.
+    pub ape: Vec<f32>,
+    /// Gain of the norm after pooling, `[width]`.
+    pub norm: Vec<f32>,
+}
+
+/// The indexer's weights (spec 3.4).
+#[derive(Debug)]
+pub struct Indexer<B: Backend> {
+    /// Queries, `[heads * width, q_lora]`.
+    pub q_b: B::Weight,
+    /// Head weights, `[heads, d]`.
+    pub proj: B::Weight,
+    /// Key compressor.
+    pub keys: Compressor<B>,
+}
+
+/// Attention weights of one layer (spec 3.2).
+#[derive(Debug)]
+#[allow(missing_docs)] // named as in spec section 2.2
+pub struct AttentionWeights<B: Backend> {
+    pub q_a: B::Weight,
+    pub q_a_norm: Vec<f32>,
+    pub q_b: B::Weight,
+    pub kv: B::Weight,
+    pub kv_norm: Vec<f32>,
+    pub sinks: Vec<f32>,
+    pub out_a: B::Weight,
+    pub out_b: B::Weight,
+    pub compressor: Option<Compressor<B>>,
+    pub indexer: Option<Indexer<B>>,
+}
+
+/// Router and experts of one layer (spec 3.6).
+#[derive(Debug)]
+pub struct FeedForward<B: Backend> {
+    /// Router, `[experts, d]`.
+    pub router: B::Weight,
+    /// Selection bias, absent in hash-routed layers.
+    pub bias: Option<Vec<f32>>,
+    /// `[vocab, used]`, in hash-routed layers.
+    pub by_token: Option<Vec<u32>>,
+    /// Routed experts.
+    pub routed: ExpertWeights<B>,
+    /// Shared expert.
+    pub shared: Option<ExpertWeights<B>>,
+}
+
+/// One layer.
+#[derive(Debug)]
+#[allow(missing_docs)] // named as in spec section 2.2
+pub struct LayerWeights<B: Backend> {
+    pub hc_attn: HcWeights<B>,
+    pub attn_norm: Vec<f32>,
+    pub attn: AttentionWeights<B>,
+    pub hc_ffn: HcWeights<B>,
+    pub ffn_norm: Vec<f32>,
+    pub ffn: FeedForward<B>,
+}
+
+/// The whole model.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Weights<B: Backend> {
+    pub embedding: B::Weight,
+    pub layers: Vec<LayerWeights<B>>,
+    pub hc_head: HcWeights<B>,
+    pub norm: Vec<f32>,
+    pub head: B::Weight,
+}
+
+/// Loads tensors by name with their expected dimensions.
+struct Loader<'a, B: Backend> {
+    backend: &'a B,
+    file: &'a Arc<GgufFile>,
+    cfg: &'a ModelConfig,
+}
+
+impl<B: Backend> Weights<B> {
+    /// Takes all tensors of the file into use.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has other dimensions than the metadata asks
+    /// for, or a type without a kernel.
+    pub fn load(backend: &B, file: &Arc<GgufFile>, cfg: &ModelConfig) -> Result<Self, EngineError> {
+        let l = Loader { backend, file, cfg };
+        let d = cfg.embedding;
+        Ok(Self {
+            embedding: l.matrix("token_embd.weight", &[d, cfg.vocab])?,
+            layers: cfg
+                .layers
+                .iter()
+                .enumerate()
+                .map(|(i, layer)| l.layer(i, layer))
+                .collect::<Result<_, _>>()?,
+            hc_head: l.hc("output_hc", cfg.hc_streams, 1)?,
+            norm: l.vector("output_norm.weight", &[d])?,
+            head: l.matrix("output.weight", &[d, cfg.vocab])?,
+        })
+    }
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn matrix(&self, name: &str, dims: &[usize]) -> Result<B::Weight, EngineError> {
+        let tensor = Tensor::find(self.file, name)?.expect_dims(dims)?;
+        self.backend.load(&tensor)
+    }
+
+    fn vector(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, EngineError> {
+        let tensor = Tensor::find(self.file, name)?.expect_dims(dims)?;
+        let values = tensor.to_f32()?;
+        if values.iter().all(|v| v.is_finite()) {
+            Ok(values)
+        } else {
+            Err(tensor.error("holds values that are not finite: the file is damaged"))
+        }
+    }
+
+    fn hc(&self, prefix: &str, rows: usize, scales: usize) -> Result<HcWeights<B>, EngineError> {
+        let flat = self.cfg.hc_streams * self.cfg.embedding;
+        Ok(HcWeights {
+            func: self.matrix(&format!("{prefix}_fn.weight"), &[flat, rows])?,
+            base: self.vector(&format!("{prefix}_base.weight"), &[rows])?,
+            scale: self.vector(&format!("{prefix}_scale.weight"), &[scales])?,
+        })
+    }
+
+    fn layer(&self, i: usize, layer: &LayerConfig) -> Result<LayerWeights<B>, EngineError> {
+        let p = format!("blk.{i}");
+        let d = self.cfg.embedding;
+        let mix = self.cfg.hc_mix();
+        Ok(LayerWeights {
+            hc_attn: self.hc(&format!("{p}.hc_attn"), mix, 3)?,
+            attn_norm: self.vector(&format!("{p}.attn_norm.weight"), &[d])?,
+            attn: self.attention(&p, layer)?,
+            hc_ffn: self.hc(&format!("{p}.hc_ffn"), mix, 3)?,
+            ffn_norm: self.vector(&format!("{p}.ffn_norm.weight"), &[d])?,
+            ffn: self.feed_forward(&p, layer)?,
+        })
+    }
+
+    fn attention(&self, p: &str, layer: &LayerConfig) -> Result<AttentionWeights<B>, EngineError> {
+        let c = self.cfg;
+        let (d, hd, ql) = (c.embedding, c.head_dim, c.q_lora_rank);
+        let (groups, rank) = (c.output_groups, c.output_lora_rank);
+        let compressor = match layer.attention {
+            Attention::Window => None,
+            Attention::All { ratio } => {
+                Some(self.compressor(&format!("{p}.attn_compressor"), hd, hd, ratio)?)
+            }
+            Attention::Indexed { ratio } => {
+                Some(self.compressor(&format!("{p}.attn_compressor"), 2 * hd, hd, ratio)?)
+            }
+        };
+        let indexer = match layer.attention {
+            Attention::Indexed { ratio } => Some(Indexer {
+                q_b: self.matrix(
+                    &format!("{p}.indexer.attn_q_b.weight"),
+                    &[ql, c.index_heads * c.index_dim],
+                )?,
+                proj: self.matrix(&format!("{p}.indexer.proj.weight"), &[d, c.index_heads])?,
+                keys: self.compressor(
+                    &format!("{p}.indexer_compressor"),
+                    2 * c.index_dim,
+                    c.index_dim,
+                    ratio,
+                )?,
+            }),
+            _ => None,
+        };
+        Ok(AttentionWeights {
+            q_a: self.matrix(&format!("{p}.attn_q_a.weight"), &[d, ql])?,
+            q_a_norm: self.vector(&format!("{p}.attn_q_a_norm.weight"), &[ql])?,
+            q_b: self.matrix(&format!("{p}.attn_q_b.weight"), &[ql, c.q_dim()])?,
+            kv: self.matrix(&format!("{p}.attn_kv.weight"), &[d, hd])?,
+            kv_norm: self.vector(&format!("{p}.attn_kv_a_norm.weight"), &[hd])?,
+            sinks: self.vector(&format!("{p}.attn_sinks.weight"), &[c.heads])?,
+            out_a: self.matrix(
+                &format!("{p}.attn_output_a.weight"),
+                &[c.q_dim() / groups, groups * rank],
+            )?,
+            out_b: self.matrix(&format!("{p}.attn_output_b.weight"), &[groups * rank, d])?,
+            compressor,
+            indexer,
+        })
+    }
+
+    fn compressor(
+        &self,
+        prefix: &str,
+        channels: usize,
+        width: usize,
+        ratio: usize,
+    ) -> Result<Compressor<B>, EngineError> {
+        let d = self.cfg.embedding;
+        Ok(Compressor {
+            kv: self.matrix(&format!("{prefix}_kv.weight"), &[d, channels])?,
+            gate: self.matrix(&format!("{prefix}_gate.weight"), &[d, channels])?,
+            ape: self.vector(&format!("{prefix}_ape.weight"), &[channels, ratio])?,
+            norm: self.vector(&format!("{prefix}_norm.weight"), &[width])?,
+        })
+    }
+
+    fn feed_forward(&self, p: &str, layer: &LayerConfig) -> Result<FeedForward<B>, EngineError> {
+        let c = self.cfg;
+        let (d, ff, e) = (c.embedding, c.expert_ff, c.experts);
+        let shared = if c.experts_shared == 0 {
+            None
+        } else {
+            Some(ExpertWeights {
+                gate: self.matrix(&format!("{p}.ffn_gate_shexp.weight"), &[d, ff])?,
+                up: self.matrix(&format!("{p}.ffn_up_shexp.weight"), &[d, ff])?,
+                down: self.matrix(&format!("{p}.ffn_down_shexp.weight"), &[ff, d])?,
+                limit: layer.swiglu_limit_shared,
+            })
+        };
+        Ok(FeedForward {
+            router: self.matrix(&format!("{p}.ffn_gate_inp.weight"), &[d, e])?,
+            bias: if layer.hash_routed {
+                None
+            } else {
+                Some(self.vector(&format!("{p}.exp_probs_b.bias"), &[e])?)
+            },
+            by_token: if layer.hash_routed {
+                Some(self.token_table(&format!("{p}.ffn_gate_tid2eid.weight"))?)
+            } else {
+                None
+            },
+            routed: ExpertWeights {
+                gate: self.matrix(&format!("{p}.ffn_gate_exps.weight"), &[d, ff, e])?,
+                up: self.matrix(&format!("{p}.ffn_up_exps.weight"), &[d, ff, e])?,
+                down: self.matrix(&format!("{p}.ffn_down_exps.weight"), &[ff, d, e])?,
+                limit: layer.swiglu_limit,
+            },
+            shared,
+        })
+    }
+
+    /// The experts of every token id, checked.
+    fn token_table(&self, name: &str) -> Result<Vec<u32>, EngineError> {
+        let c = self.cfg;
+        let tensor = Tensor::find(self.file, name)?.expect_dims(&[c.experts_used, c.vocab])?;
+        if tensor.ty() != v4_quant::GgmlType::I32 {
+            return Err(tensor.error(format_args!("is {}, expected I32", tensor.ty())));
+        }
+        tensor
+            .data()
+            .chunks_exact(4)
+            .enumerate()
+            .map(|(i, b)| {
+                let e = i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                u32::try_from(e)
+                    .ok()
+                    .filter(|&e| (e as usize) < c.experts)
+                    .ok_or_else(|| {
+                        tensor.error(format_args!(
+                            "sends token {} to expert {e}, but there are {}",
+                            i / c.experts_used,
+                            c.experts
+                        ))
+                    })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,281 @@
+//! One sequence of tokens and what the model remembers of it.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::backend::cpu::Cpu;
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::forward::{Cache, Scratch};
+use crate::trace::Trace;
+
+/// Which positions' logits a call wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// None.
+    None,
+    /// The last one's.
+    Last,
+    /// The last so many.
+    LastN(usize),
+    /// Every one's.
+    All,
+}
+
+impl Want {
+    /// Of `n` positions, the first whose logits are wanted.
+    fn from(self, n: usize) -> usize {
+        match self {
+            Self::None => n,
+            Self::Last => n.saturating_sub(1),
+            Self::LastN(k) => n.saturating_sub(k),
+            Self::All => 0,
+        }
+    }
+}
+
+/// Logits of some positions.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Logits {
+    /// Position of the first row.
+    pub first: usize,
+    /// Columns.
+    pub vocab: usize,
+    /// `[rows, vocab]`.
+    pub data: Vec<f32>,
+}
+
+impl Logits {
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.data.len().checked_div(self.vocab).unwrap_or(0)
+    }
+
+    /// One row.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    #[must_use]
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.vocab..(i + 1) * self.vocab]
+    }
+}
+
+/// Asks to stop by breaking; called with tokens done and in all.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+/// Receives the wanted logits of one chunk.
+pub type OnLogits<'a> = &'a mut dyn FnMut(Logits);
+
+/// What to do on the way through a call.
+#[derive(Default)]
+pub struct Hooks<'a> {
+    /// Collects experts, margins and streams.
+    pub trace: Option<&'a mut Trace>,
+    /// Called after each chunk but the last; breaking ends the call with
+    /// [`EngineError::Cancelled`] and keeps the chunks done.
+    pub progress: Option<Progress<'a>>,
+    /// Takes wanted logits chunk by chunk, so that those of a long text need
+    /// not be held together; the call then returns none.
+    pub logits: Option<OnLogits<'a>>,
+}
+
+impl std::fmt::Debug for Hooks<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+/// A sequence: its tokens and caches.
+///
+/// Results do not depend on how tokens were grouped into calls or chunks.
+#[derive(Debug)]
+pub struct Session {
+    engine: Arc<Engine>,
+    tokens: Vec<u32>,
+    cache: Cache<Cpu>,
+    scratch: Scratch<Cpu>,
+    context: usize,
+    chunk: usize,
+}
+
+impl Session {
+    /// Tokens per chunk if the caller has no opinion: enough that each expert's
+    /// weights serve several tokens, few enough that buffers stay small.
+    pub const DEFAULT_CHUNK: usize = 256;
+
+    /// An empty session for at most `context` tokens, run in chunks of `chunk`.
+    ///
+    /// # Errors
+    /// If the model's context is smaller.
+    pub fn new(engine: &Arc<Engine>, context: usize, chunk: usize) -> Result<Self, EngineError> {
+        let model_max = engine.config().context_length;
+        if context > model_max {
+            return Err(EngineError::ContextTooLarge {
+                asked: context,
+                model_max,
+            });
+        }
+        Ok(Self {
+            cache: engine.forward().cache(),
+            scratch: Scratch::default(),
+            engine: Arc::clone(engine),
+            tokens: Vec::new(),
+            context,
+            chunk: chunk.max(1),
+        })
+    }
+
+    /// The engine it runs on.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Tokens so far.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Number of tokens so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is no token yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Tokens it can hold.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Bytes of cache held now.
+    #[must_use]
+    pub fn kv_bytes(&self) -> usize {
+        self.cache.bytes(self.engine.forward().backend())
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.tokens.clear();
+        self.cache = self.engine.forward().cache();
+    }
+
+    /// Appends tokens.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary or more tokens than fit: nothing is
+    /// appended then. Logits that are not finite: the session is reset.
+    pub fn append(&mut self, ids: &[u32], want: Want) -> Result<Logits, EngineError> {
+        self.append_with(ids, want, &mut Hooks::default())
+    }
+
+    /// [`Self::append`] with hooks.
+    ///
+    /// # Errors
+    /// As there, and [`EngineError::Cancelled`].
+    pub fn append_with(
+        &mut self,
+        ids: &[u32],
+        want: Want,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<Logits, EngineError> {
+        self.check(ids)?;
+        let vocab = self.engine.config().vocab;
+        let from = want.from(ids.len());
+        let mut all = Logits {
+            first: self.tokens.len() + from,
+            vocab,
+            data: Vec::new(),
+        };
+        let mut done = 0;
+        for chunk in ids.chunks(self.chunk) {
+            let logits = self.run_chunk(chunk, from.saturating_sub(done), hooks);
+            if let Some(bad) = logits.iter().position(|v| !v.is_finite()) {
+                let position = self.tokens.len() + from.saturating_sub(done) + bad / vocab;
+                self.reset();
+                return Err(EngineError::NotFinite { position });
+            }
+            let first = self.tokens.len() + from.saturating_sub(done).min(chunk.len());
+            self.tokens.extend_from_slice(chunk);
+            done += chunk.len();
+            match &mut hooks.logits {
+                Some(take) if !logits.is_empty() => take(Logits {
+                    first,
+                    vocab,
+                    data: logits,
+                }),
+                Some(_) => {}
+                None => all.data.extend(logits),
+            }
+            if done < ids.len()
+                && let Some(progress) = &mut hooks.progress
+                && progress(done, ids.len()).is_break()
+            {
+                return Err(EngineError::Cancelled);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes the session hold exactly `ids`: keeps what it has if `ids` begins
+    /// with it, or else starts afresh, and appends the rest. At least the last
+    /// token is run, so that its logits can be had.
+    ///
+    /// # Errors
+    /// As [`Self::append_with`].
+    pub fn sync(
+        &mut self,
+        ids: &[u32],
+        want: Want,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<Logits, EngineError> {
+        if !(ids.starts_with(&self.tokens) && ids.len() > self.tokens.len()) {
+            self.reset();
+        }
+        let kept = self.tokens.len();
+        self.append_with(&ids[kept..], want, hooks)
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<(), EngineError> {
+        let config = self.engine.config();
+        if let Some(index) = ids.iter().position(|&id| id as usize >= config.vocab) {
+            return Err(EngineError::TokenId {
+                id: ids[index],
+                index,
+                vocab: config.vocab,
+            });
+        }
+        let needed = self.tokens.len() + ids.len();
+        if needed > self.context {
+            return Err(EngineError::ContextFull {
+                needed,
+                context: self.context,
+                model_max: config.context_length,
+            });
+        }
+        Ok(())
+    }
+
+    /// Runs one chunk; returns the logits of its rows from `from` on.
+    fn run_chunk(&mut self, ids: &[u32], from: usize, hooks: &mut Hooks<'_>) -> Vec<f32> {
+        let forward = self.engine.forward();
+        let (cache, scratch) = (&mut self.cache, &mut self.scratch);
+        let trace = hooks.trace.as_deref_mut();
+        self.engine.workers().run(|| {
+            forward.chunk(cache, ids, scratch, trace);
+            if from < ids.len() {
+                forward.logits(scratch, from..ids.len())
+            } else {
+                Vec::new()
+            }
+        })
+    }
+}

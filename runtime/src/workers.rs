@@ -1,0 +1,83 @@
+//! The engine's threads.
+
+use crate::error::EngineError;
+
+/// A pool whose workers park when there is nothing to do, all with the same
+/// treatment of subnormal numbers.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    pool: rayon::ThreadPool,
+}
+
+/// More threads than any machine in mind has cores.
+const MAX_THREADS: usize = 1024;
+
+impl Workers {
+    /// Starts `threads` workers, or one per core that this process may use.
+    pub fn start(threads: Option<usize>) -> Result<Self, EngineError> {
+        let threads = threads
+            .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
+            .unwrap_or(1);
+        let failed = |reason: String| EngineError::Threads { threads, reason };
+        if threads == 0 || threads > MAX_THREADS {
+            return Err(failed(format!("the limit is 1 to {MAX_THREADS}")));
+        }
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("v4-worker-{i}"))
+            .start_handler(|_| flush_subnormals())
+            .build()
+            .map(|pool| Self { pool })
+            .map_err(|e| failed(e.to_string()))
+    }
+
+    /// Number of workers.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Runs `f` on the workers. All arithmetic of the engine happens in here.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(f)
+    }
+}
+
+/// Makes this thread read and write subnormal numbers as zero: scales near
+/// 2^-127 would otherwise halve the speed of everything they touch.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+fn flush_subnormals() {
+    /// FTZ (bit 15) and DAZ (bit 6) of MXCSR.
+    const FLUSH: u32 = 1 << 15 | 1 << 6;
+    let mut csr: u32 = 0;
+    // SAFETY: stores and loads this thread's MXCSR, a register that every
+    // x86-64 CPU has; only the two defined bits change, exceptions stay masked.
+    unsafe {
+        std::arch::asm!("stmxcsr [{}]", in(reg) &raw mut csr, options(nostack, preserves_flags));
+        csr |= FLUSH;
+        std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const csr, options(nostack, preserves_flags));
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn flush_subnormals() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absurd_thread_counts_are_refused() {
+        assert!(Workers::start(Some(0)).is_err());
+        assert!(Workers::start(Some(1 << 20)).is_err());
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn workers_flush_subnormals() {
+        let workers = Workers::start(Some(2)).unwrap();
+        let tiny = std::hint::black_box(f32::MIN_POSITIVE);
+        let half = workers.run(|| tiny * std::hint::black_box(0.5));
+        assert_eq!(half, 0.0);
+    }
+}
