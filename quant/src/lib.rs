@@ -21,7 +21,9 @@ pub mod dot;
 mod error;
 pub mod fp4;
 pub mod fp8;
+mod grids;
 pub mod rounding;
+mod tables;
 mod types;
 
 pub use blocks::{can_decode, can_encode, decode_row, encode_row};

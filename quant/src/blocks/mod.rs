@@ -3,9 +3,18 @@
 //! Layouts are those of `spec/gguf.md` section 7; golden vectors in
 //! `tests/data` hold the decoders to them bit by bit.
 
+mod affine;
+mod iq2_xxs;
+mod iq_decode;
 mod mxfp4;
 mod plain;
+mod q2_k;
+mod q3_k;
+mod q45_k;
+mod q6_k;
 mod q8_0;
+mod search;
+mod symmetric;
 
 use crate::{GgmlType, QuantError};
 
@@ -93,7 +102,22 @@ fn decode_any(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<(), QuantErro
         GgmlType::F16 => plain::decode_f16(src, dst),
         GgmlType::BF16 => plain::decode_bf16(src, dst),
         GgmlType::Q8_0 => decode_blocks(src, dst, q8_0::decode),
+        GgmlType::Q2_K => decode_blocks(src, dst, q2_k::decode),
+        GgmlType::Q3_K => decode_blocks(src, dst, q3_k::decode),
+        GgmlType::Q4_K => decode_blocks(src, dst, q45_k::decode_q4),
+        GgmlType::Q5_K => decode_blocks(src, dst, q45_k::decode_q5),
+        GgmlType::Q6_K => decode_blocks(src, dst, q6_k::decode),
+        GgmlType::IQ2_XXS => decode_blocks(src, dst, iq2_xxs::decode),
         GgmlType::MXFP4 => decode_blocks(src, dst, mxfp4::decode),
+        GgmlType::IQ2_XS => decode_blocks(src, dst, iq_decode::iq2_xs),
+        GgmlType::IQ2_S => decode_blocks(src, dst, iq_decode::iq2_s),
+        GgmlType::IQ3_XXS => decode_blocks(src, dst, iq_decode::iq3_xxs),
+        GgmlType::IQ3_S => decode_blocks(src, dst, iq_decode::iq3_s),
+        GgmlType::IQ4_NL => decode_blocks(src, dst, iq_decode::iq4_nl),
+        GgmlType::IQ4_XS => decode_blocks(src, dst, iq_decode::iq4_xs),
+        GgmlType::IQ1_S => decode_blocks(src, dst, iq_decode::iq1_s),
+        GgmlType::IQ1_M => decode_blocks(src, dst, iq_decode::iq1_m),
+        GgmlType::NVFP4 => decode_blocks(src, dst, iq_decode::nvfp4),
         _ => return Err(QuantError::CannotDecode(ty)),
     }
     Ok(())
@@ -107,18 +131,24 @@ fn encode_any(
     dst: &mut [u8],
 ) -> Result<(), QuantError> {
     let out_of_range = |index| QuantError::OutOfRange { ty, index };
-    let check_range = || match src.iter().position(|x| x.abs() > F16_SCALE_LIMIT) {
-        Some(index) => Err(out_of_range(index)),
-        None => Ok(()),
-    };
+    let has_f16_scale = !matches!(
+        ty,
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::MXFP4
+    );
+    if has_f16_scale && let Some(index) = src.iter().position(|x| x.abs() > F16_SCALE_LIMIT) {
+        return Err(out_of_range(index));
+    }
     match ty {
         GgmlType::F32 => plain::encode_f32(src, dst),
         GgmlType::F16 => plain::encode_f16(src, dst).map_err(out_of_range)?,
         GgmlType::BF16 => plain::encode_bf16(src, dst).map_err(out_of_range)?,
-        GgmlType::Q8_0 => {
-            check_range()?;
-            encode_blocks(src, importance, dst, q8_0::encode);
-        }
+        GgmlType::Q8_0 => encode_blocks(src, importance, dst, q8_0::encode),
+        GgmlType::Q2_K => encode_blocks(src, importance, dst, q2_k::encode),
+        GgmlType::Q3_K => encode_blocks(src, importance, dst, q3_k::encode),
+        GgmlType::Q4_K => encode_blocks(src, importance, dst, q45_k::encode_q4),
+        GgmlType::Q5_K => encode_blocks(src, importance, dst, q45_k::encode_q5),
+        GgmlType::Q6_K => encode_blocks(src, importance, dst, q6_k::encode),
+        GgmlType::IQ2_XXS => encode_blocks(src, importance, dst, iq2_xxs::encode),
         GgmlType::MXFP4 => encode_blocks(src, importance, dst, mxfp4::encode),
         _ => return Err(QuantError::CannotEncode(ty)),
     }
@@ -160,7 +190,8 @@ fn block_weights<const VALUES: usize>(importance: Option<&[f32; VALUES]>) -> [f3
     if largest == 0.0 {
         return [1.0; VALUES];
     }
-    importance.map(|w| w / largest)
+    // The floor keeps values near where they were even if they count for nothing.
+    importance.map(|w| (w / largest).max(1e-6))
 }
 
 /// The f16 in two bytes.
