@@ -71,7 +71,7 @@ pub enum GgufError {
     },
     /// More metadata entries or tensors than a file of this length can hold.
     #[error(
-        "claims {count} {what}, a file of this length can have {most}; it is damaged, fetch or convert it again"
+        "claims {count} {what}, a file of this length can have {most}; it is cut short or damaged, fetch or convert it again"
     )]
     Count {
         /// `metadata entries` or `tensors`.

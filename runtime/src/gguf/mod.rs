@@ -77,6 +77,3 @@ fn sort_names<T>(items: &[T], name: impl Fn(&T) -> &str) -> Result<Vec<u32>, &st
         None => Ok(sorted),
     }
 }
-
-#[cfg(test)]
-mod tests;
