@@ -1,0 +1,529 @@
+//! `config.json` of a checkpoint, typed and checked (spec/architecture.md
+//! section 1).
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::files::{ReadError, read_small};
+use crate::json::Unique;
+
+/// The largest `config.json` accepted.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// What is wrong with `config.json`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The file is no JSON object.
+    #[error("{}: {reason}; the file is damaged, fetch it again", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        reason: String,
+    },
+    /// The model is of another architecture.
+    #[error("{}: `model_type` is {found}; this program converts deepseek_v4 checkpoints", path.display())]
+    Architecture {
+        /// The file.
+        path: PathBuf,
+        /// The architecture that the file names.
+        found: String,
+    },
+    /// The model is DeepSeek-V4.1.
+    #[error("{}: `model_type` is {found}; V4.1 checkpoints need V4.1 support, which this version does not have yet", path.display())]
+    V41 {
+        /// The file.
+        path: PathBuf,
+        /// The architecture that the file names.
+        found: String,
+    },
+    /// A field is missing.
+    #[error("{}: `{field}` is missing; use the config.json that was published with the checkpoint", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The field, with dots between levels.
+        field: String,
+    },
+    /// A field has a value that no model of this family has.
+    #[error("{}: `{field}` is {found}, must be {expected}; use the config.json that was published with the checkpoint", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The field, with dots between levels.
+        field: String,
+        /// The value found, shortened.
+        found: String,
+        /// What it must be.
+        expected: String,
+    },
+}
+
+/// YaRN scaling of the compressed layers' rotary embedding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Yarn {
+    /// Ratio of the extended to the original context.
+    pub factor: f32,
+    /// Rotations above which a channel is left alone.
+    pub beta_fast: f32,
+    /// Rotations below which a channel is interpolated.
+    pub beta_slow: f32,
+    /// Context length before the extension.
+    pub original_context: u32,
+}
+
+/// Facts of DSpark draft blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dspark {
+    /// Tokens drafted at a time.
+    pub block_size: u32,
+    /// The token id that stands for a position to be drafted.
+    pub noise_token_id: u32,
+    /// Layers whose states the drafts read.
+    pub target_layers: Vec<u32>,
+    /// Width of the Markov head.
+    pub markov_rank: u32,
+}
+
+/// A DeepSeek-V4 model's dimensions and constants.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)] // The names are those of config.json.
+pub struct ModelConfig {
+    pub vocab_size: u32,
+    pub hidden_size: u32,
+    pub num_hidden_layers: u32,
+    pub num_attention_heads: u32,
+    pub head_dim: u32,
+    pub qk_rope_head_dim: u32,
+    pub q_lora_rank: u32,
+    pub o_groups: u32,
+    pub o_lora_rank: u32,
+    pub sliding_window: u32,
+    /// One entry per layer, then one per draft block.
+    pub compress_ratios: Vec<u32>,
+    pub compress_rope_theta: f32,
+    pub rope_theta: f32,
+    pub rope_scaling: Yarn,
+    pub max_position_embeddings: u32,
+    pub index_n_heads: u32,
+    pub index_head_dim: u32,
+    pub index_topk: u32,
+    pub n_routed_experts: u32,
+    pub n_shared_experts: u32,
+    pub num_experts_per_tok: u32,
+    pub moe_intermediate_size: u32,
+    pub num_hash_layers: u32,
+    pub routed_scaling_factor: f32,
+    pub swiglu_limit: f32,
+    pub hc_mult: u32,
+    pub hc_sinkhorn_iters: u32,
+    pub hc_eps: f32,
+    pub rms_norm_eps: f32,
+    pub bos_token_id: u32,
+    pub eos_token_id: u32,
+    pub pad_token_id: Option<u32>,
+    /// Rows and columns that share one scale in FP8 matrices.
+    pub weight_block_size: [u32; 2],
+    pub dspark: Option<Dspark>,
+}
+
+impl ModelConfig {
+    /// Reads and checks a `config.json`; gives its text too.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the file and the field.
+    pub fn read(path: &Path) -> Result<(Self, String), ConfigError> {
+        let damaged = |reason: String| ConfigError::Json {
+            path: path.to_owned(),
+            reason,
+        };
+        let bytes = read_small(path, MAX_CONFIG_BYTES)?;
+        let text = String::from_utf8(bytes).map_err(|error| damaged(error.to_string()))?;
+        let config = Self::parse(path, &text)?;
+        Ok((config, text))
+    }
+
+    /// Checks the text of a `config.json`; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let Unique(map) = serde_json::from_str(text).map_err(|error| ConfigError::Json {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let root = Fields {
+            path,
+            prefix: String::new(),
+            values: map.into_iter().collect(),
+        };
+        root.check_architecture()?;
+        let config = root.model()?;
+        root.check_consistency(&config)?;
+        Ok(config)
+    }
+
+    /// Width of the concatenated residual streams.
+    #[must_use]
+    pub fn stream_width(&self) -> u64 {
+        u64::from(self.hc_mult) * u64::from(self.hidden_size)
+    }
+
+    /// Compression ratios of the main model's layers.
+    #[must_use]
+    pub fn layer_ratios(&self) -> &[u32] {
+        &self.compress_ratios[..self.num_hidden_layers as usize]
+    }
+}
+
+/// Access to one level of the JSON, with errors that name file and field.
+struct Fields<'a> {
+    path: &'a Path,
+    prefix: String,
+    values: serde_json::Map<String, Value>,
+}
+
+impl Fields<'_> {
+    fn name(&self, field: &str) -> String {
+        format!("{}{field}", self.prefix)
+    }
+
+    fn wrong(&self, field: &str, found: &Value, expected: impl Into<String>) -> ConfigError {
+        let found = found.to_string();
+        let mut short: String = found.chars().take(60).collect();
+        if short.len() < found.len() {
+            short.push('…');
+        }
+        ConfigError::Field {
+            path: self.path.to_owned(),
+            field: self.name(field),
+            found: short,
+            expected: expected.into(),
+        }
+    }
+
+    /// The field's value; null counts as absent, as in the published code.
+    fn find(&self, field: &str) -> Option<&Value> {
+        self.values.get(field).filter(|value| !value.is_null())
+    }
+
+    fn get(&self, field: &str) -> Result<&Value, ConfigError> {
+        self.find(field).ok_or_else(|| ConfigError::Missing {
+            path: self.path.to_owned(),
+            field: self.name(field),
+        })
+    }
+
+    fn whole(&self, field: &str, value: &Value, min: u32, max: u32) -> Result<u32, ConfigError> {
+        value
+            .as_u64()
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|number| (min..=max).contains(number))
+            .ok_or_else(|| self.wrong(field, value, format!("a whole number from {min} to {max}")))
+    }
+
+    fn int(&self, field: &str, min: u32, max: u32) -> Result<u32, ConfigError> {
+        self.whole(field, self.get(field)?, min, max)
+    }
+
+    fn ints(&self, field: &str, max_len: usize, max: u32) -> Result<Vec<u32>, ConfigError> {
+        let value = self.get(field)?;
+        let list = value
+            .as_array()
+            .filter(|list| list.len() <= max_len)
+            .ok_or_else(|| {
+                self.wrong(
+                    field,
+                    value,
+                    format!("a list of at most {max_len} whole numbers"),
+                )
+            })?;
+        list.iter()
+            .enumerate()
+            .map(|(i, item)| self.whole(&format!("{field}[{i}]"), item, 0, max))
+            .collect()
+    }
+
+    fn positive(&self, field: &str) -> Result<f32, ConfigError> {
+        let value = self.get(field)?;
+        value
+            .as_f64()
+            .map(|number| number as f32)
+            .filter(|number| *number > 0.0 && number.is_finite())
+            .ok_or_else(|| self.wrong(field, value, "a positive number"))
+    }
+
+    fn exactly(&self, field: &str, expected: &Value) -> Result<(), ConfigError> {
+        let value = self.get(field)?;
+        if value == expected {
+            return Ok(());
+        }
+        Err(self.wrong(field, value, expected.to_string()))
+    }
+
+    /// As `exactly`, for fields that not every published file carries.
+    fn exactly_if_given(&self, field: &str, expected: &Value) -> Result<(), ConfigError> {
+        match self.find(field) {
+            Some(_) => self.exactly(field, expected),
+            None => Ok(()),
+        }
+    }
+
+    fn object(&self, field: &str) -> Result<Fields<'_>, ConfigError> {
+        let value = self.get(field)?;
+        let values = value
+            .as_object()
+            .ok_or_else(|| self.wrong(field, value, "an object"))?
+            .clone();
+        Ok(Fields {
+            path: self.path,
+            prefix: format!("{}{field}.", self.prefix),
+            values,
+        })
+    }
+
+    fn check_architecture(&self) -> Result<(), ConfigError> {
+        let found = self.get("model_type")?;
+        match found.as_str() {
+            Some("deepseek_v4") => Ok(()),
+            Some("deepseek_v41") => Err(ConfigError::V41 {
+                path: self.path.to_owned(),
+                found: "\"deepseek_v41\"".to_owned(),
+            }),
+            _ => Err(ConfigError::Architecture {
+                path: self.path.to_owned(),
+                found: found.to_string().chars().take(60).collect(),
+            }),
+        }
+    }
+
+    fn model(&self) -> Result<ModelConfig, ConfigError> {
+        let layers = self.int("num_hidden_layers", 1, 1024)?;
+        let vocab_size = self.int("vocab_size", 1, 1 << 22)?;
+        let experts = self.int("n_routed_experts", 1, 1 << 14)?;
+        let quantization = self.object("quantization_config")?;
+        Ok(ModelConfig {
+            vocab_size,
+            hidden_size: self.int("hidden_size", 1, 1 << 17)?,
+            num_hidden_layers: layers,
+            num_attention_heads: self.int("num_attention_heads", 1, 4096)?,
+            head_dim: self.int("head_dim", 2, 1 << 14)?,
+            qk_rope_head_dim: self.int("qk_rope_head_dim", 2, 1 << 14)?,
+            q_lora_rank: self.int("q_lora_rank", 1, 1 << 17)?,
+            o_groups: self.int("o_groups", 1, 4096)?,
+            o_lora_rank: self.int("o_lora_rank", 1, 1 << 17)?,
+            sliding_window: self.int("sliding_window", 1, 1 << 24)?,
+            compress_ratios: self.ints("compress_ratios", 2048, 128)?,
+            compress_rope_theta: self.positive("compress_rope_theta")?,
+            rope_theta: self.positive("rope_theta")?,
+            rope_scaling: self.yarn()?,
+            max_position_embeddings: self.int("max_position_embeddings", 1, 1 << 30)?,
+            index_n_heads: self.int("index_n_heads", 1, 4096)?,
+            index_head_dim: self.int("index_head_dim", 2, 1 << 14)?,
+            index_topk: self.int("index_topk", 1, 1 << 24)?,
+            n_routed_experts: experts,
+            n_shared_experts: self.int("n_shared_experts", 1, 1)?,
+            num_experts_per_tok: self.int("num_experts_per_tok", 1, experts)?,
+            moe_intermediate_size: self.int("moe_intermediate_size", 1, 1 << 17)?,
+            num_hash_layers: self.int("num_hash_layers", 0, layers)?,
+            routed_scaling_factor: self.positive("routed_scaling_factor")?,
+            swiglu_limit: self.positive("swiglu_limit")?,
+            hc_mult: self.int("hc_mult", 1, 16)?,
+            hc_sinkhorn_iters: self.int("hc_sinkhorn_iters", 1, 1000)?,
+            hc_eps: self.positive("hc_eps")?,
+            rms_norm_eps: self.positive("rms_norm_eps")?,
+            bos_token_id: self.int("bos_token_id", 0, vocab_size - 1)?,
+            eos_token_id: self.int("eos_token_id", 0, vocab_size - 1)?,
+            pad_token_id: match self.find("pad_token_id") {
+                Some(_) => Some(self.int("pad_token_id", 0, vocab_size - 1)?),
+                None => None,
+            },
+            weight_block_size: quantization.fp8_block()?,
+            dspark: self.dspark(vocab_size, layers)?,
+        })
+    }
+
+    fn yarn(&self) -> Result<Yarn, ConfigError> {
+        let scaling = self.object("rope_scaling")?;
+        let kind = if scaling.find("rope_type").is_some() {
+            "rope_type"
+        } else {
+            "type"
+        };
+        scaling.exactly(kind, &Value::from("yarn"))?;
+        Ok(Yarn {
+            factor: scaling.positive("factor")?,
+            beta_fast: scaling.positive("beta_fast")?,
+            beta_slow: scaling.positive("beta_slow")?,
+            original_context: scaling.int("original_max_position_embeddings", 1, 1 << 30)?,
+        })
+    }
+
+    /// Checks `quantization_config` and gives its block size.
+    fn fp8_block(&self) -> Result<[u32; 2], ConfigError> {
+        self.exactly("quant_method", &Value::from("fp8"))?;
+        self.exactly_if_given("fmt", &Value::from("e4m3"))?;
+        self.exactly("scale_fmt", &Value::from("ue8m0"))?;
+        let field = "weight_block_size";
+        let block = self.ints(field, 2, 1 << 14)?;
+        match block[..] {
+            [rows, columns] if rows > 0 && columns > 0 => Ok([rows, columns]),
+            _ => Err(self.wrong(field, self.get(field)?, "two positive whole numbers")),
+        }
+    }
+
+    fn dspark(&self, vocab_size: u32, layers: u32) -> Result<Option<Dspark>, ConfigError> {
+        if self.find("dspark_block_size").is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Dspark {
+            block_size: self.int("dspark_block_size", 1, 64)?,
+            noise_token_id: self.int("dspark_noise_token_id", 0, vocab_size - 1)?,
+            target_layers: self.ints("dspark_target_layer_ids", 16, layers - 1)?,
+            markov_rank: self.int("dspark_markov_rank", 1, 1 << 14)?,
+        }))
+    }
+
+    /// Checks what concerns several fields, and the constants of the family.
+    fn check_consistency(&self, config: &ModelConfig) -> Result<(), ConfigError> {
+        self.exactly("hidden_act", &Value::from("silu"))?;
+        self.exactly("scoring_func", &Value::from("sqrtsoftplus"))?;
+        self.exactly("topk_method", &Value::from("noaux_tc"))?;
+        self.exactly("norm_topk_prob", &Value::from(true))?;
+        self.exactly("num_key_value_heads", &Value::from(1))?;
+        self.exactly_if_given("attention_bias", &Value::from(false))?;
+        self.exactly_if_given("mlp_bias", &Value::from(false))?;
+        self.exactly_if_given("tie_word_embeddings", &Value::from(false))?;
+        if self.find("expert_dtype").is_some() {
+            self.exactly("expert_dtype", &Value::from("fp4"))?;
+        } else {
+            let quantization = self.object("quantization_config")?;
+            quantization.exactly("expert_dtype", &Value::from("fp4"))?;
+        }
+        let wrong = |field: &str, expected: String| {
+            let found = self.find(field).cloned().unwrap_or(Value::Null);
+            Err(self.wrong(field, &found, expected))
+        };
+        let (layers, ratios) = (config.num_hidden_layers, &config.compress_ratios);
+        if ratios.len() < layers as usize {
+            return wrong("compress_ratios", format!("a list of at least {layers}"));
+        }
+        if let Some(i) = ratios.iter().position(|r| ![0, 4, 128].contains(r)) {
+            let found = Value::from(ratios[i]);
+            return Err(self.wrong(&format!("compress_ratios[{i}]"), &found, "0, 4 or 128"));
+        }
+        if config.qk_rope_head_dim > config.head_dim.min(config.index_head_dim)
+            || !config.qk_rope_head_dim.is_multiple_of(2)
+        {
+            let limit = config.head_dim.min(config.index_head_dim);
+            return wrong("qk_rope_head_dim", format!("even and at most {limit}"));
+        }
+        if !config.num_attention_heads.is_multiple_of(config.o_groups) {
+            let heads = config.num_attention_heads;
+            return wrong("o_groups", format!("a divisor of the {heads} heads"));
+        }
+        for (field, value) in [
+            ("hidden_size", config.hidden_size),
+            ("moe_intermediate_size", config.moe_intermediate_size),
+        ] {
+            // One FP4 scale serves 32 columns.
+            if !value.is_multiple_of(32) {
+                return wrong(field, "a multiple of 32".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: &str = include_str!("../../tests/data/tiny-v4/config.json");
+
+    fn parse(text: &str) -> Result<ModelConfig, ConfigError> {
+        ModelConfig::parse(Path::new("m/config.json"), text)
+    }
+
+    fn with(field: &str, value: &str) -> String {
+        let mut json: serde_json::Map<String, Value> = serde_json::from_str(TINY).unwrap();
+        let mut level = &mut json;
+        let mut names = field.split('.').peekable();
+        while let Some(name) = names.next() {
+            if names.peek().is_some() {
+                level = level.get_mut(name).unwrap().as_object_mut().unwrap();
+            } else if value.is_empty() {
+                level.remove(name);
+            } else {
+                level.insert(name.to_owned(), serde_json::from_str(value).unwrap());
+            }
+        }
+        serde_json::to_string(&json).unwrap()
+    }
+
+    #[test]
+    fn the_tiny_config_is_understood() {
+        let config = parse(TINY).unwrap();
+        assert_eq!(config.layer_ratios(), [0, 0, 4, 128, 4, 128]);
+        assert_eq!(config.stream_width(), 1024);
+        assert_eq!(config.weight_block_size, [128, 128]);
+        assert!(config.dspark.is_none());
+    }
+
+    #[test]
+    fn each_bad_field_is_named() {
+        for (field, value) in [
+            ("hidden_size", ""),
+            ("hidden_size", "0"),
+            ("hidden_size", "-1"),
+            ("hidden_size", "256.5"),
+            ("hidden_size", "\"256\""),
+            ("hidden_size", "1e300"),
+            ("hidden_size", "250"),
+            ("vocab_size", "99999999999999999999"),
+            ("num_experts_per_tok", "17"),
+            ("compress_ratios", "[0, 0]"),
+            ("o_groups", "3"),
+            ("rope_scaling", "null"),
+            ("rope_scaling.factor", "0"),
+            ("rope_scaling.type", "\"linear\""),
+            ("quantization_config.weight_block_size", "[128]"),
+            ("quantization_config.quant_method", "\"awq\""),
+            ("expert_dtype", "\"fp8\""),
+            ("scoring_func", "\"softmax\""),
+            ("swiglu_limit", "-10"),
+            ("rms_norm_eps", "1e-60"),
+            ("bos_token_id", "4096"),
+            ("qk_rope_head_dim", "63"),
+            ("num_hash_layers", "7"),
+        ] {
+            let message = parse(&with(field, value)).unwrap_err().to_string();
+            assert!(
+                message.starts_with(&format!("m/config.json: `{field}` is ")),
+                "{field}={value}: {message}"
+            );
+        }
+        let message = parse(&with("compress_ratios", "[0,0,2,128,4,128]")).unwrap_err();
+        assert!(message.to_string().contains("`compress_ratios[2]` is 2"));
+    }
+
+    #[test]
+    fn other_architectures_are_told_apart() {
+        let other = parse(&with("model_type", "\"llama\"")).unwrap_err();
+        assert!(matches!(other, ConfigError::Architecture { .. }));
+        let later = parse(&with("model_type", "\"deepseek_v41\"")).unwrap_err();
+        assert!(matches!(later, ConfigError::V41 { .. }));
+    }
+
+    #[test]
+    fn damaged_json_is_refused() {
+        for text in ["", "[]", "{", "{\"a\":1,\"a\":2}", "\u{0}"] {
+            assert!(matches!(parse(text), Err(ConfigError::Json { .. })));
+        }
+    }
+}

@@ -1,0 +1,533 @@
+//! The plan for a checkpoint in the published layout (spec/architecture.md
+//! section 2.2, spec/gguf.md section 2).
+
+use std::collections::BTreeSet;
+
+use v4_quant::GgmlType;
+
+use super::{Draft, Drafts, Plan, PlanError, PlanOptions, metadata, shorten};
+use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::config::ModelConfig;
+use crate::recipe::{Projection, Role};
+use crate::safetensors::Dtype;
+use crate::source::{Part, Source};
+
+/// Draft blocks that a checkpoint may have.
+const MAX_DRAFT_BLOCKS: u32 = 16;
+
+/// Plans the conversion of an opened checkpoint.
+pub(super) fn plan(checkpoint: Checkpoint, options: &PlanOptions) -> Result<Plan, PlanError> {
+    let mut list = Expected::new(&checkpoint);
+    list.main_model();
+    let draft_blocks = draft_blocks(&checkpoint);
+    if options.drafts == Drafts::Keep {
+        list.draft_blocks(draft_blocks);
+    }
+    let (drafts, warnings) = list.finish(options.drafts)?;
+    let metadata = metadata::of_checkpoint(&checkpoint, &drafts, options, draft_blocks)?;
+
+    let mut facts = blake3::Hasher::new();
+    for hash in &checkpoint.header_hashes {
+        facts.update(hash.as_bytes());
+    }
+    Plan::build(
+        checkpoint.shards,
+        facts.finalize(),
+        drafts,
+        metadata,
+        &options.recipe,
+        warnings,
+    )
+}
+
+/// The number of draft blocks, judged by the tensors that are there: the
+/// configuration of DSpark checkpoints does not tell.
+fn draft_blocks(checkpoint: &Checkpoint) -> u32 {
+    let numbers = checkpoint.tensors.keys().filter_map(|name| {
+        let (number, _) = name.strip_prefix("mtp.")?.split_once('.')?;
+        number.parse::<u32>().ok()
+    });
+    numbers.max().map_or(0, |last| last.saturating_add(1))
+}
+
+/// Collects the tensors that the configuration demands, and what is wrong with
+/// those that the checkpoint has.
+struct Expected<'a> {
+    checkpoint: &'a Checkpoint,
+    config: &'a ModelConfig,
+    drafts: Vec<Draft>,
+    used: BTreeSet<String>,
+    problems: Vec<PlanError>,
+}
+
+impl<'a> Expected<'a> {
+    fn new(checkpoint: &'a Checkpoint) -> Self {
+        Self {
+            checkpoint,
+            config: &checkpoint.config,
+            drafts: Vec::new(),
+            used: BTreeSet::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Everything but the draft blocks.
+    fn main_model(&mut self) {
+        let c = self.config;
+        let (d, vocab) = (u64::from(c.hidden_size), u64::from(c.vocab_size));
+        self.plain("token_embd.weight", "embed.weight", &[vocab, d]);
+        self.plain("output_norm.weight", "norm.weight", &[d]);
+        self.plain("output.weight", "head.weight", &[vocab, d]);
+        self.head_mix("output_hc_", "hc_head_");
+        for (layer, &ratio) in c.layer_ratios().iter().enumerate() {
+            let hashed = layer < c.num_hash_layers as usize;
+            self.block(
+                &format!("blk.{layer}"),
+                &format!("layers.{layer}"),
+                ratio,
+                hashed,
+            );
+        }
+    }
+
+    /// The draft blocks, under the names `mtp.N.…` of ds4.
+    fn draft_blocks(&mut self, blocks: u32) {
+        let c = self.config;
+        let d = u64::from(c.hidden_size);
+        if blocks > MAX_DRAFT_BLOCKS {
+            self.problems.push(PlanError::Stored {
+                path: self.checkpoint.dir.clone(),
+                tensor: format!("mtp.{}.*", blocks - 1),
+                found: format!("{blocks} draft blocks"),
+                expected: format!("at most {MAX_DRAFT_BLOCKS}"),
+                others: 0,
+            });
+            return;
+        }
+        for block in 0..blocks {
+            let name = format!("mtp.{block}");
+            if let Some(dspark) = &c.dspark {
+                if block == 0 {
+                    let taps = dspark.target_layers.len() as u64;
+                    self.fp8(
+                        &format!("{name}.main_proj.weight"),
+                        &format!("{name}.main_proj"),
+                        d,
+                        taps * d,
+                    );
+                    self.same_name(&format!("{name}.main_norm.weight"), &[d]);
+                }
+            } else {
+                for projection in ["e_proj", "h_proj"] {
+                    self.fp8(
+                        &format!("{name}.{projection}.weight"),
+                        &format!("{name}.{projection}"),
+                        d,
+                        d,
+                    );
+                }
+                self.same_name(&format!("{name}.enorm.weight"), &[d]);
+                self.same_name(&format!("{name}.hnorm.weight"), &[d]);
+            }
+            self.block(&name, &name, 0, false);
+            if c.dspark.is_none() || block + 1 == blocks {
+                self.draft_head(&name);
+            }
+        }
+    }
+
+    fn draft_head(&mut self, name: &str) {
+        let c = self.config;
+        let (d, vocab) = (u64::from(c.hidden_size), u64::from(c.vocab_size));
+        self.same_name(&format!("{name}.norm.weight"), &[d]);
+        self.head_mix(&format!("{name}.hc_head_"), &format!("{name}.hc_head_"));
+        if let Some(dspark) = &c.dspark {
+            let rank = u64::from(dspark.markov_rank);
+            for part in ["markov_w1", "markov_w2"] {
+                self.plain(
+                    &format!("{name}.{part}.weight"),
+                    &format!("{name}.markov_head.{part}.weight"),
+                    &[vocab, rank],
+                );
+            }
+            self.plain(
+                &format!("{name}.confidence_proj.weight"),
+                &format!("{name}.confidence_head.proj.weight"),
+                &[1, d + rank],
+            );
+        }
+    }
+
+    /// Mixing weights of a final collapse of the residual streams.
+    fn head_mix(&mut self, to: &str, from: &str) {
+        let (hc, width) = (u64::from(self.config.hc_mult), self.config.stream_width());
+        for (part, shape) in [("fn", &[hc, width][..]), ("base", &[hc]), ("scale", &[1])] {
+            self.plain(
+                &format!("{to}{part}.weight"),
+                &format!("{from}{part}"),
+                shape,
+            );
+        }
+    }
+
+    /// Mixing weights of one site of a block.
+    fn site_mix(&mut self, to: &str, from: &str, site: &str) {
+        let hc = u64::from(self.config.hc_mult);
+        let (mix, width) = ((2 + hc) * hc, self.config.stream_width());
+        for (part, shape) in [
+            ("fn", &[mix, width][..]),
+            ("base", &[mix]),
+            ("scale", &[3]),
+        ] {
+            self.plain(
+                &format!("{to}.hc_{site}_{part}.weight"),
+                &format!("{from}.hc_{site}_{part}"),
+                shape,
+            );
+        }
+    }
+
+    /// One transformer block.
+    fn block(&mut self, to: &str, from: &str, ratio: u32, hashed: bool) {
+        let d = u64::from(self.config.hidden_size);
+        self.site_mix(to, from, "attn");
+        self.plain(
+            &format!("{to}.attn_norm.weight"),
+            &format!("{from}.attn_norm.weight"),
+            &[d],
+        );
+        self.attention(to, &format!("{from}.attn"));
+        if ratio > 0 {
+            self.compressor(
+                &format!("{to}.attn_compressor"),
+                &format!("{from}.attn.compressor"),
+                self.config.head_dim,
+                ratio,
+            );
+        }
+        if ratio == 4 {
+            self.indexer(to, &format!("{from}.attn.indexer"), ratio);
+        }
+        self.site_mix(to, from, "ffn");
+        self.plain(
+            &format!("{to}.ffn_norm.weight"),
+            &format!("{from}.ffn_norm.weight"),
+            &[d],
+        );
+        self.router(to, &format!("{from}.ffn.gate"), hashed);
+        self.experts(to, &format!("{from}.ffn"));
+    }
+
+    fn attention(&mut self, to: &str, from: &str) {
+        let c = self.config;
+        let [d, heads, width, rank, groups, group_rank] = [
+            c.hidden_size,
+            c.num_attention_heads,
+            c.head_dim,
+            c.q_lora_rank,
+            c.o_groups,
+            c.o_lora_rank,
+        ]
+        .map(u64::from);
+        for (name, part, rows, columns) in [
+            ("attn_q_a", "wq_a", rank, d),
+            ("attn_q_b", "wq_b", heads * width, rank),
+            ("attn_kv", "wkv", width, d),
+            (
+                "attn_output_a",
+                "wo_a",
+                groups * group_rank,
+                heads * width / groups,
+            ),
+            ("attn_output_b", "wo_b", d, groups * group_rank),
+        ] {
+            self.fp8(
+                &format!("{to}.{name}.weight"),
+                &format!("{from}.{part}"),
+                rows,
+                columns,
+            );
+        }
+        for (name, part, length) in [
+            ("attn_q_a_norm", "q_norm.weight", rank),
+            ("attn_kv_a_norm", "kv_norm.weight", width),
+            ("attn_sinks", "attn_sink", heads),
+        ] {
+            self.plain(
+                &format!("{to}.{name}.weight"),
+                &format!("{from}.{part}"),
+                &[length],
+            );
+        }
+    }
+
+    /// A compressor of entries of `width` channels from groups of `ratio` tokens;
+    /// the overlapping one (ratio 4) projects to two entries at once.
+    fn compressor(&mut self, to: &str, from: &str, width: u32, ratio: u32) {
+        let d = u64::from(self.config.hidden_size);
+        let width = u64::from(width);
+        let projected = if ratio == 4 { 2 * width } else { width };
+        for (name, part, shape) in [
+            ("kv", "wkv.weight", &[projected, d][..]),
+            ("gate", "wgate.weight", &[projected, d]),
+            ("ape", "ape", &[u64::from(ratio), projected]),
+            ("norm", "norm.weight", &[width]),
+        ] {
+            self.plain(
+                &format!("{to}_{name}.weight"),
+                &format!("{from}.{part}"),
+                shape,
+            );
+        }
+    }
+
+    fn indexer(&mut self, to: &str, from: &str, ratio: u32) {
+        let c = self.config;
+        let (heads, width) = (u64::from(c.index_n_heads), u64::from(c.index_head_dim));
+        self.fp8(
+            &format!("{to}.indexer.attn_q_b.weight"),
+            &format!("{from}.wq_b"),
+            heads * width,
+            u64::from(c.q_lora_rank),
+        );
+        self.plain(
+            &format!("{to}.indexer.proj.weight"),
+            &format!("{from}.weights_proj.weight"),
+            &[heads, u64::from(c.hidden_size)],
+        );
+        self.compressor(
+            &format!("{to}.indexer_compressor"),
+            &format!("{from}.compressor"),
+            c.index_head_dim,
+            ratio,
+        );
+    }
+
+    fn router(&mut self, to: &str, from: &str, hashed: bool) {
+        let c = self.config;
+        let (d, experts) = (u64::from(c.hidden_size), u64::from(c.n_routed_experts));
+        self.plain(
+            &format!("{to}.ffn_gate_inp.weight"),
+            &format!("{from}.weight"),
+            &[experts, d],
+        );
+        if hashed {
+            self.table(
+                &format!("{to}.ffn_gate_tid2eid.weight"),
+                &format!("{from}.tid2eid"),
+            );
+            return;
+        }
+        self.plain(
+            &format!("{to}.exp_probs_b.bias"),
+            &format!("{from}.bias"),
+            &[experts],
+        );
+        // Only the vision variant routes image positions by a bias of their own.
+        let vision = format!("{from}.bias_vl");
+        if self.checkpoint.tensors.contains_key(&vision) {
+            self.plain(&format!("{to}.exp_probs_b_vl.bias"), &vision, &[experts]);
+        }
+    }
+
+    /// The shared expert, then the routed ones, which end the block.
+    fn experts(&mut self, to: &str, from: &str) {
+        let c = self.config;
+        let (d, inner) = (
+            u64::from(c.hidden_size),
+            u64::from(c.moe_intermediate_size),
+        );
+        let parts = [
+            (Projection::Gate, "gate", "w1", inner, d),
+            (Projection::Down, "down", "w2", d, inner),
+            (Projection::Up, "up", "w3", inner, d),
+        ];
+        for (_, name, part, rows, columns) in parts {
+            self.fp8(
+                &format!("{to}.ffn_{name}_shexp.weight"),
+                &format!("{from}.shared_experts.{part}"),
+                rows,
+                columns,
+            );
+        }
+        for (projection, name, part, rows, columns) in parts {
+            let experts = (0..c.n_routed_experts)
+                .map(|expert| self.fp4(&format!("{from}.experts.{expert}.{part}"), rows, columns))
+                .collect::<Vec<_>>();
+            let Some(experts) = experts.into_iter().collect::<Option<Vec<_>>>() else {
+                continue; // Already among the problems.
+            };
+            self.drafts.push(Draft {
+                name: format!("{to}.ffn_{name}_exps.weight"),
+                dims: vec![columns, rows, u64::from(c.n_routed_experts)],
+                role: Role::Experts(projection),
+                stored: GgmlType::MXFP4,
+                source: Source::Fp4 { experts, rows },
+            });
+        }
+    }
+
+    fn fp4(&mut self, from: &str, rows: u64, columns: u64) -> Option<[Part; 2]> {
+        let codes = self.find(
+            &format!("{from}.weight"),
+            &[Dtype::I8],
+            &[rows, columns / 2],
+        );
+        let scales = self.find(
+            &format!("{from}.scale"),
+            &[Dtype::F8_E8M0],
+            &[rows, columns / 32],
+        );
+        Some([codes?.0, scales?.0])
+    }
+
+    fn fp8(&mut self, to: &str, from: &str, rows: u64, columns: u64) {
+        let block = self.config.weight_block_size;
+        let [block_rows, block_columns] = block.map(u64::from);
+        let weight = self.find(
+            &format!("{from}.weight"),
+            &[Dtype::F8_E4M3],
+            &[rows, columns],
+        );
+        let scale = self.find(
+            &format!("{from}.scale"),
+            &[Dtype::F8_E8M0],
+            &[rows.div_ceil(block_rows), columns.div_ceil(block_columns)],
+        );
+        if let (Some((weight, _)), Some((scale, _))) = (weight, scale) {
+            self.drafts.push(Draft {
+                name: to.to_owned(),
+                dims: vec![columns, rows],
+                role: Role::Dense,
+                stored: GgmlType::BF16,
+                source: Source::Fp8 {
+                    weight,
+                    scale,
+                    block,
+                },
+            });
+        }
+    }
+
+    /// As `plain`, for draft tensors that keep their name.
+    fn same_name(&mut self, name: &str, shape: &[u64]) {
+        self.plain(name, name, shape);
+    }
+
+    /// A tensor of plain numbers; `shape` is outermost first.
+    fn plain(&mut self, to: &str, from: &str, shape: &[u64]) {
+        let Some((part, dtype)) = self.find(from, &[Dtype::BF16, Dtype::F32], shape) else {
+            return;
+        };
+        let ty = match dtype {
+            Dtype::BF16 => GgmlType::BF16,
+            _ => GgmlType::F32,
+        };
+        self.drafts.push(Draft {
+            name: to.to_owned(),
+            dims: shape.iter().rev().copied().collect(),
+            role: if shape.len() > 1 {
+                Role::Matrix
+            } else {
+                Role::Vector
+            },
+            stored: ty,
+            source: Source::Rows { ty, part },
+        });
+    }
+
+    /// The experts of each token in a hash-routed layer.
+    fn table(&mut self, to: &str, from: &str) {
+        let c = self.config;
+        let (vocab, used) = (u64::from(c.vocab_size), u64::from(c.num_experts_per_tok));
+        if let Some((part, _)) = self.find(from, &[Dtype::I64], &[vocab, used]) {
+            self.drafts.push(Draft {
+                name: to.to_owned(),
+                dims: vec![used, vocab],
+                role: Role::Table,
+                stored: GgmlType::I32,
+                source: Source::Ids {
+                    part,
+                    limit: c.n_routed_experts,
+                },
+            });
+        }
+    }
+
+    /// A stored tensor, if it is there and stored as it must be.
+    fn find(&mut self, name: &str, dtypes: &[Dtype], shape: &[u64]) -> Option<(Part, Dtype)> {
+        self.used.insert(name.to_owned());
+        let Some(stored) = self.checkpoint.tensors.get(name) else {
+            self.problems.push(PlanError::Missing {
+                path: self.checkpoint.dir.clone(),
+                tensor: name.to_owned(),
+                others: 0,
+            });
+            return None;
+        };
+        if !dtypes.contains(&stored.dtype) || stored.shape != shape {
+            let names: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
+            self.problems.push(PlanError::Stored {
+                path: self.checkpoint.shards[stored.shard as usize]
+                    .path()
+                    .to_owned(),
+                tensor: name.to_owned(),
+                found: format!("{} {:?}", stored.dtype.name(), stored.shape),
+                expected: format!("{} {shape:?}", names.join(" or ")),
+                others: 0,
+            });
+            return None;
+        }
+        Some((part_of(name, stored), stored.dtype))
+    }
+
+    /// The list, or the first problem.
+    fn finish(mut self, drafts: Drafts) -> Result<(Vec<Draft>, Vec<String>), PlanError> {
+        if !self.problems.is_empty() {
+            let further = self.problems.len() - 1;
+            let mut first = self.problems.swap_remove(0);
+            if let PlanError::Missing { others, .. } | PlanError::Stored { others, .. } = &mut first
+            {
+                *others = further;
+            }
+            return Err(first);
+        }
+        let mut warnings = Vec::new();
+        let (dropped, unknown): (Vec<&str>, Vec<&str>) = self
+            .checkpoint
+            .tensors
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !self.used.contains(*name))
+            .partition(|name| drafts == Drafts::Drop && name.starts_with("mtp."));
+        if !dropped.is_empty() {
+            warnings.push(format!(
+                "{} tensors of draft blocks are left out (`--drafts keep` keeps them)",
+                dropped.len()
+            ));
+        }
+        if !unknown.is_empty() {
+            warnings.push(format!(
+                "{} tensors of the checkpoint are unknown and left out: {}",
+                unknown.len(),
+                shorten(&unknown)
+            ));
+        }
+        if self.checkpoint.unlisted > 0 {
+            warnings.push(format!(
+                "{} tensors in the shards are not in the index and left out",
+                self.checkpoint.unlisted
+            ));
+        }
+        Ok((self.drafts, warnings))
+    }
+}
+
+fn part_of(name: &str, stored: &StoredTensor) -> Part {
+    Part {
+        name: name.to_owned(),
+        file: stored.shard,
+        offset: stored.offset,
+        bytes: stored.bytes,
+    }
+}

@@ -1,0 +1,342 @@
+//! Conversion of a run of rows: read, decode, encode.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use v4_quant::{GgmlType, QuantError, fp4, fp8};
+
+use crate::files::{InputFile, ReadError};
+use crate::plan::Output;
+use crate::source::{Part, Source};
+
+/// Scales above this can make an e2m1 value infinite.
+const LAST_SAFE_SCALE: u8 = 252;
+
+/// Rows could not be converted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowError {
+    /// The input could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A stored number is NaN or infinite.
+    #[error("{}: tensor {tensor:?}, row {row}: {what}; the file is damaged, fetch it again", path.display())]
+    NotFinite {
+        /// The input file.
+        path: PathBuf,
+        /// The tensor in that file.
+        tensor: String,
+        /// The row in that tensor.
+        row: u64,
+        /// What was found.
+        what: String,
+    },
+    /// A token table names an expert that does not exist.
+    #[error("{}: tensor {tensor:?}, row {row}: expert {expert} of {limit}; the file is damaged, fetch it again", path.display())]
+    Expert {
+        /// The input file.
+        path: PathBuf,
+        /// The tensor in that file.
+        tensor: String,
+        /// The row in that tensor.
+        row: u64,
+        /// The number found.
+        expert: i64,
+        /// The number of experts.
+        limit: u32,
+    },
+    /// A published value has no exact BF16 form.
+    #[error("{tensor}, row {row}: value {value:e} is not exact in BF16; give the tensor type f32 in a recipe file")]
+    Inexact {
+        /// The tensor of the output.
+        tensor: String,
+        /// The row.
+        row: u64,
+        /// The value.
+        value: f32,
+    },
+    /// An encoder refused a row.
+    #[error("{tensor}, row {row}: {source}; choose another type in the recipe")]
+    Encode {
+        /// The tensor of the output.
+        tensor: String,
+        /// The row.
+        row: u64,
+        /// Why.
+        source: QuantError,
+    },
+    /// Stopped on request.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+/// Buffers of one worker; they grow to the size of a unit of work and stay.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    input: Vec<u8>,
+    scales: Vec<u8>,
+    values: Vec<f32>,
+    out: Vec<u8>,
+}
+
+/// One tensor being converted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Converter<'a> {
+    pub inputs: &'a [InputFile],
+    pub output: &'a Output,
+    pub cancel: &'a AtomicBool,
+}
+
+impl Converter<'_> {
+    /// The output's bytes of `rows`, which lie in one run of the source.
+    pub fn convert<'b>(
+        &self,
+        rows: Range<u64>,
+        buffers: &'b mut Buffers,
+    ) -> Result<&'b [u8], RowError> {
+        let info = &self.output.info;
+        let (row_bytes, count) = (info.row_bytes(), rows.end - rows.start);
+        buffers.out.resize((row_bytes * count) as usize, 0);
+        buffers.values.resize(info.dims[0] as usize, 0.0);
+        match &self.output.source {
+            Source::Rows { ty, part } => self.rows(*ty, part, rows, buffers)?,
+            Source::Fp8 {
+                weight,
+                scale,
+                block,
+            } => self.fp8([weight, scale], *block, rows, buffers)?,
+            Source::Fp4 {
+                experts,
+                rows: per_expert,
+            } => {
+                let expert = &experts[(rows.start / per_expert) as usize];
+                let first = rows.start % per_expert;
+                self.fp4(expert, first..first + count, buffers)?;
+            }
+            Source::Ids { part, limit } => self.ids(part, *limit, rows, buffers)?,
+        }
+        Ok(&buffers.out)
+    }
+
+    /// Reads bytes `range` of a part into `buffer`.
+    fn read(&self, part: &Part, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<(), RowError> {
+        buffer.resize((range.end - range.start) as usize, 0);
+        self.inputs[part.file as usize].read_at(part.offset + range.start, buffer)?;
+        Ok(())
+    }
+
+    fn not_finite(&self, part: &Part, row: u64, what: impl Into<String>) -> RowError {
+        RowError::NotFinite {
+            path: self.inputs[part.file as usize].path().to_owned(),
+            tensor: part.name.clone(),
+            row,
+            what: what.into(),
+        }
+    }
+
+    fn encode(&self, row: u64, values: &[f32], out: &mut [u8]) -> Result<(), RowError> {
+        // Some encoders take long for a row; nobody should wait for a whole unit.
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(RowError::Cancelled);
+        }
+        let info = &self.output.info;
+        v4_quant::encode_row(info.ty, values, None, out).map_err(|source| RowError::Encode {
+            tensor: info.name.clone(),
+            row,
+            source,
+        })
+    }
+
+    fn rows(
+        &self,
+        ty: GgmlType,
+        part: &Part,
+        rows: Range<u64>,
+        buffers: &mut Buffers,
+    ) -> Result<(), RowError> {
+        let info = &self.output.info;
+        let row_bytes = self.output.source.row_bytes(info.dims[0]);
+        let range = rows.start * row_bytes..rows.end * row_bytes;
+        if ty == info.ty {
+            self.read(part, range, &mut buffers.out)?;
+            return match first_not_finite(ty, &buffers.out) {
+                Some(value) => {
+                    let row = rows.start + value / info.dims[0];
+                    Err(self.not_finite(part, row, "a value is NaN or infinite"))
+                }
+                None => Ok(()),
+            };
+        }
+        self.read(part, range, &mut buffers.input)?;
+        let inputs = buffers.input.chunks_exact(row_bytes as usize);
+        let outputs = buffers.out.chunks_exact_mut(info.row_bytes() as usize);
+        for ((row, input), out) in rows.zip(inputs).zip(outputs) {
+            let values = &mut buffers.values;
+            v4_quant::decode_row(ty, input, values)
+                .map_err(|error| self.not_finite(part, row, error.to_string()))?;
+            if !all_finite(values) {
+                return Err(self.not_finite(part, row, "a value is NaN or infinite"));
+            }
+            self.encode(row, values, out)?;
+        }
+        Ok(())
+    }
+
+    fn fp8(
+        &self,
+        [weight, scale]: [&Part; 2],
+        [block_rows, block_columns]: [u32; 2],
+        rows: Range<u64>,
+        buffers: &mut Buffers,
+    ) -> Result<(), RowError> {
+        let info = &self.output.info;
+        let columns = info.dims[0];
+        let block_rows = u64::from(block_rows);
+        let scale_columns = columns.div_ceil(u64::from(block_columns));
+        let first_band = rows.start / block_rows;
+        let bands = first_band..rows.end.div_ceil(block_rows);
+        self.read(
+            weight,
+            rows.start * columns..rows.end * columns,
+            &mut buffers.input,
+        )?;
+        self.read(
+            scale,
+            bands.start * scale_columns..bands.end * scale_columns,
+            &mut buffers.scales,
+        )?;
+        if let Some(at) = buffers.scales.iter().position(|&scale| scale == 255) {
+            let band = first_band + at as u64 / scale_columns;
+            return Err(self.not_finite(scale, band, "a scale is NaN (255)"));
+        }
+        let inputs = buffers.input.chunks_exact(columns as usize);
+        let outputs = buffers.out.chunks_exact_mut(info.row_bytes() as usize);
+        for ((row, codes), out) in rows.zip(inputs).zip(outputs) {
+            let band = (row / block_rows - first_band) as usize * scale_columns as usize;
+            let scales = &buffers.scales[band..band + scale_columns as usize];
+            let values = &mut buffers.values;
+            fp8::decode_row(codes, scales, block_columns as usize, values)
+                .map_err(|error| self.not_finite(weight, row, error.to_string()))?;
+            if !all_finite(values) {
+                return Err(self.not_finite(weight, row, "a value is NaN or infinite"));
+            }
+            if info.ty == GgmlType::BF16
+                && let Some(&value) = values.iter().find(|x| x.to_bits() & 0xffff != 0)
+            {
+                return Err(RowError::Inexact {
+                    tensor: info.name.clone(),
+                    row,
+                    value,
+                });
+            }
+            self.encode(row, values, out)?;
+        }
+        Ok(())
+    }
+
+    fn fp4(
+        &self,
+        [codes, scales]: &[Part; 2],
+        rows: Range<u64>,
+        buffers: &mut Buffers,
+    ) -> Result<(), RowError> {
+        let info = &self.output.info;
+        let (code_bytes, scale_bytes) = (info.dims[0] / 2, info.dims[0] / 32);
+        self.read(
+            codes,
+            rows.start * code_bytes..rows.end * code_bytes,
+            &mut buffers.input,
+        )?;
+        self.read(
+            scales,
+            rows.start * scale_bytes..rows.end * scale_bytes,
+            &mut buffers.scales,
+        )?;
+        let row_codes = buffers.input.chunks_exact(code_bytes as usize);
+        let row_scales = buffers.scales.chunks_exact(scale_bytes as usize);
+        let outputs = buffers.out.chunks_exact_mut(info.row_bytes() as usize);
+        for (((row, code), scale), out) in rows.zip(row_codes).zip(row_scales).zip(outputs) {
+            let highest = scale.iter().copied().max().unwrap_or(0);
+            if highest == 255 {
+                return Err(self.not_finite(scales, row, "a scale is NaN (255)"));
+            }
+            let values = &mut buffers.values;
+            let keeps_codes = info.ty == GgmlType::MXFP4;
+            if !keeps_codes || highest > LAST_SAFE_SCALE {
+                fp4::decode_row(code, scale, values)
+                    .map_err(|error| self.not_finite(codes, row, error.to_string()))?;
+                if !all_finite(values) {
+                    return Err(self.not_finite(codes, row, "a value is infinite"));
+                }
+            }
+            if keeps_codes {
+                fp4::row_to_mxfp4(code, scale, out)
+                    .map_err(|error| self.not_finite(codes, row, error.to_string()))?;
+            } else {
+                self.encode(row, values, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ids(
+        &self,
+        part: &Part,
+        limit: u32,
+        rows: Range<u64>,
+        buffers: &mut Buffers,
+    ) -> Result<(), RowError> {
+        let columns = self.output.info.dims[0];
+        self.read(
+            part,
+            rows.start * columns * 8..rows.end * columns * 8,
+            &mut buffers.input,
+        )?;
+        let (inputs, _) = buffers.input.as_chunks::<8>();
+        let (outputs, _) = buffers.out.as_chunks_mut::<4>();
+        for (at, (input, out)) in inputs.iter().zip(outputs).enumerate() {
+            let expert = i64::from_le_bytes(*input);
+            if !(0..i64::from(limit)).contains(&expert) {
+                return Err(RowError::Expert {
+                    path: self.inputs[part.file as usize].path().to_owned(),
+                    tensor: part.name.clone(),
+                    row: rows.start + at as u64 / columns,
+                    expert,
+                    limit,
+                });
+            }
+            // Below `limit`, a u32 that the configuration bounds.
+            *out = (expert as i32).to_le_bytes();
+        }
+        Ok(())
+    }
+}
+
+fn all_finite(values: &[f32]) -> bool {
+    // Without an early exit, so that it runs as vector code.
+    !values.iter().fold(false, |bad, x| bad | !x.is_finite())
+}
+
+/// Index of the first value that is NaN or infinite, for the plain float types.
+fn first_not_finite(ty: GgmlType, bytes: &[u8]) -> Option<u64> {
+    let position = match ty {
+        GgmlType::F32 => bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .position(|b| !f32::from_le_bytes(*b).is_finite()),
+        GgmlType::BF16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .position(|b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80),
+        GgmlType::F16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .position(|b| u16::from_le_bytes(*b) & 0x7c00 == 0x7c00),
+        _ => None,
+    };
+    position.map(|at| at as u64)
+}

@@ -1,0 +1,570 @@
+//! Writing a planned file: in parallel, in bounded memory, resumable.
+//!
+//! The work is cut into units, runs of rows of one tensor of at most
+//! [`UNIT_BYTES`]. Each worker takes the next unit, reads, converts and writes
+//! it at its place in `OUT.part`; memory is one unit per worker, whatever the
+//! model's size. Units and their places follow from the plan alone, so that the
+//! bytes do not depend on the number of workers or on interruptions.
+
+mod journal;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, RenameFlags};
+
+use crate::files::ReadError;
+use crate::plan::{Output, Plan};
+use crate::rows::{Buffers, Converter, RowError};
+use journal::{Done, Found, Journal};
+
+/// Most bytes of input or output in one unit of work.
+pub const UNIT_BYTES: u64 = 8 << 20;
+
+/// Finished bytes after which they are forced to disk and recorded, and the
+/// longest time between two records.
+const COMMIT_BYTES: u64 = 512 << 20;
+const COMMIT_TIME: Duration = Duration::from_secs(10);
+
+/// Why a conversion did not finish.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The output is there already.
+    #[error("{}: exists already; remove it, choose another name, or use --force", path.display())]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The output's folder is missing.
+    #[error("{}: no such folder; create it first", path.display())]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The output is one of the inputs.
+    #[error("{}: is also the input; choose another name for the output", path.display())]
+    IsInput {
+        /// The output.
+        path: PathBuf,
+    },
+    /// Another process writes the same output.
+    #[error("{}: another conversion is writing it; wait for it or choose another name", path.display())]
+    Busy {
+        /// The unfinished output.
+        path: PathBuf,
+    },
+    /// An unfinished output of another conversion is in the way.
+    #[error("{}: is left from another conversion (other input, recipe or version); finish that one, or start anew with --restart", path.display())]
+    OtherPlan {
+        /// The unfinished output.
+        path: PathBuf,
+    },
+    /// The disk has too little room.
+    #[error("{}: the disk is full ({needs} more needed, {free} free); make room and run the same command again to continue", path.display(), needs = crate::units::bytes(*needs), free = crate::units::bytes(*free))]
+    NoSpace {
+        /// The unfinished output.
+        path: PathBuf,
+        /// Bytes still needed.
+        needs: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// The operating system refused.
+    #[error("{}: {source}; check the folder's permissions and the disk, then run the same command again to continue", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// An input could not be read or holds what cannot be converted.
+    #[error(transparent)]
+    Rows(#[from] RowError),
+    /// The workers could not be started.
+    #[error("cannot start {threads} threads: {reason}; use fewer with --threads")]
+    Threads {
+        /// The number asked for.
+        threads: usize,
+        /// Why.
+        reason: String,
+    },
+    /// Stopped on request.
+    #[error("interrupted after {done} of {total}; run the same command again to continue", done = crate::units::bytes(*done), total = crate::units::bytes(*total))]
+    Interrupted {
+        /// Bytes finished.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+}
+
+impl WriteError {
+    fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// How to write.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WriteOptions {
+    /// Workers; one per core if not given.
+    pub threads: Option<usize>,
+    /// Replace an existing output once the new one is whole.
+    pub force: bool,
+    /// Throw an unfinished output away instead of continuing it.
+    pub restart: bool,
+    /// Read finished parts of an unfinished output again and check their hashes.
+    pub verify: bool,
+}
+
+/// What the caller may watch and do while writing.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Bytes of tensor data finished so far, those of an earlier run included.
+    pub done: AtomicU64,
+    /// Set it to stop; finished work is kept for the next run.
+    pub cancel: AtomicBool,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// The file's length.
+    pub bytes: u64,
+    /// Bytes that an earlier run had finished.
+    pub resumed: u64,
+}
+
+/// A run of rows of one output tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Unit {
+    output: u32,
+    first_row: u64,
+    rows: u64,
+}
+
+/// Cuts the work into units; they depend on nothing but the plan.
+fn cut(plan: &Plan) -> Vec<Unit> {
+    let mut units = Vec::new();
+    for (number, Output { info, source, .. }) in plan.outputs.iter().enumerate() {
+        let row_bytes = info.row_bytes().max(source.row_bytes(info.dims[0])).max(1);
+        let most = (UNIT_BYTES / row_bytes).max(1);
+        let (rows, run) = (info.rows(), source.run_rows(info.rows()).max(1));
+        let mut first_row = 0;
+        while first_row < rows {
+            let run_end = (first_row / run + 1) * run;
+            let end = (first_row + most).min(run_end).min(rows);
+            units.push(Unit {
+                output: number as u32,
+                first_row,
+                rows: end - first_row,
+            });
+            first_row = end;
+        }
+    }
+    units
+}
+
+/// Writes the planned file to `out`.
+///
+/// Until it is whole it is `OUT.part`, with a journal beside it; running again
+/// with the same plan continues it.
+///
+/// # Errors
+/// [`WriteError`]; nothing is left under the final name then.
+pub fn write(
+    plan: &Plan,
+    out: &Path,
+    options: WriteOptions,
+    watch: &Watch,
+) -> Result<Summary, WriteError> {
+    let target = Target::new(plan, out, options)?;
+    let units = cut(plan);
+    let mut work = target.open(plan, units, options)?;
+    let resumed = work.load_finished(options.verify, watch)?;
+    work.run(options, watch)?;
+    target.publish(&work.part, options.force)?;
+    Ok(Summary {
+        bytes: plan.file_bytes,
+        resumed,
+    })
+}
+
+/// The names of one output.
+struct Target {
+    out: PathBuf,
+    folder: PathBuf,
+    part: PathBuf,
+    journal: PathBuf,
+}
+
+impl Target {
+    /// Checks that `out` may be written.
+    fn new(plan: &Plan, out: &Path, options: WriteOptions) -> Result<Self, WriteError> {
+        let folder = match out.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+            Some(parent) => parent.to_owned(),
+            None => PathBuf::from("/"),
+        };
+        if !folder.is_dir() {
+            return Err(WriteError::NoFolder { path: folder });
+        }
+        if let Ok(meta) = std::fs::metadata(out) {
+            let path = out.to_owned();
+            let identity = (meta.dev(), meta.ino());
+            if plan.inputs.iter().any(|file| file.identity() == identity) {
+                return Err(WriteError::IsInput { path });
+            }
+            if !options.force || !meta.is_file() {
+                return Err(WriteError::Exists { path });
+            }
+        }
+        let with = |suffix: &str| {
+            let mut name: OsString = out.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        Ok(Self {
+            out: out.to_owned(),
+            folder,
+            part: with(".part"),
+            journal: with(".part.journal"),
+        })
+    }
+
+    /// Opens the unfinished output, new or from an earlier run.
+    fn open<'a>(
+        &self,
+        plan: &'a Plan,
+        units: Vec<Unit>,
+        options: WriteOptions,
+    ) -> Result<Work<'a>, WriteError> {
+        let part_error = |source| WriteError::io(&self.part, source);
+        let journal_error = |source| WriteError::io(&self.journal, source);
+        let had_journal = self.journal.exists();
+        let had_part = self.part.exists();
+        if had_part && !had_journal && !options.restart {
+            return Err(WriteError::OtherPlan {
+                path: self.part.clone(),
+            });
+        }
+        let mut journal = Journal::open_file(&self.journal).map_err(journal_error)?;
+        if rustix::fs::flock(&journal, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(WriteError::Busy {
+                path: self.part.clone(),
+            });
+        }
+        let found = Journal::read(&mut journal, plan.fingerprint).map_err(journal_error)?;
+        let (finished, keep) = match found {
+            _ if options.restart || !had_part => (Vec::new(), 0),
+            Found::Nothing => (Vec::new(), 0),
+            Found::OtherPlan => {
+                return Err(WriteError::OtherPlan {
+                    path: self.part.clone(),
+                });
+            }
+            Found::Units(done, keep) => (done, keep),
+        };
+        let journal = Journal::resume(journal, plan.fingerprint, keep).map_err(journal_error)?;
+        let part = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(keep == 0)
+            .open(&self.part)
+            .map_err(part_error)?;
+        let work = Work {
+            plan,
+            units,
+            part,
+            part_path: self.part.clone(),
+            journal: Mutex::new(journal),
+            finished,
+            pending: Mutex::new(Pending::default()),
+        };
+        if let Err(error) = work.prepare() {
+            if finished_nothing(&work) {
+                // Nothing worth keeping: leave the folder as it was.
+                let _ = std::fs::remove_file(&self.part);
+                let _ = std::fs::remove_file(&self.journal);
+            }
+            return Err(error);
+        }
+        Ok(work)
+    }
+
+    /// Gives the whole file its final name.
+    fn publish(&self, part: &File, force: bool) -> Result<(), WriteError> {
+        part.sync_all()
+            .map_err(|source| WriteError::io(&self.part, source))?;
+        let renamed = if force {
+            std::fs::rename(&self.part, &self.out)
+        } else {
+            rename_new(&self.part, &self.out)
+        };
+        renamed.map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => WriteError::Exists {
+                path: self.out.clone(),
+            },
+            _ => WriteError::io(&self.out, source),
+        })?;
+        File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|source| WriteError::io(&self.folder, source))?;
+        // The file is whole and in place; a journal left behind does no harm.
+        let _ = std::fs::remove_file(&self.journal);
+        Ok(())
+    }
+}
+
+/// Renames without replacing a file that came up in the meantime.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let cwd = rustix::fs::CWD;
+    match rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            // The file system cannot do it in one step.
+            if to.exists() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            std::fs::rename(from, to)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn finished_nothing(work: &Work<'_>) -> bool {
+    work.finished.is_empty()
+}
+
+/// Units written but not yet known to be on disk.
+#[derive(Default)]
+struct Pending {
+    done: Vec<Done>,
+    bytes: u64,
+    since: Option<Instant>,
+}
+
+/// An open, unfinished output.
+struct Work<'a> {
+    plan: &'a Plan,
+    units: Vec<Unit>,
+    part: File,
+    part_path: PathBuf,
+    journal: Mutex<Journal>,
+    finished: Vec<Done>,
+    pending: Mutex<Pending>,
+}
+
+/// A poisoned lock only says that another worker panicked, which ends the
+/// conversion anyway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Work<'_> {
+    /// Checks the room on disk, sets the length and writes the header.
+    fn prepare(&self) -> Result<(), WriteError> {
+        let fail = |source| WriteError::io(&self.part_path, source);
+        let meta = self.part.metadata().map_err(fail)?;
+        let present = meta.blocks().saturating_mul(512);
+        let needs = self.plan.file_bytes.saturating_sub(present);
+        // Where the file system cannot tell, writing will.
+        if let Ok(stat) = rustix::fs::fstatvfs(&self.part) {
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            if free < needs {
+                return Err(self.no_space(needs, free));
+            }
+        }
+        self.part
+            .set_len(self.plan.file_bytes)
+            .map_err(|source| self.write_error(source))?;
+        self.part
+            .write_all_at(&self.plan.header, 0)
+            .map_err(|source| self.write_error(source))
+    }
+
+    fn no_space(&self, needs: u64, free: u64) -> WriteError {
+        WriteError::NoSpace {
+            path: self.part_path.clone(),
+            needs,
+            free,
+        }
+    }
+
+    fn write_error(&self, source: io::Error) -> WriteError {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                let present = self.part.metadata().map_or(0, |meta| meta.blocks() * 512);
+                let free = rustix::fs::fstatvfs(&self.part)
+                    .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+                self.no_space(self.plan.file_bytes.saturating_sub(present), free)
+            }
+            _ => WriteError::io(&self.part_path, source),
+        }
+    }
+
+    /// Place and length of a unit in the file.
+    fn place(&self, unit: Unit) -> (u64, u64) {
+        let info = &self.plan.outputs[unit.output as usize].info;
+        let start = self.plan.header.len() as u64 + info.offset;
+        (
+            start + unit.first_row * info.row_bytes(),
+            unit.rows * info.row_bytes(),
+        )
+    }
+
+    /// Counts what an earlier run finished; with `verify`, only what can be read
+    /// back as it was written.
+    fn load_finished(&mut self, verify: bool, watch: &Watch) -> Result<u64, WriteError> {
+        let mut known = vec![None; self.units.len()];
+        for done in &self.finished {
+            if let Some(slot) = known.get_mut(done.unit as usize) {
+                *slot = Some(done.hash);
+            }
+        }
+        let mut resumed = 0;
+        let mut buffer = Vec::new();
+        for (number, slot) in known.iter_mut().enumerate() {
+            let Some(hash) = *slot else { continue };
+            let (offset, bytes) = self.place(self.units[number]);
+            if verify {
+                buffer.resize(bytes as usize, 0);
+                self.part
+                    .read_exact_at(&mut buffer, offset)
+                    .map_err(|source| WriteError::io(&self.part_path, source))?;
+                if blake3::hash(&buffer) != hash {
+                    *slot = None;
+                    continue;
+                }
+            }
+            resumed += bytes;
+        }
+        self.finished = known
+            .iter()
+            .enumerate()
+            .filter_map(|(unit, hash)| {
+                Some(Done {
+                    unit: unit as u32,
+                    hash: (*hash)?,
+                })
+            })
+            .collect();
+        watch.done.fetch_add(resumed, Ordering::Relaxed);
+        Ok(resumed)
+    }
+
+    /// Does all units that are not finished.
+    fn run(&self, options: WriteOptions, watch: &Watch) -> Result<(), WriteError> {
+        let mut todo: Vec<u32> = (0..self.units.len() as u32).collect();
+        let mut finished = self.finished.iter().map(|done| done.unit).peekable();
+        todo.retain(|&unit| finished.next_if_eq(&unit).is_none());
+
+        let threads = options.threads.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        });
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|number| format!("convert-{number}"))
+            .build()
+            .map_err(|error| WriteError::Threads {
+                threads,
+                reason: error.to_string(),
+            })?;
+        let next = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        let failure = Mutex::new(None);
+        pool.broadcast(|_| {
+            let mut buffers = Buffers::default();
+            while !failed.load(Ordering::Relaxed) && !watch.cancel.load(Ordering::Relaxed) {
+                let Some(&unit) = todo.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                    break;
+                };
+                if let Err(error) = self.one(unit, &mut buffers, watch) {
+                    failed.store(true, Ordering::Relaxed);
+                    lock(&failure).get_or_insert(error);
+                }
+            }
+        });
+        // Also after a failure: what is done need not be done again.
+        let recorded = self.commit(true);
+        let total = self.plan.outputs.iter().map(|o| o.info.bytes).sum();
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(WriteError::Rows(RowError::Cancelled)) => {}
+            Some(error) => return Err(error),
+            None => {}
+        }
+        recorded?;
+        if watch.cancel.load(Ordering::Relaxed) {
+            return Err(WriteError::Interrupted {
+                done: watch.done.load(Ordering::Relaxed),
+                total,
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads, converts and writes one unit.
+    fn one(&self, number: u32, buffers: &mut Buffers, watch: &Watch) -> Result<(), WriteError> {
+        let unit = self.units[number as usize];
+        let converter = Converter {
+            inputs: &self.plan.inputs,
+            output: &self.plan.outputs[unit.output as usize],
+            cancel: &watch.cancel,
+        };
+        let rows = unit.first_row..unit.first_row + unit.rows;
+        let bytes = converter.convert(rows, buffers)?;
+        self.part
+            .write_all_at(bytes, self.place(unit).0)
+            .map_err(|source| self.write_error(source))?;
+        let (hash, written) = (blake3::hash(bytes), bytes.len() as u64);
+        watch.done.fetch_add(written, Ordering::Relaxed);
+        let due = {
+            let mut pending = lock(&self.pending);
+            pending.done.push(Done { unit: number, hash });
+            pending.bytes += written;
+            let since = *pending.since.get_or_insert_with(Instant::now);
+            pending.bytes >= COMMIT_BYTES || since.elapsed() >= COMMIT_TIME
+        };
+        if due {
+            self.commit(false)?;
+        }
+        Ok(())
+    }
+
+    /// Forces written units to disk, then records them. Unless `wait`, leaves it
+    /// to another worker that is at it.
+    fn commit(&self, wait: bool) -> Result<(), WriteError> {
+        let mut journal = if wait {
+            lock(&self.journal)
+        } else {
+            match self.journal.try_lock() {
+                Ok(journal) => journal,
+                Err(_) => return Ok(()),
+            }
+        };
+        let pending = std::mem::take(&mut *lock(&self.pending));
+        if pending.done.is_empty() {
+            return Ok(());
+        }
+        self.part
+            .sync_data()
+            .and_then(|()| journal.append(&pending.done))
+            .map_err(|source| self.write_error(source))
+    }
+}
+
+impl From<ReadError> for WriteError {
+    fn from(error: ReadError) -> Self {
+        Self::Rows(error.into())
+    }
+}
