@@ -206,11 +206,10 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, CheckpointEr
         weight_map: Unique<String>,
     }
     let bytes = read_small(path, MAX_INDEX_BYTES)?;
-    let index: Index =
-        serde_json::from_slice(&bytes).map_err(|error| CheckpointError::Index {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|error| CheckpointError::Index {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
     drop(bytes);
     let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (tensor, shard) in index.weight_map.0 {

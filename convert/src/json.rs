@@ -80,7 +80,12 @@ mod tests {
         let ok: Unique<u32> = serde_json::from_str(r#"{"b": 1, "a": 2}"#).unwrap();
         assert_eq!(ok.0.into_iter().next(), Some(("a".to_owned(), 2)));
         let twice = serde_json::from_str::<Unique<u32>>(r#"{"a": 1, "a": 1}"#);
-        assert!(twice.unwrap_err().to_string().contains("\"a\" is given twice"));
+        assert!(
+            twice
+                .unwrap_err()
+                .to_string()
+                .contains("\"a\" is given twice")
+        );
     }
 
     #[test]

@@ -26,6 +26,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod files;
+pub mod inspect;
 mod json;
 pub mod plan;
 pub mod recipe;

@@ -1,2 +1,244 @@
-//! Converts checkpoints.
-fn main() {}
+//! `v4-convert`: checkpoints to GGUF files, and a look into GGUF files.
+
+mod cli;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use v4_convert::inspect::{InspectError, InspectOptions, inspect, write_tensor, write_totals};
+use v4_convert::plan::{Drafts, Plan, PlanOptions};
+use v4_convert::recipe::{self, Recipe};
+use v4_convert::units::bytes;
+use v4_convert::write::{Watch, WriteError, WriteOptions, write};
+
+use cli::{Cli, Command, ConvertArgs, DraftsArg, InspectArgs};
+
+/// Exit code after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, whatever the parts of the message hold.
+            let message = format!("{error:#}").replace('\n', " ");
+            // Nobody may be listening any more.
+            let _ = writeln!(io::stderr(), "v4-convert: {message}");
+            match error.downcast_ref() {
+                Some(WriteError::Interrupted { .. }) => ExitCode::from(INTERRUPTED),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Whether the reader of our output has gone, as in `v4-convert inspect X | head`:
+/// it has seen what it wanted, and that is no failure of ours.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let pipe = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    match error.downcast_ref() {
+        Some(InspectError::Write(error)) => pipe(error),
+        _ => error.downcast_ref().is_some_and(pipe),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Some(Command::Inspect(args)) => show(&args),
+        Some(Command::Recipes) => list_recipes(),
+        None => convert(&cli.convert),
+    }
+}
+
+fn show(args: &InspectArgs) -> anyhow::Result<()> {
+    let options = InspectOptions {
+        json: args.json,
+        no_metadata: args.tensors && !args.metadata,
+        no_tensors: args.metadata && !args.tensors,
+        full: args.full,
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    inspect(&args.file, options, &mut out)?;
+    out.flush()?;
+    Ok(())
+}
+
+fn list_recipes() -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for (name, about) in recipe::built_in() {
+        writeln!(out, "{name:10} {about}")?;
+    }
+    Ok(())
+}
+
+fn convert(args: &ConvertArgs) -> anyhow::Result<()> {
+    let options = PlanOptions {
+        recipe: Recipe::load(&args.recipe)?,
+        drafts: match args.drafts {
+            DraftsArg::Drop => Drafts::Drop,
+            DraftsArg::Keep => Drafts::Keep,
+        },
+        name: args.name.clone(),
+    };
+    // Clap has made sure that both are there where they are needed.
+    let input = args.input.as_deref().context("no checkpoint given")?;
+    let plan = Plan::new(input, &options)?;
+    if !args.quiet {
+        for warning in &plan.warnings {
+            writeln!(io::stderr(), "v4-convert: note: {warning}")?;
+        }
+    }
+    if args.dry_run {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        if args.json {
+            plan_as_json(&plan, &mut out)?;
+        } else {
+            plan_as_text(&plan, &mut out)?;
+        }
+        out.flush()?;
+        return Ok(());
+    }
+    let out = args.output.as_deref().context("no output given")?;
+    let watch = Arc::new(Watch::default());
+    stop_on_signals(&watch)?;
+    let bar = progress_bar(&plan, args.quiet);
+    let started = Instant::now();
+    let options = WriteOptions {
+        threads: args.threads.map(|threads| threads as usize),
+        force: args.force,
+        restart: args.restart,
+        verify: args.verify,
+    };
+    let summary = std::thread::scope(|scope| {
+        let finished = std::sync::mpsc::channel::<()>();
+        let (done, waits) = finished;
+        let (bar, shared) = (&bar, &watch);
+        scope.spawn(move || {
+            // Ends when `done` is dropped.
+            let tick = Duration::from_millis(100);
+            while waits.recv_timeout(tick) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                bar.set_position(shared.done.load(Ordering::Relaxed));
+            }
+        });
+        let summary = write(&plan, out, options, &watch);
+        drop(done);
+        summary
+    });
+    bar.finish_and_clear();
+    let summary = summary?;
+    if !args.quiet {
+        report(args, &plan, summary.resumed, started.elapsed())?;
+    }
+    Ok(())
+}
+
+/// The last line, on standard error, as the progress bar.
+fn report(args: &ConvertArgs, plan: &Plan, resumed: u64, elapsed: Duration) -> anyhow::Result<()> {
+    let seconds = elapsed.as_secs_f64();
+    let written = plan.file_bytes.saturating_sub(resumed);
+    let rate = bytes((written as f64 / seconds.max(1e-3)) as u64);
+    let resumed = match resumed {
+        0 => String::new(),
+        some => format!(", {} of it before", bytes(some)),
+    };
+    writeln!(
+        io::stderr(),
+        "{}: {} tensors, {}{resumed}, {seconds:.1} s, {rate}/s",
+        args.output
+            .as_deref()
+            .unwrap_or_else(|| "".as_ref())
+            .display(),
+        plan.outputs.len(),
+        bytes(plan.file_bytes),
+    )?;
+    Ok(())
+}
+
+/// The first signal asks to stop at a good point, the second one ends at once.
+fn stop_on_signals(watch: &Arc<Watch>) -> anyhow::Result<()> {
+    let watch = Arc::clone(watch);
+    ctrlc::set_handler(move || {
+        if watch.cancel.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+fn progress_bar(plan: &Plan, quiet: bool) -> ProgressBar {
+    let total = plan.outputs.iter().map(|output| output.info.bytes).sum();
+    let target = if quiet || !io::stderr().is_terminal() {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr()
+    };
+    let template = "{percent:>3}% [{wide_bar}] {decimal_bytes}/{decimal_total_bytes} \
+                    {decimal_bytes_per_sec} {eta} left";
+    let style = ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
+    ProgressBar::with_draw_target(Some(total), target).with_style(style)
+}
+
+fn plan_as_text(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
+    for output in &plan.outputs {
+        write_tensor(&output.info, out)?;
+    }
+    writeln!(out, "\ntotals")?;
+    let totals = plan.totals();
+    write_totals(
+        totals
+            .into_iter()
+            .map(|(ty, count, sum)| (ty, (count as u64, sum))),
+        out,
+    )?;
+    writeln!(
+        out,
+        "  {} tensors, {} ({} bytes)",
+        plan.outputs.len(),
+        bytes(plan.file_bytes),
+        plan.file_bytes
+    )
+}
+
+fn plan_as_json(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
+    let tensors: Vec<_> = plan
+        .outputs
+        .iter()
+        .map(|output| {
+            json!({
+                "name": output.info.name,
+                "type": output.info.ty.name(),
+                "dims": output.info.dims,
+                "bytes": output.info.bytes,
+                "offset": plan.header.len() as u64 + output.info.offset,
+                "from": output.source.form(),
+                "instead_of": output.instead_of.map(|ty| ty.name()),
+            })
+        })
+        .collect();
+    let totals: serde_json::Map<_, _> = plan
+        .totals()
+        .into_iter()
+        .map(|(ty, count, sum)| {
+            let total = json!({"tensors": count, "bytes": sum});
+            (ty.name().to_owned(), total)
+        })
+        .collect();
+    let report = json!({
+        "file_bytes": plan.file_bytes,
+        "totals": totals,
+        "warnings": plan.warnings,
+        "tensors": tensors,
+    });
+    serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
+    writeln!(out)
+}

@@ -37,7 +37,10 @@ pub enum RecipeError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// Neither a built-in recipe nor a file.
-    #[error("no recipe {name:?}: the built-in ones are {}, anything else must be a TOML file", built_in_names())]
+    #[error(
+        "no recipe {name:?}: the built-in ones are {}, anything else must be a TOML file",
+        built_in_names()
+    )]
     Unknown {
         /// What was asked for.
         name: String,
@@ -167,7 +170,7 @@ impl Rule {
 }
 
 /// N of `blk.N.…`.
-pub(crate) fn layer_of(name: &str) -> Option<u32> {
+fn layer_of(name: &str) -> Option<u32> {
     let (layer, _) = name.strip_prefix("blk.")?.split_once('.')?;
     layer.parse().ok()
 }
@@ -457,13 +460,25 @@ mod tests {
         .unwrap();
         let choose = |name, role, stored| recipe.choose(name, role, stored, 512).ty;
         let stored = GgmlType::MXFP4;
-        assert_eq!(choose("blk.2.ffn_gate_exps.weight", GATE, stored), GgmlType::Q4_K);
-        assert_eq!(choose("blk.40.ffn_up_exps.weight", GATE, stored), GgmlType::Q4_K);
-        assert_eq!(choose("blk.3.ffn_gate_exps.weight", GATE, stored), GgmlType::Q8_0);
+        assert_eq!(
+            choose("blk.2.ffn_gate_exps.weight", GATE, stored),
+            GgmlType::Q4_K
+        );
+        assert_eq!(
+            choose("blk.40.ffn_up_exps.weight", GATE, stored),
+            GgmlType::Q4_K
+        );
+        assert_eq!(
+            choose("blk.3.ffn_gate_exps.weight", GATE, stored),
+            GgmlType::Q8_0
+        );
         let bf16 = GgmlType::BF16;
         assert_eq!(choose("output.weight", Role::Matrix, bf16), GgmlType::Q8_0);
         assert_eq!(choose("token_embd.weight", Role::Matrix, bf16), bf16);
-        assert_eq!(choose("blk.0.attn_kv.weight", Role::Dense, bf16), GgmlType::Q8_0);
+        assert_eq!(
+            choose("blk.0.attn_kv.weight", Role::Dense, bf16),
+            GgmlType::Q8_0
+        );
         assert_eq!(choose("output.weight", Role::Vector, bf16), GgmlType::F32);
         assert_eq!(recipe.rules().len(), 2);
         assert_eq!(recipe.name(), "mine");
@@ -500,11 +515,26 @@ mod tests {
             ("base = 'native'\ncolour = 1", "colour"),
             ("base = 'native'\n[[rule]]\ntype = 'q4_k'", "tensors"),
             ("base = 'native'\n[[rule]]\ntensors = 'a'", "type"),
-            ("base = 'native'\n[[rule]]\ntensors = 'a'\ntype = 'q9'", "rule 1: type \"q9\""),
-            ("base = 'native'\n[[rule]]\ntensors = 'a'\ntype = 'iq1_s'", "cannot be written"),
-            ("base = 'native'\n[[rule]]\ntensors = 'a'\ntype = 'i32'", "cannot be written"),
-            ("base = 'native'\n[[rule]]\ntensors = []\ntype = 'q4_k'", "empty"),
-            ("base = 'native'\n[[rule]]\ntensors = '[a'\ntype = 'q4_k'", "pattern \"[a\""),
+            (
+                "base = 'native'\n[[rule]]\ntensors = 'a'\ntype = 'q9'",
+                "rule 1: type \"q9\"",
+            ),
+            (
+                "base = 'native'\n[[rule]]\ntensors = 'a'\ntype = 'iq1_s'",
+                "cannot be written",
+            ),
+            (
+                "base = 'native'\n[[rule]]\ntensors = 'a'\ntype = 'i32'",
+                "cannot be written",
+            ),
+            (
+                "base = 'native'\n[[rule]]\ntensors = []\ntype = 'q4_k'",
+                "empty",
+            ),
+            (
+                "base = 'native'\n[[rule]]\ntensors = '[a'\ntype = 'q4_k'",
+                "pattern \"[a\"",
+            ),
             (
                 "base = 'native'\n[[rule]]\ntensors = 'a'\nlayers = '3-1'\ntype = 'q4_k'",
                 "`layers` is \"3-1\"",

@@ -47,7 +47,9 @@ pub enum RowError {
         limit: u32,
     },
     /// A published value has no exact BF16 form.
-    #[error("{tensor}, row {row}: value {value:e} is not exact in BF16; give the tensor type f32 in a recipe file")]
+    #[error(
+        "{tensor}, row {row}: value {value:e} is not exact in BF16; give the tensor type f32 in a recipe file"
+    )]
     Inexact {
         /// The tensor of the output.
         tensor: String,

@@ -274,14 +274,26 @@ mod tests {
     #[test]
     fn lies_are_found() {
         for (json, why) in [
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#, "takes 8 bytes"),
-            (r#"{"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]}}"#, "bytes of data"),
-            (r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}"#, "bytes of data"),
+            (
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#,
+                "takes 8 bytes",
+            ),
+            (
+                r#"{"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]}}"#,
+                "bytes of data",
+            ),
+            (
+                r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}"#,
+                "bytes of data",
+            ),
             (
                 r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]}}"#,
                 "overflows",
             ),
-            (r#"{"a":{"dtype":"Q9","shape":[1],"data_offsets":[0,1]}}"#, "unknown dtype"),
+            (
+                r#"{"a":{"dtype":"Q9","shape":[1],"data_offsets":[0,1]}}"#,
+                "unknown dtype",
+            ),
             (
                 r#"{"a":{"dtype":"I8","shape":[8],"data_offsets":[0,8]},"b":{"dtype":"I8","shape":[8],"data_offsets":[4,12]}}"#,
                 "overlaps",
@@ -294,7 +306,10 @@ mod tests {
                 r#"{"a":{"dtype":"I8","shape":[8],"data_offsets":[0,8]},"a":{"dtype":"I8","shape":[8],"data_offsets":[8,16]}}"#,
                 "twice",
             ),
-            (r#"{"a":{"dtype":"I8","shape":[-1],"data_offsets":[0,8]}}"#, "header"),
+            (
+                r#"{"a":{"dtype":"I8","shape":[-1],"data_offsets":[0,8]}}"#,
+                "header",
+            ),
             (r#"{"a":{"dtype":"I8","shape":[1]}}"#, "data_offsets"),
             (
                 r#"{"a":{"dtype":"I8","shape":[8],"data_offsets":[0,8]}}"#,

@@ -174,11 +174,7 @@ impl<'a> Expected<'a> {
     fn site_mix(&mut self, to: &str, from: &str, site: &str) {
         let hc = u64::from(self.config.hc_mult);
         let (mix, width) = ((2 + hc) * hc, self.config.stream_width());
-        for (part, shape) in [
-            ("fn", &[mix, width][..]),
-            ("base", &[mix]),
-            ("scale", &[3]),
-        ] {
+        for (part, shape) in [("fn", &[mix, width][..]), ("base", &[mix]), ("scale", &[3])] {
             self.plain(
                 &format!("{to}.hc_{site}_{part}.weight"),
                 &format!("{from}.hc_{site}_{part}"),
@@ -333,10 +329,7 @@ impl<'a> Expected<'a> {
     /// The shared expert, then the routed ones, which end the block.
     fn experts(&mut self, to: &str, from: &str) {
         let c = self.config;
-        let (d, inner) = (
-            u64::from(c.hidden_size),
-            u64::from(c.moe_intermediate_size),
-        );
+        let (d, inner) = (u64::from(c.hidden_size), u64::from(c.moe_intermediate_size));
         let parts = [
             (Projection::Gate, "gate", "w1", inner, d),
             (Projection::Down, "down", "w2", d, inner),

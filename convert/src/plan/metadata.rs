@@ -137,7 +137,10 @@ impl Parameters {
                 continue;
             }
             // Bounded by the checkpoint's bytes, which have been counted.
-            let values = draft.dims.iter().fold(1u64, |n, &dim| n.saturating_mul(dim));
+            let values = draft
+                .dims
+                .iter()
+                .fold(1u64, |n, &dim| n.saturating_mul(dim));
             total = total.saturating_add(values);
             active = active.saturating_add(match draft.role {
                 Role::Experts(_) => {

@@ -16,7 +16,7 @@ use v4_runtime::tokenizer::TokenizerError;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::files::{InputFile, ReadError};
-use crate::recipe::{Choice, Projection, Recipe, Role, layer_of};
+use crate::recipe::{Choice, Projection, Recipe, Role};
 use crate::source::Source;
 
 /// The longest row accepted, in values. The widest in the family, the mixing
@@ -97,7 +97,9 @@ pub enum PlanError {
         remedy: &'static str,
     },
     /// Gate and up projections of a layer got different types.
-    #[error("layer {layer}: gate is {gate} and up is {up}, but they are computed together; give both one type in the recipe")]
+    #[error(
+        "layer {layer}: gate is {gate} and up is {up}, but they are computed together; give both one type in the recipe"
+    )]
     GateUp {
         /// The layer's name, such as `blk.3`.
         layer: String,
@@ -407,13 +409,4 @@ fn fingerprint(
         }
     }
     hasher.finalize()
-}
-
-/// Layers that a list of tensors has, for messages.
-fn layers(drafts: &[Draft]) -> u64 {
-    drafts
-        .iter()
-        .filter_map(|draft| layer_of(&draft.name))
-        .max()
-        .map_or(0, |last| u64::from(last) + 1)
 }

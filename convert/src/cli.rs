@@ -1,0 +1,112 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  v4-convert DeepSeek-V4-Flash v4-flash.gguf
+      experts as published (MXFP4), the rest Q8_0, BF16 and F32
+  v4-convert DeepSeek-V4-Flash v4-flash-q2.gguf --recipe q2
+      the smallest built-in recipe
+  v4-convert DeepSeek-V4-Flash --dry-run
+      what would be written, without reading any weight
+  v4-convert v4-flash.gguf v4-flash-q4.gguf --recipe q4
+      another recipe for a file that is converted already
+  v4-convert inspect v4-flash.gguf
+      what a file holds
+
+An interrupted conversion continues when the same command is run again.";
+
+/// Converts a published DeepSeek-V4 checkpoint to one GGUF file.
+#[derive(Debug, Parser)]
+#[command(
+    name = "v4-convert",
+    version,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = EXAMPLES
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub convert: ConvertArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the metadata and tensors of a GGUF file
+    Inspect(InspectArgs),
+    /// List the built-in recipes
+    Recipes,
+}
+
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Folder of the checkpoint (config.json, tokenizer.json, shards), or a GGUF file
+    #[arg(value_name = "CHECKPOINT", required = true)]
+    pub input: Option<PathBuf>,
+    /// The file to write
+    #[arg(value_name = "OUT.gguf", required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+    /// A built-in recipe (see `v4-convert recipes`) or a TOML file
+    #[arg(short, long, value_name = "NAME|FILE", default_value = "native")]
+    pub recipe: String,
+    /// What to do with the draft blocks of MTP and DSpark checkpoints; a file with
+    /// drafts is for this project alone, other programs may refuse it
+    #[arg(long, value_name = "drop|keep", default_value = "drop")]
+    pub drafts: DraftsArg,
+    /// The model's name in the file
+    #[arg(long, value_name = "TEXT")]
+    pub name: Option<String>,
+    /// Threads [default: one per core]; the output does not depend on it
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Print what would be written, without reading any weight
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the plan as JSON
+    #[arg(long, requires = "dry_run")]
+    pub json: bool,
+    /// Replace OUT.gguf if it exists, once the new file is whole
+    #[arg(long)]
+    pub force: bool,
+    /// Start anew instead of continuing an interrupted conversion
+    #[arg(long)]
+    pub restart: bool,
+    /// When continuing, read what is there and check it first
+    #[arg(long)]
+    pub verify: bool,
+    /// No progress bar, no notes
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DraftsArg {
+    /// Leave them out
+    Drop,
+    /// Write them as mtp.N.*
+    Keep,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The GGUF file
+    pub file: PathBuf,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Tensors only
+    #[arg(long)]
+    pub tensors: bool,
+    /// Metadata only
+    #[arg(long)]
+    pub metadata: bool,
+    /// With --json: all entries of arrays longer than 1024
+    #[arg(long, requires = "json")]
+    pub full: bool,
+}
