@@ -19,13 +19,24 @@ pub(super) static MXFP4_SCALE: [f32; 256] = {
 /// Twice the value of each E2M1 code.
 pub(super) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// The eight scales and eight minima (6 bits each) of a Q4_K or Q5_K block, one
-/// byte each, from the block's 12 packed bytes.
+/// The little-endian words of the twelve bytes from `at` on.
 #[inline(always)]
-pub(super) fn q4_k_scales(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
-    let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|k| packed[4 * i + k]));
-    let (a, b, c) = (word(0), word(1), word(2));
-    let join = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
+fn words<const N: usize>(block: &[u8; N], at: usize) -> [u32; 3] {
+    let word =
+        |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    [word(at), word(at + 4), word(at + 8)]
+}
+
+#[inline(always)]
+fn join(low: u32, high: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// The eight scales and the eight minima (6 bits each) of a Q4_K or Q5_K block, one
+/// per byte from the lowest up.
+#[inline(always)]
+pub(super) fn q4_k_scales<const N: usize>(block: &[u8; N]) -> (u64, u64) {
+    let [a, b, c] = words(block, 4);
     let top = |x: u32| (x >> 2) & 0x3030_3030;
     (
         join(a & 0x3f3f_3f3f, (c & 0x0f0f_0f0f) | top(a)),
@@ -33,21 +44,15 @@ pub(super) fn q4_k_scales(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     )
 }
 
-/// The sixteen scales (6 bits, still offset by 32) of a Q3_K block, one byte each,
-/// from the block's 12 packed bytes.
+/// The sixteen scales (6 bits, still offset by 32) of a Q3_K block, one per byte
+/// from the lowest of the first number up.
 #[inline(always)]
-pub(super) fn q3_k_scales(packed: &[u8; 12]) -> [u8; 16] {
-    let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|k| packed[4 * i + k]));
-    let (a, b, c) = (word(0), word(1), word(2));
-    let words = [
-        (a & 0x0f0f_0f0f) | ((c << 4) & 0x3030_3030),
-        (b & 0x0f0f_0f0f) | ((c << 2) & 0x3030_3030),
-        ((a >> 4) & 0x0f0f_0f0f) | (c & 0x3030_3030),
-        ((b >> 4) & 0x0f0f_0f0f) | ((c >> 2) & 0x3030_3030),
-    ];
-    let mut out = [0; 16];
-    for (chunk, word) in out.chunks_exact_mut(4).zip(words) {
-        chunk.copy_from_slice(&word.to_le_bytes());
-    }
-    out
+pub(super) fn q3_k_scales(block: &[u8; 110]) -> [u64; 2] {
+    let [a, b, c] = words(block, 96);
+    let low = |x: u32| x & 0x0f0f_0f0f;
+    let top = |x: u32| x & 0x3030_3030;
+    [
+        join(low(a) | top(c << 4), low(b) | top(c << 2)),
+        join(low(a >> 4) | top(c), low(b >> 4) | top(c >> 2)),
+    ]
 }

@@ -214,8 +214,11 @@ impl Format<110> for Q3K {
     const RUNS: usize = 8;
 
     fn unpack(block: &[u8; 110], out: &mut Unpacked) {
-        let (packed, _) = block[96..].split_first_chunk().expect("12 of 14 bytes");
-        out.scale = q3_k_scales(packed).map(|s| i32::from(s) - 32);
+        for (scales, packed) in out.scale.chunks_mut(8).zip(q3_k_scales(block)) {
+            for (scale, byte) in scales.iter_mut().zip(packed.to_le_bytes()) {
+                *scale = i32::from(byte) - 32;
+            }
+        }
         for (i, q) in out.q.iter_mut().enumerate() {
             let (half, run, k) = (i / 128, i / 32 % 4, i % 32);
             let low = (block[32 + 32 * half + k] >> (2 * run)) & 3;
@@ -227,11 +230,11 @@ impl Format<110> for Q3K {
 }
 
 /// The header that Q4_K and Q5_K share.
-fn q4_k_header(block: &[u8], out: &mut Unpacked) {
+fn q4_k_header<const N: usize>(block: &[u8; N], out: &mut Unpacked) {
     out.d = f16_at(block, 0);
     out.dmin = f16_at(block, 2);
-    let (packed, _) = block[4..].split_first_chunk().expect("12 of 140 bytes");
-    let (scales, mins) = q4_k_scales(packed);
+    let (scales, mins) = q4_k_scales(block);
+    let (scales, mins) = (scales.to_le_bytes(), mins.to_le_bytes());
     for i in 0..16 {
         out.scale[i] = i32::from(scales[i / 2]);
         out.min[i] = i32::from(mins[i / 2]);

@@ -383,3 +383,31 @@ fn exactly_the_named_types_have_a_kernel() {
         Some(Isa::Scalar)
     );
 }
+
+/// The kernel against the decoded weights and the quantised activations in f64.
+#[test]
+fn an_int8_dot_is_near_the_decoded_weights() {
+    let mut rng = SmallRng::seed_from_u64(9);
+    for ty in INT8.into_iter().filter(|&ty| crate::can_decode(ty)) {
+        for round in 0..20 {
+            let cols = 256 * (1 + round % 8);
+            let bytes = sane_row(&mut rng, ty, cols);
+            let x = random_floats(&mut rng, cols);
+            let act = ActQ8::quantize(Kernels::detect(), &x, 1, cols).unwrap();
+            let mut w = vec![0.0; cols];
+            crate::decode_row(ty, &bytes, &mut w).unwrap();
+            let x = act.row(0).to_f32();
+            let products = || w.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+            let scale: f64 = products().map(f64::abs).sum();
+            for kernels in versions().into_iter().chain([Kernels::scalar()]) {
+                let error =
+                    f64::from(run_i8(kernels, ty, &bytes, &act)[0]) - products().sum::<f64>();
+                // Sums of minima and of the rest nearly cancel in some formats.
+                assert!(
+                    error.abs() <= 4e-6 * scale,
+                    "{ty} {cols}: {error} of {scale}"
+                );
+            }
+        }
+    }
+}

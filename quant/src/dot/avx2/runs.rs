@@ -89,23 +89,36 @@ fn few_rows<F: Run<BYTES>, const BYTES: usize, const R: usize>(
     let n = w.len();
     let q = values(acts, n);
     let d = acts.map(|act| &act.d[..n]);
-    let ones = _mm256_set1_epi16(1);
-    let mut acc = [[_mm256_setzero_ps(); 2]; R];
-    let mut add = |b: usize, half: usize| {
-        // SAFETY: this function has the features.
-        let (magnitude, signed, dw) = unsafe { F::load(&w[b]) };
-        for r in 0..R {
-            let x = _mm256_sign_epi8(load_i8(&q[r][b]), signed);
-            let scale = _mm256_mul_ps(dw, _mm256_broadcast_ss(&d[r][b]));
-            acc[r][half] = _mm256_fmadd_ps(dot_fours(magnitude, x, ones), scale, acc[r][half]);
-        }
-    };
+    let mut acc = [_mm256_setzero_ps(); R];
+    let mut acc_odd = acc;
     for pair in 0..n / 2 {
-        add(2 * pair, 0);
-        add(2 * pair + 1, 1);
+        let b = 2 * pair;
+        step::<F, BYTES, R>(&w[b], q.map(|q| &q[b]), d.map(|d| &d[b]), &mut acc);
+        let b = b + 1;
+        step::<F, BYTES, R>(&w[b], q.map(|q| &q[b]), d.map(|d| &d[b]), &mut acc_odd);
     }
     if n % 2 == 1 {
-        add(n - 1, 0);
+        let b = n - 1;
+        step::<F, BYTES, R>(&w[b], q.map(|q| &q[b]), d.map(|d| &d[b]), &mut acc);
     }
-    acc.map(|[a, b]| sum8(_mm256_add_ps(a, b)))
+    std::array::from_fn(|r| sum8(_mm256_add_ps(acc[r], acc_odd[r])))
+}
+
+/// Adds one block against its activations of each row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn step<F: Run<BYTES>, const BYTES: usize, const R: usize>(
+    block: &[u8; BYTES],
+    q: [&[i8; 32]; R],
+    d: [&f32; R],
+    acc: &mut [__m256; R],
+) {
+    let ones = _mm256_set1_epi16(1);
+    // SAFETY: this function has the features.
+    let (magnitude, signed, dw) = unsafe { F::load(block) };
+    for r in 0..R {
+        let x = _mm256_sign_epi8(load_i8(q[r]), signed);
+        let scale = _mm256_mul_ps(dw, _mm256_broadcast_ss(d[r]));
+        acc[r] = _mm256_fmadd_ps(dot_fours(magnitude, x, ones), scale, acc[r]);
+    }
 }

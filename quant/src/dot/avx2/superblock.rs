@@ -139,9 +139,8 @@ impl Superblock<110> for Q3K {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 110]) -> Head {
-        let packed = std::array::from_fn(|i| block[96 + i]);
-        let scales = load_16(&q3_k_scales(&packed), 0);
-        let scales = _mm_sub_epi8(scales, _mm_set1_epi8(32));
+        let [low, high] = q3_k_scales(block).map(u64::cast_signed);
+        let scales = _mm_sub_epi8(_mm_set_epi64x(high, low), _mm_set1_epi8(32));
         Head {
             d: f16_at(block, 108),
             scales: _mm256_cvtepi8_epi16(by_halves(scales)),
@@ -164,13 +163,11 @@ impl Superblock<110> for Q3K {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q4_k_head<const BYTES: usize>(block: &[u8; BYTES]) -> Head {
-    let packed = std::array::from_fn(|i| block[4 + i]);
-    let (scales, minima) = q4_k_scales(&packed);
-    let wide = |bytes: [u8; 8]| _mm_set1_epi64x(i64::from_le_bytes(bytes));
-    let minima = wide(minima);
+    let (scales, minima) = q4_k_scales(block);
+    let minima = _mm_cvtsi64_si128(minima.cast_signed());
     Head {
         d: f16_at(block, 0),
-        scales: _mm256_cvtepu8_epi16(wide(scales)),
+        scales: _mm256_cvtepu8_epi16(_mm_set1_epi64x(scales.cast_signed())),
         // Each twice, as the activations' sums are of 16 values.
         minima: Some((
             f16_at(block, 2),
@@ -295,7 +292,8 @@ fn few_rows<F: Superblock<BYTES>, const BYTES: usize, const R: usize>(
     let q = values(acts, 8 * n);
     let d = acts.map(|act| &act.d.as_chunks::<8>().0[..n]);
     let sums = acts.map(|act| &act.sums.as_chunks::<16>().0[..n]);
-    let mut acc = [[_mm256_setzero_ps(); 2]; R];
+    let mut acc = [_mm256_setzero_ps(); R];
+    let mut acc_odd = acc;
     let mut acc_min = [_mm256_setzero_ps(); R];
     for (i, block) in w.iter().enumerate() {
         // SAFETY: this function has the features.
@@ -314,30 +312,45 @@ fn few_rows<F: Superblock<BYTES>, const BYTES: usize, const R: usize>(
         for h in 0..2 {
             // SAFETY: this function has the features.
             let quad = unsafe { F::quad(block, h) };
-            for (k, &weights) in quad.iter().enumerate() {
+            let run = |k: usize| {
                 let run = 4 * h + k;
                 let fours = _mm256_shuffle_epi8(head.scales, load_32(&SPREAD[run], 0));
-                let magnitude = if F::SIGNED {
-                    _mm256_abs_epi8(weights)
-                } else {
-                    weights
-                };
-                for r in 0..R {
-                    let mut x = load_i8(&q[r][8 * i + run]);
-                    if F::SIGNED {
-                        x = _mm256_sign_epi8(x, weights);
-                    }
-                    let half = &mut acc[r][run % 2];
-                    let scale = _mm256_broadcast_ss(&scale[r][run]);
-                    *half = _mm256_fmadd_ps(dot_fours(magnitude, x, fours), scale, *half);
-                }
-            }
+                let q: [_; R] = std::array::from_fn(|r| &q[r][8 * i + run]);
+                let scale: [_; R] = std::array::from_fn(|r| &scale[r][run]);
+                (quad[k], fours, q, scale)
+            };
+            step::<F, BYTES, R>(run(0), &mut acc);
+            step::<F, BYTES, R>(run(1), &mut acc_odd);
+            step::<F, BYTES, R>(run(2), &mut acc);
+            step::<F, BYTES, R>(run(3), &mut acc_odd);
         }
     }
     let mut out = [0.0; R];
     for r in 0..R {
-        let [a, b] = acc[r];
-        out[r] = sum8(_mm256_add_ps(a, b)) - sum8(acc_min[r]);
+        out[r] = sum8(_mm256_add_ps(acc[r], acc_odd[r])) - sum8(acc_min[r]);
     }
     out
+}
+
+/// Adds one run of 32 values, given its weights and their scales for
+/// [`dot_fours`], and the activations and float scale for each row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn step<F: Superblock<BYTES>, const BYTES: usize, const R: usize>(
+    (weights, fours, q, scale): (__m256i, __m256i, [&[i8; 32]; R], [&f32; R]),
+    acc: &mut [__m256; R],
+) {
+    let magnitude = if F::SIGNED {
+        _mm256_abs_epi8(weights)
+    } else {
+        weights
+    };
+    for r in 0..R {
+        let mut x = load_i8(q[r]);
+        if F::SIGNED {
+            x = _mm256_sign_epi8(x, weights);
+        }
+        let scale = _mm256_broadcast_ss(scale[r]);
+        acc[r] = _mm256_fmadd_ps(dot_fours(magnitude, x, fours), scale, acc[r]);
+    }
 }

@@ -1,0 +1,166 @@
+//! Speed of the dot kernels on one thread.
+//!
+//! ```text
+//! cargo run --release --example dot_bench -p v4-quant [-- MIB [TYPE...]]
+//! ```
+//!
+//! For each type and instruction set: GB/s of weights read by a matrix-vector
+//! product, once with 1 MiB of weights and once with `MIB` (512), which should be
+//! more than the last-level cache; and int8 or float GOP/s (two per
+//! multiplication) with 16 activation rows per weight row, as in prefill.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{Rng, RngCore, SeedableRng};
+use v4_quant::GgmlType;
+use v4_quant::dot::{ActQ8, ActRow, Kernels};
+
+const COLS: usize = 4096;
+const BATCH: usize = 16;
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let mib = args
+        .next()
+        .map_or(512, |arg| arg.parse().expect("a number of MiB"));
+    let types: Vec<_> = args
+        .map(|name| GgmlType::from_name(&name).expect("a type"))
+        .collect();
+    let mut rng = SmallRng::seed_from_u64(1);
+    let x: Vec<f32> = (0..BATCH * COLS)
+        .map(|_| rng.random_range(-1.0..1.0))
+        .collect();
+
+    println!("{COLS} columns, one thread");
+    println!(
+        "{:8} {:8} {:>11} {:>11} {:>11}",
+        "type",
+        "isa",
+        "1 MiB GB/s",
+        format!("{mib} MiB"),
+        "GOP/s"
+    );
+    for &ty in GgmlType::ALL {
+        if !types.is_empty() && !types.contains(&ty) {
+            continue;
+        }
+        for kernels in ["scalar", "avx2"].into_iter().filter_map(Kernels::by_name) {
+            let Some(bench) = Bench::new(kernels, ty, &x) else {
+                continue;
+            };
+            let small = weights(&mut rng, ty, 1 << 20);
+            print!(
+                "{ty:8} {:8} {:11.2}",
+                kernels.isa().name(),
+                bench.gb_per_s(&small, 1)
+            );
+            if kernels.isa().name() == "scalar" {
+                print!(" {:>11}", "-");
+            } else {
+                let large = weights(&mut rng, ty, mib << 20);
+                print!(" {:11.2}", bench.gb_per_s(&large, 1));
+            }
+            let per_byte = (2 * BATCH * ty.block_values()) as f64 / ty.block_bytes() as f64;
+            println!(" {:11.1}", bench.gb_per_s(&small, BATCH) * per_byte);
+        }
+    }
+    for kernels in ["scalar", "avx2"].into_iter().filter_map(Kernels::by_name) {
+        let mut act = ActQ8::new();
+        let per_run = time(|| {
+            act.quantize_into(kernels, &x, BATCH, COLS)
+                .expect("whole blocks");
+            black_box(&act);
+        });
+        println!(
+            "quantise {:8} {:9.2} G values/s",
+            kernels.isa().name(),
+            (BATCH * COLS) as f64 / per_run / 1e9
+        );
+    }
+}
+
+/// Random rows of at least `bytes` in all; scales are small numbers.
+fn weights(rng: &mut SmallRng, ty: GgmlType, bytes: usize) -> Vec<u8> {
+    let row = COLS / ty.block_values() * ty.block_bytes();
+    let mut one = vec![0; row * 16];
+    rng.fill_bytes(&mut one);
+    // Subnormal numbers would be measured instead of the kernels.
+    for block in one.chunks_exact_mut(ty.block_bytes()) {
+        let value: f32 = rng.random_range(0.5..1.0);
+        match ty {
+            GgmlType::F32 => block.copy_from_slice(&value.to_le_bytes()),
+            GgmlType::BF16 => block.copy_from_slice(&value.to_le_bytes()[2..]),
+            GgmlType::MXFP4 => block[0] = 120,
+            // As an f16, 0x2929 is 0.04.
+            _ => block.fill(0x29),
+        }
+    }
+    one.iter()
+        .copied()
+        .cycle()
+        .take(bytes.div_ceil(row) * row)
+        .collect()
+}
+
+struct Bench<'a> {
+    ty: GgmlType,
+    kernels: &'a Kernels,
+    act: ActQ8,
+    x: Vec<&'a [f32]>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(kernels: &'a Kernels, ty: GgmlType, x: &'a [f32]) -> Option<Self> {
+        if kernels.dot_i8(ty).is_none() && kernels.dot_rows(ty).is_none() {
+            return None;
+        }
+        Some(Self {
+            ty,
+            kernels,
+            act: ActQ8::quantize(kernels, x, BATCH, COLS).expect("whole blocks"),
+            x: x.chunks(COLS).collect(),
+        })
+    }
+
+    /// Weight bytes per second when each weight row meets `batch` activation rows.
+    fn gb_per_s(&self, weights: &[u8], batch: usize) -> f64 {
+        let row = COLS / self.ty.block_values() * self.ty.block_bytes();
+        let acts: Vec<ActRow<'_>> = (0..batch).map(|i| self.act.row(i)).collect();
+        let mut out = vec![0.0; batch];
+        let mut rates = Vec::<f64>::new();
+        let start = Instant::now();
+        while rates.is_empty() || start.elapsed() < Duration::from_millis(300) {
+            for part in weights.chunks(row * (1_usize << 20).div_ceil(row)) {
+                let one = Instant::now();
+                for w in part.chunks_exact(row) {
+                    if let Some(dot) = self.kernels.dot_i8(self.ty) {
+                        dot(w, &acts, &mut out);
+                    } else if let Some(dot) = self.kernels.dot_rows(self.ty) {
+                        dot(w, &self.x[..batch], &mut out);
+                    }
+                    black_box(&out);
+                }
+                rates.push(part.len() as f64 / one.elapsed().as_secs_f64() / 1e9);
+            }
+        }
+        // The median of parts of about 1 MiB, so that other programs do little.
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    }
+}
+
+/// Seconds of the fastest of several runs, at least a third of a second of them.
+fn time(mut run: impl FnMut()) -> f64 {
+    run();
+    let (start, mut best) = (Instant::now(), f64::INFINITY);
+    let mut runs = 0;
+    while runs < 3 || start.elapsed() < Duration::from_millis(300) {
+        let one = Instant::now();
+        run();
+        best = best.min(one.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    best
+}
