@@ -8,7 +8,7 @@ use half::f16;
 
 use super::f16_at;
 use super::iq_decode::signed_group;
-use super::search::SMALLEST;
+use super::search::{SMALLEST, each};
 use crate::tables::{IQ2_XXS_GRID, even_signs};
 
 const VALUES: usize = 256;
@@ -70,7 +70,7 @@ impl Group {
     /// be wrong, and each entry takes the place where that costs it least.
     #[inline(always)]
     fn fill(&mut self, x: &[f32; 8], weights: &[f32; 8]) {
-        let wx: [f32; 8] = std::array::from_fn(|i| weights[i] * x[i].abs());
+        let wx: [f32; 8] = each(|i| weights[i] * x[i].abs());
         let flip = if negatives(x).count_ones() % 2 == 1 {
             4.0
         } else {
@@ -78,14 +78,18 @@ impl Group {
         };
         for entry in 0..ENTRIES {
             let (mut all, mut least) = (0.0, f32::INFINITY);
-            let mut square = 0.0;
             for i in 0..8 {
                 let product = wx[i] * GRID[i][entry];
                 all += product;
                 least = if product < least { product } else { least };
-                square += weights[i] * SQUARES[i][entry];
             }
             self.products[entry] = 2.0 * all - flip * least;
+        }
+        for entry in 0..ENTRIES {
+            let mut square = 0.0;
+            for i in 0..8 {
+                square += weights[i] * SQUARES[i][entry];
+            }
             self.squares[entry] = square;
         }
     }
@@ -242,6 +246,7 @@ pub fn encode(x: &[f32; VALUES], weights: &[f32; VALUES], block: &mut [u8; BYTES
     }
 }
 
+#[inline(always)]
 fn write(
     x: &[f32; VALUES],
     weights: &[f32; VALUES],
@@ -264,6 +269,7 @@ fn write(
 }
 
 /// The best signs with an even number of negative ones.
+#[inline(always)]
 fn signs(x: &[f32; 8], weights: &[f32; 8], entry: u8) -> u8 {
     let signs = negatives(x);
     if signs.count_ones().is_multiple_of(2) {
