@@ -76,21 +76,21 @@ impl Group {
         } else {
             0.0
         };
-        for entry in 0..ENTRIES {
+        for (entry, out) in self.products.iter_mut().enumerate() {
             let (mut all, mut least) = (0.0, f32::INFINITY);
             for i in 0..8 {
                 let product = wx[i] * GRID[i][entry];
                 all += product;
                 least = if product < least { product } else { least };
             }
-            self.products[entry] = 2.0 * all - flip * least;
+            *out = 2.0 * all - flip * least;
         }
-        for entry in 0..ENTRIES {
+        for (entry, out) in self.squares.iter_mut().enumerate() {
             let mut square = 0.0;
             for i in 0..8 {
                 square += weights[i] * SQUARES[i][entry];
             }
-            self.squares[entry] = square;
+            *out = square;
         }
     }
 
@@ -98,27 +98,28 @@ impl Group {
     /// and that error less its constant.
     #[inline(always)]
     fn best(&self, scale: f32) -> (f32, usize) {
-        const LANES: usize = 16;
-        let mut least = [f32::INFINITY; LANES];
-        let mut at = [0u32; LANES];
-        let products = self.products.as_chunks::<LANES>().0;
-        let squares = self.squares.as_chunks::<LANES>().0;
-        for (step, (products, squares)) in (0u32..).zip(products.iter().zip(squares)) {
-            for lane in 0..LANES {
-                let error = scale * squares[lane] - products[lane];
-                let better = error < least[lane];
-                least[lane] = if better { error } else { least[lane] };
-                at[lane] = if better { step } else { at[lane] };
+        let errors: [f32; ENTRIES] = each(|i| scale * self.squares[i] - self.products[i]);
+        let mut lanes = [f32::INFINITY; 16];
+        for errors in errors.as_chunks::<16>().0 {
+            for (least, &error) in lanes.iter_mut().zip(errors) {
+                *least = if error < *least { error } else { *least };
             }
         }
-        let mut best = (f32::INFINITY, usize::MAX);
-        for lane in 0..LANES {
-            let entry = at[lane] as usize * LANES + lane;
-            if least[lane] < best.0 || (least[lane] == best.0 && entry < best.1) {
-                best = (least[lane], entry);
+        let mut least = f32::INFINITY;
+        for lane in lanes {
+            least = if lane < least { lane } else { least };
+        }
+        let mut entry = 0;
+        for (step, errors) in errors.as_chunks::<16>().0.iter().enumerate() {
+            if errors
+                .iter()
+                .fold(false, |any, &error| any | (error == least))
+            {
+                entry = step * 16 + errors.iter().position(|&e| e == least).unwrap_or(0);
+                break;
             }
         }
-        (best.0 * scale, best.1)
+        (least * scale, entry)
     }
 }
 
