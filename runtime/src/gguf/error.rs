@@ -298,7 +298,7 @@ pub enum GgufError {
 }
 
 /// A name from a file, quoted and escaped, at most 96 characters of it.
-pub(super) struct Shown<T>(pub(super) T);
+pub(crate) struct Shown<T>(pub(crate) T);
 
 impl<T: AsRef<str>> fmt::Display for Shown<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

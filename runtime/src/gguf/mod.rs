@@ -15,7 +15,7 @@ mod value;
 mod writer;
 
 pub use error::GgufError;
-use error::Shown;
+pub(crate) use error::Shown;
 pub use file::GgufFile;
 pub use metadata::{Metadata, Optional};
 pub use reader::{Header, parse_header};

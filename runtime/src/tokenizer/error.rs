@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::gguf::Shown;
+
 /// What can go wrong with a tokenizer, its source or a text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,7 +81,7 @@ pub enum TokenizerError {
         vocab_size: usize,
     },
     /// Two tokens have the same text, or two texts the same id.
-    #[error("token {text:?} (id {id}) is defined twice")]
+    #[error("token {} (id {id}) is defined twice", Shown(text))]
     DuplicateToken {
         /// The token's text.
         text: String,
@@ -89,11 +91,29 @@ pub enum TokenizerError {
     /// A token has no text.
     #[error("token {0} has an empty text")]
     EmptyToken(u32),
+    /// A token is longer than any that was ever learnt.
+    #[error("token {id} has {bytes} bytes, at most {limit} are accepted")]
+    TokenTooLong {
+        /// The token's id.
+        id: u32,
+        /// Length of its text in bytes.
+        bytes: usize,
+        /// Longest text accepted.
+        limit: usize,
+    },
+    /// The marks take more text than any published tokenizer's.
+    #[error("the marks have {bytes} bytes in all, at most {limit} are accepted")]
+    MarksTooLong {
+        /// Length of all marks in bytes.
+        bytes: usize,
+        /// Most bytes accepted.
+        limit: usize,
+    },
     /// One of the 256 bytes has no token, so some texts could not be encoded.
     #[error("not a byte-level BPE tokenizer: no token for the byte 0x{0:02x}")]
     MissingByte(u8),
     /// A merge rule that has not two parts.
-    #[error("merge {index} ({text:?}) is no pair of tokens")]
+    #[error("merge {index} ({}) is no pair of tokens", Shown(text))]
     MalformedMerge {
         /// Index of the merge.
         index: usize,
@@ -101,7 +121,10 @@ pub enum TokenizerError {
         text: String,
     },
     /// A merge rule with a part or a result that is no token.
-    #[error("merge {index} needs the token {token:?}, which is not in the vocabulary")]
+    #[error(
+        "merge {index} needs the token {}, which is not in the vocabulary",
+        Shown(token)
+    )]
     MergeUnknownToken {
         /// Index of the merge.
         index: usize,
@@ -109,7 +132,7 @@ pub enum TokenizerError {
         token: String,
     },
     /// A merge rule is listed twice, so its rank is ambiguous.
-    #[error("merge {index} ({left:?} {right:?}) is listed twice")]
+    #[error("merge {index} ({} {}) is listed twice", Shown(left), Shown(right))]
     DuplicateMerge {
         /// Index of the second one.
         index: usize,
@@ -135,7 +158,7 @@ pub enum TokenizerError {
         end: usize,
     },
     /// A special range whose text is no mark of this tokenizer.
-    #[error("{0:?} is no special token of this tokenizer")]
+    #[error("{} is no special token of this tokenizer", Shown(.0))]
     UnknownMark(String),
     /// A stretch of text that cannot be divided, and is too long to be encoded.
     #[error(

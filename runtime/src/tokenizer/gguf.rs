@@ -3,7 +3,7 @@
 use super::json::parse_merge;
 use super::vocab::{Entry, TokenKind, Vocab};
 use super::{SpecialIds, Tokenizer, TokenizerError, split};
-use crate::gguf::{Array, Metadata, Optional, Strings, Value};
+use crate::gguf::{Array, Metadata, Optional, Shown, Strings, Value};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -36,12 +36,13 @@ impl Tokenizer {
         let model = metadata.get_str(MODEL)?;
         if model != BYTE_LEVEL_BPE {
             return Err(TokenizerError::NotByteLevelBpe(format!(
-                "{MODEL} is {model:?}, expected {BYTE_LEVEL_BPE:?}"
+                "{MODEL} is {}, expected {BYTE_LEVEL_BPE:?}",
+                Shown(model)
             )));
         }
         let pre = metadata.get_str(PRE)?;
         if !split::PRE_TOKENIZER_NAMES.contains(&pre) {
-            return Err(TokenizerError::UnknownPreTokenizer(format!("{pre:?}")));
+            return Err(TokenizerError::UnknownPreTokenizer(Shown(pre).to_string()));
         }
         let tokens = metadata.get_strs(TOKENS)?;
         let types = metadata.get_i32s(TOKEN_TYPE)?;

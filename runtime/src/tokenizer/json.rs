@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::vocab::{Entry, TokenKind, Vocab};
 use super::{SpecialIds, Tokenizer, TokenizerError, entries_by_id, split};
+use crate::gguf::Shown;
 
 /// Ten times the size of V4's.
 const MAX_BYTES: u64 = 64 << 20;
@@ -148,7 +149,7 @@ impl Tokenizer {
             });
         }
         let json: TokenizerJson =
-            serde_json::from_slice(bytes).map_err(|e| TokenizerError::Json(e.to_string()))?;
+            serde_json::from_slice(bytes).map_err(|e| TokenizerError::Json(json_error(&e)))?;
         check_kind(&json)?;
         check_splits(json.pre_tokenizer.as_ref())?;
 
@@ -274,8 +275,8 @@ fn added_token(token: AddedToken) -> Result<Entry, TokenizerError> {
     ] {
         if set {
             return Err(TokenizerError::NotByteLevelBpe(format!(
-                "added token {:?} sets {name}",
-                token.content
+                "added token {} sets {name}",
+                Shown(token.content)
             )));
         }
     }
@@ -313,7 +314,7 @@ fn check_kind(json: &TokenizerJson) -> Result<(), TokenizerError> {
     let refuse = |what: String| Err(TokenizerError::NotByteLevelBpe(what));
     match model.kind.as_deref() {
         Some("BPE") => {}
-        Some(kind) => return refuse(format!("its model is {kind:?}")),
+        Some(kind) => return refuse(format!("its model is {}", Shown(kind))),
         None => return refuse("its model has no type".to_owned()),
     }
     let non_empty = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
@@ -358,7 +359,7 @@ fn check_splits(pre_tokenizer: Option<&Value>) -> Result<(), TokenizerError> {
         return unknown("(none)".to_owned());
     };
     let Some(steps) = pre["pretokenizers"].as_array() else {
-        return unknown(type_of(pre).to_string());
+        return unknown(type_of(pre));
     };
     let (splits, bytes) = match steps.as_slice() {
         [splits @ .., bytes] => (splits, bytes),
@@ -383,6 +384,27 @@ fn check_splits(pre_tokenizer: Option<&Value>) -> Result<(), TokenizerError> {
     Ok(())
 }
 
-fn type_of(value: &Value) -> &Value {
-    &value["type"]
+/// What serde says, cut short: it may quote a string of any length. The place
+/// at the end is kept.
+fn json_error(error: &serde_json::Error) -> String {
+    const MOST: usize = 200;
+    let text = error.to_string();
+    match text.char_indices().nth(MOST) {
+        None => text,
+        Some((end, _)) => format!(
+            "{}… at line {} column {}",
+            &text[..end],
+            error.line(),
+            error.column()
+        ),
+    }
+}
+
+/// The `type` of a step, for messages.
+fn type_of(value: &Value) -> String {
+    let kind = &value["type"];
+    kind.as_str().map_or_else(
+        || Shown(kind.to_string()).to_string(),
+        |k| Shown(k).to_string(),
+    )
 }

@@ -3,9 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use super::TokenizerError;
+use crate::gguf::Shown;
 
 /// More ids than any model has, so that a lying file cannot ask for more memory.
 const MAX_IDS: usize = 1 << 22;
+/// The longest token of V4 has a few hundred bytes.
+const MAX_TOKEN_BYTES: usize = 4096;
+/// V4's marks have about 20 KB. The automaton that searches for them takes many
+/// times their length.
+const MAX_MARK_BYTES: usize = 4 << 20;
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +69,22 @@ impl Vocab {
         let mut by_text = HashMap::with_capacity(entries.len());
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(entries.len());
+        let mut mark_bytes = 0;
         for (id, entry) in entries.iter().enumerate() {
             let id = id as u32;
+            if entry.text.len() > MAX_TOKEN_BYTES {
+                return Err(TokenizerError::TokenTooLong {
+                    id,
+                    bytes: entry.text.len(),
+                    limit: MAX_TOKEN_BYTES,
+                });
+            }
             match entry.kind {
                 TokenKind::Unused => {}
                 _ if entry.text.is_empty() => return Err(TokenizerError::EmptyToken(id)),
                 TokenKind::Normal => alphabet.push_bytes(id, &entry.text, &mut bytes)?,
                 TokenKind::Control | TokenKind::UserDefined => {
+                    mark_bytes += entry.text.len();
                     bytes.extend_from_slice(entry.text.as_bytes());
                 }
             }
@@ -80,6 +95,12 @@ impl Vocab {
                     id,
                 });
             }
+        }
+        if mark_bytes > MAX_MARK_BYTES {
+            return Err(TokenizerError::MarksTooLong {
+                bytes: mark_bytes,
+                limit: MAX_MARK_BYTES,
+            });
         }
         // A byte without a token would vanish from the text without a word. A
         // mark that is spelt like a byte's symbol would swallow that byte.
@@ -186,7 +207,8 @@ impl Alphabet {
         for symbol in text.chars() {
             let byte = self.bytes.get(&symbol).ok_or_else(|| {
                 TokenizerError::NotByteLevelBpe(format!(
-                    "token {id} ({text:?}) has {symbol:?}, which stands for no byte"
+                    "token {id} ({}) has {symbol:?}, which stands for no byte",
+                    Shown(text)
                 ))
             })?;
             out.push(*byte);
