@@ -273,6 +273,8 @@ impl Target {
                     path: self.part.clone(),
                 });
             }
+            // Started anew, so that nothing unknown is left between tensors.
+            Found::Units(done, _) if done.is_empty() => (done, 0),
             Found::Units(done, keep) => (done, keep),
         };
         let journal = Journal::resume(journal, plan.fingerprint, keep).map_err(journal_error)?;
