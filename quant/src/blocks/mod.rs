@@ -6,6 +6,7 @@
 mod affine;
 mod iq2_xxs;
 mod iq_decode;
+mod legacy;
 mod mxfp4;
 mod plain;
 mod q2_k;
@@ -101,6 +102,10 @@ fn decode_any(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<(), QuantErro
         GgmlType::F32 => plain::decode_f32(src, dst),
         GgmlType::F16 => plain::decode_f16(src, dst),
         GgmlType::BF16 => plain::decode_bf16(src, dst),
+        GgmlType::Q4_0 => decode_blocks(src, dst, legacy::q4_0),
+        GgmlType::Q4_1 => decode_blocks(src, dst, legacy::q4_1),
+        GgmlType::Q5_0 => decode_blocks(src, dst, legacy::q5_0),
+        GgmlType::Q5_1 => decode_blocks(src, dst, legacy::q5_1),
         GgmlType::Q8_0 => decode_blocks(src, dst, q8_0::decode),
         GgmlType::Q2_K => decode_blocks(src, dst, q2_k::decode),
         GgmlType::Q3_K => decode_blocks(src, dst, q3_k::decode),
