@@ -1,5 +1,7 @@
 //! Bit layouts that several versions of a kernel need (`spec/gguf.md` section 7).
 
+use crate::tables::even_signs;
+
 /// `2^(e - 128)` for the E8M0 byte `e` of an MXFP4 block, the scale of doubled
 /// E2M1 values. The first two are subnormal; 255 is NaN.
 pub(super) static MXFP4_SCALE: [f32; 256] = {
@@ -15,9 +17,6 @@ pub(super) static MXFP4_SCALE: [f32; 256] = {
     }
     table
 };
-
-/// Twice the value of each E2M1 code.
-pub(super) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// The little-endian words of the twelve bytes from `at` on.
 #[inline(always)]
@@ -56,3 +55,16 @@ pub(super) fn q3_k_scales(block: &[u8; 110]) -> [u64; 2] {
         join(low(a >> 4) | top(c), low(b >> 4) | top(c >> 2)),
     ]
 }
+
+/// The signs of eight values of IQ2_XXS by their 7-bit index: bytes 1 and -1.
+pub(super) static IQ2_XXS_SIGNS: [[u8; 8]; 128] = {
+    let mut table = [[1; 8]; 128];
+    let mut i = 0;
+    while i < 8 * 128 {
+        if even_signs(i as u32 / 8) >> (i % 8) & 1 == 1 {
+            table[i / 8][i % 8] = 0xff;
+        }
+        i += 1;
+    }
+    table
+};

@@ -108,6 +108,7 @@ pub struct Kernels {
     q4_k: DotI8,
     q5_k: DotI8,
     q6_k: DotI8,
+    iq2_xxs: DotI8,
 }
 
 impl Kernels {
@@ -171,6 +172,7 @@ impl Kernels {
             GgmlType::Q4_K => self.q4_k,
             GgmlType::Q5_K => self.q5_k,
             GgmlType::Q6_K => self.q6_k,
+            GgmlType::IQ2_XXS => self.iq2_xxs,
             _ => return None,
         })
     }

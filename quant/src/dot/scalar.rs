@@ -3,8 +3,9 @@
 use half::{bf16, f16};
 
 use super::act::{BLOCK, TINY};
-use super::layout::{E2M1_DOUBLED, MXFP4_SCALE, q3_k_scales, q4_k_scales};
+use super::layout::{IQ2_XXS_SIGNS, MXFP4_SCALE, q3_k_scales, q4_k_scales};
 use super::{ActRow, Isa, Kernels, blocks_of};
+use crate::tables::{E2M1_DOUBLED, IQ2_XXS_GRID};
 
 pub(super) static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
@@ -31,6 +32,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     q4_k: dot_i8::<Q4K, 144>,
     q5_k: dot_i8::<Q5K, 176>,
     q6_k: dot_i8::<Q6K, 210>,
+    iq2_xxs: dot_i8::<Iq2Xxs, 66>,
 };
 
 fn quantize(x: &[[f32; BLOCK]], q: &mut [[i8; BLOCK]], d: &mut [f32], sums: &mut [[i16; 2]]) {
@@ -286,5 +288,26 @@ impl Format<210> for Q6K {
             *scale = i32::from(b.cast_signed());
         }
         out.d = f16_at(block, 208);
+    }
+}
+
+struct Iq2Xxs;
+
+impl Format<66> for Iq2Xxs {
+    const RUNS: usize = 8;
+
+    fn unpack(block: &[u8; 66], out: &mut Unpacked) {
+        // d * (0.5 + s) / 4 is (d / 8) * (2s + 1).
+        out.d = f16_at(block, 0) * 0.125;
+        for (i, run) in block[2..].as_chunks::<8>().0.iter().enumerate() {
+            let tail = u32::from_le_bytes([run[4], run[5], run[6], run[7]]);
+            let scale = 2 * (tail >> 28) as i32 + 1;
+            out.scale[2 * i..2 * i + 2].fill(scale);
+            for (k, q) in out.q[32 * i..32 * (i + 1)].iter_mut().enumerate() {
+                let magnitude = IQ2_XXS_GRID[usize::from(run[k / 8])][k % 8];
+                let signs = &IQ2_XXS_SIGNS[(tail >> (7 * (k / 8))) as usize & 127];
+                *q = magnitude as i8 * signs[k % 8].cast_signed();
+            }
+        }
     }
 }

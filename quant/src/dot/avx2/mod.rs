@@ -59,6 +59,7 @@ static KERNELS: Kernels = Kernels {
     q4_k: entry!(superblock::dot::<superblock::Q4K, 144>, w, acts, out),
     q5_k: entry!(superblock::dot::<superblock::Q5K, 176>, w, acts, out),
     q6_k: entry!(superblock::dot::<superblock::Q6K, 210>, w, acts, out),
+    iq2_xxs: entry!(superblock::dot::<superblock::Iq2Xxs, 66>, w, acts, out),
 };
 
 /// The eight lanes added as the tree.

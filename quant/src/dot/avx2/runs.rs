@@ -4,8 +4,9 @@ use std::arch::x86_64::*;
 
 use super::int8::{dot_fours, values};
 use super::{f16_at, load_16, load_32, load_i8, sum8};
-use crate::dot::layout::{E2M1_DOUBLED, MXFP4_SCALE};
+use crate::dot::layout::MXFP4_SCALE;
 use crate::dot::{ActRow, blocks_of};
+use crate::tables::E2M1_DOUBLED;
 
 pub(super) trait Run<const BYTES: usize> {
     /// The weights' integers twice, as magnitudes (up to 128) and with a sign, and

@@ -4,8 +4,9 @@ use std::arch::x86_64::*;
 
 use super::int8::{dot_fours, values};
 use super::{f16_at, load_16, load_32, load_i8, load_ps, store_ps, sum8};
-use crate::dot::layout::{q3_k_scales, q4_k_scales};
+use crate::dot::layout::{IQ2_XXS_SIGNS, q3_k_scales, q4_k_scales};
 use crate::dot::{ActRow, blocks_of};
+use crate::tables::IQ2_XXS_GRID;
 
 /// What a block has once.
 pub(super) struct Head {
@@ -247,6 +248,46 @@ impl Superblock<210> for Q6K {
             _mm256_sub_epi8(_mm256_or_si256(low, high), offset)
         };
         [join(a, 0), join(b, 1), join(c, 2), join(d, 3)]
+    }
+}
+
+pub(super) struct Iq2Xxs;
+
+impl Superblock<66> for Iq2Xxs {
+    const SIGNED: bool = true;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 66]) -> Head {
+        let mut scales = 0;
+        for run in 0..8 {
+            let scale = 2 * (block[9 + 8 * run] >> 4) + 1;
+            scales |= i64::from(scale) << (8 * run);
+        }
+        Head {
+            d: _mm256_mul_ps(f16_at(block, 0), _mm256_set1_ps(0.125)),
+            scales: _mm256_cvtepu8_epi16(_mm_set1_epi64x(scales)),
+            minima: None,
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 66], h: usize) -> [__m256i; 4] {
+        // No calls of `array::map` here: they are not inlined into this function.
+        let eight = |bytes: &[u8; 8]| i64::from_le_bytes(*bytes);
+        let run = |k: usize| {
+            let at = 2 + 8 * (4 * h + k);
+            let tail = [block[at + 4], block[at + 5], block[at + 6], block[at + 7]];
+            let tail = u32::from_le_bytes(tail) as usize;
+            let grid = |g: usize| eight(&IQ2_XXS_GRID[usize::from(block[at + g])]);
+            let signs = |g: usize| eight(&IQ2_XXS_SIGNS[(tail >> (7 * g)) & 127]);
+            _mm256_sign_epi8(
+                _mm256_setr_epi64x(grid(0), grid(1), grid(2), grid(3)),
+                _mm256_setr_epi64x(signs(0), signs(1), signs(2), signs(3)),
+            )
+        };
+        [run(0), run(1), run(2), run(3)]
     }
 }
 
