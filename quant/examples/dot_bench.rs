@@ -132,7 +132,7 @@ impl<'a> Bench<'a> {
         let mut rates = Vec::<f64>::new();
         let start = Instant::now();
         while rates.is_empty() || start.elapsed() < Duration::from_millis(300) {
-            for part in weights.chunks(row * (1_usize << 20).div_ceil(row)) {
+            for part in weights.chunks(row * ((1_usize << 20) / batch).div_ceil(row)) {
                 let one = Instant::now();
                 for w in part.chunks_exact(row) {
                     if let Some(dot) = self.kernels.dot_i8(self.ty) {
@@ -145,7 +145,7 @@ impl<'a> Bench<'a> {
                 rates.push(part.len() as f64 / one.elapsed().as_secs_f64() / 1e9);
             }
         }
-        // The median of parts of about 1 MiB, so that other programs do little.
+        // The median of short parts, so that other programs do little.
         rates.sort_by(f64::total_cmp);
         rates[rates.len() / 2]
     }
