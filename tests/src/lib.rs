@@ -1,1 +1,5 @@
-//! Helpers of the whole-program tests.
+//! Helpers of the whole-program tests, and synthetic checkpoints.
+
+pub mod numbers;
+pub mod program;
+pub mod synth;

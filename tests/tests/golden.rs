@@ -1,0 +1,228 @@
+//! Logits of the tiny V4 checkpoint against its goldens.
+//!
+//! `exact` goldens were computed in float64 without activation roundings,
+//! `published` ones with all roundings of the published inference code.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use v4_runtime::{Engine, EngineOptions, Hooks, KvPrecision, Precision, Session, Trace, Want};
+use v4_tests::numbers::{Numbers, argmax, kl, largest_difference, log_softmax, mean};
+use v4_tests::program::{data, run, scratch, tiny_v4};
+
+const CASES: [&str; 4] = ["one", "short", "medium", "long"];
+/// Float32 against float64 through all layers.
+const LOGITS_BOUND: f32 = 2e-3;
+/// Golden logits closer than this may swap places.
+const ARGMAX_GAP: f32 = 1e-3;
+/// A choice of experts or entries decided by less than this is a knife's edge.
+const TIE: f32 = 1e-5;
+
+fn golden() -> Numbers {
+    Numbers::read(&data("tiny-v4").join("golden.safetensors"))
+}
+
+fn ids_file(golden: &Numbers, case: &str) -> PathBuf {
+    let ids = golden.ints(&format!("{case}.ids"));
+    let words: Vec<String> = ids.iter().map(i32::to_string).collect();
+    let path = scratch().join(format!("{case}.ids"));
+    fs::write(&path, words.join(" ")).unwrap();
+    path
+}
+
+fn logits(model: &Path, ids: &Path, out: &str, options: &[&str]) -> Numbers {
+    let out = scratch().join(out);
+    let paths = [model, "--ids".as_ref(), ids, "--out".as_ref(), &out];
+    let options = options.iter().map(Path::new);
+    let args = ["logits".as_ref()].into_iter().chain(paths).chain(options);
+    let _ = run("v4-run", args).ok();
+    Numbers::read(&out)
+}
+
+/// Positions at which some layer's choice, in our own arithmetic, hangs on less
+/// than [`TIE`]. Equal zeros are no tie: both sides take the lowest index.
+fn knife_edges(model: &Path, ids: &[i32]) -> BTreeSet<usize> {
+    let options = EngineOptions {
+        precision: Precision::Exact,
+        kv: KvPrecision::F32,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::open(model, options).unwrap();
+    let mut session = Session::new(&engine, ids.len(), 256).unwrap();
+    let ids: Vec<u32> = ids.iter().map(|&id| id.try_into().unwrap()).collect();
+    let mut trace = Trace::default();
+    let mut hooks = Hooks {
+        trace: Some(&mut trace),
+        ..Hooks::default()
+    };
+    session.append_with(&ids, Want::None, &mut hooks).unwrap();
+    let near = |margins: &[f32]| -> Vec<usize> {
+        let positions = (0..).zip(margins);
+        let close = positions.filter(|(_, m)| **m > 0.0 && **m < TIE);
+        close.map(|(position, _)| position).collect()
+    };
+    trace
+        .layers
+        .values()
+        .flat_map(|layer| [near(&layer.expert_margins), near(&layer.index_margins)])
+        .flatten()
+        .collect()
+}
+
+#[test]
+fn exact_logits_argmax_experts_and_streams_are_the_goldens() {
+    let golden = golden();
+    let model = tiny_v4("lossless");
+    for case in CASES {
+        let ids = golden.ints(&format!("{case}.ids"));
+        let file = ids_file(&golden, case);
+        let options = ["--precision", "exact", "--kv", "f32", "--trace", "--quiet"];
+        let ours = logits(&model, &file, &format!("{case}.safetensors"), &options);
+        let rows = ours.rows("logits");
+        assert_eq!(rows.len(), ids.len());
+        assert!((0..).zip(ours.ints("positions")).all(|(i, p)| i == *p));
+
+        let edges = knife_edges(&model, ids);
+        assert!(
+            edges.len() * 100 <= ids.len(),
+            "{case}: {} of {} positions on a knife's edge",
+            edges.len(),
+            ids.len()
+        );
+
+        let mut logits_error = 0f32;
+        let positions = golden.ints(&format!("{case}.positions"));
+        let golden_rows = golden.rows(&format!("{case}.exact.logits"));
+        for (&position, golden_row) in positions.iter().zip(&golden_rows) {
+            let position = usize::try_from(position).unwrap();
+            if edges.contains(&position) {
+                continue;
+            }
+            logits_error = logits_error.max(largest_difference(rows[position], golden_row));
+        }
+        assert!(
+            logits_error <= LOGITS_BOUND,
+            "{case}: logits differ by {logits_error}"
+        );
+
+        // The goldens have logits at some positions, but these at all of them.
+        let mut swapped = 0;
+        let best = golden.ints(&format!("{case}.exact.argmax"));
+        for (position, &best) in best.iter().enumerate() {
+            let row = rows[position];
+            let ours = argmax(row);
+            let golden_best = usize::try_from(best).unwrap();
+            if ours != golden_best && !edges.contains(&position) {
+                swapped += 1;
+                let gap = row[ours] - row[golden_best];
+                assert!(
+                    gap <= ARGMAX_GAP,
+                    "{case}: at {position} token {ours} beats {golden_best} by {gap}"
+                );
+            }
+        }
+        let mut nll_error = 0f64;
+        for (position, &nll) in golden
+            .floats(&format!("{case}.exact.nll"))
+            .iter()
+            .enumerate()
+        {
+            let next = usize::try_from(ids[position + 1]).unwrap();
+            let difference = (-log_softmax(rows[position])[next] - f64::from(nll)).abs();
+            if !edges.contains(&position) {
+                nll_error = nll_error.max(difference);
+            }
+        }
+        assert!(
+            nll_error <= f64::from(LOGITS_BOUND),
+            "{case}: nll differs by {nll_error}"
+        );
+
+        let mut layers = 0;
+        let mut streams_error = 0f32;
+        for layer in 0.. {
+            let name = format!("{layer}.experts");
+            if !ours.has(&name) {
+                break;
+            }
+            layers += 1;
+            let golden_experts = golden.int_rows(&format!("{case}.exact.{name}"));
+            for (position, (ours, golden)) in
+                ours.int_rows(&name).iter().zip(golden_experts).enumerate()
+            {
+                let ours: BTreeSet<_> = ours.iter().collect();
+                let golden: BTreeSet<_> = golden.iter().collect();
+                assert!(
+                    ours == golden || edges.contains(&position),
+                    "{case}: experts of layer {layer} at {position}: {ours:?}, golden {golden:?}"
+                );
+            }
+            let streams = format!("{layer}.streams");
+            let golden = golden.floats(&format!("{case}.exact.{streams}"));
+            streams_error = streams_error.max(largest_difference(ours.floats(&streams), golden));
+        }
+        assert_eq!(layers, 6, "all layers traced");
+        assert!(
+            streams_error <= LOGITS_BOUND,
+            "{case}: streams differ by {streams_error}"
+        );
+        println!(
+            "{case}: {} positions, {} on a knife's edge; largest differences: logits \
+             {logits_error:.2e}, nll {nll_error:.2e}, streams {streams_error:.2e}; \
+             {swapped} argmax within {ARGMAX_GAP} of each other",
+            ids.len(),
+            edges.len(),
+        );
+    }
+}
+
+#[test]
+fn published_roundings_and_fast_arithmetic_stay_nearer_than_the_published_code() {
+    let golden = golden();
+    let model = tiny_v4("lossless");
+    let modes: [(&str, &[&str]); 2] = [
+        (
+            "exact, published KV",
+            &["--precision", "exact", "--kv", "published"],
+        ),
+        (
+            "fast, published KV",
+            &["--precision", "fast", "--kv", "published"],
+        ),
+    ];
+    let mut bound = Vec::new();
+    let mut ours: [Vec<f64>; 2] = Default::default();
+    for case in CASES {
+        let file = ids_file(&golden, case);
+        let positions = golden.ints(&format!("{case}.positions"));
+        let exact = golden.rows(&format!("{case}.exact.logits"));
+        let published = golden.rows(&format!("{case}.published.logits"));
+        let published: Vec<f64> = exact.iter().zip(published).map(|(p, q)| kl(p, q)).collect();
+        let mut line = format!("{case}: published {:.3e}", mean(published.iter().copied()));
+        bound.extend(published);
+        for ((name, options), all) in modes.iter().zip(&mut ours) {
+            let rounded = logits(&model, &file, "rounded.safetensors", options);
+            let rows = rounded.rows("logits");
+            let at = |p: &i32| rows[usize::try_from(*p).unwrap()];
+            let divergences: Vec<f64> = positions
+                .iter()
+                .zip(&exact)
+                .map(|(p, exact)| kl(exact, at(p)))
+                .collect();
+            line += &format!(", {name} {:.3e}", mean(divergences.iter().copied()));
+            all.extend(divergences);
+        }
+        println!("mean KL to golden exact, {line}");
+    }
+    let bound = mean(bound);
+    for ((name, _), divergences) in modes.iter().zip(ours) {
+        let ours = mean(divergences);
+        println!("mean KL to golden exact, all: published {bound:.3e}, {name} {ours:.3e}");
+        assert!(
+            ours <= bound,
+            "{name}: {ours} is above the published code's {bound}"
+        );
+        assert!(ours > 0.0, "{name}: no rounding happened");
+    }
+}
