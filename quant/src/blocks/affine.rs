@@ -8,7 +8,7 @@
 
 use half::f16;
 
-use super::search::{SMALLEST, inverse, nearest, sum};
+use super::search::{SMALLEST, each, inverse, nearest, sum};
 
 /// The parts of an encoded block.
 pub struct Fit<const RUNS: usize> {
@@ -30,8 +30,10 @@ pub fn fit<const RUNS: usize, const LEN: usize>(
 ) -> Fit<RUNS> {
     let (x, weights) = (x.as_chunks::<LEN>().0, weights.as_chunks::<LEN>().0);
     let (code_max, scale_max) = (f32::from(code_max), f32::from(scale_max));
-    let wanted: [(f32, f32); RUNS] =
-        std::array::from_fn(|run| run_fit(&x[run], &weights[run], code_max));
+    let mut wanted = [(0.0, 0.0); RUNS];
+    for (wanted, (x, weights)) in wanted.iter_mut().zip(x.iter().zip(weights)) {
+        *wanted = run_fit(x, weights, code_max);
+    }
     let largest = wanted
         .iter()
         .fold((0.0f32, 0.0f32), |l, w| (l.0.max(w.0), l.1.max(w.1)));
@@ -135,10 +137,11 @@ impl FactorSums {
         self.uv += scale * min * sums.q;
         self.vv += min * min * sum(*weights);
         self.ux += scale * sums.xq;
-        self.vx += min * sum::<LEN>(std::array::from_fn(|i| weights[i] * x[i]));
+        self.vx += min * sum::<LEN>(each(|i| weights[i] * x[i]));
     }
 
     /// The best factors, or the old ones where there is no positive solution.
+    #[inline(always)]
     fn solve(&self, d: f32, dmin: f32) -> (f32, f32) {
         let determinant = self.uu * self.vv - self.uv * self.uv;
         let (new_d, new_dmin) = if determinant > 1e-6 * self.uu * self.vv {
@@ -169,11 +172,11 @@ struct RunSums {
 impl RunSums {
     #[inline(always)]
     fn new<const LEN: usize>(x: &[f32; LEN], weights: &[f32; LEN], q: &[f32; LEN]) -> Self {
-        let wq: [f32; LEN] = std::array::from_fn(|i| weights[i] * q[i]);
+        let wq: [f32; LEN] = each(|i| weights[i] * q[i]);
         Self {
             q: sum(wq),
-            qq: sum::<LEN>(std::array::from_fn(|i| wq[i] * q[i])),
-            xq: sum::<LEN>(std::array::from_fn(|i| wq[i] * x[i])),
+            qq: sum::<LEN>(each(|i| wq[i] * q[i])),
+            xq: sum::<LEN>(each(|i| wq[i] * x[i])),
         }
     }
 }
@@ -189,8 +192,8 @@ fn run_fit<const LEN: usize>(x: &[f32; LEN], weights: &[f32; LEN], code_max: f32
         return (0.0, -low);
     }
     let w = sum(*weights);
-    let wx: [f32; LEN] = std::array::from_fn(|i| weights[i] * x[i]);
-    let xx = sum::<LEN>(std::array::from_fn(|i| wx[i] * x[i]));
+    let wx: [f32; LEN] = each(|i| weights[i] * x[i]);
+    let xx = sum::<LEN>(each(|i| wx[i] * x[i]));
     let wx = sum(wx);
 
     let mut best = (f32::INFINITY, (high - low) / code_max, -low);
@@ -228,7 +231,7 @@ const TRIAL_STEP: f32 = 0.25;
 
 #[inline(always)]
 fn quantise<const LEN: usize>(x: &[f32; LEN], inverse: f32, min: f32, code_max: f32) -> [f32; LEN] {
-    x.map(|x| nearest((x + min) * inverse, 0.0, code_max))
+    each(|i| nearest((x[i] + min) * inverse, 0.0, code_max))
 }
 
 #[inline(always)]
@@ -239,7 +242,7 @@ fn squared_error<const LEN: usize>(
     scale: f32,
     min: f32,
 ) -> f32 {
-    sum::<LEN>(std::array::from_fn(|i| {
+    sum::<LEN>(each(|i| {
         let error = x[i] - (scale * q[i] - min);
         weights[i] * error * error
     }))

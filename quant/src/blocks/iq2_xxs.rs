@@ -8,7 +8,7 @@ use half::f16;
 
 use super::f16_at;
 use super::iq_decode::signed_group;
-use super::search::SMALLEST;
+use super::search::{SMALLEST, each};
 use crate::tables::{IQ2_XXS_GRID, even_signs};
 
 const VALUES: usize = 256;
@@ -70,23 +70,27 @@ impl Group {
     /// be wrong, and each entry takes the place where that costs it least.
     #[inline(always)]
     fn fill(&mut self, x: &[f32; 8], weights: &[f32; 8]) {
-        let wx: [f32; 8] = std::array::from_fn(|i| weights[i] * x[i].abs());
+        let wx: [f32; 8] = each(|i| weights[i] * x[i].abs());
         let flip = if negatives(x).count_ones() % 2 == 1 {
             4.0
         } else {
             0.0
         };
-        for entry in 0..ENTRIES {
+        for (entry, out) in self.products.iter_mut().enumerate() {
             let (mut all, mut least) = (0.0, f32::INFINITY);
-            let mut square = 0.0;
             for i in 0..8 {
                 let product = wx[i] * GRID[i][entry];
                 all += product;
                 least = if product < least { product } else { least };
+            }
+            *out = 2.0 * all - flip * least;
+        }
+        for (entry, out) in self.squares.iter_mut().enumerate() {
+            let mut square = 0.0;
+            for i in 0..8 {
                 square += weights[i] * SQUARES[i][entry];
             }
-            self.products[entry] = 2.0 * all - flip * least;
-            self.squares[entry] = square;
+            *out = square;
         }
     }
 
@@ -94,27 +98,28 @@ impl Group {
     /// and that error less its constant.
     #[inline(always)]
     fn best(&self, scale: f32) -> (f32, usize) {
-        const LANES: usize = 16;
-        let mut least = [f32::INFINITY; LANES];
-        let mut at = [0u32; LANES];
-        let products = self.products.as_chunks::<LANES>().0;
-        let squares = self.squares.as_chunks::<LANES>().0;
-        for (step, (products, squares)) in (0u32..).zip(products.iter().zip(squares)) {
-            for lane in 0..LANES {
-                let error = scale * squares[lane] - products[lane];
-                let better = error < least[lane];
-                least[lane] = if better { error } else { least[lane] };
-                at[lane] = if better { step } else { at[lane] };
+        let errors: [f32; ENTRIES] = each(|i| scale * self.squares[i] - self.products[i]);
+        let mut lanes = [f32::INFINITY; 16];
+        for errors in errors.as_chunks::<16>().0 {
+            for (least, &error) in lanes.iter_mut().zip(errors) {
+                *least = if error < *least { error } else { *least };
             }
         }
-        let mut best = (f32::INFINITY, usize::MAX);
-        for lane in 0..LANES {
-            let entry = at[lane] as usize * LANES + lane;
-            if least[lane] < best.0 || (least[lane] == best.0 && entry < best.1) {
-                best = (least[lane], entry);
+        let mut least = f32::INFINITY;
+        for lane in lanes {
+            least = if lane < least { lane } else { least };
+        }
+        let mut entry = 0;
+        for (step, errors) in errors.as_chunks::<16>().0.iter().enumerate() {
+            if errors
+                .iter()
+                .fold(false, |any, &error| any | (error == least))
+            {
+                entry = step * 16 + errors.iter().position(|&e| e == least).unwrap_or(0);
+                break;
             }
         }
-        (best.0 * scale, best.1)
+        (least * scale, entry)
     }
 }
 
@@ -242,6 +247,7 @@ pub fn encode(x: &[f32; VALUES], weights: &[f32; VALUES], block: &mut [u8; BYTES
     }
 }
 
+#[inline(always)]
 fn write(
     x: &[f32; VALUES],
     weights: &[f32; VALUES],
@@ -264,6 +270,7 @@ fn write(
 }
 
 /// The best signs with an even number of negative ones.
+#[inline(always)]
 fn signs(x: &[f32; 8], weights: &[f32; 8], entry: u8) -> u8 {
     let signs = negatives(x);
     if signs.count_ones().is_multiple_of(2) {

@@ -16,6 +16,7 @@ mod q6_k;
 mod q8_0;
 mod search;
 mod symmetric;
+mod wide;
 
 use crate::{GgmlType, QuantError};
 
@@ -80,7 +81,7 @@ pub fn encode_row(
             return Err(QuantError::BadImportance { index });
         }
     }
-    encode_any(ty, src, importance, dst)
+    wide::encode(ty, src, importance, dst)
 }
 
 fn check_sizes(ty: GgmlType, values: usize, actual: usize) -> Result<(), QuantError> {
@@ -128,7 +129,21 @@ fn decode_any(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<(), QuantErro
     Ok(())
 }
 
-/// Lengths, values and importance are checked before.
+/// Encodes block by block. A macro, since a function given another function
+/// would not have it inlined, and so not compiled for the instruction set.
+macro_rules! encode_blocks {
+    ($src:ident, $importance:ident, $dst:ident, $encode:path) => {{
+        let blocks = $dst.as_chunks_mut().0;
+        for (i, (x, block)) in $src.as_chunks().0.iter().zip(blocks).enumerate() {
+            let weights = $importance.map(|weights| &weights.as_chunks().0[i]);
+            $encode(x, &block_weights(weights), block);
+        }
+    }};
+}
+
+/// Lengths, values and importance are checked before. Inlined, like all that
+/// it calls, into one function per instruction set (see [`wide`]).
+#[inline(always)]
 fn encode_any(
     ty: GgmlType,
     src: &[f32],
@@ -147,14 +162,14 @@ fn encode_any(
         GgmlType::F32 => plain::encode_f32(src, dst),
         GgmlType::F16 => plain::encode_f16(src, dst).map_err(out_of_range)?,
         GgmlType::BF16 => plain::encode_bf16(src, dst).map_err(out_of_range)?,
-        GgmlType::Q8_0 => encode_blocks(src, importance, dst, q8_0::encode),
-        GgmlType::Q2_K => encode_blocks(src, importance, dst, q2_k::encode),
-        GgmlType::Q3_K => encode_blocks(src, importance, dst, q3_k::encode),
-        GgmlType::Q4_K => encode_blocks(src, importance, dst, q45_k::encode_q4),
-        GgmlType::Q5_K => encode_blocks(src, importance, dst, q45_k::encode_q5),
-        GgmlType::Q6_K => encode_blocks(src, importance, dst, q6_k::encode),
-        GgmlType::IQ2_XXS => encode_blocks(src, importance, dst, iq2_xxs::encode),
-        GgmlType::MXFP4 => encode_blocks(src, importance, dst, mxfp4::encode),
+        GgmlType::Q8_0 => encode_blocks!(src, importance, dst, q8_0::encode),
+        GgmlType::Q2_K => encode_blocks!(src, importance, dst, q2_k::encode),
+        GgmlType::Q3_K => encode_blocks!(src, importance, dst, q3_k::encode),
+        GgmlType::Q4_K => encode_blocks!(src, importance, dst, q45_k::encode_q4),
+        GgmlType::Q5_K => encode_blocks!(src, importance, dst, q45_k::encode_q5),
+        GgmlType::Q6_K => encode_blocks!(src, importance, dst, q6_k::encode),
+        GgmlType::IQ2_XXS => encode_blocks!(src, importance, dst, iq2_xxs::encode),
+        GgmlType::MXFP4 => encode_blocks!(src, importance, dst, mxfp4::encode),
         _ => return Err(QuantError::CannotEncode(ty)),
     }
     Ok(())
@@ -172,21 +187,9 @@ fn decode_blocks<const BYTES: usize, const VALUES: usize>(
     }
 }
 
-fn encode_blocks<const BYTES: usize, const VALUES: usize>(
-    src: &[f32],
-    importance: Option<&[f32]>,
-    dst: &mut [u8],
-    encode: impl Fn(&[f32; VALUES], &[f32; VALUES], &mut [u8; BYTES]),
-) {
-    let blocks = dst.as_chunks_mut().0;
-    for (i, (x, block)) in src.as_chunks().0.iter().zip(blocks).enumerate() {
-        let weights = importance.map(|weights| &weights.as_chunks().0[i]);
-        encode(x, &block_weights(weights), block);
-    }
-}
-
 /// The weights of one block, scaled so that the largest is 1 and no sum of
 /// weighted squares can overflow or vanish.
+#[inline(always)]
 fn block_weights<const VALUES: usize>(importance: Option<&[f32; VALUES]>) -> [f32; VALUES] {
     let Some(importance) = importance else {
         return [1.0; VALUES];

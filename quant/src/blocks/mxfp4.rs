@@ -20,6 +20,7 @@ pub fn decode(block: &[u8; BYTES], out: &mut [f32; VALUES]) {
 /// Tries the power of two that puts the largest value in the top binade
 /// (4..8, so that it may saturate), its neighbours, and keeps the best. Values
 /// that came from e2m1 codes are found again exactly.
+#[inline(always)]
 pub fn encode(x: &[f32; VALUES], weights: &[f32; VALUES], block: &mut [u8; BYTES]) {
     let amax = x.iter().fold(0.0f32, |amax, x| amax.max(x.abs()));
     // The code of 2^(floor(log2 amax) - 2), the published rule's or half it.
@@ -39,6 +40,7 @@ pub fn encode(x: &[f32; VALUES], weights: &[f32; VALUES], block: &mut [u8; BYTES
     }
 }
 
+#[inline(always)]
 fn quantise(x: &[f32; VALUES], weights: &[f32; VALUES], scale: u8) -> (f64, [u8; VALUES]) {
     let d = f64::from(e8m0_to_f32(scale));
     // In double precision the whole range of scales has normal inverses and

@@ -28,6 +28,7 @@ pub fn decode_bf16(src: &[u8], dst: &mut [f32]) {
     }
 }
 
+#[inline(always)]
 pub fn encode_f32(src: &[f32], dst: &mut [u8]) {
     for (bytes, x) in dst.as_chunks_mut().0.iter_mut().zip(src) {
         *bytes = x.to_le_bytes();
@@ -35,6 +36,7 @@ pub fn encode_f32(src: &[f32], dst: &mut [u8]) {
 }
 
 /// Fails with the index of a value that rounds to infinity.
+#[inline(always)]
 pub fn encode_f16(src: &[f32], dst: &mut [u8]) -> Result<(), usize> {
     for (i, (bytes, &x)) in dst.as_chunks_mut().0.iter_mut().zip(src).enumerate() {
         let half = f16::from_f32(x);
@@ -47,6 +49,7 @@ pub fn encode_f16(src: &[f32], dst: &mut [u8]) -> Result<(), usize> {
 }
 
 /// Fails with the index of a value that rounds to infinity.
+#[inline(always)]
 pub fn encode_bf16(src: &[f32], dst: &mut [u8]) -> Result<(), usize> {
     for (i, (bytes, &x)) in dst.as_chunks_mut().0.iter_mut().zip(src).enumerate() {
         let half = bf16::from_f32(x);

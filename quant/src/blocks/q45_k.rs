@@ -27,6 +27,7 @@ fn scale_and_min(packed: &[u8], run: usize) -> (u8, u8) {
     }
 }
 
+#[inline(always)]
 fn pack_scales(scales: &[u8; 8], mins: &[u8; 8], packed: &mut [u8]) {
     for i in 0..4 {
         packed[i] = scales[i] | scales[i + 4] >> 4 << 6;
@@ -86,6 +87,7 @@ pub fn encode_q5(x: &[f32; VALUES], weights: &[f32; VALUES], block: &mut [u8; Q5
     pack_nibbles(&fit.codes, &mut block[48..]);
 }
 
+#[inline(always)]
 fn pack_nibbles(codes: &[u8; VALUES], packed: &mut [u8]) {
     for (codes, packed) in codes.chunks_exact(64).zip(packed.chunks_exact_mut(32)) {
         for (l, byte) in packed.iter_mut().enumerate() {

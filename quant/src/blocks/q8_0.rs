@@ -19,6 +19,7 @@ pub fn decode(block: &[u8; BYTES], out: &mut [f32; VALUES]) {
 /// value use the top bit, and keeps the one with less error. The second keeps
 /// values with few mantissa bits (e4m3 times a power of two) exact over their
 /// top four binades.
+#[inline(always)]
 pub fn encode(x: &[f32; VALUES], weights: &[f32; VALUES], block: &mut [u8; BYTES]) {
     let amax = x.iter().fold(0.0f32, |amax, x| amax.max(x.abs()));
     let exponent = (amax.to_bits() >> 23) as i32 - 127;
@@ -38,6 +39,7 @@ pub fn encode(x: &[f32; VALUES], weights: &[f32; VALUES], block: &mut [u8; BYTES
 
 /// The f16 nearest to `x`, or the next one up if that is below `least`: among
 /// subnormals the nearest may be too small by many per cent.
+#[inline(always)]
 fn f16_at_least(least: f32, x: f32) -> f16 {
     let d = f16::from_f32(x);
     if d.to_f32() < least {
@@ -47,6 +49,7 @@ fn f16_at_least(least: f32, x: f32) -> f16 {
     }
 }
 
+#[inline(always)]
 fn quantise(x: &[f32; VALUES], weights: &[f32; VALUES], d: f32) -> (f32, [i8; VALUES]) {
     let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
     let mut q = [0i8; VALUES];

@@ -37,3 +37,13 @@ pub fn nearest(x: f32, low: f32, high: f32) -> f32 {
 pub fn inverse(x: f32) -> f32 {
     if x == 0.0 { 0.0 } else { 1.0 / x }
 }
+
+/// The array of `f(0)`, `f(1)`, ... (`std::array::from_fn` is not always inlined).
+#[inline(always)]
+pub fn each<const N: usize>(f: impl Fn(usize) -> f32) -> [f32; N] {
+    let mut out = [0.0; N];
+    for (i, x) in out.iter_mut().enumerate() {
+        *x = f(i);
+    }
+    out
+}

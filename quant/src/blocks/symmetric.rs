@@ -8,7 +8,7 @@
 
 use half::f16;
 
-use super::search::{SMALLEST, inverse, nearest, sum};
+use super::search::{SMALLEST, each, inverse, nearest, sum};
 
 const RUNS: usize = 16;
 const LEN: usize = 16;
@@ -125,22 +125,22 @@ const TRIAL_STEP: f32 = 0.05;
 
 #[inline(always)]
 fn quantise(x: &[f32; LEN], inverse: f32, codes: (f32, f32)) -> [f32; LEN] {
-    x.map(|x| nearest(x * inverse, codes.0, codes.1))
+    each(|i| nearest(x[i] * inverse, codes.0, codes.1))
 }
 
 /// The weighted sums of x * q and q * q.
 #[inline(always)]
 fn products(x: &[f32; LEN], weights: &[f32; LEN], q: &[f32; LEN]) -> (f32, f32) {
-    let wq: [f32; LEN] = std::array::from_fn(|i| weights[i] * q[i]);
+    let wq: [f32; LEN] = each(|i| weights[i] * q[i]);
     (
-        sum::<LEN>(std::array::from_fn(|i| wq[i] * x[i])),
-        sum::<LEN>(std::array::from_fn(|i| wq[i] * q[i])),
+        sum::<LEN>(each(|i| wq[i] * x[i])),
+        sum::<LEN>(each(|i| wq[i] * q[i])),
     )
 }
 
 #[inline(always)]
 fn squared_error(x: &[f32; LEN], weights: &[f32; LEN], q: &[f32; LEN], scale: f32) -> f32 {
-    sum::<LEN>(std::array::from_fn(|i| {
+    sum::<LEN>(each(|i| {
         let error = x[i] - scale * q[i];
         weights[i] * error * error
     }))
