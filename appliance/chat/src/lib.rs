@@ -1,1 +1,27 @@
-//! Requests of three chat protocols to prompts, and output back to events.
+//! Requests of three chat protocols to prompts, and the model's output back to
+//! their events.
+//!
+//! The rules are those of `deepseek-recipe`, by the model's authors: this crate
+//! gives it our tokenizer, and a synchronous interface in place of its streams.
+//! There is no network in it and no executor: the command line, a server and a C
+//! interface can use it alike.
+//!
+//! - [`Request`]: a request in JSON -> prompt and ids, and its [`Responder`]:
+//!   ids -> events and the whole response.
+//! - [`Conversation`]: turns of a conversation -> prompt and ids, without any
+//!   protocol, and [`Reply`]: ids -> reasoning and answer as they come.
+
+mod conversation;
+mod encoder;
+mod error;
+mod pump;
+mod reply;
+mod request;
+mod responder;
+
+pub use conversation::{Conversation, Effort, Turn};
+pub use encoder::{ModelVersion, Rendered};
+pub use error::{ChatError, ProtocolError};
+pub use reply::{Piece, Reply};
+pub use request::{Protocol, Request};
+pub use responder::{Event, Finish, Responder};

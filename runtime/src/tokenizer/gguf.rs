@@ -81,17 +81,18 @@ impl Tokenizer {
     /// llama.cpp's converter. To store a model with more ids than tokens, see
     /// [`pad_to`](Self::pad_to).
     pub fn to_gguf_metadata(&self, metadata: &mut Metadata) {
-        let entries = &self.vocab.entries;
+        let entries = &self.tables.vocab.entries;
         let tokens: Strings = entries.iter().map(|e| e.text.as_str()).collect();
         let types = entries.iter().map(|e| type_number(e.kind)).collect();
         let merges: Strings = self
+            .tables
             .vocab
             .merges
             .iter()
             .map(|(left, right)| format!("{left} {right}"))
             .collect();
         metadata.insert(MODEL, Value::String(BYTE_LEVEL_BPE.to_owned()));
-        metadata.insert(PRE, Value::String(self.pre.clone()));
+        metadata.insert(PRE, Value::String(self.tables.pre.clone()));
         metadata.insert(TOKENS, Value::Array(Array::String(tokens)));
         metadata.insert(TOKEN_TYPE, Value::Array(Array::I32(types)));
         metadata.insert(MERGES, Value::Array(Array::String(merges)));
@@ -124,13 +125,10 @@ impl Tokenizer {
             return Ok(self);
         }
         super::vocab::check_max_id(vocab_size as u64 - 1, tokens)?;
-        let Vocab {
-            mut entries,
-            merges,
-            ..
-        } = self.vocab;
+        let mut entries = self.tables.vocab.entries.clone();
+        let merges = self.tables.vocab.merges.clone();
         entries.extend((tokens..vocab_size).map(|id| Entry::unused(id as u32)));
-        Self::build(Vocab::new(entries, merges)?, self.special, &self.pre)
+        Self::build(Vocab::new(entries, merges)?, self.special, &self.tables.pre)
     }
 }
 

@@ -202,7 +202,7 @@ impl Tokenizer {
     pub fn to_json(&self) -> String {
         let mut vocab = serde_json::Map::new();
         let mut added = Vec::new();
-        for (id, entry) in self.vocab.entries.iter().enumerate() {
+        for (id, entry) in self.tables.vocab.entries.iter().enumerate() {
             match entry.kind {
                 TokenKind::Unused => {}
                 TokenKind::Normal => {
@@ -250,7 +250,7 @@ impl Tokenizer {
                 "byte_fallback": false,
                 "ignore_merges": false,
                 "vocab": vocab,
-                "merges": self.vocab.merges,
+                "merges": self.tables.vocab.merges,
             },
         })
         .to_string()

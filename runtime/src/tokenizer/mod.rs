@@ -22,6 +22,7 @@ mod vocab;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::models::bpe::BPE;
@@ -52,10 +53,15 @@ pub struct SpecialIds {
     pub pad: Option<u32>,
 }
 
-/// A byte-level BPE tokenizer. Immutable and shared between threads.
+/// A byte-level BPE tokenizer. Clones share their tables.
+#[derive(Clone)]
 pub struct Tokenizer {
-    vocab: Vocab,
+    tables: Arc<Tables>,
     special: SpecialIds,
+}
+
+struct Tables {
+    vocab: Vocab,
     pre: String,
     bpe: tokenizers::Tokenizer,
     marks: AhoCorasick,
@@ -67,8 +73,8 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer")
             .field("vocab_size", &self.vocab_size())
-            .field("marks", &self.mark_ids.len())
-            .field("merges", &self.vocab.merges.len())
+            .field("marks", &self.tables.mark_ids.len())
+            .field("merges", &self.tables.vocab.merges.len())
             .field("special", &self.special)
             .finish_non_exhaustive()
     }
@@ -112,14 +118,14 @@ impl Tokenizer {
             .match_kind(MatchKind::LeftmostLongest)
             .build(&patterns)
             .map_err(|e| TokenizerError::Library(e.to_string()))?;
-        Ok(Self {
+        let tables = Arc::new(Tables {
             vocab,
-            special,
             pre: pre.to_owned(),
             bpe,
             marks,
             mark_ids,
-        })
+        });
+        Ok(Self { tables, special })
     }
 
     /// The ids of `text`.
@@ -131,9 +137,9 @@ impl Tokenizer {
         let mut ids = Vec::with_capacity(text.len() / 4);
         let mut done = 0;
         if marks == Marks::Parse {
-            for found in self.marks.find_iter(text) {
+            for found in self.tables.marks.find_iter(text) {
                 self.encode_plain(text, done..found.start(), &mut ids)?;
-                ids.push(self.mark_ids[found.pattern().as_usize()]);
+                ids.push(self.tables.mark_ids[found.pattern().as_usize()]);
                 done = found.end();
             }
         }
@@ -183,6 +189,7 @@ impl Tokenizer {
     ) -> Result<(), TokenizerError> {
         for segment in split::segments(text, range)? {
             let encoding = self
+                .tables
                 .bpe
                 .encode_fast(&text[segment], false)
                 .map_err(|e| TokenizerError::Library(e.to_string()))?;
@@ -225,25 +232,30 @@ impl Tokenizer {
     /// not be whole characters.
     #[must_use]
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
-        self.vocab.bytes(id)
+        self.tables.vocab.bytes(id)
     }
 
     /// The token as the vocabulary writes it (`Ġhi` for ` hi`).
     #[must_use]
     pub fn token_text(&self, id: u32) -> Option<&str> {
-        self.vocab.entries.get(id as usize).map(|e| e.text.as_str())
+        self.tables
+            .vocab
+            .entries
+            .get(id as usize)
+            .map(|e| e.text.as_str())
     }
 
     /// What the token is for, `None` beyond the vocabulary.
     #[must_use]
     pub fn kind(&self, id: u32) -> Option<TokenKind> {
-        self.vocab.entries.get(id as usize).map(|e| e.kind)
+        self.tables.vocab.entries.get(id as usize).map(|e| e.kind)
     }
 
     /// Whether the id is a mark.
     #[must_use]
     pub fn is_mark(&self, id: u32) -> bool {
-        self.vocab
+        self.tables
+            .vocab
             .entries
             .get(id as usize)
             .is_some_and(vocab::Entry::is_mark)
@@ -259,13 +271,13 @@ impl Tokenizer {
     /// a normal token's byte-level symbols (`Ġhi`).
     #[must_use]
     pub fn lookup(&self, text: &str) -> Option<u32> {
-        self.vocab.by_text.get(text).copied()
+        self.tables.vocab.by_text.get(text).copied()
     }
 
     /// The number of ids, unused ones included.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.vocab.entries.len()
+        self.tables.vocab.entries.len()
     }
 
     /// The ids with a role.
@@ -312,7 +324,7 @@ impl Tokenizer {
     /// The name of the rules that split text before merging, as GGUF files call it.
     #[must_use]
     pub fn pre_tokenizer(&self) -> &str {
-        &self.pre
+        &self.tables.pre
     }
 
     /// A decoder for ids that arrive one by one.

@@ -252,7 +252,12 @@ fn padding_adds_unused_ids_that_mean_nothing() {
 
 /// Ids without cutting the text into segments.
 fn encode_whole(t: &Tokenizer, text: &str) -> Vec<u32> {
-    t.bpe.encode_fast(text, false).unwrap().get_ids().to_vec()
+    t.tables
+        .bpe
+        .encode_fast(text, false)
+        .unwrap()
+        .get_ids()
+        .to_vec()
 }
 
 /// Cuts at every possible place, and compares.

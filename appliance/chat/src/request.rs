@@ -1,0 +1,168 @@
+use std::str::FromStr;
+
+use deepseek_recipe::anthropic::messages::request::MessagesRequest;
+use deepseek_recipe::openai::{ChatCompletionRequest, ResponsesRequest};
+use deepseek_recipe::request::{
+    ConversationRequest, ConversionOptions, InferenceOptions, ProtocolRequest,
+};
+use deepseek_recipe::stream::{ParsingOptions, PromptUsage};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use v4_runtime::tokenizer::Tokenizer;
+
+use crate::encoder::{ModelVersion, Rendered};
+use crate::error::{ChatError, ProtocolError};
+use crate::responder::Responder;
+
+/// A chat protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// OpenAI's Chat Completions.
+    Chat,
+    /// Anthropic's Messages.
+    Messages,
+    /// OpenAI's Responses.
+    Responses,
+}
+
+impl FromStr for Protocol {
+    type Err = ChatError;
+
+    fn from_str(name: &str) -> Result<Self, ChatError> {
+        match name {
+            "chat" => Ok(Self::Chat),
+            "messages" => Ok(Self::Messages),
+            "responses" => Ok(Self::Responses),
+            _ => Err(ChatError::UnknownProtocol(name.to_owned())),
+        }
+    }
+}
+
+/// A request that its protocol accepts.
+#[derive(Debug)]
+pub struct Request {
+    protocol: Protocol,
+    version: ModelVersion,
+    /// The name that the request gives the model, which its response repeats.
+    model: String,
+    inner: ConversationRequest,
+}
+
+impl Request {
+    /// Reads a request in JSON. The name that it gives the model does not matter:
+    /// it goes to the model at hand.
+    ///
+    /// # Errors
+    ///
+    /// A [`ProtocolError`] with the status and body to answer with.
+    pub fn parse(
+        protocol: Protocol,
+        version: ModelVersion,
+        body: &[u8],
+    ) -> Result<Self, ProtocolError> {
+        let body = serde_json::from_slice(body).map_err(|e| ProtocolError::invalid_body(&e))?;
+        Self::from_value(protocol, version, body)
+    }
+
+    /// [`parse`](Self::parse) of JSON that has been read already.
+    ///
+    /// # Errors
+    ///
+    /// A [`ProtocolError`] with the status and body to answer with.
+    pub fn from_value(
+        protocol: Protocol,
+        version: ModelVersion,
+        body: Value,
+    ) -> Result<Self, ProtocolError> {
+        let model = body["model"].as_str().unwrap_or_default().to_owned();
+        let options = ConversionOptions::new()
+            .with_model_versions_by_name([(model.clone(), version.recipe())]);
+        let inner = match protocol {
+            Protocol::Chat => convert::<ChatCompletionRequest>(body, options),
+            Protocol::Messages => convert::<MessagesRequest>(body, options),
+            Protocol::Responses => convert::<ResponsesRequest>(body, options),
+        }?;
+        Ok(Self {
+            protocol,
+            version,
+            model,
+            inner,
+        })
+    }
+
+    /// The prompt and its ids.
+    ///
+    /// # Errors
+    ///
+    /// [`ChatError::Tokenizer`] if the tokenizer lacks a mark of the format, or for
+    /// megabytes of text without a word break.
+    pub fn render(&self, tokenizer: &Tokenizer) -> Result<Rendered, ChatError> {
+        Rendered::encode(self.version.render(&self.inner.conversation), tokenizer)
+    }
+
+    /// How to sample, as far as the request and the protocol's rules say.
+    #[must_use]
+    pub fn inference(&self) -> &InferenceOptions {
+        &self.inner.inference_options
+    }
+
+    /// How the output is to be read: tool calls, reasoning, stop sequences.
+    #[must_use]
+    pub fn parsing(&self) -> &ParsingOptions {
+        &self.inner.parsing_options
+    }
+
+    /// Whether the client wants events as they come.
+    #[must_use]
+    pub fn stream(&self) -> bool {
+        self.inner.stream
+    }
+
+    /// The most tokens to generate after a prompt of `prompt_tokens` ids in a
+    /// context of `context` ids.
+    ///
+    /// # Errors
+    ///
+    /// A [`ProtocolError`] if the prompt and the requested answer do not fit.
+    pub fn max_tokens(&self, prompt_tokens: u32, context: u32) -> Result<u32, ProtocolError> {
+        Ok(self.inner.resolve_max_tokens(prompt_tokens, context)?)
+    }
+
+    /// What turns the model's ids into events and a response. `id` names the
+    /// response, `created` is in seconds since 1970, `cached` counts the prompt's ids
+    /// that were known from before.
+    #[must_use]
+    pub fn responder(
+        &self,
+        tokenizer: &Tokenizer,
+        id: &str,
+        created: u64,
+        prompt_tokens: usize,
+        cached: usize,
+    ) -> Responder {
+        let usage = PromptUsage {
+            prompt_tokens,
+            prompt_cache_hit_tokens: cached,
+        };
+        let (request, model) = (&self.inner, &self.model);
+        match self.protocol {
+            Protocol::Chat => Responder::new::<ChatCompletionRequest>(
+                request, tokenizer, id, model, created, usage,
+            ),
+            Protocol::Messages => {
+                Responder::new::<MessagesRequest>(request, tokenizer, id, model, created, usage)
+            }
+            Protocol::Responses => {
+                Responder::new::<ResponsesRequest>(request, tokenizer, id, model, created, usage)
+            }
+        }
+    }
+}
+
+fn convert<R: ProtocolRequest + DeserializeOwned>(
+    body: Value,
+    options: ConversionOptions,
+) -> Result<ConversationRequest, ProtocolError> {
+    let request: R = serde_json::from_value(body).map_err(|e| ProtocolError::invalid_body(&e))?;
+    Ok(request.convert(options)?)
+}
