@@ -1,2 +1,91 @@
-//! Runs models.
-fn main() {}
+//! `v4-run`: runs DeepSeek-V4 GGUF files, offline.
+//!
+//! A thin program over the engine: it reads arguments, feeds tokens and prints
+//! what comes back. [`run`] returns errors; only `main` turns them into a line
+//! of text and an exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted).
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
+mod generate;
+mod interrupt;
+mod model;
+mod options;
+mod output;
+mod prompt;
+mod reply;
+mod stop;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        // Standard output may be a pipe whose reader has seen enough, as in
+        // `v4-run … | head`. Rust ignores SIGPIPE, so the write comes back as
+        // an error instead of ending us; nobody is left to read a complaint
+        // and nothing went wrong, so we leave as quietly as the reader did.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<ExitCode> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::explain_usage(&error),
+    };
+    match cli.command {
+        Some(Command::Chat(args)) => commands::chat::run(args),
+        Some(Command::Complete(args)) => commands::complete::run(args),
+        Some(Command::Perplexity(args)) => commands::perplexity::run(args),
+        Some(Command::Bench(args)) => commands::bench::run(args),
+        Some(Command::Logits(args)) => commands::logits::run(args),
+        None if std::env::args_os().len() <= 1 => explain(),
+        None => commands::ask::run(cli.ask),
+    }
+}
+
+/// What a bare `v4-run` says. Code 2: nothing was asked for.
+fn explain() -> anyhow::Result<ExitCode> {
+    let text = "\
+v4-run runs DeepSeek-V4 models from one GGUF file, on this machine, offline.
+
+  v4-run MODEL -p \"…\"            answer one prompt
+  v4-run chat MODEL              talk over several turns
+  v4-run complete MODEL          continue raw text, or fill a gap in code
+  v4-run perplexity MODEL FILE   measure how well a text is predicted
+  v4-run bench MODEL             measure speed
+
+MODEL is a GGUF file; v4-convert makes one from a downloaded checkpoint:
+  v4-convert CHECKPOINT model.gguf
+
+v4-run --help lists everything.
+";
+    io::stderr().write_all(text.as_bytes())?;
+    Ok(ExitCode::from(2))
+}
+
+/// One line on standard error. That may be closed as well: then the exit code
+/// has to do.
+fn print_error(error: &anyhow::Error) {
+    let line = output::one_line(&format!("{error:#}"));
+    let _ = writeln!(io::stderr(), "v4-run: {line}");
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,489 @@
+//! The command line as typed: what clap parses, nothing decided yet.
+//!
+//! These are the low-level arguments. Each command turns its own into the
+//! high-level values of [`crate::options`] once, at its start.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  v4-run model.gguf -p \"Why is the sky blue?\"
+  git diff | v4-run model.gguf --system \"Write a commit message for this diff.\"
+  v4-run chat model.gguf --think
+  v4-run complete model.gguf --prefix before.rs --suffix after.rs -n 64
+  v4-run perplexity model.gguf book.txt --tokens 20000
+
+A model file whose name is that of a command is written with its folder: ./chat";
+
+/// Runs DeepSeek-V4 models from one GGUF file, offline.
+///
+/// Without a command, the prompt is sent to the model as one user message and
+/// the answer is streamed to standard output.
+#[derive(Debug, Parser)]
+#[command(
+    name = "v4-run",
+    version,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// The command, when one is named.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The main form: `v4-run MODEL -p PROMPT`.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Everything `v4-run` does besides answering one prompt.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Talk with the model over several turns.
+    Chat(ChatArgs),
+    /// Continue raw text, or fill the gap between two files.
+    Complete(CompleteArgs),
+    /// Measure how well the model predicts a text.
+    Perplexity(PerplexityArgs),
+    /// Measure prefill and decode speed.
+    Bench(BenchArgs),
+    /// Write the logits of given token ids to a safetensors file.
+    Logits(LogitsArgs),
+}
+
+/// How weights meet activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionArg {
+    /// Dequantised weights times f32 activations, f32 sums.
+    Exact,
+    /// Integer dot products with activations quantised per 32 values.
+    Fast,
+}
+
+/// How attention caches are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvArg {
+    /// 32-bit floats, no rounding.
+    F32,
+    /// The fp8 and fp4 roundings the model was trained with.
+    Published,
+}
+
+/// How long the model is asked to think.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EffortArg {
+    /// No words about effort in the prompt.
+    Low,
+    /// The model's usual depth.
+    High,
+    /// As deep as it goes; give it a large --ctx.
+    Max,
+}
+
+impl EffortArg {
+    /// The word for it on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            EffortArg::Low => "low",
+            EffortArg::High => "high",
+            EffortArg::Max => "max",
+        }
+    }
+}
+
+/// Arguments of every command that runs the model.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Engine")]
+pub struct EngineArgs {
+    /// Worker threads [default: one per physical core]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+    /// Arithmetic: fast integer products, or exact f32
+    #[arg(long, value_enum, default_value = "fast")]
+    pub precision: PrecisionArg,
+    /// Attention caches [default: published with fast, f32 with exact]
+    #[arg(long, value_enum)]
+    pub kv: Option<KvArg>,
+    /// Tokens read at once during prefill; changes speed and memory, never the result
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "256")]
+    pub chunk: usize,
+}
+
+/// Arguments of every command that generates text.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Temperature; 0 always takes the likeliest token
+    #[arg(long, value_name = "T", default_value = "1.0", value_parser = temperature)]
+    pub temp: f32,
+    /// Keep the likeliest tokens whose probabilities reach P together
+    #[arg(long, value_name = "P", default_value = "1.0", value_parser = top_p)]
+    pub top_p: f32,
+    /// Keep the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value = "0")]
+    pub top_k: usize,
+    /// Drop tokens less likely than P times the likeliest
+    #[arg(long, value_name = "P", default_value = "0.0", value_parser = min_p)]
+    pub min_p: f32,
+    /// Penalty for tokens among the last --repeat-last-n; 1 is none
+    #[arg(long, value_name = "X", default_value = "1.0", value_parser = penalty)]
+    pub repeat_penalty: f32,
+    /// How many tokens back --repeat-penalty looks
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub repeat_last_n: usize,
+    /// Seed of the sampler; the same seed gives the same text [default: random, shown at the end]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// Arguments that bound an answer.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Length")]
+pub struct LengthArgs {
+    /// Stop after N tokens [default: when the model ends or the context is full]
+    #[arg(short = 'n', long, value_name = "N", value_parser = positive)]
+    pub max_tokens: Option<usize>,
+    /// Room for prompt and answer in tokens [default: 32768, more where the prompt needs it]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub ctx: Option<usize>,
+    /// Stop when the answer contains TEXT, which is left out; may be repeated
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub stop: Vec<String>,
+}
+
+/// Arguments of chat prompts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prompt")]
+pub struct PromptArgs {
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Let the model reason before it answers
+    #[arg(long, overrides_with = "no_think")]
+    pub think: bool,
+    /// Answer at once (default: at the speed of a CPU, minutes of reasoning are asked for, not given)
+    #[arg(long, overrides_with = "think")]
+    pub no_think: bool,
+    /// How deeply to reason; implies --think
+    #[arg(long, value_enum, conflicts_with = "no_think")]
+    pub effort: Option<EffortArg>,
+}
+
+/// Arguments of the main form.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// Model file (GGUF)
+    pub model: Option<PathBuf>,
+    /// The prompt [default: standard input, when it is not a terminal]
+    #[arg(short, long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Print one JSON object at the end instead of streaming text
+    #[arg(long)]
+    pub json: bool,
+    /// No progress and no statistics on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The chat prompt around it.
+    #[command(flatten)]
+    pub chat: PromptArgs,
+    /// Bounds.
+    #[command(flatten)]
+    pub length: LengthArgs,
+    /// Sampler.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run chat model.gguf
+  v4-run chat model.gguf --system \"Answer in French.\" --temp 0.6
+  printf 'Hello\\nAnd in French?\\n' | v4-run chat model.gguf --temp 0
+
+A line that ends in a backslash goes on in the next one; lines between two
+lines of \"\"\" are one message. /help lists the commands. Ctrl-C stops an answer;
+Ctrl-D leaves. When standard input is not a terminal, each line is a turn.")]
+pub struct ChatArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// Neither read nor write the file of earlier input lines
+    #[arg(long)]
+    pub no_history: bool,
+    /// No progress and no statistics on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The chat prompt.
+    #[command(flatten)]
+    pub chat: PromptArgs,
+    /// Bounds.
+    #[command(flatten)]
+    pub length: LengthArgs,
+    /// Sampler.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Arguments of `complete`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run complete model.gguf -p \"Once upon a time\" -n 100
+  v4-run complete model.gguf < story.txt
+  v4-run complete model.gguf --prefix before.rs --suffix after.rs --temp 0
+
+Text is given to the model as it is, after the begin-of-sentence token; marks
+such as <think> in it are plain text unless --marks is given.")]
+pub struct CompleteArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// Text to continue [default: standard input]
+    #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["prefix", "suffix"])]
+    pub prompt: Option<String>,
+    /// Fill in the middle: file with the text before the gap
+    #[arg(long, value_name = "FILE", requires = "suffix")]
+    pub prefix: Option<PathBuf>,
+    /// Fill in the middle: file with the text after the gap
+    #[arg(long, value_name = "FILE", requires = "prefix")]
+    pub suffix: Option<PathBuf>,
+    /// Read the tokenizer's marks in the text as the tokens they name
+    #[arg(long, conflicts_with_all = ["prefix", "suffix"])]
+    pub marks: bool,
+    /// Print one JSON object at the end instead of streaming text
+    #[arg(long)]
+    pub json: bool,
+    /// No progress and no statistics on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Bounds.
+    #[command(flatten)]
+    pub length: LengthArgs,
+    /// Sampler.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Arguments of `perplexity`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run perplexity model.gguf book.txt
+  v4-run perplexity model.gguf book.txt --tokens 20000 --window 4096 --json
+
+Method: the text is tokenized once, marks as plain text, and cut into pieces of
+WINDOW-1 tokens. Each piece is read alone, after a begin-of-sentence token, and
+the negative log-likelihood (natural logarithm) of each of its tokens is added,
+except of the first SKIP. nll is the mean, ppl is exp(nll), and the error after
+± is one standard error of the mean, carried over to ppl. The first half of each
+window unscored (--skip WINDOW/2) comes close to what llama-perplexity reports.")]
+pub struct PerplexityArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// Text file (UTF-8)
+    pub file: PathBuf,
+    /// Read only the first N tokens of the text
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub tokens: Option<usize>,
+    /// Tokens per window, the begin-of-sentence token included
+    #[arg(long, visible_alias = "ctx", value_name = "N", default_value = "2048", value_parser = at_least_two)]
+    pub window: usize,
+    /// Leave the first N text tokens of each window unscored
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub skip: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run bench model.gguf
+  v4-run bench model.gguf --prompt 128,1024 --gen 64 --depth 0,8192 --reps 5 --json
+
+Each figure is the median of --reps runs, after one that is not counted,
+beside the slowest and the fastest.
+Prompts are token ids drawn from the whole vocabulary by a fixed seed. The
+weights touched are what one decoded token reads: all dense weights but the
+embedding table, and the experts that one token uses.")]
+pub struct BenchArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// Prompt lengths to time, in tokens
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = positive)]
+    pub prompt: Vec<usize>,
+    /// Tokens to decode in each run; 0 times prefill alone
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub r#gen: usize,
+    /// Tokens already in the context before timing starts
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    pub depth: Vec<usize>,
+    /// Runs of each
+    #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
+    pub reps: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Arguments of `logits`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  v4-run logits model.gguf --ids ids.txt --out out.safetensors --precision exact --trace
+
+The file holds `logits` (F32, positions x vocabulary) and `positions` (I32); with
+--trace also, for each layer L, the chosen experts `L.experts` (I32, all positions
+x used), the Engram rows `L.engram_rows` (I32) where the layer has them, and the
+streams after the layer at the last position, `L.streams` (F32, streams x width).
+It appears under its name only when it is complete.")]
+pub struct LogitsArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// File of token ids, separated by white space
+    #[arg(long, value_name = "FILE")]
+    pub ids: PathBuf,
+    /// Output file (safetensors)
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
+    /// Keep the logits of the last K positions only
+    #[arg(long, value_name = "K", value_parser = positive)]
+    pub last: Option<usize>,
+    /// Also write chosen experts, Engram rows and residual streams
+    #[arg(long)]
+    pub trace: bool,
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Prints what clap has to say: help and version to standard output with code
+/// 0, wrong usage to standard error with code 2.
+pub fn explain_usage(error: &clap::Error) -> anyhow::Result<ExitCode> {
+    let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    error.print()?;
+    Ok(ExitCode::from(code))
+}
+
+/// The same for usage that only a command can find wrong.
+pub fn usage_error(message: &str) -> anyhow::Result<ExitCode> {
+    explain_usage(&Cli::command().error(ErrorKind::MissingRequiredArgument, message))
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("not a whole number".into()),
+    }
+}
+
+fn at_least_two(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        1 => Err("must be at least 2".into()),
+        n => Ok(n),
+    }
+}
+
+fn float_where(text: &str, allowed: fn(f32) -> bool, range: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if allowed(x) => Ok(x),
+        Ok(_) => Err(format!("must be {range}")),
+        Err(_) => Err("not a number".into()),
+    }
+}
+
+/// Parses a temperature, also for `/temp` in a chat.
+pub fn temperature(text: &str) -> Result<f32, String> {
+    float_where(text, |x| (0.0..=100.0).contains(&x), "from 0 to 100")
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    float_where(text, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")
+}
+
+fn min_p(text: &str) -> Result<f32, String> {
+    float_where(text, |x| (0.0..=1.0).contains(&x), "from 0 to 1")
+}
+
+fn penalty(text: &str) -> Result<f32, String> {
+    float_where(text, |x| x > 0.0 && x <= 100.0, "above 0 and at most 100")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_path_is_a_model_and_a_word_a_command() {
+        let cli = Cli::try_parse_from(["v4-run", "m.gguf", "-p", "hi"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.ask.model.unwrap().to_str(), Some("m.gguf"));
+        let cli = Cli::try_parse_from(["v4-run", "chat", "m.gguf"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Chat(_))));
+    }
+
+    #[test]
+    fn numbers_outside_their_range_are_refused() {
+        for bad in [
+            "--temp=-1",
+            "--temp=nan",
+            "--top-p=0",
+            "--min-p=2",
+            "-n0",
+            "--threads=0",
+        ] {
+            assert!(
+                Cli::try_parse_from(["v4-run", "m", "-p", "x", bad]).is_err(),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_later_of_think_and_no_think_wins() {
+        let cli = Cli::try_parse_from(["v4-run", "m", "--think", "--no-think"]).unwrap();
+        assert!(!cli.ask.chat.think && cli.ask.chat.no_think);
+    }
+
+    #[test]
+    fn half_a_gap_is_refused() {
+        assert!(Cli::try_parse_from(["v4-run", "complete", "m", "--prefix", "a"]).is_err());
+    }
+}

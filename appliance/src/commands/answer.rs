@@ -1,0 +1,101 @@
+//! One prompt, one answer: what `v4-run MODEL -p` and `complete` share.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::json;
+use v4_runtime::Engine;
+use v4_runtime::sampling::Sampler;
+
+use super::print_json;
+use crate::cli::{EngineArgs, LengthArgs, SamplingArgs};
+use crate::generate::{Finish, Limits, Outcome, Sampled, statistics, timings};
+use crate::interrupt::{Busy, EXIT_INTERRUPTED};
+use crate::output::{Answer, Notes};
+use crate::reply::{self, Reply};
+use crate::{model, options};
+
+/// How to answer.
+pub struct Request<'a> {
+    /// Bounds.
+    pub length: &'a LengthArgs,
+    /// Sampler.
+    pub sampling: &'a SamplingArgs,
+    /// Engine.
+    pub engine: &'a EngineArgs,
+    /// One JSON object instead of a stream of text.
+    pub json: bool,
+    /// Text for a program: no newline is added at its end.
+    pub raw: bool,
+    /// Standard error.
+    pub notes: Notes,
+}
+
+impl Request<'_> {
+    /// Continues `ids` and prints the answer.
+    pub fn run(
+        &self,
+        engine: &Arc<Engine>,
+        ids: &[u32],
+        mut reply: Reply<'_>,
+    ) -> anyhow::Result<ExitCode> {
+        let model_max = engine.config().context_length;
+        let max_tokens = self.length.max_tokens;
+        let context = model::context(self.length.ctx, ids.len(), max_tokens, model_max);
+        let limits = Limits {
+            max_tokens,
+            eos: engine.tokenizer().eos(),
+            model_max,
+        };
+        limits.check_room(context, ids.len())?;
+        let mut session = model::session(engine, context, self.engine.chunk)?;
+        let sampling = options::sampler(self.sampling);
+        let seed = sampling.seed;
+        let mut sampler = Sampler::new(sampling)?;
+        let mut model = Sampled {
+            session: &mut session,
+            sampler: &mut sampler,
+        };
+
+        let mut answer = (!self.json).then(Answer::stdout);
+        let busy = Busy::start()?;
+        let outcome = reply::stream(
+            &mut model,
+            ids,
+            limits,
+            self.notes,
+            &mut reply,
+            answer.as_mut(),
+        )?;
+        drop(busy);
+
+        match &mut answer {
+            Some(answer) if self.raw => answer.end_raw()?,
+            Some(answer) => answer.end()?,
+            None => print_json(&as_json(&reply, &outcome, seed))?,
+        }
+        if outcome.finish == Finish::ContextFull {
+            self.notes.line(&format!(
+                "v4-run: the context of {context} tokens is full; --ctx gives more"
+            ));
+        }
+        self.notes.line(&statistics(&outcome, seed));
+        Ok(match outcome.finish {
+            Finish::Interrupted => ExitCode::from(EXIT_INTERRUPTED),
+            _ => ExitCode::SUCCESS,
+        })
+    }
+}
+
+fn as_json(reply: &Reply<'_>, outcome: &Outcome, seed: u64) -> serde_json::Value {
+    json!({
+        "text": reply.content(),
+        "reasoning": (!reply.reasoning().is_empty()).then_some(reply.reasoning()),
+        "ids": outcome.ids,
+        "finish_reason": outcome.finish.name(),
+        "prompt_tokens": outcome.prompt_tokens,
+        "completion_tokens": outcome.ids.len(),
+        "seed": seed,
+        "timings": timings(outcome),
+    })
+}

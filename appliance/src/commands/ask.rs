@@ -1,0 +1,45 @@
+//! `v4-run MODEL -p PROMPT`: one prompt, one answer.
+
+use std::process::ExitCode;
+
+use v4_chat::Turn;
+
+use super::answer::Request;
+use super::prompt_text;
+use crate::cli::{self, AskArgs};
+use crate::output::Notes;
+use crate::reply::Reply;
+use crate::{model, options, prompt};
+
+/// Runs the command.
+pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
+    let Some(path) = &args.model else {
+        return cli::usage_error("name the model file: v4-run MODEL -p \"…\"");
+    };
+    let notes = Notes::new(args.quiet);
+    model::check_is_file(path)?;
+    let Some(text) = prompt_text(args.prompt)? else {
+        return cli::usage_error(
+            "give the prompt with -p \"…\" or on standard input; v4-run chat MODEL asks for it",
+        );
+    };
+
+    let engine = model::open(path, &args.engine, notes)?;
+    let tokenizer = engine.tokenizer();
+    let mut conversation = prompt::conversation(&engine, options::thinking(&args.chat))?;
+    conversation
+        .turns
+        .extend(args.chat.system.map(Turn::System));
+    conversation.turns.push(Turn::User(text));
+    let ids = conversation.render(tokenizer)?.ids;
+    let reply = Reply::chat(conversation.reply(tokenizer), &args.length.stop);
+    Request {
+        length: &args.length,
+        sampling: &args.sampling,
+        engine: &args.engine,
+        json: args.json,
+        raw: false,
+        notes,
+    }
+    .run(&engine, &ids, reply)
+}

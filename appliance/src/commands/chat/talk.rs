@@ -1,0 +1,264 @@
+//! The state of a conversation and what happens in a turn.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use serde_json::{Value, json};
+use v4_chat::{Conversation, Turn};
+use v4_runtime::sampling::{Sampler, SamplerOptions};
+use v4_runtime::{Engine, Session};
+
+use super::slash::{HELP, Slash};
+use crate::cli::ChatArgs;
+use crate::generate::{Finish, Limits, Outcome, Sampled, statistics};
+use crate::interrupt::Busy;
+use crate::options::Thinking;
+use crate::output::{Answer, Notes};
+use crate::reply::{self, Reply};
+use crate::{model, options, prompt};
+
+/// A conversation.
+pub struct Talk<'a> {
+    engine: &'a Arc<Engine>,
+    session: Session,
+    system: Option<String>,
+    conversation: Conversation,
+    thinking: Thinking,
+    sampling: SamplerOptions,
+    sampler: Sampler,
+    limits: Limits,
+    stops: Vec<String>,
+    last: Option<Outcome>,
+    notes: Notes,
+}
+
+impl<'a> Talk<'a> {
+    /// Nothing said yet.
+    pub fn new(engine: &'a Arc<Engine>, args: &ChatArgs, notes: Notes) -> anyhow::Result<Self> {
+        let model_max = engine.config().context_length;
+        let context = model::context(args.length.ctx, 0, None, model_max);
+        let thinking = options::thinking(&args.chat);
+        let sampling = options::sampler(&args.sampling);
+        Ok(Talk {
+            engine,
+            session: model::session(engine, context, args.engine.chunk)?,
+            system: args.chat.system.clone(),
+            conversation: prompt::conversation(engine, thinking)?,
+            thinking,
+            sampler: Sampler::new(sampling.clone())?,
+            sampling,
+            limits: Limits {
+                max_tokens: args.length.max_tokens,
+                eos: engine.tokenizer().eos(),
+                model_max,
+            },
+            stops: args.length.stop.clone(),
+            last: None,
+            notes,
+        })
+    }
+
+    /// The first line somebody sees.
+    pub fn greeting(&self) -> String {
+        let path = self.engine.path().display().to_string();
+        let name = self.engine.config().name.clone().unwrap_or(path);
+        format!(
+            "{name}, context {}. /help lists commands, Ctrl-D leaves.",
+            self.session.context()
+        )
+    }
+
+    /// Says `text` to the model and streams its answer. A turn that fails or is
+    /// stopped before the answer has begun leaves no trace in the conversation.
+    pub fn answer(&mut self, text: String) -> anyhow::Result<()> {
+        self.conversation.turns.push(Turn::User(text));
+        let done = self.turn();
+        let answered = matches!(&done, Ok((_, Some(_))));
+        if !answered {
+            self.conversation.turns.pop();
+        }
+        let (outcome, said) = done?;
+        self.conversation.turns.extend(said);
+        self.say_how_it_ended(&outcome, answered);
+        self.last = Some(outcome);
+        Ok(())
+    }
+
+    /// Runs the model on the conversation; returns what it did, and its turn
+    /// unless the answer had not begun.
+    fn turn(&mut self) -> anyhow::Result<(Outcome, Option<Turn>)> {
+        let tokenizer = self.engine.tokenizer();
+        let rendered = self.whole().render(tokenizer)?;
+        let ids = prompt::continuing(tokenizer, self.session.tokens(), rendered)?;
+        self.limits
+            .check_room(self.session.context(), ids.len())
+            .map_err(|e| anyhow!("{e}; /reset starts anew"))?;
+        let mut reply = Reply::chat(self.conversation.reply(tokenizer), &self.stops);
+        let mut answer = Answer::stdout();
+        let mut model = Sampled {
+            session: &mut self.session,
+            sampler: &mut self.sampler,
+        };
+        let busy = Busy::start()?;
+        let outcome = reply::stream(
+            &mut model,
+            &ids,
+            self.limits,
+            self.notes,
+            &mut reply,
+            Some(&mut answer),
+        );
+        drop(busy);
+        answer.end()?;
+        let outcome = outcome?;
+        let said = (!reply.content().is_empty()).then(|| Turn::Assistant {
+            reasoning: (!reply.reasoning().is_empty()).then(|| reply.reasoning().to_owned()),
+            answer: reply.content().to_owned(),
+        });
+        Ok((outcome, said))
+    }
+
+    /// The conversation with the system message in front.
+    fn whole(&self) -> Conversation {
+        let mut whole = self.conversation.clone();
+        let system = self.system.clone().map(Turn::System);
+        whole.turns.splice(0..0, system);
+        whole
+    }
+
+    fn say_how_it_ended(&self, outcome: &Outcome, answered: bool) {
+        let context = self.session.context();
+        match outcome.finish {
+            Finish::Interrupted => self.notes.line("(stopped)"),
+            Finish::ContextFull => self.notes.line(&format!(
+                "(the context of {context} tokens is full: /reset starts anew, --ctx gives more)"
+            )),
+            _ => {}
+        }
+        if !answered {
+            self.notes.line("(no answer: your message was taken back)");
+        }
+    }
+
+    /// Carries out a command that does not leave.
+    pub fn obey(&mut self, command: Slash) -> anyhow::Result<()> {
+        let said = match command {
+            Slash::Help => HELP.to_owned(),
+            Slash::Quit => return Ok(()),
+            Slash::Reset => {
+                self.conversation.turns.clear();
+                self.session.reset();
+                "(forgotten)".to_owned()
+            }
+            Slash::Think(given) => {
+                if let Some(thinking) = given {
+                    self.thinking = thinking;
+                    self.conversation.thinking = thinking.on;
+                    self.conversation.effort = prompt::effort(thinking);
+                }
+                self.describe_thinking()
+            }
+            Slash::System(given) => {
+                if let Some(system) = given {
+                    self.system = system;
+                }
+                match &self.system {
+                    Some(text) => format!("(system: {text})"),
+                    None => "(no system message)".to_owned(),
+                }
+            }
+            Slash::Temp(given) => {
+                if let Some(temperature) = given {
+                    let sampling = SamplerOptions {
+                        temperature,
+                        ..self.sampling.clone()
+                    };
+                    self.change_sampler(sampling, self.sampler.draws())?;
+                }
+                format!("(temperature {})", self.sampling.temperature)
+            }
+            Slash::Seed(given) => {
+                if let Some(seed) = given {
+                    let sampling = SamplerOptions {
+                        seed,
+                        ..self.sampling.clone()
+                    };
+                    self.change_sampler(sampling, 0)?;
+                }
+                format!("(seed {})", self.sampling.seed)
+            }
+            Slash::Stats => self.describe_state(),
+            Slash::Save(path) => {
+                self.save(&path)?;
+                format!("(saved to {})", path.display())
+            }
+        };
+        self.notes.line(&said);
+        Ok(())
+    }
+
+    /// Replaces the sampler, which goes on after so many random numbers.
+    fn change_sampler(&mut self, sampling: SamplerOptions, draws: u64) -> anyhow::Result<()> {
+        self.sampler = Sampler::resume(sampling.clone(), draws)?;
+        self.sampling = sampling;
+        Ok(())
+    }
+
+    fn describe_thinking(&self) -> String {
+        let effort = match self.thinking.effort {
+            Some(effort) => format!(", effort {}", effort.name()),
+            None => String::new(),
+        };
+        let state = if self.thinking.on { "on" } else { "off" };
+        format!("(thinking {state}{effort})")
+    }
+
+    fn describe_state(&self) -> String {
+        let mut text = format!(
+            "(context {} of {} tokens, caches {:.1} MB, {} messages)",
+            self.session.len(),
+            self.session.context(),
+            self.session.kv_bytes() as f64 / 1e6,
+            self.conversation.turns.len()
+        );
+        if let Some(last) = &self.last {
+            text.push('\n');
+            text.push_str(&statistics(last, self.sampling.seed));
+        }
+        text
+    }
+
+    /// Writes the conversation to a file that must not exist: an answer is not
+    /// worth more than what would be overwritten. Its owner alone can read it.
+    fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let messages: Vec<Value> = self.whole().turns.iter().map(as_json).collect();
+        let mut text = serde_json::to_vec_pretty(&json!({"messages": messages}))?;
+        text.push(b'\n');
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|mut file| file.write_all(&text))
+            .with_context(|| path.display().to_string())
+    }
+}
+
+/// A turn as the chat completions protocol writes it.
+fn as_json(turn: &Turn) -> Value {
+    match turn {
+        Turn::System(text) => json!({"role": "system", "content": text}),
+        Turn::User(text) => json!({"role": "user", "content": text}),
+        Turn::Assistant {
+            reasoning: None,
+            answer,
+        } => json!({"role": "assistant", "content": answer}),
+        Turn::Assistant { reasoning, answer } => {
+            json!({"role": "assistant", "reasoning_content": reasoning, "content": answer})
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `v4-run logits`: the numbers themselves, for those who check them.
+
+mod ids;
+mod tensors;
+
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use v4_runtime::{Engine, EngineError, Hooks, Logits, Session, Trace, Want};
+
+use crate::cli::LogitsArgs;
+use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
+use crate::model;
+use crate::output::Notes;
+use tensors::{Element, Tensor, TensorFile};
+
+/// Runs the command.
+pub fn run(args: LogitsArgs) -> anyhow::Result<ExitCode> {
+    let notes = Notes::new(args.quiet);
+    model::check_is_file(&args.model)?;
+    let ids = ids::read(&args.ids)?;
+    let engine = model::open(&args.model, &args.engine, notes)?;
+    let vocab = engine.config().vocab;
+    ids::check(&ids, vocab).with_context(|| args.ids.display().to_string())?;
+    let mut session = model::session(&engine, ids.len(), args.engine.chunk)?;
+
+    let rows = args.last.unwrap_or(ids.len()).min(ids.len());
+    let plan = Plan {
+        ids: &ids,
+        first_row: ids.len() - rows,
+        trace: args.trace,
+    };
+    let mut file = TensorFile::create(&args.out, &plan.tensors(&engine)?)?;
+    let busy = Busy::start()?;
+    let bar = notes.bar("reading", ids.len());
+    let done = plan.run(&mut session, &mut file, &mut |n| bar.set_position(n as u64));
+    bar.finish_and_clear();
+    drop(busy);
+    match done? {
+        ControlFlow::Continue(()) => {
+            file.finish()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        // The unfinished file goes with its temporary name.
+        ControlFlow::Break(()) => Ok(ExitCode::from(EXIT_INTERRUPTED)),
+    }
+}
+
+/// What to run and what to write of it.
+struct Plan<'a> {
+    ids: &'a [u32],
+    first_row: usize,
+    trace: bool,
+}
+
+impl Plan<'_> {
+    fn tensors(&self, engine: &Engine) -> anyhow::Result<Vec<Tensor>> {
+        let config = engine.config();
+        let positions = self.ids.len();
+        i32::try_from(positions).context("more positions than an I32 can number")?;
+        let rows = positions - self.first_row;
+        let mut tensors = vec![
+            Tensor::new("logits", Element::F32, &[rows, config.vocab]),
+            Tensor::new("positions", Element::I32, &[rows]),
+        ];
+        if self.trace {
+            for layer in 0..config.layers.len() {
+                let experts = [positions, config.experts_used];
+                let streams = [config.hc_streams, config.embedding];
+                tensors.push(Tensor::new(experts_of(layer), Element::I32, &experts));
+                tensors.push(Tensor::new(streams_of(layer), Element::F32, &streams));
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Runs all ids; breaks when interrupted.
+    fn run(
+        &self,
+        session: &mut Session,
+        file: &mut TensorFile,
+        progress: &mut dyn FnMut(usize),
+    ) -> anyhow::Result<ControlFlow<()>> {
+        let positions: Vec<i32> = (self.first_row..self.ids.len())
+            .map(i32::try_from)
+            .collect::<Result<_, _>>()?;
+        file.push_i32("positions", &positions)?;
+
+        let mut trace = Trace::default();
+        // The hooks cannot fail, so a full disk is remembered and ends the run
+        // after its chunk.
+        let written = RefCell::new(Ok(()));
+        let mut take = |logits: Logits| {
+            let mut written = written.borrow_mut();
+            if written.is_ok() {
+                *written = file.push_f32("logits", &logits.data);
+            }
+        };
+        let mut after_chunk = |done, _| {
+            progress(done);
+            if written.borrow().is_err() || interrupt::requested() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let mut hooks = Hooks {
+            trace: self.trace.then_some(&mut trace),
+            progress: Some(&mut after_chunk),
+            logits: Some(&mut take),
+        };
+        let want = Want::LastN(self.ids.len() - self.first_row);
+        let ran = session.append_with(self.ids, want, &mut hooks);
+        written.into_inner()?;
+        match ran {
+            Err(EngineError::Cancelled) => return Ok(ControlFlow::Break(())),
+            other => other?,
+        };
+        write_trace(file, &trace)?;
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+fn write_trace(file: &mut TensorFile, trace: &Trace) -> anyhow::Result<()> {
+    for (&layer, traced) in &trace.layers {
+        let experts: Vec<i32> = traced
+            .experts
+            .iter()
+            .map(|&expert| i32::try_from(expert))
+            .collect::<Result<_, _>>()?;
+        file.push_i32(&experts_of(layer), &experts)?;
+        file.push_f32(&streams_of(layer), &traced.streams)?;
+    }
+    Ok(())
+}
+
+fn experts_of(layer: usize) -> String {
+    format!("{layer}.experts")
+}
+
+fn streams_of(layer: usize) -> String {
+    format!("{layer}.streams")
+}

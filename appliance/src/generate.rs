@@ -1,0 +1,409 @@
+//! The loop that every generating command shares: prompt in, tokens out, until
+//! something says stop.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use v4_runtime::sampling::{Sampler, SamplerError};
+use v4_runtime::{EngineError, Hooks, Session, Want};
+
+use crate::interrupt;
+use crate::output::Notes;
+
+/// Prompts from this length on show a progress bar, in new tokens.
+const LONG_PROMPT: usize = 512;
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its text.
+    Stop,
+    /// A stop string was met.
+    StopString,
+    /// As many tokens as asked for.
+    Length,
+    /// The context has no room for another token.
+    ContextFull,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+impl Finish {
+    /// The word for it in JSON and statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::StopString => "stop_string",
+            Finish::Length => "length",
+            Finish::ContextFull => "context_full",
+            Finish::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// What a generation did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Why it ended.
+    pub finish: Finish,
+    /// The tokens generated, without the end-of-sentence token.
+    pub ids: Vec<u32>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of the prompt that the session held already.
+    pub reused_tokens: usize,
+    /// Time to read the rest of the prompt.
+    pub prefill: Duration,
+    /// Tokens fed back one at a time.
+    pub decoded: usize,
+    /// Time for those.
+    pub decode: Duration,
+}
+
+/// Why a token could not be read or the next one not be picked.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The engine failed, or was stopped by Ctrl-C.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// No token can be picked from its logits.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+}
+
+/// Something that continues a prompt token by token.
+pub trait Continuation {
+    /// Tokens that it can hold.
+    fn context(&self) -> usize;
+    /// Tokens it holds now.
+    fn held(&self) -> usize;
+    /// How many tokens at the start of `prompt` need not be read again.
+    fn reusable(&self, prompt: &[u32]) -> usize;
+    /// Reads `prompt` in place of what it holds and picks the next token.
+    /// `progress` gets the tokens done of those to read, and may break.
+    fn start(
+        &mut self,
+        prompt: &[u32],
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<u32, StepError>;
+    /// Reads one more token and picks the next.
+    fn next(&mut self, id: u32) -> Result<u32, StepError>;
+}
+
+/// A session whose tokens are picked by a sampler.
+pub struct Sampled<'a> {
+    /// The timeline.
+    pub session: &'a mut Session,
+    /// The dice.
+    pub sampler: &'a mut Sampler,
+}
+
+impl Continuation for Sampled<'_> {
+    fn context(&self) -> usize {
+        self.session.context()
+    }
+
+    fn held(&self) -> usize {
+        self.session.len()
+    }
+
+    fn reusable(&self, prompt: &[u32]) -> usize {
+        let held = self.session.tokens();
+        // As Session::sync: the last token's logits are gone, so a prompt needs
+        // one new token.
+        if prompt.len() > held.len() && prompt.starts_with(held) {
+            held.len()
+        } else {
+            0
+        }
+    }
+
+    fn start(
+        &mut self,
+        prompt: &[u32],
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<u32, StepError> {
+        let mut hooks = Hooks {
+            progress: Some(progress),
+            ..Hooks::default()
+        };
+        let logits = self.session.sync(prompt, Want::Last, &mut hooks)?;
+        Ok(self.sampler.sample(logits.row(0), self.session.tokens())?)
+    }
+
+    fn next(&mut self, id: u32) -> Result<u32, StepError> {
+        let logits = self.session.append(&[id], Want::Last)?;
+        Ok(self.sampler.sample(logits.row(0), self.session.tokens())?)
+    }
+}
+
+/// When to stop, apart from what the text says.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Tokens at most.
+    pub max_tokens: Option<usize>,
+    /// The token that ends a text.
+    pub eos: Option<u32>,
+    /// The longest context the model allows, for advice.
+    pub model_max: usize,
+}
+
+impl Limits {
+    /// Refuses a prompt of `prompt` tokens that leaves no room for an answer in
+    /// `context`, and says how much room would do.
+    pub fn check_room(&self, context: usize, prompt: usize) -> anyhow::Result<()> {
+        let model_max = self.model_max;
+        let needed = prompt.saturating_add(1);
+        if prompt == 0 {
+            bail!("the prompt is empty");
+        }
+        if needed > model_max {
+            bail!(
+                "the prompt has {prompt} tokens, and the model takes at most {model_max} with the answer; shorten it"
+            );
+        }
+        if needed > context {
+            bail!(
+                "the prompt has {prompt} tokens and leaves no room for an answer in a context of {context}; use --ctx {needed} or more"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Continues `prompt` and hands each token to `take`, which breaks when it has
+/// met a stop string. Ctrl-C is looked for after every token and every prefill
+/// chunk; the caller holds an [`interrupt::Busy`].
+///
+/// Fails before any work when the prompt leaves no room for an answer.
+pub fn generate(
+    model: &mut dyn Continuation,
+    prompt: &[u32],
+    limits: Limits,
+    notes: Notes,
+    take: &mut dyn FnMut(u32) -> anyhow::Result<ControlFlow<()>>,
+) -> anyhow::Result<Outcome> {
+    limits.check_room(model.context(), prompt.len())?;
+    let mut outcome = Outcome {
+        finish: Finish::Interrupted,
+        ids: Vec::new(),
+        prompt_tokens: prompt.len(),
+        reused_tokens: model.reusable(prompt),
+        prefill: Duration::ZERO,
+        decoded: 0,
+        decode: Duration::ZERO,
+    };
+
+    let started = Instant::now();
+    let first = prefill(model, prompt, notes);
+    outcome.prefill = started.elapsed();
+    let mut id = match first {
+        Err(StepError::Engine(EngineError::Cancelled)) => return Ok(outcome),
+        other => other?,
+    };
+
+    let started = Instant::now();
+    outcome.finish = loop {
+        if limits.eos == Some(id) {
+            break Finish::Stop;
+        }
+        outcome.ids.push(id);
+        if take(id)?.is_break() {
+            break Finish::StopString;
+        }
+        if limits
+            .max_tokens
+            .is_some_and(|max| outcome.ids.len() >= max)
+        {
+            break Finish::Length;
+        }
+        if interrupt::requested() {
+            break Finish::Interrupted;
+        }
+        if model.held() >= model.context() {
+            break Finish::ContextFull;
+        }
+        id = model.next(id)?;
+        outcome.decoded += 1;
+        outcome.decode = started.elapsed();
+    };
+    Ok(outcome)
+}
+
+fn prefill(model: &mut dyn Continuation, prompt: &[u32], notes: Notes) -> Result<u32, StepError> {
+    let new = prompt.len() - model.reusable(prompt);
+    let bar = (new >= LONG_PROMPT).then(|| notes.bar("reading", new));
+    let picked = model.start(prompt, &mut |done, _| {
+        if let Some(bar) = &bar {
+            bar.set_position(done as u64);
+        }
+        if interrupt::requested() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    picked
+}
+
+/// The line of statistics after an answer.
+pub fn statistics(outcome: &Outcome, seed: u64) -> String {
+    let read = outcome.prompt_tokens - outcome.reused_tokens;
+    let reused = match outcome.reused_tokens {
+        0 => String::new(),
+        n => format!(" ({n} more reused)"),
+    };
+    format!(
+        "[prompt {read} tokens{reused}, {} t/s; answer {} tokens, {} t/s; seed {seed}; {}]",
+        rate(read, outcome.prefill),
+        outcome.ids.len(),
+        rate(outcome.decoded, outcome.decode),
+        outcome.finish.name(),
+    )
+}
+
+/// The same figures for JSON.
+pub fn timings(outcome: &Outcome) -> serde_json::Value {
+    let read = outcome.prompt_tokens - outcome.reused_tokens;
+    let per_second = |n: usize, t: Duration| match t.as_secs_f64() {
+        s if s > 0.0 => serde_json::json!(n as f64 / s),
+        _ => serde_json::Value::Null,
+    };
+    serde_json::json!({
+        "prefill_tokens": read,
+        "prefill_seconds": outcome.prefill.as_secs_f64(),
+        "prefill_tokens_per_second": per_second(read, outcome.prefill),
+        "decode_tokens": outcome.decoded,
+        "decode_seconds": outcome.decode.as_secs_f64(),
+        "decode_tokens_per_second": per_second(outcome.decoded, outcome.decode),
+    })
+}
+
+fn rate(tokens: usize, time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if tokens == 0 || seconds <= 0.0 {
+        return "-".into();
+    }
+    format!("{:.1}", tokens as f64 / seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says `script` after any prompt.
+    struct Scripted {
+        context: usize,
+        held: Vec<u32>,
+        script: Vec<u32>,
+    }
+
+    impl Continuation for Scripted {
+        fn context(&self) -> usize {
+            self.context
+        }
+        fn held(&self) -> usize {
+            self.held.len()
+        }
+        fn reusable(&self, _: &[u32]) -> usize {
+            0
+        }
+        fn start(
+            &mut self,
+            prompt: &[u32],
+            progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+        ) -> Result<u32, StepError> {
+            self.held = prompt.to_vec();
+            if progress(prompt.len(), prompt.len()).is_break() {
+                return Err(EngineError::Cancelled.into());
+            }
+            Ok(self.script.remove(0))
+        }
+        fn next(&mut self, id: u32) -> Result<u32, StepError> {
+            assert!(self.held.len() < self.context, "fed beyond the context");
+            self.held.push(id);
+            Ok(self.script.remove(0))
+        }
+    }
+
+    fn run(context: usize, max_tokens: Option<usize>, stop_at: Option<u32>) -> Outcome {
+        let mut model = Scripted {
+            context,
+            held: Vec::new(),
+            script: vec![10, 11, 12, 13, 1, 99],
+        };
+        let limits = Limits {
+            max_tokens,
+            eos: Some(1),
+            model_max: 1000,
+        };
+        let mut seen = Vec::new();
+        let outcome = generate(
+            &mut model,
+            &[5, 6, 7],
+            limits,
+            Notes::new(true),
+            &mut |id| {
+                seen.push(id);
+                Ok(if stop_at == Some(id) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                })
+            },
+        )
+        .unwrap();
+        assert_eq!(seen, outcome.ids, "every token is handed on, once");
+        outcome
+    }
+
+    #[test]
+    fn the_end_token_stops_and_is_not_part_of_the_text() {
+        let outcome = run(100, None, None);
+        assert_eq!(outcome.finish, Finish::Stop);
+        assert_eq!(outcome.ids, [10, 11, 12, 13]);
+        assert_eq!(outcome.decoded, 4);
+    }
+
+    #[test]
+    fn the_limit_stops_without_reading_its_last_token() {
+        let outcome = run(100, Some(2), None);
+        assert_eq!((outcome.finish, outcome.decoded), (Finish::Length, 1));
+        assert_eq!(outcome.ids, [10, 11]);
+    }
+
+    #[test]
+    fn a_full_context_stops_with_the_last_token_that_fits() {
+        let outcome = run(4, None, None);
+        assert_eq!(outcome.finish, Finish::ContextFull);
+        assert_eq!(outcome.ids, [10, 11]);
+    }
+
+    #[test]
+    fn the_taker_can_stop() {
+        let outcome = run(100, None, Some(12));
+        assert_eq!(outcome.finish, Finish::StopString);
+        assert_eq!(outcome.ids, [10, 11, 12]);
+    }
+
+    #[test]
+    fn a_prompt_without_room_is_refused_with_the_number_that_would_do() {
+        let check = |context, prompt, model_max| {
+            let limits = Limits {
+                max_tokens: None,
+                eos: None,
+                model_max,
+            };
+            limits.check_room(context, prompt)
+        };
+        let say = |context, prompt, max| check(context, prompt, max).unwrap_err().to_string();
+        assert!(say(4, 4, 100).contains("--ctx 5 "));
+        assert!(say(100, 100, 100).contains("at most 100"));
+        assert!(say(9, 0, 100).contains("empty"));
+        assert!(check(5, 4, 100).is_ok());
+    }
+}

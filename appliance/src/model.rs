@@ -1,0 +1,81 @@
+//! Opening a model and giving it room.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use v4_runtime::{Engine, Session};
+
+use crate::cli::EngineArgs;
+use crate::options;
+use crate::output::Notes;
+
+/// Context where the command line names none, in tokens.
+const DEFAULT_CONTEXT: usize = 32_768;
+
+/// Room for an answer of no given length after a prompt that fills the default
+/// context, in tokens.
+const DEFAULT_ANSWER: usize = 4_096;
+
+/// Opens the model file.
+pub fn open(path: &Path, args: &EngineArgs, notes: Notes) -> anyhow::Result<Arc<Engine>> {
+    check_is_file(path)?;
+    let spinner = notes.spinner(format!("opening {}", path.display()));
+    let engine = Engine::open(path, options::engine(args));
+    spinner.finish_and_clear();
+    Ok(engine?)
+}
+
+/// A first look that can say more than the GGUF reader would.
+pub fn check_is_file(path: &Path) -> anyhow::Result<()> {
+    let facts = match std::fs::metadata(path) {
+        Ok(facts) => facts,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => bail!(
+            "{}: no such model file; v4-run --help lists the commands",
+            path.display()
+        ),
+        Err(e) => return Err(e).with_context(|| path.display().to_string()),
+    };
+    if facts.is_dir() {
+        bail!(
+            "{}: is a folder; make a model file of a checkpoint with v4-convert {0} model.gguf",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// The context to open a session with: what was asked for, or the default,
+/// enlarged where prompt and answer need more, up to what the model allows.
+pub fn context(
+    asked: Option<usize>,
+    prompt: usize,
+    max_tokens: Option<usize>,
+    model_max: usize,
+) -> usize {
+    asked.unwrap_or_else(|| {
+        prompt
+            .saturating_add(max_tokens.unwrap_or(DEFAULT_ANSWER))
+            .max(DEFAULT_CONTEXT)
+            .min(model_max)
+    })
+}
+
+/// Opens a session, its prefill chunk no longer than its context.
+pub fn session(engine: &Arc<Engine>, context: usize, chunk: usize) -> anyhow::Result<Session> {
+    Ok(Session::new(engine, context, chunk.min(context))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context_grows_with_the_prompt_and_stops_at_the_model() {
+        assert_eq!(context(Some(100), 5000, None, 1 << 20), 100);
+        assert_eq!(context(None, 10, None, 1 << 20), DEFAULT_CONTEXT);
+        assert_eq!(context(None, 40_000, None, 1 << 20), 44_096);
+        assert_eq!(context(None, 40_000, Some(10), 1 << 20), 40_010);
+        assert_eq!(context(None, 40_000, Some(usize::MAX), 50_000), 50_000);
+    }
+}

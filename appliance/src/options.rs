@@ -1,0 +1,116 @@
+//! High-level options: what the arguments mean, decided once.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
+use v4_runtime::sampling::SamplerOptions;
+use v4_runtime::{EngineOptions, KvPrecision, Precision};
+
+use crate::cli::{EffortArg, EngineArgs, KvArg, PrecisionArg, PromptArgs, SamplingArgs};
+
+/// The engine's options. Caches default to what the precision stands for: the
+/// trained roundings with `fast`, none with `exact`.
+pub fn engine(args: &EngineArgs) -> EngineOptions {
+    let precision = match args.precision {
+        PrecisionArg::Exact => Precision::Exact,
+        PrecisionArg::Fast => Precision::Fast,
+    };
+    let kv = match (args.kv, args.precision) {
+        (Some(KvArg::F32), _) | (None, PrecisionArg::Exact) => KvPrecision::F32,
+        (Some(KvArg::Published), _) | (None, PrecisionArg::Fast) => KvPrecision::Published,
+    };
+    EngineOptions {
+        threads: args.threads,
+        precision,
+        kv,
+    }
+}
+
+/// The word for it on the command line.
+pub fn precision_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Exact => "exact",
+        Precision::Fast => "fast",
+    }
+}
+
+/// The word for it on the command line.
+pub fn kv_name(kv: KvPrecision) -> &'static str {
+    match kv {
+        KvPrecision::F32 => "f32",
+        KvPrecision::Published => "published",
+    }
+}
+
+/// The sampler's options, with a random seed where none was given.
+pub fn sampler(args: &SamplingArgs) -> SamplerOptions {
+    SamplerOptions {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repeat_penalty,
+        repeat_last_n: args.repeat_last_n,
+        seed: args.seed.unwrap_or_else(random_seed),
+    }
+}
+
+/// A seed of 32 bits, short enough to type again and exact in any JSON reader.
+pub fn random_seed() -> u64 {
+    RandomState::new().hash_one("seed") & 0xffff_ffff
+}
+
+/// Whether the model reasons first, and how deeply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thinking {
+    /// Reason before the answer.
+    pub on: bool,
+    /// How deeply; `None` leaves it to the model.
+    pub effort: Option<EffortArg>,
+}
+
+/// Thinking is off unless asked for: an answer at once is what somebody at a
+/// prompt expects of a machine that reads a few tokens a second.
+pub fn thinking(args: &PromptArgs) -> Thinking {
+    Thinking {
+        on: (args.think || args.effort.is_some()) && !args.no_think,
+        effort: args.effort,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn parsed(more: &[&str]) -> crate::cli::AskArgs {
+        let args = ["v4-run", "m", "-p", "x"].iter().chain(more);
+        Cli::try_parse_from(args).unwrap().ask
+    }
+
+    #[test]
+    fn caches_follow_the_precision_unless_named() {
+        let kv = |more: &[&str]| engine(&parsed(more).engine).kv;
+        assert!(matches!(kv(&[]), KvPrecision::Published));
+        assert!(matches!(kv(&["--precision=exact"]), KvPrecision::F32));
+        assert!(matches!(
+            kv(&["--precision=exact", "--kv=published"]),
+            KvPrecision::Published
+        ));
+        assert!(matches!(kv(&["--kv=f32"]), KvPrecision::F32));
+    }
+
+    #[test]
+    fn effort_implies_thinking() {
+        assert!(!thinking(&parsed(&[]).chat).on);
+        assert!(thinking(&parsed(&["--effort=max"]).chat).on);
+        assert!(thinking(&parsed(&["--think"]).chat).on);
+    }
+
+    #[test]
+    fn a_seed_given_is_kept() {
+        assert_eq!(sampler(&parsed(&["--seed=7"]).sampling).seed, 7);
+    }
+}

@@ -1,0 +1,152 @@
+//! The program from outside, without a model: help, usage, errors, pipes.
+
+mod common;
+
+use common::{failure, ok, run, run_with_input, stderr, stdout, v4_run};
+use tempfile::TempDir;
+
+fn scratch() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn bare_program_explains_itself_and_exits_2() {
+    let output = run(scratch().path(), [""; 0]);
+    assert_eq!(output.status.code(), Some(2));
+    for line in ["v4-run MODEL -p", "v4-run chat MODEL", "v4-convert"] {
+        assert!(stderr(&output).contains(line), "{line}");
+    }
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    let dir = scratch();
+    assert!(ok(&run(dir.path(), ["--help"])).contains("Examples:"));
+    assert!(ok(&run(dir.path(), ["--version"])).contains(env!("CARGO_PKG_VERSION")));
+    for command in [
+        "chat",
+        "complete",
+        "perplexity",
+        "bench",
+        "logits",
+        "tokenize",
+        "render",
+    ] {
+        let help = run(dir.path(), [command, "--help"]);
+        assert!(ok(&help).contains("Example"), "{command}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    let dir = scratch();
+    for args in [
+        &["--nonsense"][..],
+        &["-p", "no model"],
+        &["m.gguf", "-p", "x", "--temp", "hot"],
+        &["complete", "m.gguf", "--prefix", "a"],
+        &[
+            "complete", "m.gguf", "-p", "x", "--prefix", "a", "--suffix", "b",
+        ],
+        &["logits", "m.gguf", "--ids", "a"],
+        &["perplexity", "m.gguf"],
+        &["m.gguf", "-p", "x", "--no-think", "--effort", "max"],
+    ] {
+        let output = run(dir.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(!stderr(&output).is_empty() && stdout(&output).is_empty());
+    }
+}
+
+#[test]
+fn missing_model_is_one_line_with_its_name() {
+    let dir = scratch();
+    for args in [
+        &["no.gguf", "-p", "x"][..],
+        &["chat", "no.gguf"],
+        &["complete", "no.gguf", "-p", "x"],
+        &["perplexity", "no.gguf", "text"],
+        &["bench", "no.gguf"],
+        &["logits", "no.gguf", "--ids", "ids", "--out", "out"],
+    ] {
+        let output = run(dir.path(), args);
+        assert!(
+            failure(&output).starts_with("no.gguf: no such model file"),
+            "{args:?}"
+        );
+    }
+}
+
+#[test]
+fn folder_as_model_points_to_the_converter() {
+    let dir = scratch();
+    std::fs::create_dir(dir.path().join("checkpoint")).unwrap();
+    let output = run(dir.path(), ["checkpoint", "-p", "x"]);
+    assert!(failure(&output).contains("v4-convert checkpoint model.gguf"));
+}
+
+#[test]
+fn file_that_is_no_gguf_is_named() {
+    let dir = scratch();
+    for (name, bytes) in [
+        ("empty", &b""[..]),
+        ("text", b"Once upon a time"),
+        ("cut", b"GGUF\x03\0\0\0"),
+    ] {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+        let output = run(dir.path(), [name, "-p", "x"]);
+        assert!(failure(&output).starts_with(name), "{name}");
+    }
+}
+
+#[test]
+fn hostile_file_name_prints_no_controls() {
+    let dir = scratch();
+    let output = run(dir.path(), ["a\n\x1b[31mb", "-p", "x"]);
+    let message = failure(&output);
+    assert!(!message.contains('\x1b'), "{message:?}");
+}
+
+#[test]
+fn bad_ids_are_named_before_the_model_is_opened() {
+    let dir = scratch();
+    std::fs::write(dir.path().join("m.gguf"), b"GGUF").unwrap();
+    for (ids, part) in [
+        ("1 two 3", "word 2 is \"two\""),
+        ("", "no token ids"),
+        ("1 -1", "word 2"),
+    ] {
+        std::fs::write(dir.path().join("ids"), ids).unwrap();
+        let output = run(
+            dir.path(),
+            ["logits", "m.gguf", "--ids", "ids", "--out", "out"],
+        );
+        let message = failure(&output);
+        assert!(
+            message.starts_with("ids: ") && message.contains(part),
+            "{message}"
+        );
+        assert!(!dir.path().join("out").exists());
+    }
+}
+
+#[test]
+fn prompt_that_is_not_utf8_is_refused() {
+    let dir = scratch();
+    std::fs::write(dir.path().join("m.gguf"), b"GGUF").unwrap();
+    let output = run_with_input(v4_run(dir.path(), ["m.gguf"]), b"ab\xff");
+    assert!(failure(&output).starts_with("standard input: byte 2 is not UTF-8"));
+}
+
+#[test]
+fn reader_that_left_is_no_error() {
+    let dir = scratch();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = v4_run(dir.path(), ["--help"])
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stderr(&output), "");
+}
