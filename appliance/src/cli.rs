@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use v4_runtime::Session;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,9 +78,9 @@ pub enum KvArg {
 /// How long the model is asked to think.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EffortArg {
-    /// No words about effort in the prompt.
+    /// Little.
     Low,
-    /// The model's usual depth.
+    /// What the model's format has for its default.
     High,
     /// As deep as it goes; give it a large --ctx.
     Max,
@@ -100,7 +101,7 @@ impl EffortArg {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
-    /// Worker threads [default: one per physical core]
+    /// Worker threads [default: one per core that this process may use]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
     /// Arithmetic: fast integer products, or exact f32
@@ -110,7 +111,7 @@ pub struct EngineArgs {
     #[arg(long, value_enum)]
     pub kv: Option<KvArg>,
     /// Tokens read at once during prefill; changes speed and memory, never the result
-    #[arg(long, value_name = "N", value_parser = positive, default_value = "256")]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = Session::DEFAULT_CHUNK)]
     pub chunk: usize,
 }
 
@@ -166,7 +167,7 @@ pub struct PromptArgs {
     /// Let the model reason before it answers
     #[arg(long, overrides_with = "no_think")]
     pub think: bool,
-    /// Answer at once (default: at the speed of a CPU, minutes of reasoning are asked for, not given)
+    /// Answer at once; this is the default
     #[arg(long, overrides_with = "think")]
     pub no_think: bool,
     /// How deeply to reason; implies --think

@@ -1,4 +1,5 @@
 //! Ctrl-C: a flag that running work looks at, and a way out when it does not.
+//! SIGTERM and SIGHUP come the same way.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use common::{failure, ok, run, run_with_input, stderr, stdout, v4_run};
 use safetensors::{Dtype, SafeTensors};
@@ -164,9 +165,13 @@ fn neither_threads_nor_chunk_change_the_text() {
 #[test]
 fn prompt_comes_from_standard_input_when_none_is_given() {
     let args = with_model(&["MODEL", "-n", "8", "--temp", "0", "-q"]);
-    let piped = run_with_input(v4_run(scratch().path(), &args), "hello".as_bytes());
     let given = run(scratch().path(), args.iter().chain(&["-p", "hello"]));
-    assert_eq!(ok(&piped), ok(&given));
+    for input in ["hello", "hello\n"] {
+        let piped = run_with_input(v4_run(scratch().path(), &args), input.as_bytes());
+        assert_eq!(ok(&piped), ok(&given), "{input:?}");
+    }
+    let empty = run_with_input(v4_run(scratch().path(), &args), b"\n");
+    assert!(failure(&empty).contains("empty"));
 }
 
 #[test]
@@ -590,6 +595,31 @@ fn id_outside_the_vocabulary_is_named_and_leaves_no_file() {
         "{message}"
     );
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn ctrl_c_while_logits_are_written_leaves_no_file() {
+    let dir = scratch();
+    let ids: Vec<String> = (0..60_000).map(|i| (i % VOCAB).to_string()).collect();
+    std::fs::write(dir.path().join("ids"), ids.join(" ")).unwrap();
+    let args = [
+        "logits", "MODEL", "--ids", "ids", "--out", "out", "--last", "1",
+    ];
+    let child = v4_run(dir.path(), with_model(&args))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let files = || std::fs::read_dir(dir.path()).unwrap().count();
+    let started = Instant::now();
+    while files() == 1 && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(files(), 2, "the unfinished file");
+    interrupt(child.id());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert_eq!(files(), 1);
 }
 
 #[test]

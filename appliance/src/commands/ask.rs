@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use v4_chat::Turn;
 
 use super::answer::Request;
@@ -23,6 +24,12 @@ pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
             "give the prompt with -p \"…\" or on standard input; v4-run chat MODEL asks for it",
         );
     };
+
+    // `echo …` and editors end a text with a newline that nobody means to say.
+    let text = text.strip_suffix('\n').unwrap_or(&text).to_owned();
+    if text.is_empty() {
+        bail!("the prompt is empty");
+    }
 
     let engine = model::open(path, &args.engine, notes)?;
     let tokenizer = engine.tokenizer();

@@ -32,8 +32,8 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<ExitCode> {
         first_row: ids.len() - rows,
         trace: args.trace,
     };
-    let mut file = TensorFile::create(&args.out, &plan.tensors(&engine)?)?;
     let busy = Busy::start()?;
+    let mut file = TensorFile::create(&args.out, &plan.tensors(&engine)?)?;
     let bar = notes.bar("reading", ids.len());
     let done = plan.run(&mut session, &mut file, &mut |n| bar.set_position(n as u64));
     bar.finish_and_clear();
