@@ -176,3 +176,150 @@ pub(super) fn transpose(src: &[f32], rows: usize, cols: usize, dst: &mut [f32]) 
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::gguf::{GgufFile, Metadata, encode_header, layout_offsets};
+
+    /// A file with one tensor `w` of `[k, n]`, in the type `ty`.
+    fn weight(ty: GgmlType, n: usize, k: usize, values: &[f32]) -> (tempfile::TempDir, Tensor) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.gguf");
+        let infos = layout_offsets([("w".to_owned(), ty, vec![k as u64, n as u64])], 4096).unwrap();
+        let mut bytes = encode_header(&Metadata::new(), &infos, 4096).unwrap();
+        let mut row = vec![0; ty.row_bytes(k).unwrap()];
+        for v in values.chunks_exact(k) {
+            v4_quant::encode_row(ty, v, None, &mut row).unwrap();
+            bytes.extend(&row);
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let tensor = Tensor::find(&Arc::new(GgufFile::open(&path).unwrap()), "w").unwrap();
+        (dir, tensor)
+    }
+
+    fn noise(n: usize, seed: u32) -> Vec<f32> {
+        let mut x = seed;
+        let mut next = || {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (x >> 8) as f32 / (1 << 24) as f32 - 0.5
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    fn product(cpu: &Cpu, w: &Tensor, groups: usize, x: &Matrix) -> Vec<f32> {
+        let mut y = Matrix::default();
+        cpu.product(w, groups, x, &mut y);
+        y.data
+    }
+
+    #[test]
+    fn exact_products_agree_with_the_gemm_crate() {
+        let (m, n, k) = (5, 37, 256);
+        let (values, x) = (noise(n * k, 1), noise(m * k, 2));
+        let (_dir, w) = weight(GgmlType::F32, n, k, &values);
+        let cpu = Cpu::new(Precision::Exact);
+        let input = Matrix {
+            rows: m,
+            cols: k,
+            data: x.clone(),
+        };
+        let ours = product(&cpu, &w, 1, &input);
+        let theirs = gemm_product(m, n, k, &x, &values);
+        for (a, b) in ours.iter().zip(&theirs) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+    }
+
+    /// `x w^T` by an independent implementation.
+    #[allow(unsafe_code)]
+    fn gemm_product(m: usize, n: usize, k: usize, x: &[f32], w: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0f32; m * n];
+        let (cols, rows) = (n as isize, k as isize);
+        // SAFETY: the strides describe y as [m, n], x as [m, k] and w's
+        // transpose as [k, n], which are the lengths of the three slices.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                y.as_mut_ptr(),
+                1,
+                cols,
+                false,
+                x.as_ptr(),
+                1,
+                rows,
+                w.as_ptr(),
+                rows,
+                1,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+        y
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_rows_beside_it() {
+        let (m, n, k) = (9, 70, 512);
+        let x = noise(m * k, 3);
+        for ty in [
+            GgmlType::BF16,
+            GgmlType::Q8_0,
+            GgmlType::Q4_K,
+            GgmlType::MXFP4,
+        ] {
+            let (_dir, w) = weight(ty, n, k, &noise(n * k, 4));
+            for precision in [Precision::Exact, Precision::Fast] {
+                let cpu = Cpu::new(precision);
+                let all = Matrix {
+                    rows: m,
+                    cols: k,
+                    data: x.clone(),
+                };
+                let together = product(&cpu, &w, 1, &all);
+                for t in 0..m {
+                    let one = Matrix {
+                        rows: 1,
+                        cols: k,
+                        data: all.row(t).to_vec(),
+                    };
+                    assert_eq!(
+                        product(&cpu, &w, 1, &one),
+                        together[t * n..(t + 1) * n],
+                        "{ty}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn groups_meet_their_own_rows() {
+        let (n, k) = (6, 64);
+        let values = noise(n * k, 5);
+        let (_dir, w) = weight(GgmlType::F32, n, k, &values);
+        let cpu = Cpu::new(Precision::Exact);
+        let x = Matrix {
+            rows: 2,
+            cols: 2 * k,
+            data: noise(4 * k, 6),
+        };
+        let y = product(&cpu, &w, 2, &x);
+        for t in 0..2 {
+            for r in 0..n {
+                let group = r / 3;
+                let part = &x.row(t)[group * k..(group + 1) * k];
+                let want: f32 = part.iter().zip(&values[r * k..]).map(|(a, b)| a * b).sum();
+                assert!((y[t * n + r] - want).abs() < 1e-5);
+            }
+        }
+    }
+}
