@@ -1,0 +1,76 @@
+//! Perplexity and speed.
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use v4_runtime::tokenizer::Marks;
+
+use super::logits::{floats, logits};
+use super::{TEXT, VOCAB, failure, json, ok, run, scratch, stderr, tokenizer, with_model};
+
+/// Perplexity against the logits it should come from.
+#[test]
+fn perplexity_is_the_mean_over_logits_from_the_first_token() {
+    let dir = scratch();
+    std::fs::write(dir.path().join("text"), TEXT).unwrap();
+    let targets = tokenizer().encode(TEXT, Marks::Plain).unwrap();
+    let mut inputs = vec![0];
+    inputs.extend(&targets[..targets.len() - 1]);
+    let file = logits(scratch().path(), &inputs, &[]);
+    let file = SafeTensors::deserialize(&file).unwrap();
+    let (_, rows) = floats(&file, "logits");
+    let nll: Vec<f64> = rows
+        .chunks_exact(VOCAB)
+        .zip(&targets)
+        .map(|(row, &target)| {
+            let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            sum.ln() - f64::from(row[target as usize])
+        })
+        .collect();
+    let mean = |nll: &[f64]| nll.iter().sum::<f64>() / nll.len() as f64;
+
+    let value = |more: &[&str]| -> Value {
+        let args = ["perplexity", "MODEL", "text", "--json"];
+        let output = run(dir.path(), with_model(&[&args[..], more].concat()));
+        serde_json::from_str(ok(&output)).unwrap()
+    };
+    let close = |value: &Value, expected: f64| (value.as_f64().unwrap() - expected).abs() < 1e-6;
+    for more in [&[][..], &["--chunk", "5"]] {
+        let all = value(more);
+        assert!(close(&all["nll"], mean(&nll)), "{all}");
+        assert!((all["ppl"].as_f64().unwrap() / mean(&nll).exp() - 1.0).abs() < 1e-6);
+        assert_eq!(all["tokens"], targets.len());
+    }
+    assert!(close(&value(&["--tokens", "9"])["nll"], mean(&nll[..9])));
+    assert!(close(&value(&["--skip", "4"])["nll"], mean(&nll[4..])));
+    // Windows begin anew, so only the first is part of the whole.
+    let windows = value(&["--window", "11"]);
+    assert_eq!(windows["tokens"], targets.len());
+    assert!(!close(&windows["nll"], mean(&nll)));
+
+    let text = run(
+        dir.path(),
+        with_model(&["perplexity", "MODEL", "text", "-q"]),
+    );
+    assert!(ok(&text).contains("ppl") && stderr(&text).is_empty());
+    std::fs::write(dir.path().join("text"), "").unwrap();
+    let empty = run(dir.path(), with_model(&["perplexity", "MODEL", "text"]));
+    assert!(failure(&empty).starts_with("text: "));
+}
+
+#[test]
+fn bench_reports_every_case() {
+    let args = [
+        "bench", "MODEL", "--prompt", "4,8", "--gen", "3", "--depth", "0,5", "--reps", "2",
+        "--json",
+    ];
+    let value = json(&args);
+    let tests = value["tests"].as_array().unwrap();
+    assert_eq!(tests.len(), 6);
+    for test in tests {
+        let rate = &test["tokens_per_second"];
+        let [min, median, max] = ["min", "median", "max"].map(|k| rate[k].as_f64().unwrap());
+        assert!(0.0 < min && min <= median && median <= max, "{test}");
+        assert_eq!(rate["runs"].as_array().unwrap().len(), 2);
+    }
+    assert!(value["weight_bytes_per_token"].as_u64().unwrap() > 0);
+}
