@@ -10,6 +10,9 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use v4_runtime::Session;
 
+use crate::commands::render::RenderArgs;
+use crate::commands::tokenize::TokenizeArgs;
+
 const EXAMPLES: &str = "\
 Examples:
   v4-run model.gguf -p \"Why is the sky blue?\"
@@ -55,6 +58,10 @@ pub enum Command {
     Bench(BenchArgs),
     /// Write the logits of given token ids to a safetensors file.
     Logits(LogitsArgs),
+    /// Print the token ids of a text on standard input.
+    Tokenize(TokenizeArgs),
+    /// Print the prompt and token ids of a chat request in JSON.
+    Render(RenderArgs),
 }
 
 /// How weights meet activations.

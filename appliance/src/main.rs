@@ -50,6 +50,8 @@ fn run() -> anyhow::Result<ExitCode> {
         Some(Command::Perplexity(args)) => commands::perplexity::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
+        Some(Command::Tokenize(args)) => commands::tokenize::run(args),
+        Some(Command::Render(args)) => commands::render::run(args),
         None if std::env::args_os().len() <= 1 => explain(),
         None => commands::ask::run(cli.ask),
     }

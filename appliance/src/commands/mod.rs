@@ -6,8 +6,11 @@ pub mod chat;
 pub mod complete;
 pub mod logits;
 pub mod perplexity;
+pub mod render;
+pub mod tokenize;
 
 mod answer;
+mod vocabulary;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
