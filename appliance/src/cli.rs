@@ -59,8 +59,18 @@ pub enum Command {
     /// Write the logits of given token ids to a safetensors file.
     Logits(LogitsArgs),
     /// Print the token ids of a text on standard input.
+    #[command(after_help = "\
+Examples:
+  echo -n \"Hello\" | v4-run tokenize model.gguf
+  v4-run tokenize tokenizer.json --plain --json < text.txt")]
     Tokenize(TokenizeArgs),
     /// Print the prompt and token ids of a chat request in JSON.
+    #[command(after_help = "\
+Examples:
+  v4-run render model.gguf --protocol chat < request.json
+  v4-run render tokenizer.json --model-version v4 --protocol messages request.json
+
+Prints {\"prompt\": …, \"ids\": […]}, or the protocol's error with exit code 1.")]
     Render(RenderArgs),
 }
 

@@ -33,7 +33,12 @@ fn help_and_version_go_to_standard_output() {
         "render",
     ] {
         let help = run(dir.path(), [command, "--help"]);
-        assert!(ok(&help).contains("Example"), "{command}");
+        let help = ok(&help);
+        assert!(
+            help.contains(&format!("Usage: v4-run {command} ")),
+            "{help}"
+        );
+        assert!(help.contains("Example"), "{help}");
     }
 }
 
@@ -149,4 +154,47 @@ fn reader_that_left_is_no_error() {
         .unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(stderr(&output), "");
+}
+
+fn tiny_tokenizer() -> String {
+    concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/data/tiny-v4/tokenizer.json"
+    )
+    .to_owned()
+}
+
+#[test]
+fn ids_of_a_text_come_back_on_one_line() {
+    let dir = scratch();
+    let tokenizer = tiny_tokenizer();
+    let output = run_with_input(v4_run(dir.path(), ["tokenize", &tokenizer]), b"hi<think>");
+    assert!(ok(&output).ends_with(" 4072\n"), "{}", stdout(&output));
+    let args = ["tokenize", &tokenizer, "--json", "--plain"];
+    let output = run_with_input(v4_run(dir.path(), args), b"hi<think>");
+    let ids: Vec<u32> = serde_json::from_str(ok(&output)).unwrap();
+    assert!(ids.len() > 2 && !ids.contains(&4072), "{ids:?}");
+}
+
+#[test]
+fn request_gives_its_prompt_or_the_protocols_error() {
+    let dir = scratch();
+    let tokenizer = tiny_tokenizer();
+    let args = [
+        "render",
+        &tokenizer,
+        "--protocol",
+        "chat",
+        "--model-version",
+        "v4",
+    ];
+    let request = br#"{"model": "x", "messages": [{"role": "user", "content": "Hi"}]}"#;
+    let output = run_with_input(v4_run(dir.path(), args), request);
+    let answer: serde_json::Value = serde_json::from_str(ok(&output)).unwrap();
+    assert_eq!(answer["ids"][0], 0);
+    assert!(answer["prompt"].as_str().unwrap().ends_with("<think>"));
+    let output = run_with_input(v4_run(dir.path(), args), b"{}");
+    assert_eq!(output.status.code(), Some(1));
+    let answer: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert!(answer["error"].is_object(), "{answer}");
 }
