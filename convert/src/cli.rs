@@ -19,6 +19,26 @@ Examples:
 
 An interrupted conversion continues when the same command is run again.";
 
+/// How to write a recipe file.
+pub const RECIPE_FILES: &str = "
+A recipe file names a built-in recipe as its base and changes it by rules. The
+first rule that matches a tensor decides; vectors and token tables stay as they are.
+
+  base = \"q2\"
+
+  [[rule]]
+  tensors = \"blk.*.ffn_{gate,up,down}_exps.weight\"
+  layers = \"37-42\"
+  type = \"q4_k\"
+
+  [[rule]]
+  tensors = [\"output.weight\", \"token_embd.weight\"]
+  type = \"q8_0\"
+
+A row that is no whole number of a type's blocks is written as MXFP4 (experts)
+or Q8_0 (other matrices) instead, which is told.
+";
+
 /// Converts a published DeepSeek-V4 checkpoint to one GGUF file.
 #[derive(Debug, Parser)]
 #[command(

@@ -76,6 +76,7 @@ fn list_recipes() -> anyhow::Result<()> {
     for (name, about) in recipe::built_in() {
         writeln!(out, "{name:10} {about}")?;
     }
+    write!(out, "{}", cli::RECIPE_FILES)?;
     Ok(())
 }
 

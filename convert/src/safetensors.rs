@@ -342,4 +342,58 @@ mod tests {
             ));
         }
     }
+
+    /// A small xorshift generator: the same mutations on every machine.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % limit as u64) as usize
+        }
+    }
+
+    #[test]
+    fn ten_thousand_mutations_are_read_or_refused() {
+        const DATA: u64 = 80;
+        let json = br#"{"__metadata__":{"format":"pt"},"a.weight":{"dtype":"I8","shape":[4,16],"data_offsets":[0,64]},"a.scale":{"dtype":"F8_E8M0","shape":[4,1],"data_offsets":[64,68]},"b":{"dtype":"BF16","shape":[2,3],"data_offsets":[68,80]}}"#;
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let (mut sound, mut refused) = (0, 0);
+        for _ in 0..10_000 {
+            let mut bytes = json.to_vec();
+            for _ in 0..=random.below(3) {
+                let at = random.below(bytes.len());
+                match random.below(5) {
+                    0 => bytes[at] = random.below(256) as u8,
+                    1 => bytes[at] ^= 1 << random.below(8),
+                    2 => bytes[at] = b"0123456789[]{},:-\""[random.below(18)],
+                    3 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, b"09-,"[random.below(4)]),
+                }
+            }
+            match parse_header(Path::new("m.safetensors"), &bytes, DATA) {
+                // What is accepted lies inside the file.
+                Ok(header) => {
+                    sound += 1;
+                    let (start, mut sum) = (8 + bytes.len() as u64, 0);
+                    for tensor in header.tensors {
+                        assert!(tensor.offset >= start);
+                        assert!(tensor.offset + tensor.bytes <= start + DATA);
+                        sum += tensor.bytes;
+                    }
+                    assert_eq!(sum, DATA);
+                }
+                Err(error) => {
+                    refused += 1;
+                    assert!(!error.to_string().contains('\n'));
+                }
+            }
+        }
+        assert!(
+            sound > 100 && refused > 5000,
+            "{sound} read, {refused} refused"
+        );
+    }
 }

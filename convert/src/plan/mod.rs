@@ -358,6 +358,25 @@ fn warn(recipe: &Recipe, drafts: &[Draft], choices: &[Choice], warnings: &mut Ve
             shorten(&names),
         ));
     }
+    let twice: Vec<&str> = drafts
+        .iter()
+        .zip(choices)
+        .filter(|(draft, choice)| match draft.source {
+            // MXFP4 holds the published values themselves.
+            Source::Rows { ty, .. } => {
+                ty != choice.ty && ty.block_values() > 1 && ty != GgmlType::MXFP4
+            }
+            _ => false,
+        })
+        .map(|(draft, _)| draft.name.as_str())
+        .collect();
+    if !twice.is_empty() {
+        warnings.push(format!(
+            "{} tensors lose quality twice, as they are quantised already; better convert the checkpoint: {}",
+            twice.len(),
+            shorten(&twice)
+        ));
+    }
     for (number, text) in recipe.rules().enumerate() {
         if !choices.iter().any(|choice| choice.rule == Some(number)) {
             warnings.push(format!("rule {} decides nothing: {text}", number + 1));
@@ -394,7 +413,9 @@ fn fingerprint(
     for input in inputs {
         // The time stands in for contents, which are not read here.
         let (seconds, nanoseconds) = input.modified();
-        hasher.update(input.path().as_os_str().as_encoded_bytes());
+        // Without the folder, which may be spelled in many ways.
+        let name = input.path().file_name().unwrap_or_default();
+        hasher.update(name.as_encoded_bytes());
         hasher.update(&[0]);
         hasher.update(&input.len().to_le_bytes());
         hasher.update(&seconds.to_le_bytes());
