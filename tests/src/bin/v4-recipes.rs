@@ -1,0 +1,107 @@
+//! Measures what recipes cost: converts a checkpoint with each, and prints a
+//! Markdown table of file size and perplexity.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use serde_json::Value;
+
+/// Converts a checkpoint with several recipes and measures each file's perplexity.
+///
+/// Uses the v4-convert and v4-run that lie beside this program.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Checkpoint folder
+    checkpoint: PathBuf,
+    /// Text file (UTF-8)
+    text: PathBuf,
+    /// Tokens of the text
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    tokens: usize,
+    /// Recipes: names or TOML files
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        default_value = "lossless,native,q4,q3,q2"
+    )]
+    recipes: Vec<String>,
+    /// GGUF files to measure beside them; may be repeated
+    #[arg(long, value_name = "FILE")]
+    also: Vec<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("v4-recipes: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let model = scratch.path().join("model.gguf");
+    println!("| file | MB | fast: nll | ppl | exact: nll | ppl |");
+    println!("|---|---|---|---|---|---|");
+    for recipe in &args.recipes {
+        let convert = [args.checkpoint.as_os_str(), model.as_os_str()];
+        let options = ["--recipe", recipe, "--quiet", "--force"].map(OsStr::new);
+        beside("v4-convert", convert.into_iter().chain(options))?;
+        row(recipe, &model, args)?;
+    }
+    for file in &args.also {
+        let name = file.file_name().unwrap_or(file.as_os_str());
+        row(&name.to_string_lossy(), file, args)?;
+    }
+    Ok(())
+}
+
+fn row(name: &str, model: &Path, args: &Args) -> Result<()> {
+    let size = std::fs::metadata(model).with_context(|| model.display().to_string())?;
+    let mut line = format!("| {name} | {:.1} |", size.len() as f64 / 1e6);
+    for precision in ["fast", "exact"] {
+        let tokens = args.tokens.to_string();
+        let files = [
+            "perplexity".as_ref(),
+            model.as_os_str(),
+            args.text.as_os_str(),
+        ];
+        let options = [
+            "--json",
+            "--quiet",
+            "--tokens",
+            &tokens,
+            "--precision",
+            precision,
+        ];
+        let report = beside("v4-run", files.into_iter().chain(options.map(OsStr::new)))?;
+        let report: Value = serde_json::from_slice(&report)?;
+        let number = |key: &str| report[key].as_f64().with_context(|| format!("no {key}"));
+        line += &format!(" {:.4} | {:.3} |", number("nll")?, number("ppl")?);
+    }
+    println!("{line}");
+    Ok(())
+}
+
+/// Standard output of a program in this one's folder.
+fn beside<'a>(name: &str, args: impl Iterator<Item = &'a OsStr>) -> Result<Vec<u8>> {
+    let program = std::env::current_exe()?.with_file_name(name);
+    let output = Command::new(&program)
+        .args(args)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("{}: cannot start; build the workspace", program.display()))?;
+    ensure!(
+        output.status.success(),
+        "{name} ended with {}",
+        output.status
+    );
+    Ok(output.stdout)
+}
