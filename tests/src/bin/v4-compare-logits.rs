@@ -51,9 +51,9 @@ fn run(args: &Args) -> Result<()> {
         let tokens = &base.tokens[window * base.length..][..base.length];
         let ours = logits(&args.model, tokens, &args.options, scratch.path())?;
         let rows = ours.rows("logits");
-        for position in base.length / 2..base.length - 1 {
+        for row in &rows[base.length / 2..base.length - 1] {
             let theirs = base.next_row().with_context(|| name.clone())?;
-            let ours = log_softmax(rows[position]);
+            let ours = log_softmax(row);
             ensure!(
                 theirs.len() == ours.len(),
                 "{name}: another vocabulary than the model's"
@@ -61,7 +61,7 @@ fn run(args: &Args) -> Result<()> {
             let kl = theirs.iter().zip(&ours).map(|(p, q)| p.exp() * (p - q));
             divergences.push(kl.sum::<f64>());
             let best = theirs.iter().map(|p| *p as f32).collect::<Vec<_>>();
-            same_best += usize::from(argmax(&best) == argmax(rows[position]));
+            same_best += usize::from(argmax(&best) == argmax(row));
         }
     }
     let mean = mean(divergences.iter().copied());
