@@ -158,8 +158,11 @@ pub fn read_header(file: &InputFile) -> Result<Header, ShardError> {
     parse_header(path, &bytes, file.len() - 8 - length)
 }
 
-/// Parses a header's JSON; `data_bytes` follow it in the file.
-fn parse_header(path: &Path, json: &[u8], data_bytes: u64) -> Result<Header, ShardError> {
+/// Parses a header's JSON; `data_bytes` follow it in the file `path`.
+///
+/// # Errors
+/// As [`read_header`].
+pub fn parse_header(path: &Path, json: &[u8], data_bytes: u64) -> Result<Header, ShardError> {
     let raw: UniqueTensors<RawEntry> =
         serde_json::from_slice(json).map_err(|error| ShardError::Header {
             path: path.to_owned(),

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use serde_json::{Value, json};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use v4_runtime::{Engine, Session, Want};
 
 use super::print_json;
@@ -164,6 +165,28 @@ fn tokens(vocab: usize, n: usize) -> Vec<u32> {
     .collect()
 }
 
+/// What a speed was measured on.
+struct Machine {
+    cpu: String,
+    cores: usize,
+    memory: u64,
+}
+
+impl Machine {
+    fn this() -> Self {
+        let wanted = RefreshKind::nothing()
+            .with_cpu(CpuRefreshKind::nothing())
+            .with_memory(MemoryRefreshKind::nothing().with_ram());
+        let system = System::new_with_specifics(wanted);
+        let brand = system.cpus().first().map(|cpu| cpu.brand().trim());
+        Self {
+            cpu: brand.unwrap_or("unknown CPU").to_owned(),
+            cores: system.cpus().len(),
+            memory: system.total_memory(),
+        }
+    }
+}
+
 fn print_table(args: &BenchArgs, engine: &Engine, timings: &[Timing]) -> anyhow::Result<()> {
     let options = options::engine(&args.engine);
     let mut out = io::stdout().lock();
@@ -177,6 +200,14 @@ fn print_table(args: &BenchArgs, engine: &Engine, timings: &[Timing]) -> anyhow:
         options::precision_name(options.precision),
         options::kv_name(options.kv),
         args.engine.chunk
+    )?;
+    let machine = Machine::this();
+    writeln!(
+        out,
+        "{}, {} processors, {:.1} GB of memory",
+        machine.cpu,
+        machine.cores,
+        machine.memory as f64 / 1e9
     )?;
     writeln!(
         out,
@@ -223,7 +254,11 @@ fn as_json(args: &BenchArgs, engine: &Engine, session: &Session, timings: &[Timi
             })
         })
         .collect();
+    let machine = Machine::this();
     json!({
+        "machine": {
+            "cpu": machine.cpu, "processors": machine.cores, "memory_bytes": machine.memory,
+        },
         "model": args.model.display().to_string(),
         "version": env!("CARGO_PKG_VERSION"),
         "threads": engine.threads(),
