@@ -177,12 +177,13 @@ impl Machine {
         let wanted = RefreshKind::nothing()
             .with_cpu(CpuRefreshKind::nothing())
             .with_memory(MemoryRefreshKind::nothing().with_ram());
-        let system = System::new_with_specifics(wanted);
-        let brand = system.cpus().first().map(|cpu| cpu.brand().trim());
+        let system = System::new_with_specifics(wanted).ok();
+        let cpus = system.as_ref().map_or(&[][..], System::cpus);
+        let brand = cpus.first().map(|cpu| cpu.brand().trim());
         Self {
             cpu: brand.unwrap_or("unknown CPU").to_owned(),
-            cores: system.cpus().len(),
-            memory: system.total_memory(),
+            cores: cpus.len(),
+            memory: system.as_ref().map_or(0, System::total_memory),
         }
     }
 }
