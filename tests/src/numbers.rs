@@ -20,8 +20,16 @@ impl Numbers {
     #[must_use]
     pub fn read(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let file =
-            SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self::parse(&bytes)
+    }
+
+    /// Reads a file's bytes.
+    ///
+    /// # Panics
+    /// If they are no such file.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Self {
+        let file = SafeTensors::deserialize(bytes).expect("a safetensors file");
         let mut out = Self {
             floats: BTreeMap::new(),
             ints: BTreeMap::new(),
@@ -38,7 +46,7 @@ impl Numbers {
                     let values = words.map(|w| i32::from_le_bytes(*w)).collect();
                     out.ints.insert(name, (shape, values));
                 }
-                other => panic!("{}: {name} is {other:?}", path.display()),
+                other => panic!("{name} is {other:?}"),
             }
         }
         out

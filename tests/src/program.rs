@@ -254,3 +254,21 @@ pub fn tiny_v4(recipe: &str) -> PathBuf {
     made.insert(recipe.to_owned(), path.clone());
     path
 }
+
+/// The file that `v4-run logits` writes for `ids`, with these further options.
+///
+/// # Panics
+/// If the command fails.
+#[must_use]
+pub fn logits<T: ToString>(model: &Path, ids: &[T], options: &[&str]) -> Vec<u8> {
+    // A folder of its own, as tests run beside each other.
+    let dir = tempfile::tempdir_in(scratch()).expect("a folder for one run");
+    let (file, out) = (dir.path().join("ids"), dir.path().join("out.safetensors"));
+    let words: Vec<String> = ids.iter().map(T::to_string).collect();
+    std::fs::write(&file, words.join("\n")).expect("ids can be written");
+    let args = ["logits".as_ref(), model.as_os_str()];
+    let args = args.into_iter().chain(["--ids".as_ref(), file.as_os_str()]);
+    let args = args.chain(["--out".as_ref(), out.as_os_str(), "--quiet".as_ref()]);
+    let _ = run("v4-run", args.chain(options.iter().map(OsStr::new))).ok();
+    std::fs::read(out).expect("the command wrote its file")
+}

@@ -1,13 +1,12 @@
 //! The same bits for any number of threads, any chunk size, and one token at a
 //! time.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use v4_runtime::{Engine, EngineOptions, KvPrecision, Precision, Session, Want};
 use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, run, scratch, tiny_v4};
+use v4_tests::program::{data, logits, tiny_v4};
 
 const PRECISIONS: [(&str, Precision); 2] = [("exact", Precision::Exact), ("fast", Precision::Fast)];
 const CACHES: [(&str, KvPrecision); 2] = [
@@ -21,18 +20,14 @@ fn ids(case: &str) -> Vec<u32> {
     ids.iter().map(|&id| id.try_into().unwrap()).collect()
 }
 
-fn ids_file(case: &str) -> (PathBuf, usize) {
-    let ids = ids(case);
-    let words: Vec<String> = ids.iter().map(u32::to_string).collect();
-    let path = scratch().join(format!("{case}.ids"));
-    fs::write(&path, words.join("\n")).unwrap();
-    (path, ids.len())
-}
-
 /// The file that `v4-run logits` writes.
-fn logits(model: &Path, ids: &Path, threads: usize, chunk: usize, mode: [&str; 2]) -> Vec<u8> {
-    let out = scratch().join("out.safetensors");
-    let paths = [model, "--ids".as_ref(), ids, "--out".as_ref(), &out];
+fn logits_of(
+    model: &Path,
+    ids: &[u32],
+    threads: usize,
+    chunk: usize,
+    [precision, kv]: [&str; 2],
+) -> Vec<u8> {
     let (threads, chunk) = (threads.to_string(), chunk.to_string());
     let options = [
         "--threads",
@@ -40,25 +35,25 @@ fn logits(model: &Path, ids: &Path, threads: usize, chunk: usize, mode: [&str; 2
         "--chunk",
         &chunk,
         "--precision",
-        mode[0],
+        precision,
     ];
-    let options = options
-        .into_iter()
-        .chain(["--kv", mode[1], "--trace", "--quiet"]);
-    let args = ["logits".as_ref()].into_iter().chain(paths);
-    let _ = run("v4-run", args.chain(options.map(Path::new))).ok();
-    fs::read(out).unwrap()
+    logits(
+        model,
+        ids,
+        &[&options[..], &["--kv", kv, "--trace"]].concat(),
+    )
 }
 
 #[test]
 fn threads_and_chunks_do_not_change_a_bit() {
     for recipe in ["native", "lossless"] {
         let model = tiny_v4(recipe);
-        let (file, whole) = ids_file("medium");
+        let ids = ids("medium");
+        let whole = ids.len();
         for (precision, _) in PRECISIONS {
             for (kv, _) in CACHES {
                 let mode = [precision, kv];
-                let expected = logits(&model, &file, 1, whole, mode);
+                let expected = logits_of(&model, &ids, 1, whole, mode);
                 for (threads, chunk) in [
                     (1, 1),
                     (1, 7),
@@ -73,7 +68,7 @@ fn threads_and_chunks_do_not_change_a_bit() {
                     (3, whole),
                 ] {
                     assert!(
-                        logits(&model, &file, threads, chunk, mode) == expected,
+                        logits_of(&model, &ids, threads, chunk, mode) == expected,
                         "{recipe}, {mode:?}: {threads} threads and chunks of {chunk} differ"
                     );
                 }
@@ -86,11 +81,11 @@ fn threads_and_chunks_do_not_change_a_bit() {
 fn modes_differ_from_each_other() {
     // Else the test above could compare a mode with itself under two names.
     let model = tiny_v4("native");
-    let (file, whole) = ids_file("short");
+    let ids = ids("short");
     let mut seen = Vec::new();
     for (precision, _) in PRECISIONS {
         for (kv, _) in CACHES {
-            let file = logits(&model, &file, 2, whole, [precision, kv]);
+            let file = logits_of(&model, &ids, 2, 64, [precision, kv]);
             assert!(
                 !seen.contains(&file),
                 "{precision} {kv} equals another mode"

@@ -4,12 +4,11 @@
 //! `published` ones with all roundings of the published inference code.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use v4_runtime::{Engine, EngineOptions, Hooks, KvPrecision, Precision, Session, Trace, Want};
 use v4_tests::numbers::{Numbers, argmax, kl, largest_difference, log_softmax, mean};
-use v4_tests::program::{data, run, scratch, tiny_v4};
+use v4_tests::program::{data, logits, tiny_v4};
 
 const CASES: [&str; 4] = ["one", "short", "medium", "long"];
 /// Float32 against float64 through all layers.
@@ -21,23 +20,6 @@ const TIE: f32 = 1e-5;
 
 fn golden() -> Numbers {
     Numbers::read(&data("tiny-v4").join("golden.safetensors"))
-}
-
-fn ids_file(golden: &Numbers, case: &str) -> PathBuf {
-    let ids = golden.ints(&format!("{case}.ids"));
-    let words: Vec<String> = ids.iter().map(i32::to_string).collect();
-    let path = scratch().join(format!("{case}.ids"));
-    fs::write(&path, words.join(" ")).unwrap();
-    path
-}
-
-fn logits(model: &Path, ids: &Path, out: &str, options: &[&str]) -> Numbers {
-    let out = scratch().join(out);
-    let paths = [model, "--ids".as_ref(), ids, "--out".as_ref(), &out];
-    let options = options.iter().map(Path::new);
-    let args = ["logits".as_ref()].into_iter().chain(paths).chain(options);
-    let _ = run("v4-run", args).ok();
-    Numbers::read(&out)
 }
 
 /// Positions at which some layer's choice, in our own arithmetic, hangs on less
@@ -76,9 +58,8 @@ fn exact_logits_argmax_experts_and_streams_are_the_goldens() {
     let model = tiny_v4("lossless");
     for case in CASES {
         let ids = golden.ints(&format!("{case}.ids"));
-        let file = ids_file(&golden, case);
-        let options = ["--precision", "exact", "--kv", "f32", "--trace", "--quiet"];
-        let ours = logits(&model, &file, &format!("{case}.safetensors"), &options);
+        let options = ["--precision", "exact", "--kv", "f32", "--trace"];
+        let ours = Numbers::parse(&logits(&model, ids, &options));
         let rows = ours.rows("logits");
         assert_eq!(rows.len(), ids.len());
         assert!((0..).zip(ours.ints("positions")).all(|(i, p)| i == *p));
@@ -232,7 +213,6 @@ fn published_roundings_and_fast_arithmetic_stay_nearer_than_the_published_code()
         let mut bound = Distance::default();
         let mut ours: [Distance; 2] = Default::default();
         for case in CASES {
-            let file = ids_file(&golden, case);
             let ids = golden.ints(&format!("{case}.ids"));
             let positions = golden.ints(&format!("{case}.positions"));
             let exact = golden.rows(&format!("{case}.exact.logits"));
@@ -242,7 +222,7 @@ fn published_roundings_and_fast_arithmetic_stay_nearer_than_the_published_code()
             let nll: Vec<f64> = nll.iter().copied().map(f64::from).collect();
             bound.add(&exact, &published, exact_nll, &nll);
             for ((_, options), ours) in ROUNDED.iter().zip(&mut ours) {
-                let rounded = logits(&model, &file, "rounded.safetensors", options);
+                let rounded = Numbers::parse(&logits(&model, ids, options));
                 let rows = rounded.rows("logits");
                 let at = |p: &i32| rows[usize::try_from(*p).unwrap()];
                 let next =
