@@ -16,6 +16,7 @@
 
 mod backend;
 mod engine;
+pub mod engram;
 mod error;
 mod forward;
 pub mod gguf;
