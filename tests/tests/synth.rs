@@ -149,6 +149,6 @@ fn refusals_are_one_line() {
     ]);
 
     let out = at("huge");
-    let args = [text(&out), "--model", "pro", "--experts", "100000"];
+    let args = [text(&out), "--model", "pro", "--experts", "10000"];
     synth(&args).failed_with(&["huge", "GB free", "--experts"]);
 }
