@@ -3,7 +3,6 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 
 use common::{convert, plan, program, scratch, stored, text, tiny};
 use v4_convert::plan::{Drafts, Plan, PlanOptions};
@@ -12,6 +11,10 @@ use v4_convert::write::{Watch, WriteOptions, write};
 use v4_quant::{GgmlType, decode_row, fp4, fp8};
 use v4_runtime::gguf::{Header, TensorInfo, parse_header};
 use v4_runtime::tokenizer::{Marks, Tokenizer};
+
+#[path = "../../tests/src/shared.rs"]
+mod shared;
+use shared::shared;
 
 fn header(bytes: &[u8]) -> Header {
     parse_header(bytes, bytes.len() as u64).unwrap()
@@ -502,17 +505,9 @@ fn the_program_explains_itself() {
 /// both keep them.
 #[test]
 fn llama_cpps_converter_writes_the_same_tensors() {
-    let theirs =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures/tiny-v4.llamacpp.gguf");
-    if !theirs.exists() {
-        assert!(
-            std::env::var("CI").as_deref() != Ok("true"),
-            "{} is needed in CI",
-            theirs.display()
-        );
-        println!("skipped: {} is not there", theirs.display());
+    let Some(theirs) = shared("tiny-v4.llamacpp.gguf") else {
         return;
-    }
+    };
     let theirs = fs::read(theirs).unwrap();
     let ours = convert(&tiny(), "native");
     let (their_header, our_header) = (header(&theirs), header(&ours));

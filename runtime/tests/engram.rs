@@ -10,19 +10,9 @@ use v4_runtime::engram::{Addressing, EngramConfig, StoredConstants, TokenClasses
 use v4_runtime::gguf::Metadata;
 use v4_runtime::tokenizer::Tokenizer;
 
-/// A file of the data that others made, or `None`, said aloud, where it is absent.
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/fixtures")
-        .join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(!strict, "{} is needed where CI=true", path.display());
-    eprintln!("skipped: {} is absent", path.display());
-    None
-}
+#[path = "../../tests/src/shared.rs"]
+mod shared;
+use shared::shared;
 
 fn tiny(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

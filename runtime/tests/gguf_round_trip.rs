@@ -1,6 +1,6 @@
 //! What the writer writes, our reader and an independent one read back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ggus::{GGuf, GGufMetaDataValueType as Ty};
 use proptest::collection::{btree_map, vec};
@@ -10,6 +10,10 @@ use v4_runtime::gguf::{
     Array, GgufError, GgufFile, Metadata, PAGE_ALIGNMENT, TensorInfo, Value, data_bytes,
     encode_header, layout_offsets, parse_header,
 };
+
+#[path = "../../tests/src/shared.rs"]
+mod shared;
+use shared::shared;
 
 fn any_array() -> impl Strategy<Value = Array> {
     let float = prop::num::f32::NORMAL | prop::num::f32::ZERO | prop::num::f32::SUBNORMAL;
@@ -249,20 +253,6 @@ fn ggus_sees_the_same_metadata_and_tensors() {
         assert_eq!(data, ours.data(ours.tensor(&t.name).unwrap()));
         assert!(data.iter().all(|&b| b == data[0] && b != 0));
     }
-}
-
-/// A file of the data that others made, or `None`, said aloud, where it is absent.
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/fixtures")
-        .join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(!strict, "{} is needed where CI=true", path.display());
-    eprintln!("skipped: {} is absent", path.display());
-    None
 }
 
 #[test]

@@ -2,4 +2,5 @@
 
 pub mod numbers;
 pub mod program;
+pub mod shared;
 pub mod synth;

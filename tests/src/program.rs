@@ -27,24 +27,6 @@ pub fn data(name: &str) -> PathBuf {
     root().join("tests/data").join(name)
 }
 
-/// Data by others, which the repository does not carry: `../shared/fixtures/NAME`.
-///
-/// `None` if it is absent, after saying that `test` is skipped.
-///
-/// # Panics
-/// If it is absent and the environment says `CI=true`, where nothing is skipped.
-#[must_use]
-pub fn shared(test: &str, name: &str) -> Option<PathBuf> {
-    let path = root().parent()?.join("shared/fixtures").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    let in_ci = std::env::var("CI").is_ok_and(|v| v == "true");
-    assert!(!in_ci, "{test}: {} is missing, and CI=true", path.display());
-    eprintln!("{test}: SKIPPED, {} is missing", path.display());
-    None
-}
-
 /// The folder of the running test's build: `target/release` or `target/debug`.
 fn build_dir() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");

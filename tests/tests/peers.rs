@@ -6,7 +6,8 @@ use std::path::Path;
 use ggus::GGuf;
 use v4_quant::GgmlType;
 use v4_runtime::gguf::{GgufFile, Value};
-use v4_tests::program::{run, scratch, shared, tiny_v4};
+use v4_tests::program::{run, scratch, tiny_v4};
+use v4_tests::shared::shared;
 
 /// Perplexity of the first `tokens` tokens of `text`.
 fn perplexity(model: &Path, text: &Path, tokens: &str) -> f64 {
@@ -25,13 +26,12 @@ fn perplexity(model: &Path, text: &Path, tokens: &str) -> f64 {
 /// The figures for 20,000 tokens are in docs/; here fewer, for time.
 #[test]
 fn llama_cpp_files_read_like_our_own_conversions() {
-    const TEST: &str = "llama_cpp_files_read_like_our_own_conversions";
     let files = [
         "tiny-v4.llamacpp.gguf",
         "tiny-v4.llamacpp-q4_k_m.gguf",
         "text/code-and-docs.txt",
     ];
-    let [Some(llama), Some(llama_q4), Some(text)] = files.map(|file| shared(TEST, file)) else {
+    let [Some(llama), Some(llama_q4), Some(text)] = files.map(|file| shared(file)) else {
         return;
     };
     let ppl = |model: &Path| perplexity(model, &text, "4000");

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use v4_tests::program::{run_with_input, shared, tiny_v4};
+use v4_tests::program::{run_with_input, tiny_v4};
+use v4_tests::shared::shared;
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
@@ -24,9 +25,8 @@ fn ids(text: &str) -> Value {
 #[test]
 fn tokenize_gives_the_published_ids() {
     for version in ["v4", "v4.1"] {
-        const TEST: &str = "tokenize_gives_the_published_ids";
-        let tokenizer = shared(TEST, &format!("tokenizer/deepseek-{version}.json"));
-        let vectors = shared(TEST, &format!("tokenizer/deepseek-{version}.vectors.jsonl"));
+        let tokenizer = shared(&format!("tokenizer/deepseek-{version}.json"));
+        let vectors = shared(&format!("tokenizer/deepseek-{version}.vectors.jsonl"));
         let (Some(tokenizer), Some(vectors)) = (tokenizer, vectors) else {
             return;
         };
@@ -53,11 +53,10 @@ fn tokenize_gives_the_published_ids() {
 
 #[test]
 fn render_gives_the_published_prompts_ids_and_errors() {
-    const TEST: &str = "render_gives_the_published_prompts_ids_and_errors";
-    let Some(requests) = shared(TEST, "encoding/requests.jsonl") else {
+    let Some(requests) = shared("encoding/requests.jsonl") else {
         return;
     };
-    let tokenizers = ["v4", "v4.1"].map(|v| shared(TEST, &format!("tokenizer/deepseek-{v}.json")));
+    let tokenizers = ["v4", "v4.1"].map(|v| shared(&format!("tokenizer/deepseek-{v}.json")));
     let [Some(v4), Some(v41)] = tokenizers else {
         return;
     };

@@ -9,22 +9,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::gguf::{GgufFile, Metadata};
 
-/// A file among the test data by others, which lies beside the repository.
-fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/fixtures")
-        .join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "{} is missing",
-        path.display()
-    );
-    eprintln!("skipped: {} is missing", path.display());
-    None
-}
+#[path = "../../../tests/src/shared.rs"]
+mod shared;
+use shared::shared;
 
 fn own(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

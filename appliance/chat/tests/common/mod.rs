@@ -1,28 +1,15 @@
 //! Test data by others, which lies beside the repository.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 use v4_chat::{ModelVersion, Protocol};
 use v4_runtime::tokenizer::Tokenizer;
 
-/// A file among the fixtures, `None` (and a word about it) where they are absent.
-pub fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/fixtures")
-        .join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "{} is missing",
-        path.display()
-    );
-    eprintln!("skipped: {} is missing", path.display());
-    None
-}
+#[path = "../../../../tests/src/shared.rs"]
+mod data;
+pub use data::shared;
 
 /// The records of a file of JSON lines.
 pub fn records(path: &Path) -> Vec<Value> {
