@@ -31,7 +31,7 @@ fn llama_cpp_files_read_like_our_own_conversions() {
         "tiny-v4.llamacpp-q4_k_m.gguf",
         "text/code-and-docs.txt",
     ];
-    let [Some(llama), Some(llama_q4), Some(text)] = files.map(|file| shared(file)) else {
+    let [Some(llama), Some(llama_q4), Some(text)] = files.map(shared) else {
         return;
     };
     let ppl = |model: &Path| perplexity(model, &text, "4000");
