@@ -109,14 +109,7 @@ impl Continuation for Sampled<'_> {
     }
 
     fn reusable(&self, prompt: &[u32]) -> usize {
-        let held = self.session.tokens();
-        // As Session::sync: the last token's logits are gone, so a prompt needs
-        // one new token.
-        if prompt.len() > held.len() && prompt.starts_with(held) {
-            held.len()
-        } else {
-            0
-        }
+        self.session.reusable(prompt)
     }
 
     fn start(

@@ -225,6 +225,18 @@ impl Session {
         Ok(all)
     }
 
+    /// How many of `ids` [`Self::sync`] would not have to run again: all that the
+    /// session holds, if `ids` goes on from there, or none.
+    #[must_use]
+    pub fn reusable(&self, ids: &[u32]) -> usize {
+        let held = self.tokens.len();
+        if ids.len() > held && ids.starts_with(&self.tokens) {
+            held
+        } else {
+            0
+        }
+    }
+
     /// Makes the session hold exactly `ids`: keeps what it has if `ids` begins
     /// with it, or else starts afresh, and appends the rest. At least the last
     /// token is run, so that its logits can be had.
@@ -237,10 +249,10 @@ impl Session {
         want: Want,
         hooks: &mut Hooks<'_>,
     ) -> Result<Logits, EngineError> {
-        if !(ids.starts_with(&self.tokens) && ids.len() > self.tokens.len()) {
+        let kept = self.reusable(ids);
+        if kept < self.tokens.len() {
             self.reset();
         }
-        let kept = self.tokens.len();
         self.append_with(&ids[kept..], want, hooks)
     }
 

@@ -142,6 +142,13 @@ impl Cpu {
         let Some(first) = groups.first() else {
             return Vec::new();
         };
+        let inputs: Vec<_> = groups
+            .iter()
+            .map(|g| {
+                [&g.weights.gate, &g.weights.up]
+                    .map(|w| acts.input(self, w.ty(), g.tokens.iter().map(|&(t, _)| t)))
+            })
+            .collect();
         let ff = first.weights.gate.rows();
         let pairs: usize = groups.iter().map(|g| g.tokens.len()).sum();
         let mut out = vec![0.0; pairs * ff];
@@ -155,10 +162,10 @@ impl Cpu {
             let m = tokens.len();
             let first = expert * ff + task.first;
             let rows = first..first + task.out.len() / m;
-            let input = |w: &Tensor| acts.input(self, w.ty(), tokens.iter().map(|&(t, _)| t));
+            let [gate_input, up_input] = &inputs[task.index];
             let mut up = vec![0.0; task.out.len()];
-            self.dot_rows(&weights.gate, rows.clone(), &input(&weights.gate), task.out);
-            self.dot_rows(&weights.up, rows, &input(&weights.up), &mut up);
+            self.dot_rows(&weights.gate, rows.clone(), gate_input, task.out);
+            self.dot_rows(&weights.up, rows, up_input, &mut up);
             swiglu(task.out, &up, weights.limit);
             for row in task.out.chunks_exact_mut(m) {
                 for (v, (_, w)) in row.iter_mut().zip(tokens) {
