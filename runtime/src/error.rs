@@ -71,6 +71,21 @@ pub enum EngineError {
         /// The model's own limit.
         model_max: usize,
     },
+    /// A row of an Engram table that cannot be read or is no row of numbers.
+    #[error(
+        "{}: tensor {tensor}, row {row}: {reason}; if it stays so the file or its disk is damaged, copy or convert the model again",
+        path.display()
+    )]
+    EngramRow {
+        /// The model file.
+        path: PathBuf,
+        /// The table.
+        tensor: String,
+        /// The row.
+        row: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The caller's progress hook asked to stop; the chunks done are kept.
     #[error("cancelled")]
     Cancelled,

@@ -20,6 +20,7 @@ pub mod engram;
 mod error;
 mod forward;
 pub mod gguf;
+pub mod io;
 mod kv;
 mod math;
 pub mod model;

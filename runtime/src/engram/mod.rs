@@ -1,5 +1,5 @@
-//! Where Engram rows are: from token ids to rows of the embedding tables of
-//! DeepSeek-V4.1 (spec section 3.7).
+//! Engram rows: from token ids to rows of the embedding tables of DeepSeek-V4.1
+//! (spec section 3.7), and from the file to their values ([`EngramStore`]).
 //!
 //! Each Engram layer has one table. A token selects one row per *column*, a pair
 //! of n-gram order (2 to the largest) and head, by a hash of the n-gram that ends
@@ -20,11 +20,14 @@ mod hash;
 mod multipliers;
 mod numpy;
 mod primes;
+mod store;
+mod table;
 mod verify;
 
 pub use classes::TokenClasses;
 pub use error::{Constant, EngramError};
 pub use hash::{Addressing, LayerAddressing};
+pub use store::{EngramOptions, EngramPlacement, EngramStats, EngramStore, Fetch};
 pub use verify::StoredConstants;
 
 /// Most Engram layers accepted.
