@@ -1,0 +1,190 @@
+//! A file and the threads that read it.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::queue::Queue;
+use super::{Job, MAX_IN_FLIGHT, ReadFailure, ReadFile, ReadHook, ReadMode, Request};
+use super::{threads, uring};
+
+/// What a reader has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ReadCounts {
+    /// Requests started.
+    pub reads: u64,
+    /// Bytes that the system delivered.
+    pub bytes: u64,
+    /// Reads repeated after an error or a short answer.
+    pub retries: u64,
+    /// For each request the number in flight when it was started, itself
+    /// included, added up.
+    pub in_flight: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    reads: AtomicU64,
+    bytes: AtomicU64,
+    retries: AtomicU64,
+    in_flight: AtomicU64,
+    now: AtomicU64,
+}
+
+impl Counters {
+    pub fn started(&self) {
+        let now = self.now.fetch_add(1, Relaxed) + 1;
+        self.reads.fetch_add(1, Relaxed);
+        self.in_flight.fetch_add(now, Relaxed);
+    }
+
+    pub fn ended(&self) {
+        self.now.fetch_sub(1, Relaxed);
+    }
+
+    pub fn retried(&self) {
+        self.retries.fetch_add(1, Relaxed);
+    }
+}
+
+/// What the reading threads work with.
+pub(super) struct Shared {
+    pub file: ReadFile,
+    pub queue: Queue,
+    pub counters: Counters,
+    hook: Option<Arc<dyn ReadHook>>,
+}
+
+impl Shared {
+    /// Counts an answer of the system, and lets the hook see it.
+    pub fn answered(
+        &self,
+        offset: u64,
+        len: usize,
+        answer: io::Result<usize>,
+    ) -> io::Result<usize> {
+        if let Ok(n) = answer {
+            self.counters.bytes.fetch_add(n as u64, Relaxed);
+        }
+        match &self.hook {
+            None => answer,
+            Some(hook) => hook.answer(offset, len, answer),
+        }
+    }
+}
+
+/// Reads a file for any number of jobs at once. Dropping it waits for the reads
+/// in flight and stops all jobs.
+pub(crate) struct Reader {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    mode: ReadMode,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("file", &self.shared.file)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// Starts the threads; up to `in_flight` reads, at most [`MAX_IN_FLIGHT`],
+    /// are in flight at once.
+    ///
+    /// # Errors
+    /// The system's, if `io_uring` was asked for and is refused, or if not even
+    /// one thread can be started.
+    pub fn start(
+        file: ReadFile,
+        mode: ReadMode,
+        in_flight: usize,
+        hook: Option<Arc<dyn ReadHook>>,
+    ) -> io::Result<Self> {
+        let in_flight = in_flight.clamp(1, MAX_IN_FLIGHT);
+        let shared = |file, event| {
+            Arc::new(Shared {
+                file,
+                queue: Queue::new(event),
+                counters: Counters::default(),
+                hook: hook.clone(),
+            })
+        };
+        let mut file = file;
+        if mode != ReadMode::Threads {
+            let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            let with_event = shared(file, Some(event));
+            match uring::start(&with_event, in_flight) {
+                Ok(thread) => {
+                    return Ok(Self {
+                        shared: with_event,
+                        threads: vec![thread],
+                        mode: ReadMode::Uring,
+                    });
+                }
+                Err(error) if mode == ReadMode::Uring => return Err(error),
+                // The thread has ended, so nobody else holds it.
+                Err(error) => file = Arc::into_inner(with_event).ok_or(error)?.file,
+            }
+        }
+        let shared = shared(file, None);
+        Ok(Self {
+            threads: threads::start(&shared, in_flight)?,
+            shared,
+            mode: ReadMode::Threads,
+        })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &ReadFile {
+        &self.shared.file
+    }
+
+    /// How reads are submitted: never [`ReadMode::Auto`].
+    pub fn mode(&self) -> ReadMode {
+        self.mode
+    }
+
+    /// Starts a job, behind or beside those that wait.
+    pub fn submit(&self, job: Arc<dyn Job>) {
+        self.shared.queue.add(job);
+    }
+
+    /// Reads in the calling thread, whatever state the others are in.
+    ///
+    /// # Errors
+    /// As for a request of a job.
+    pub fn read_now(&self, request: &mut Request) -> Result<(), ReadFailure> {
+        self.shared.counters.started();
+        let result = threads::read(&self.shared, request);
+        self.shared.counters.ended();
+        result
+    }
+
+    /// What was done since the start.
+    pub fn counts(&self) -> ReadCounts {
+        let c = &self.shared.counters;
+        ReadCounts {
+            reads: c.reads.load(Relaxed),
+            bytes: c.bytes.load(Relaxed),
+            retries: c.retries.load(Relaxed),
+            in_flight: c.in_flight.load(Relaxed),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has nothing left to wait for.
+            let _ = thread.join();
+        }
+    }
+}
