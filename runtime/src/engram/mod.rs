@@ -14,20 +14,26 @@
 //! Text only: at an image token the published model cuts the look-back as at the
 //! start of the sequence, and nothing here knows of images.
 
+mod cache;
 mod classes;
 mod error;
+mod fetch;
 mod hash;
 mod multipliers;
 mod numpy;
+mod plan;
 mod primes;
+mod stats;
 mod store;
 mod table;
 mod verify;
 
 pub use classes::TokenClasses;
 pub use error::{Constant, EngramError};
+pub use fetch::Fetch;
 pub use hash::{Addressing, LayerAddressing};
-pub use store::{EngramOptions, EngramPlacement, EngramStats, EngramStore, Fetch};
+pub use stats::EngramStats;
+pub use store::{EngramOptions, EngramPlacement, EngramStore};
 pub use verify::StoredConstants;
 
 /// Most Engram layers accepted.

@@ -1,17 +1,25 @@
-//! Rows of the Engram tables, read from the file as they are needed.
+//! The Engram tables of an open model, and how their rows are got.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Addressing;
+use super::cache::RowCache;
+use super::fetch::{Fetch, Work};
+use super::plan::{Extent, MOST_ROWS};
+use super::stats::{Counters, EngramStats};
 use super::table::Table;
 use crate::error::EngineError;
 use crate::gguf::GgufFile;
-use crate::io::ReadMode;
+use crate::io::{AlignedBuffer, ReadCounts, ReadFile, ReadHook, ReadMode, Reader, Request};
+
+/// Longest read of several rows. Rows are far apart in a published table, so
+/// nearly all reads are of one sector or page.
+const MOST_READ: usize = 16 << 10;
+/// Piece in which a table is read into memory.
+const PIECE: usize = 4 << 20;
+/// Rows looked up or kept at a time while the cache is locked.
+const ROWS_PER_LOCK: usize = 512;
 
 /// Where tables live and how their rows are read.
 #[derive(Debug, Clone)]
@@ -25,8 +33,10 @@ pub struct EngramOptions {
     pub reads: ReadMode,
     /// Read past the page cache where the file system allows it.
     pub direct: bool,
-    /// Most reads in flight.
+    /// Most reads in flight, up to [`MAX_IN_FLIGHT`](crate::io::MAX_IN_FLIGHT).
     pub in_flight: usize,
+    /// Sees each answer of the system; for tests.
+    pub hook: Option<Arc<dyn ReadHook>>,
 }
 
 impl Default for EngramOptions {
@@ -37,6 +47,7 @@ impl Default for EngramOptions {
             reads: ReadMode::Auto,
             direct: true,
             in_flight: 128,
+            hook: None,
         }
     }
 }
@@ -51,75 +62,85 @@ pub enum EngramPlacement {
     Memory,
 }
 
-/// What was asked of a store and what it did, since it was opened or between two
-/// such records ([`EngramStats::since`]).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct EngramStats {
-    /// Calls of [`EngramStore::fetch`].
-    pub fetches: u64,
-    /// Tokens in them.
-    pub tokens: u64,
-    /// Rows that the tokens select, of all tables.
-    pub rows: u64,
-    /// Rows after duplicates within a fetch were removed.
-    pub distinct: u64,
-    /// Of these, rows that were in the cache.
-    pub hits: u64,
-    /// Reads from the file.
-    pub reads: u64,
-    /// Bytes read from the file.
-    pub bytes_read: u64,
-    /// Pages of 4096 bytes that these reads touched.
-    pub pages: u64,
-    /// Reads that failed or were cut short and were repeated.
-    pub retries: u64,
-    /// Time for which [`Fetch::take`] waited for reads.
-    pub waited: Duration,
-}
-
-impl EngramStats {
-    /// What came after an earlier record of the same store.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
-        Self {
-            fetches: self.fetches.saturating_sub(earlier.fetches),
-            tokens: self.tokens.saturating_sub(earlier.tokens),
-            rows: self.rows.saturating_sub(earlier.rows),
-            distinct: self.distinct.saturating_sub(earlier.distinct),
-            hits: self.hits.saturating_sub(earlier.hits),
-            reads: self.reads.saturating_sub(earlier.reads),
-            bytes_read: self.bytes_read.saturating_sub(earlier.bytes_read),
-            pages: self.pages.saturating_sub(earlier.pages),
-            retries: self.retries.saturating_sub(earlier.retries),
-            waited: self.waited.saturating_sub(earlier.waited),
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    fetches: AtomicU64,
-    tokens: AtomicU64,
-    rows: AtomicU64,
-    reads: AtomicU64,
-    bytes_read: AtomicU64,
-    waited_ns: AtomicU64,
-}
-
-impl Counters {
-    fn add(counter: &AtomicU64, n: u64) {
-        counter.fetch_add(n, Ordering::Relaxed);
-    }
-}
-
 /// The Engram tables of an open model, shared by all its sessions.
 #[derive(Debug)]
 pub struct EngramStore {
-    path: PathBuf,
-    file: File,
     addressing: Addressing,
-    tables: Vec<Table>,
-    counters: Counters,
+    shared: Arc<Shared>,
+    source: Source,
+}
+
+/// Where rows come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// The tables' bytes.
+    Memory(Vec<Vec<u8>>),
+    /// The file.
+    Disk(Reader),
+}
+
+/// What fetches and the reading threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub path: PathBuf,
+    pub tables: Vec<Table>,
+    /// Offsets and lengths of reads are multiples of this.
+    pub unit: usize,
+    pub most_read: usize,
+    pub counters: Counters,
+    memory_unit: usize,
+    cache: Mutex<RowCache>,
+    /// Buffers that are not in use; never more than were in flight at once.
+    buffers: Mutex<Vec<AlignedBuffer>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Neither a cache nor a list of buffers is ever left half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Copies the rows that the cache has, and marks them.
+    pub fn look_up(&self, table: usize, rows: &[u64], bytes: &mut [u8], present: &mut [bool]) {
+        let row_bytes = self.tables[table].row_bytes();
+        let rows = rows.chunks(ROWS_PER_LOCK);
+        let bytes = bytes.chunks_mut(ROWS_PER_LOCK * row_bytes);
+        let present = present.chunks_mut(ROWS_PER_LOCK);
+        for ((rows, bytes), present) in rows.zip(bytes).zip(present) {
+            let mut cache = lock(&self.cache);
+            let out = bytes.chunks_exact_mut(row_bytes);
+            for ((&row, out), present) in rows.iter().zip(out).zip(present) {
+                *present = cache.get(table, row, out);
+            }
+        }
+    }
+
+    /// Takes rows into the cache.
+    pub fn keep<'a>(&self, table: usize, rows: impl Iterator<Item = (u64, &'a [u8])>) {
+        let mut cache = lock(&self.cache);
+        rows.for_each(|(row, bytes)| cache.put(table, row, bytes));
+    }
+
+    /// The request of a planned read.
+    pub fn request(&self, extent: &Extent, tag: u64) -> Request {
+        let pooled = (extent.len <= self.most_read).then(|| lock(&self.buffers).pop());
+        let size = extent.len.max(self.most_read);
+        let new = || AlignedBuffer::new(size, self.memory_unit);
+        Request {
+            offset: extent.offset,
+            len: extent.len,
+            need: extent.need,
+            tag,
+            buffer: pooled.flatten().unwrap_or_else(new),
+        }
+    }
+
+    /// Takes a request's buffer back.
+    pub fn give_back(&self, buffer: AlignedBuffer) {
+        if buffer.len() == self.most_read {
+            lock(&self.buffers).push(buffer);
+        }
+    }
 }
 
 impl EngramStore {
@@ -131,30 +152,62 @@ impl EngramStore {
     ///
     /// # Errors
     /// A table that is missing, or whose shape or type does not fit `addressing`,
-    /// `width` and `encoding`; a read mode that the system refuses.
+    /// `width` and `encoding`; a read mode that the system refuses; tables that
+    /// do not fit in memory or cannot be read, if they are to be there.
     pub fn open(
         file: &Arc<GgufFile>,
         addressing: Addressing,
         width: usize,
         encoding: Option<&str>,
-        _options: &EngramOptions,
+        options: &EngramOptions,
     ) -> Result<Arc<Self>, EngineError> {
-        let tables = addressing
+        let tables: Vec<Table> = addressing
             .layers()
             .iter()
             .map(|layer| Table::find(file, layer, width, encoding))
             .collect::<Result<_, _>>()?;
-        let handle = file.file().try_clone().map_err(|e| EngineError::Model {
+        let refused = |what: String| EngineError::Model {
             path: file.path().to_path_buf(),
-            what: format!("cannot be opened a second time: {e}"),
-        })?;
-        Ok(Arc::new(Self {
+            what,
+        };
+        let in_memory = options.placement == EngramPlacement::Memory;
+        let again = ReadFile::reopen(file.file(), file.path(), options.direct)
+            .map_err(|e| refused(format!("cannot be opened a second time: {e}")))?;
+        let longest = tables.iter().map(Table::row_bytes).max().unwrap_or(1);
+        let cache_bytes = if in_memory { 0 } else { options.cache_bytes };
+        let shared = Arc::new(Shared {
             path: file.path().to_path_buf(),
-            file: handle,
-            addressing,
             tables,
+            unit: again.unit(),
+            memory_unit: again.memory_unit(),
+            most_read: MOST_READ.next_multiple_of(again.unit()),
             counters: Counters::default(),
-        }))
+            cache: Mutex::new(RowCache::new(cache_bytes, longest)),
+            buffers: Mutex::default(),
+        });
+        let (mode, in_flight) = if in_memory {
+            (ReadMode::Threads, 1)
+        } else {
+            (options.reads, options.in_flight)
+        };
+        let reader = Reader::start(again, mode, in_flight, options.hook.clone()).map_err(|e| {
+            refused(format!(
+                "the system refuses reads by {mode}: {e}; choose another way to read"
+            ))
+        })?;
+        let mut store = Self {
+            addressing,
+            shared,
+            source: Source::Disk(reader),
+        };
+        if in_memory {
+            let all = 0..store.shared.tables.len();
+            let tables = all
+                .map(|table| store.load(table))
+                .collect::<Result<_, _>>()?;
+            store.source = Source::Memory(tables);
+        }
+        Ok(Arc::new(store))
     }
 
     /// Which rows tokens select.
@@ -166,7 +219,28 @@ impl EngramStore {
     /// Channels per row.
     #[must_use]
     pub fn width(&self) -> usize {
-        self.tables[0].width()
+        self.shared.tables[0].width()
+    }
+
+    /// Bytes of a row of each table, as stored.
+    pub fn row_bytes(&self) -> impl Iterator<Item = usize> {
+        self.shared.tables.iter().map(Table::row_bytes)
+    }
+
+    /// Rows that the cache can hold.
+    #[must_use]
+    pub fn cache_rows(&self) -> usize {
+        lock(&self.shared.cache).capacity()
+    }
+
+    /// How rows are read: the mode, and whether past the page cache. `None` for
+    /// tables in memory.
+    #[must_use]
+    pub fn reads(&self) -> Option<(ReadMode, bool)> {
+        match &self.source {
+            Source::Memory(_) => None,
+            Source::Disk(reader) => Some((reader.mode(), reader.file().direct())),
+        }
     }
 
     /// Starts reading the rows of `ids`, which follow `before` in the sequence
@@ -176,15 +250,21 @@ impl EngramStore {
     /// [`EngineError::TokenId`] for an id beyond the vocabulary.
     pub fn fetch(self: &Arc<Self>, before: &[u32], ids: &[u32]) -> Result<Fetch, EngineError> {
         let rows = self.rows_of(before, ids)?;
-        let c = &self.counters;
-        Counters::add(&c.fetches, 1);
-        Counters::add(&c.tokens, ids.len() as u64);
-        Counters::add(&c.rows, rows.iter().map(|r| r.len() as u64).sum());
-        Ok(Fetch {
-            store: Arc::clone(self),
-            tokens: ids.len(),
-            rows,
-        })
+        let asked = rows.iter().map(Vec::len).sum();
+        if asked > MOST_ROWS {
+            return Err(EngineError::Unsupported(format!(
+                "the Engram rows of {} tokens are too many at once; use a smaller --chunk",
+                ids.len()
+            )));
+        }
+        self.shared.counters.asked(ids.len(), asked);
+        let work = Arc::new(Work::new(&self.shared, rows));
+        if let Source::Disk(reader) = &self.source
+            && !work.begin()
+        {
+            reader.submit(Arc::clone(&work) as _);
+        }
+        Ok(Fetch::new(self, ids.len(), work))
     }
 
     fn rows_of(&self, before: &[u32], ids: &[u32]) -> Result<Vec<Vec<u64>>, EngineError> {
@@ -198,7 +278,7 @@ impl EngramStore {
         self.addressing
             .rows(before, ids)
             .map_err(|e| EngineError::Model {
-                path: self.path.clone(),
+                path: self.shared.path.clone(),
                 what: e.to_string(),
             })
     }
@@ -206,85 +286,94 @@ impl EngramStore {
     /// What was asked and done since the store was opened.
     #[must_use]
     pub fn stats(&self) -> EngramStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let c = &self.counters;
-        EngramStats {
-            fetches: get(&c.fetches),
-            tokens: get(&c.tokens),
-            rows: get(&c.rows),
-            reads: get(&c.reads),
-            bytes_read: get(&c.bytes_read),
-            waited: Duration::from_nanos(get(&c.waited_ns)),
-            ..EngramStats::default()
-        }
+        self.shared.counters.stats(match &self.source {
+            Source::Memory(_) => ReadCounts::default(),
+            Source::Disk(reader) => reader.counts(),
+        })
     }
 
-    fn row_error(&self, table: &Table, row: u64, reason: String) -> EngineError {
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(super) fn row_error(&self, table: &Table, row: u64, reason: String) -> EngineError {
         EngineError::EngramRow {
-            path: self.path.clone(),
+            path: self.shared.path.clone(),
             tensor: table.tensor().to_owned(),
             row,
             reason,
         }
     }
-}
 
-/// Rows on their way from the tables. Dropping it forgets them.
-#[derive(Debug)]
-pub struct Fetch {
-    store: Arc<EngramStore>,
-    tokens: usize,
-    rows: Vec<Vec<u64>>,
-}
-
-impl Fetch {
-    /// Tokens whose rows were asked for.
-    #[must_use]
-    pub fn tokens(&self) -> usize {
-        self.tokens
+    /// Reads one row in the calling thread.
+    pub(super) fn read_row(
+        &self,
+        table: usize,
+        row: u64,
+        out: &mut [u8],
+    ) -> Result<(), EngineError> {
+        let on_disk = &self.shared.tables[table];
+        let Source::Disk(reader) = &self.source else {
+            let reason = "is in memory and was to be read".to_owned();
+            return Err(self.row_error(on_disk, row, reason));
+        };
+        let start = on_disk.row_position(row);
+        let extent = Extent::new(start, start + out.len() as u64, self.shared.unit);
+        let mut request = self.shared.request(&extent, 0);
+        let result = reader.read_now(&mut request);
+        out.copy_from_slice(&request.buffer[(start - extent.offset) as usize..][..out.len()]);
+        self.shared.give_back(request.buffer);
+        result.map_err(|failure| self.row_error(on_disk, row, failure.to_string()))
     }
 
-    /// The rows of a table that the tokens select, `[tokens, columns]`. Tables
-    /// are counted as in [`Addressing::layers`].
-    ///
-    /// # Panics
-    /// If there is no such table.
-    #[must_use]
-    pub fn rows(&self, table: usize) -> &[u64] {
-        &self.rows[table]
-    }
-
-    /// Waits for the rows of a table and decodes them into `out`,
-    /// `[tokens, columns * width]`.
-    ///
-    /// # Errors
-    /// [`EngineError::EngramRow`] naming the first row that could not be read or
-    /// holds something that is no number; `out` is then of no use.
-    ///
-    /// # Panics
-    /// If there is no such table or `out` has another size.
-    pub fn take(&mut self, table: usize, out: &mut [f32]) -> Result<(), EngineError> {
-        let rows = &self.rows[table];
-        let table = &self.store.tables[table];
-        assert_eq!(
-            out.len(),
-            rows.len() * table.width(),
-            "[tokens, columns * width]"
-        );
-        let mut bytes = vec![0; table.row_bytes()];
-        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(table.width())) {
-            let failed = |reason: String| self.store.row_error(table, row, reason);
-            let started = Instant::now();
-            self.store
-                .file
-                .read_exact_at(&mut bytes, table.row_position(row))
-                .map_err(|e| failed(e.to_string()))?;
-            let c = &self.store.counters;
-            Counters::add(&c.reads, 1);
-            Counters::add(&c.bytes_read, bytes.len() as u64);
-            Counters::add(&c.waited_ns, started.elapsed().as_nanos() as u64);
-            table.decode(&bytes, out).map_err(failed)?;
+    /// Reads a whole table.
+    fn load(&self, table: usize) -> Result<Vec<u8>, EngineError> {
+        let on_disk = &self.shared.tables[table];
+        let row_bytes = on_disk.row_bytes();
+        let bytes = on_disk.rows().saturating_mul(row_bytes as u64);
+        let mut all: Vec<u8> = Vec::new();
+        let room = usize::try_from(bytes).map_err(|e| e.to_string());
+        room.and_then(|n| all.try_reserve_exact(n).map_err(|e| e.to_string()))
+            .map_err(|e| EngineError::Model {
+                path: self.shared.path.clone(),
+                what: format!(
+                    "tensor {} takes {bytes} bytes of memory: {e}; leave the Engram tables on \
+                     the disk",
+                    on_disk.tensor()
+                ),
+            })?;
+        let per_piece = (PIECE / row_bytes).max(1) as u64;
+        let mut row = 0;
+        while row < on_disk.rows() {
+            let rows = per_piece.min(on_disk.rows() - row);
+            let old = all.len();
+            all.resize(old + rows as usize * row_bytes, 0);
+            self.load_rows(table, row, &mut all[old..])?;
+            row += rows;
         }
-        Ok(())
+        Ok(all)
+    }
+
+    /// Reads the rows from `first` on with one read, or one by one if that fails.
+    fn load_rows(&self, table: usize, first: u64, out: &mut [u8]) -> Result<(), EngineError> {
+        let on_disk = &self.shared.tables[table];
+        if let Source::Disk(reader) = &self.source {
+            let start = on_disk.row_position(first);
+            let extent = Extent::new(start, start + out.len() as u64, self.shared.unit);
+            let mut request = self.shared.request(&extent, 0);
+            if reader.read_now(&mut request).is_ok() {
+                let start = (start - extent.offset) as usize;
+                out.copy_from_slice(&request.buffer[start..][..out.len()]);
+                return Ok(());
+            }
+        }
+        let each = out.chunks_exact_mut(on_disk.row_bytes());
+        (first..)
+            .zip(each)
+            .try_for_each(|(row, out)| self.read_row(table, row, out))
     }
 }

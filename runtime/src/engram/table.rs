@@ -89,6 +89,19 @@ impl Table {
         })
     }
 
+    /// A table of rows of so many bytes without a file.
+    #[cfg(test)]
+    pub fn of_bytes(position: u64, row_bytes: usize, rows: u64) -> Self {
+        Self {
+            tensor: "test".to_owned(),
+            position,
+            row_bytes,
+            rows,
+            width: row_bytes,
+            format: RowFormat::Fp8,
+        }
+    }
+
     /// The tensor's name.
     pub fn tensor(&self) -> &str {
         &self.tensor
@@ -102,6 +115,11 @@ impl Table {
     /// Channels of one row.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> u64 {
+        self.rows
     }
 
     /// Where a row starts in the file.
