@@ -130,6 +130,53 @@ pub struct EngineArgs {
     /// Tokens read at once during prefill; changes speed and memory, never the result
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = Session::DEFAULT_CHUNK)]
     pub chunk: usize,
+    /// Run every layer for every token of a prompt, also where nothing hangs on it; slower, the
+    /// same result
+    #[arg(long)]
+    pub no_replay: bool,
+    #[command(flatten)]
+    pub disk: DiskArgs,
+}
+
+/// How what does not stay in memory is read.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Disk")]
+pub struct DiskArgs {
+    /// V4.1's Engram tables: rows read from disk as they are needed, tables read into memory at the
+    /// start, or off (another model: gates shut, to measure what the tables are worth)
+    #[arg(long, value_enum, value_name = "PLACE", default_value = "disk")]
+    pub engram: EngramArg,
+    /// Memory for Engram rows that were read before
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64M")]
+    pub engram_cache: usize,
+    /// How reads are submitted
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    pub reads: ReadsArg,
+    /// Read through the operating system's page cache
+    #[arg(long)]
+    pub no_direct: bool,
+}
+
+/// Where the Engram tables are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngramArg {
+    /// Rows are read as tokens select them.
+    Disk,
+    /// Tables are read whole when the model is opened.
+    Memory,
+    /// Gates shut.
+    Off,
+}
+
+/// How reads are submitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReadsArg {
+    /// `io_uring` where the kernel allows it.
+    Auto,
+    /// `io_uring` or an error.
+    IoUring,
+    /// A pool of threads.
+    Threads,
 }
 
 /// Arguments of every command that generates text.
@@ -417,6 +464,15 @@ pub fn explain_usage(error: &clap::Error) -> anyhow::Result<ExitCode> {
 /// The same for usage that only a command can find wrong.
 pub fn usage_error(message: &str) -> anyhow::Result<ExitCode> {
     explain_usage(&Cli::command().error(ErrorKind::MissingRequiredArgument, message))
+}
+
+/// Bytes, with binary units: 64M, 1.5G.
+fn size(text: &str) -> Result<usize, String> {
+    let bytes = parse_size::Config::new()
+        .with_binary()
+        .parse_size(text)
+        .map_err(|e| format!("{e}; examples: 64M, 1.5G"))?;
+    usize::try_from(bytes).map_err(|e| e.to_string())
 }
 
 fn positive(text: &str) -> Result<usize, String> {

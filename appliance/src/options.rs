@@ -3,10 +3,15 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
+use v4_runtime::engram::{EngramOptions, EngramPlacement};
+use v4_runtime::io::ReadMode;
 use v4_runtime::sampling::SamplerOptions;
 use v4_runtime::{EngineOptions, KvPrecision, Precision};
 
-use crate::cli::{EffortArg, EngineArgs, KvArg, PrecisionArg, PromptArgs, SamplingArgs};
+use crate::cli::{
+    DiskArgs, EffortArg, EngineArgs, EngramArg, KvArg, PrecisionArg, PromptArgs, ReadsArg,
+    SamplingArgs,
+};
 
 /// The engine's options. Caches default to what the precision stands for: the
 /// trained roundings with `fast`, none with `exact`.
@@ -23,6 +28,26 @@ pub fn engine(args: &EngineArgs) -> EngineOptions {
         threads: args.threads,
         precision,
         kv,
+        replay: !args.no_replay,
+        engram: engram(&args.disk),
+        engram_off: args.disk.engram == EngramArg::Off,
+    }
+}
+
+fn engram(args: &DiskArgs) -> EngramOptions {
+    EngramOptions {
+        placement: match args.engram {
+            EngramArg::Disk | EngramArg::Off => EngramPlacement::Disk,
+            EngramArg::Memory => EngramPlacement::Memory,
+        },
+        cache_bytes: args.engram_cache,
+        reads: match args.reads {
+            ReadsArg::Auto => ReadMode::Auto,
+            ReadsArg::IoUring => ReadMode::Uring,
+            ReadsArg::Threads => ReadMode::Threads,
+        },
+        direct: !args.no_direct,
+        ..EngramOptions::default()
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::cpu::{Cpu, Precision};
+use crate::engram::{EngramOptions, EngramStore};
 use crate::error::EngineError;
 use crate::forward::{Forward, KvPrecision};
 use crate::gguf::GgufFile;
@@ -12,7 +13,7 @@ use crate::tokenizer::Tokenizer;
 use crate::workers::Workers;
 
 /// How to run a model.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// Worker threads; all cores that this process may use if not given.
     pub threads: Option<usize>,
@@ -20,6 +21,27 @@ pub struct EngineOptions {
     pub precision: Precision,
     /// How caches are stored.
     pub kv: KvPrecision,
+    /// Whether a prompt's tokens skip the layers in which nothing hangs on them
+    /// (V4.1's decoder replay, spec 3.5). The results are the same bits.
+    pub replay: bool,
+    /// How V4.1's Engram rows are read.
+    pub engram: EngramOptions,
+    /// Shuts the Engram gates, so that the tables add nothing: another model,
+    /// for measuring what they are worth.
+    pub engram_off: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            precision: Precision::default(),
+            kv: KvPrecision::default(),
+            replay: true,
+            engram: EngramOptions::default(),
+            engram_off: false,
+        }
+    }
 }
 
 /// A model that is ready to run. Shared by all its sessions.
@@ -28,6 +50,8 @@ pub struct Engine {
     file: Arc<GgufFile>,
     tokenizer: Tokenizer,
     forward: Forward<Cpu>,
+    engram: Option<Arc<EngramStore>>,
+    replay: bool,
     workers: Workers,
 }
 
@@ -36,7 +60,8 @@ impl Engine {
     ///
     /// # Errors
     /// If the file is damaged, of another architecture, lacks a tensor or has
-    /// one of the wrong shape, or the threads cannot be started.
+    /// one of the wrong shape, stores Engram constants that do not follow from
+    /// its tokenizer, or the threads cannot be started.
     pub fn open(path: &Path, options: EngineOptions) -> Result<Arc<Self>, EngineError> {
         let file = Arc::new(GgufFile::open(path)?);
         let cfg = ModelConfig::from_gguf(&file)?;
@@ -55,12 +80,27 @@ impl Engine {
                 ),
             });
         }
+        let engram = match &cfg.engram {
+            Some(model) if !options.engram_off => {
+                let model_error = |e: crate::engram::EngramError| EngineError::Model {
+                    path: path.to_path_buf(),
+                    what: e.to_string(),
+                };
+                let addressing = model.addressing(&tokenizer).map_err(model_error)?;
+                let (width, encoding) = (model.width, model.encoding.as_deref());
+                let store = EngramStore::open(&file, addressing, width, encoding, &options.engram)?;
+                Some(store)
+            }
+            _ => None,
+        };
         let workers = Workers::start(options.threads)?;
         let backend = Cpu::new(options.precision);
         let weights = Weights::load(&backend, &file, &cfg)?;
         Ok(Arc::new(Self {
             tokenizer,
             forward: Forward::new(backend, cfg, weights, options.kv),
+            engram,
+            replay: options.replay,
             workers,
             file,
         }))
@@ -90,6 +130,12 @@ impl Engine {
         self.file.path()
     }
 
+    /// The Engram tables, if the model has them and they are in use.
+    #[must_use]
+    pub fn engram(&self) -> Option<&Arc<EngramStore>> {
+        self.engram.as_ref()
+    }
+
     /// Worker threads.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -103,7 +149,7 @@ impl Engine {
     }
 
     /// Bytes of weights that a token's computation reads: all of them but the
-    /// experts that are not used and the embeddings of other tokens.
+    /// experts that are not used and the embeddings and Engram rows of others.
     #[must_use]
     pub fn weight_bytes_per_token(&self) -> u64 {
         let c = self.config();
@@ -115,6 +161,10 @@ impl Engine {
                     t.bytes / c.experts as u64 * c.experts_used as u64
                 } else if t.name == "token_embd.weight" || t.name.contains("_tid2eid") {
                     t.bytes / c.vocab as u64
+                } else if t.name.ends_with(".engram_embd.weight") {
+                    let rows = t.dims.get(1).copied().unwrap_or(1).max(1);
+                    let columns = c.engram.as_ref().map_or(0, |e| e.config.columns());
+                    t.bytes / rows * columns as u64
                 } else {
                     t.bytes
                 }
@@ -124,6 +174,10 @@ impl Engine {
 
     pub(crate) fn forward(&self) -> &Forward<Cpu> {
         &self.forward
+    }
+
+    pub(crate) fn replay(&self) -> bool {
+        self.replay
     }
 
     pub(crate) fn workers(&self) -> &Workers {

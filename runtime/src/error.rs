@@ -49,6 +49,16 @@ pub enum EngineError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// A token that stands for a piece of an image.
+    #[error(
+        "token id {id} at index {index} stands for a piece of an image: this version runs no vision tower, give text alone"
+    )]
+    ImageToken {
+        /// The id.
+        id: u32,
+        /// Its index among the ids given.
+        index: usize,
+    },
     /// The tokens do not fit the session's context.
     #[error(
         "{needed} tokens do not fit the context of {context}; use --ctx {needed} or more (the model allows {model_max})"

@@ -79,10 +79,11 @@ impl Rope {
 
     /// Cosines and sines for `positions`: `[positions, dim/2]` each.
     #[must_use]
-    pub fn table(&self, positions: impl ExactSizeIterator<Item = u64>) -> RopeTable {
+    pub fn table(&self, positions: impl Iterator<Item = u64>) -> RopeTable {
         let pairs = self.inv.len();
-        let mut cos = Vec::with_capacity(positions.len() * pairs);
-        let mut sin = Vec::with_capacity(positions.len() * pairs);
+        let expected = positions.size_hint().0 * pairs;
+        let mut cos = Vec::with_capacity(expected);
+        let mut sin = Vec::with_capacity(expected);
         for p in positions {
             for &f in &self.inv {
                 let angle = p as f64 * f;
@@ -113,6 +114,12 @@ impl RopeTable {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.cos.is_empty()
+    }
+
+    /// Drops the first `n` positions.
+    pub fn drop_first(&mut self, n: usize) {
+        self.cos.drain(..n * self.pairs);
+        self.sin.drain(..n * self.pairs);
     }
 
     /// Rotates the last `2 * pairs` channels of `x` by row `row`'s angles, or

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::backend::cpu::Cpu;
 use crate::engine::Engine;
+use crate::engram::Fetch;
 use crate::error::EngineError;
-use crate::forward::{Cache, Scratch};
+use crate::forward::{Cache, Chunk, Cone, Scratch};
 use crate::trace::Trace;
 
 /// Which positions' logits a call wants.
@@ -172,7 +173,8 @@ impl Session {
     ///
     /// # Errors
     /// A token outside the vocabulary or more tokens than fit: nothing is
-    /// appended then. Logits that are not finite: the session is reset.
+    /// appended then. Logits that are not finite, Engram rows that cannot be
+    /// read: the session is reset.
     pub fn append(&mut self, ids: &[u32], want: Want) -> Result<Logits, EngineError> {
         self.append_with(ids, want, &mut Hooks::default())
     }
@@ -195,9 +197,29 @@ impl Session {
             vocab,
             data: Vec::new(),
         };
+        let config = self.engine.config();
+        let start = self.tokens.len();
+        let cone = if hooks.trace.is_some() || !self.engine.replay() {
+            Cone::full(config)
+        } else {
+            Cone::new(config, start + from, start + ids.len())
+        };
         let mut done = 0;
+        let mut ahead = self.fetch(&ids[..self.chunk.min(ids.len())])?;
         for chunk in ids.chunks(self.chunk) {
-            let logits = self.run_chunk(chunk, from.saturating_sub(done), hooks);
+            let rows = ahead.take();
+            let next = ids.len().min(done + chunk.len())..ids.len().min(done + 2 * self.chunk);
+            let ran = self.fetch_after(chunk, &ids[next]).and_then(|next| {
+                ahead = next;
+                self.run_chunk(chunk, &cone, from.saturating_sub(done), rows, hooks)
+            });
+            let logits = match ran {
+                Ok(logits) => logits,
+                Err(error) => {
+                    self.reset();
+                    return Err(error);
+                }
+            };
             if let Some(bad) = logits.iter().position(|v| !v.is_finite()) {
                 let position = self.tokens.len() + from.saturating_sub(done) + bad / vocab;
                 self.reset();
@@ -219,6 +241,7 @@ impl Session {
                 && let Some(progress) = &mut hooks.progress
                 && progress(done, ids.len()).is_break()
             {
+                self.cache.stopped();
                 return Err(EngineError::Cancelled);
             }
         }
@@ -265,6 +288,12 @@ impl Session {
                 vocab: config.vocab,
             });
         }
+        if let Some(index) = ids.iter().position(|&id| Some(id) == config.image_token) {
+            return Err(EngineError::ImageToken {
+                id: ids[index],
+                index,
+            });
+        }
         let needed = self.tokens.len() + ids.len();
         if needed > self.context {
             return Err(EngineError::ContextFull {
@@ -276,17 +305,50 @@ impl Session {
         Ok(())
     }
 
+    /// Starts reading the Engram rows of `ids`, which come next.
+    fn fetch(&self, ids: &[u32]) -> Result<Option<Fetch>, EngineError> {
+        self.fetch_after(&[], ids)
+    }
+
+    /// Starts reading the Engram rows of `ids`, which come after `chunk`, which
+    /// comes next.
+    fn fetch_after(&self, chunk: &[u32], ids: &[u32]) -> Result<Option<Fetch>, EngineError> {
+        let Some(store) = self.engine.engram() else {
+            return Ok(None);
+        };
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        let back = store.addressing().look_back();
+        let older = back.saturating_sub(chunk.len()).min(self.tokens.len());
+        let older = &self.tokens[self.tokens.len() - older..];
+        let before = [older, &chunk[chunk.len().saturating_sub(back)..]].concat();
+        store.fetch(&before, ids).map(Some)
+    }
+
     /// Runs one chunk; returns the logits of its rows from `from` on.
-    fn run_chunk(&mut self, ids: &[u32], from: usize, hooks: &mut Hooks<'_>) -> Vec<f32> {
+    fn run_chunk(
+        &mut self,
+        ids: &[u32],
+        cone: &Cone,
+        from: usize,
+        mut rows: Option<Fetch>,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<Vec<f32>, EngineError> {
         let forward = self.engine.forward();
         let (cache, scratch) = (&mut self.cache, &mut self.scratch);
-        let trace = hooks.trace.as_deref_mut();
+        let chunk = Chunk {
+            ids,
+            cone,
+            engram: rows.as_mut(),
+            trace: hooks.trace.as_deref_mut(),
+        };
         self.engine.workers().run(|| {
-            forward.chunk(cache, ids, scratch, trace);
+            forward.chunk(cache, chunk, scratch)?;
             if from < ids.len() {
-                forward.logits(scratch, from..ids.len())
+                Ok(forward.logits(scratch, ids.len() - from))
             } else {
-                Vec::new()
+                Ok(Vec::new())
             }
         })
     }

@@ -14,6 +14,9 @@ pub struct LayerTrace {
     pub expert_margins: Vec<f32>,
     /// The same for the indexer's entries; empty in layers without one.
     pub index_margins: Vec<f32>,
+    /// Rows of the layer's Engram table, `[positions, columns]`; empty in layers
+    /// without one.
+    pub engram_rows: Vec<u64>,
     /// Streams after the layer at the last position: `[streams, d]`.
     pub streams: Vec<f32>,
 }
@@ -35,6 +38,11 @@ impl Trace {
     pub(crate) fn index_margins(&mut self, layer: usize, margins: &[f32]) {
         let l = self.layers.entry(layer).or_default();
         l.index_margins.extend(margins);
+    }
+
+    pub(crate) fn engram_rows(&mut self, layer: usize, rows: &[u64]) {
+        let l = self.layers.entry(layer).or_default();
+        l.engram_rows.extend(rows);
     }
 
     pub(crate) fn streams(&mut self, layer: usize, streams: &[f32]) {

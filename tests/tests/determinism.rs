@@ -100,6 +100,7 @@ fn engine(precision: Precision, kv: KvPrecision, threads: usize) -> Arc<Engine> 
         threads: Some(threads),
         precision,
         kv,
+        ..EngineOptions::default()
     };
     Engine::open(&tiny_v4("native"), options).unwrap()
 }

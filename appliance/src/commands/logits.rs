@@ -70,6 +70,12 @@ impl Plan<'_> {
                 let experts = [positions, config.experts_used];
                 let streams = [config.hc_streams, config.embedding];
                 tensors.push(Tensor::new(experts_of(layer), Element::I32, &experts));
+                if let (Some(engram), Some(_)) = (&config.engram, config.layers[layer].engram)
+                    && engine.engram().is_some()
+                {
+                    let rows = [positions, engram.config.columns()];
+                    tensors.push(Tensor::new(rows_of(layer), Element::I32, &rows));
+                }
                 tensors.push(Tensor::new(streams_of(layer), Element::F32, &streams));
             }
         }
@@ -131,6 +137,15 @@ fn write_trace(file: &mut TensorFile, trace: &Trace) -> anyhow::Result<()> {
             .map(|&expert| i32::try_from(expert))
             .collect::<Result<_, _>>()?;
         file.push_i32(&experts_of(layer), &experts)?;
+        if !traced.engram_rows.is_empty() {
+            let rows: Vec<i32> = traced
+                .engram_rows
+                .iter()
+                .map(|&row| i32::try_from(row))
+                .collect::<Result<_, _>>()
+                .with_context(|| format!("layer {layer}: an Engram row beyond what I32 holds"))?;
+            file.push_i32(&rows_of(layer), &rows)?;
+        }
         file.push_f32(&streams_of(layer), &traced.streams)?;
     }
     Ok(())
@@ -138,6 +153,10 @@ fn write_trace(file: &mut TensorFile, trace: &Trace) -> anyhow::Result<()> {
 
 fn experts_of(layer: usize) -> String {
     format!("{layer}.experts")
+}
+
+fn rows_of(layer: usize) -> String {
+    format!("{layer}.engram_rows")
 }
 
 fn streams_of(layer: usize) -> String {

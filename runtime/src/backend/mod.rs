@@ -84,6 +84,30 @@ pub struct Attend<'a, B: Backend> {
     pub scale: f32,
 }
 
+/// Blocks of entries that later index sources choose within (spec 3.5). A block
+/// scores as its best entry; the newest visible block is always kept.
+#[derive(Debug)]
+pub enum Pool<'a, B: Backend> {
+    /// Every visible entry may be chosen.
+    All,
+    /// The same, and each query's best blocks are kept.
+    Keep {
+        /// Blocks kept.
+        blocks: usize,
+        /// Entries per block.
+        size: usize,
+        /// Receives them.
+        kept: &'a mut B::Selection,
+    },
+    /// Only entries in the blocks kept for the query.
+    Within {
+        /// Entries per block.
+        size: usize,
+        /// The blocks, for all queries of the chunk at least.
+        kept: &'a B::Selection,
+    },
+}
+
 /// One chunk's choice of compressed entries (spec 3.4).
 #[derive(Debug, Clone, Copy)]
 pub struct IndexSpec {
@@ -176,6 +200,8 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn rows_bytes(&self, rows: &Self::Rows) -> usize;
     /// Appends all rows of `x`, rounded as the store's format says.
     fn push_rows(&self, rows: &mut Self::Rows, x: &Self::Buf);
+    /// Drops all rows; the next one pushed has the number `next`.
+    fn restart_rows(&self, rows: &mut Self::Rows, next: usize);
     /// Drops what lies before the last `keep` rows; they keep their numbers.
     fn keep_last_rows(&self, rows: &mut Self::Rows, keep: usize);
 
@@ -184,14 +210,14 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Bytes that a compressor state takes.
     fn pending_bytes(&self, pending: &Self::Pending) -> usize;
     /// Adds the chunk's projections (`kv` and `gate`, `[tokens, c * width]`),
-    /// with `ape` `[ratio, c * width]` added to the gate, and pools every group
+    /// with `ape` `[ratio, c * width]`, if any, added to the gate, and pools every group
     /// that has ended: `out` is `[groups, width]`, before norm and rotation.
     fn pool(
         &self,
         pending: &mut Self::Pending,
         kv: &Self::Buf,
         gate: &Self::Buf,
-        ape: &[f32],
+        ape: Option<&[f32]>,
         out: &mut Self::Buf,
     );
 
@@ -199,8 +225,16 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn buf_rows(&self, x: &Self::Buf) -> usize;
     /// Copies a matrix to the host.
     fn read(&self, x: &Self::Buf) -> Vec<f32>;
+    /// Makes `x` the matrix of these values from the host, with `cols` columns.
+    fn write(&self, values: &[f32], cols: usize, x: &mut Self::Buf);
     /// Keeps the rows `rows` of `x`.
     fn take_rows(&self, x: &Self::Buf, rows: std::ops::Range<usize>, out: &mut Self::Buf);
+    /// Drops the first `n` rows of `x`.
+    fn drop_first_rows(&self, x: &mut Self::Buf, n: usize);
+    /// Appends all rows of `x` to `out`.
+    fn append_rows(&self, x: &Self::Buf, out: &mut Self::Buf);
+    /// Bytes of a matrix.
+    fn buf_bytes(&self, x: &Self::Buf) -> usize;
     /// `h[t]` = the embedding of `ids[t]`, copied to all streams. Ids were
     /// checked against the vocabulary.
     fn embed(&self, table: &Self::Weight, ids: &[u32], streams: usize, h: &mut Self::Buf);
@@ -216,18 +250,28 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Rotates the tail of every `width` channels; row `r` uses `table`'s row `r`.
     fn rope(&self, x: &mut Self::Buf, width: usize, table: &RopeTable, inverse: bool);
     /// Normalised Walsh–Hadamard transform of every `width` channels (a power
-    /// of two), then, if asked, the fp4 rounding of index keys.
-    fn hadamard_fp4(&self, x: &mut Self::Buf, width: usize);
+    /// of two) if asked, then the fp4 rounding of index keys.
+    fn round_index(&self, x: &mut Self::Buf, width: usize, hadamard: bool);
 
     /// Mixing weights of a site: `mix` `[tokens, 2 s + s^2]` = pre, post, comb
     /// with comb's first index the source.
     fn hc_mix(&self, h: &Self::Buf, site: &HcWeights<Self>, p: HcParams, mix: &mut Self::Buf);
+    /// A mix of `rows` rows that collapses to the first stream: what stands
+    /// before V4.1's first site.
+    fn hc_first_stream(&self, rows: usize, streams: usize, mix: &mut Self::Buf);
     /// `x = sum_i pre_i h_i`.
     fn hc_collapse(&self, h: &Self::Buf, mix: &Self::Buf, p: HcParams, x: &mut Self::Buf);
     /// `h_k = post_k y + sum_j comb[j][k] h_j`.
     fn hc_expand(&self, h: &mut Self::Buf, y: &Self::Buf, mix: &Self::Buf, p: HcParams);
     /// The final collapse with its own weights.
     fn hc_head(&self, h: &Self::Buf, head: &HcWeights<Self>, p: HcParams, x: &mut Self::Buf);
+
+    /// `h_i += gate_i value` for every stream `i`, where `kv` is one key per
+    /// stream and then the value, `[tokens, (streams + 1) * d]`, `gain` is
+    /// `[streams, d]` and (spec 3.7)
+    /// `dot_i = sum(h_i gain_i key_i) / (rms(h_i) rms(key_i) sqrt(d))`,
+    /// `gate_i = sigmoid(sign(dot_i) sqrt(max(|dot_i|, 1e-6)))`.
+    fn engram(&self, h: &mut Self::Buf, kv: &Self::Buf, gain: &[f32], p: HcParams);
 
     /// Scores every visible entry and chooses the best. `q` is
     /// `[tokens, heads * width]`, `w` `[tokens, heads]`.
@@ -237,6 +281,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         q: &Self::Buf,
         w: &Self::Buf,
         keys: &Self::Rows,
+        pool: Pool<'_, Self>,
         out: &mut Self::Selection,
     );
     /// Per token: by how much the last chosen entry beat the best one left.

@@ -71,7 +71,7 @@ impl EngramConfig {
         self.max_ngram.saturating_sub(1).saturating_mul(self.heads)
     }
 
-    fn check(&self) -> Result<(), EngramError> {
+    pub(crate) fn check(&self) -> Result<(), EngramError> {
         let bound = |what, value: u64, min: u64, max: u64| {
             if (min..=max).contains(&value) {
                 return Ok(());

@@ -1,15 +1,24 @@
 //! The forward pass (spec section 3), in the order of the data.
 //!
-//! Residual streams -> mix -> norm -> attention -> mix back -> mix -> norm ->
-//! router and experts -> mix back, layer after layer over one chunk of tokens.
+//! Residual streams -> (Engram) -> mix -> norm -> attention -> mix back -> mix ->
+//! norm -> router and experts -> mix back, layer after layer over one chunk of
+//! tokens.
 
 mod attention;
+mod backlog;
+mod cache;
+mod cone;
+mod sites;
 
-use crate::backend::{Backend, Choose, HcParams, PoolSpec, RouteSpec};
-use crate::kv::RowFormat;
+use crate::backend::{Backend, HcParams};
+use crate::engram::Fetch;
+use crate::error::EngineError;
 use crate::math::{Rope, RopeTable};
-use crate::model::{Attention, LayerWeights, ModelConfig, Weights};
+use crate::model::{Family, ModelConfig, Weights};
 use crate::trace::Trace;
+
+pub use cache::Cache;
+pub use cone::Cone;
 
 /// How caches store what was computed (design contract 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,49 +30,13 @@ pub enum KvPrecision {
     Published,
 }
 
-/// A compressed branch's state: open groups and finished entries.
-#[derive(Debug)]
-struct Branch<B: Backend> {
-    pending: B::Pending,
-    entries: B::Rows,
-}
-
-/// One layer's caches.
-#[derive(Debug)]
-struct LayerCache<B: Backend> {
-    window: B::Rows,
-    main: Option<Branch<B>>,
-    index: Option<Branch<B>>,
-}
-
-/// All that the model remembers of a sequence.
-#[derive(Debug)]
-pub struct Cache<B: Backend> {
-    layers: Vec<LayerCache<B>>,
-    /// Tokens seen.
-    pub len: usize,
-}
-
-impl<B: Backend> Cache<B> {
-    /// Bytes held.
-    pub fn bytes(&self, backend: &B) -> usize {
-        let branch = |b: &Option<Branch<B>>| {
-            b.as_ref().map_or(0, |b| {
-                backend.pending_bytes(&b.pending) + backend.rows_bytes(&b.entries)
-            })
-        };
-        self.layers
-            .iter()
-            .map(|l| backend.rows_bytes(&l.window) + branch(&l.main) + branch(&l.index))
-            .sum()
-    }
-}
-
 /// Buffers reused from layer to layer and chunk to chunk.
 #[derive(Debug)]
 pub struct Scratch<B: Backend> {
     h: B::Buf,
     mix: B::Buf,
+    /// V4.1: the mix of the site before.
+    lagged: B::Buf,
     x: B::Buf,
     y: B::Buf,
     q_lora: B::Buf,
@@ -71,12 +44,16 @@ pub struct Scratch<B: Backend> {
     kv: B::Buf,
     gate: B::Buf,
     pooled: B::Buf,
+    keys: B::Buf,
+    rows: B::Buf,
     index_q: B::Buf,
     index_w: B::Buf,
     attended: B::Buf,
     low_rank: B::Buf,
     router: B::Buf,
     selection: B::Selection,
+    /// V4.1: the blocks that later index sources choose within.
+    candidates: B::Selection,
 }
 
 impl<B: Backend> Default for Scratch<B> {
@@ -84,6 +61,7 @@ impl<B: Backend> Default for Scratch<B> {
         Self {
             h: B::Buf::default(),
             mix: B::Buf::default(),
+            lagged: B::Buf::default(),
             x: B::Buf::default(),
             y: B::Buf::default(),
             q_lora: B::Buf::default(),
@@ -91,21 +69,59 @@ impl<B: Backend> Default for Scratch<B> {
             kv: B::Buf::default(),
             gate: B::Buf::default(),
             pooled: B::Buf::default(),
+            keys: B::Buf::default(),
+            rows: B::Buf::default(),
             index_q: B::Buf::default(),
             index_w: B::Buf::default(),
             attended: B::Buf::default(),
             low_rank: B::Buf::default(),
             router: B::Buf::default(),
             selection: B::Selection::default(),
+            candidates: B::Selection::default(),
         }
     }
 }
 
-/// Angles for one chunk: of the tokens, for both kinds of layer.
-struct Angles {
+/// The rows in work: consecutive tokens, fewer from layer to layer where not
+/// all are needed.
+struct Span<'a> {
+    /// Position of the first.
+    first: usize,
+    /// Their ids.
+    ids: &'a [u32],
+    /// Their angles in layers with a window only.
     plain: RopeTable,
+    /// Their angles in layers that compress.
     compressed: RopeTable,
 }
+
+impl Span<'_> {
+    fn positions(&self) -> std::ops::Range<usize> {
+        self.first..self.first + self.ids.len()
+    }
+
+    fn drop_first(&mut self, n: usize) {
+        self.first += n;
+        self.ids = &self.ids[n..];
+        self.plain.drop_first(n);
+        self.compressed.drop_first(n);
+    }
+}
+
+/// One chunk of tokens and what is wanted of it.
+pub struct Chunk<'a> {
+    /// Ids, all in the vocabulary.
+    pub ids: &'a [u32],
+    /// Which rows the call needs that the chunk is part of.
+    pub cone: &'a Cone,
+    /// The chunk's Engram rows; without them gates are shut.
+    pub engram: Option<&'a mut Fetch>,
+    /// Collects what layers decide.
+    pub trace: Option<&'a mut Trace>,
+}
+
+/// Rows of a backlog run at a time: few enough that buffers stay small.
+const CATCH_UP_ROWS: usize = 256;
 
 /// The model with everything that is the same for all sequences.
 #[derive(Debug)]
@@ -143,86 +159,105 @@ impl<B: Backend> Forward<B> {
 
     /// An empty cache.
     pub fn cache(&self) -> Cache<B> {
-        let (c, b) = (&self.cfg, &self.backend);
-        let main_format = match self.kv {
-            KvPrecision::F32 => RowFormat::F32,
-            KvPrecision::Published => RowFormat::Fp8Tail { tail: c.rope_dim },
-        };
-        let index_format = match self.kv {
-            KvPrecision::F32 => RowFormat::F32,
-            KvPrecision::Published => RowFormat::Fp4,
-        };
-        let branch = |ratio, width, overlap, format| Branch {
-            pending: b.pending(PoolSpec {
-                ratio,
-                width,
-                overlap,
-            }),
-            entries: b.rows(format, width),
-        };
-        let layers = c
-            .layers
-            .iter()
-            .map(|layer| LayerCache {
-                window: b.rows(main_format, c.head_dim),
-                main: match layer.attention {
-                    Attention::Window => None,
-                    Attention::All { ratio } => Some(branch(ratio, c.head_dim, false, main_format)),
-                    Attention::Indexed { ratio } => {
-                        Some(branch(ratio, c.head_dim, true, main_format))
-                    }
-                },
-                index: match layer.attention {
-                    Attention::Indexed { ratio } => {
-                        Some(branch(ratio, c.index_dim, true, index_format))
-                    }
-                    _ => None,
-                },
-            })
-            .collect();
-        Cache { layers, len: 0 }
+        Cache::new(&self.backend, &self.cfg, self.kv)
     }
 
-    /// Runs one chunk of tokens through all layers. Ids are in the vocabulary.
+    /// Runs one chunk of tokens through all layers. What is left in `s` are the
+    /// rows that [`Cone::from`] wants of the last layer.
+    ///
+    /// # Errors
+    /// Engram rows that cannot be read. The cache is then of no use.
     pub fn chunk(
         &self,
         cache: &mut Cache<B>,
-        ids: &[u32],
+        mut chunk: Chunk<'_>,
         s: &mut Scratch<B>,
-        mut trace: Option<&mut Trace>,
-    ) {
-        let (b, first) = (&self.backend, cache.len);
-        let positions = || (first as u64..(first + ids.len()) as u64).collect::<Vec<_>>();
-        let angles = Angles {
-            plain: self.rope_plain.table(positions().into_iter()),
-            compressed: self.rope_compressed.table(positions().into_iter()),
-        };
-        b.embed(&self.weights.embedding, ids, self.cfg.hc_streams, &mut s.h);
-        for (l, weights) in self.weights.layers.iter().enumerate() {
-            self.attention_site(
-                l,
-                weights,
-                &mut cache.layers[l],
-                first,
-                &angles,
-                s,
-                &mut trace,
-            );
-            self.ffn_site(l, weights, ids, s, &mut trace);
-            if let Some(trace) = trace.as_deref_mut() {
+    ) -> Result<(), EngineError> {
+        let (b, c) = (&self.backend, &self.cfg);
+        let decoder = Cone::decoder(c);
+        self.catch_up(cache, s);
+        let end = cache.len + chunk.ids.len();
+        // Whether the call could not end here without missing rows.
+        let partial = chunk.cone.from(c.layers.len()) > end;
+
+        let mut span = self.span(cache.len, chunk.ids);
+        b.embed(&self.weights.embedding, span.ids, c.hc_streams, &mut s.h);
+        if self.lagged() {
+            b.hc_first_stream(span.ids.len(), c.hc_streams, &mut s.lagged);
+        }
+        for l in 0..c.layers.len() {
+            if l == decoder && partial {
+                // As if the call ended here, which it does when it is stopped.
+                let needed = Cone::new(c, end, end).from(decoder);
+                let backlog = cache.backlog.get_or_insert_default();
+                backlog.push(b, s, &span, needed);
+            }
+            if self.weights.layers[l].engram.is_some()
+                && let Some(rows) = chunk.engram.as_deref_mut()
+            {
+                self.engram_site(l, rows, s)?;
+                if let Some(trace) = chunk.trace.as_deref_mut() {
+                    self.trace_rows(l, rows, trace);
+                }
+            }
+            self.layer(l, cache, chunk.cone, true, &mut span, s, &mut chunk.trace);
+            if span.ids.is_empty() {
+                break;
+            }
+            if let Some(trace) = chunk.trace.as_deref_mut() {
                 let streams = b.read(&s.h);
-                let width = streams.len() / ids.len();
+                let width = streams.len() / span.ids.len();
                 trace.streams(l, &streams[streams.len() - width..]);
             }
         }
-        cache.len += ids.len();
+        cache.len = end;
+        if !partial {
+            cache.backlog = None;
+        }
+        Ok(())
     }
 
-    /// Logits of the chunk's rows `rows`, from what [`Self::chunk`] left in `s`.
-    pub fn logits(&self, s: &mut Scratch<B>, rows: std::ops::Range<usize>) -> Vec<f32> {
+    /// After a call that was stopped: runs the decoder for the rows that it
+    /// would have seen had the call ended there.
+    fn catch_up(&self, cache: &mut Cache<B>, s: &mut Scratch<B>) {
+        if !std::mem::take(&mut cache.behind) {
+            return;
+        }
+        let Some(backlog) = cache.backlog.take() else {
+            return;
+        };
+        let (b, layers) = (&self.backend, self.cfg.layers.len());
+        let decoder = Cone::decoder(&self.cfg);
+        let cone = Cone::new(&self.cfg, cache.len, cache.len);
+        for layer in cache.layers.iter_mut().skip(decoder) {
+            b.restart_rows(&mut layer.window, 0);
+        }
+        for from in (0..backlog.ids.len()).step_by(CATCH_UP_ROWS) {
+            let to = backlog.ids.len().min(from + CATCH_UP_ROWS);
+            backlog.load(b, from, to, s);
+            let mut span = self.span(backlog.first + from, &backlog.ids[from..to]);
+            for l in decoder..layers {
+                self.layer(l, cache, &cone, false, &mut span, s, &mut None);
+                if span.ids.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Logits of the last `rows` rows that [`Self::chunk`] left in `s`.
+    pub fn logits(&self, s: &mut Scratch<B>, rows: usize) -> Vec<f32> {
         let b = &self.backend;
-        b.take_rows(&s.h, rows, &mut s.q);
-        b.hc_head(&s.q, &self.weights.hc_head, self.hc(), &mut s.x);
+        let all = b.buf_rows(&s.h);
+        let last = all - rows..all;
+        b.take_rows(&s.h, last.clone(), &mut s.q);
+        match &self.weights.hc_head {
+            Some(head) => b.hc_head(&s.q, head, self.hc(), &mut s.x),
+            None => {
+                b.take_rows(&s.lagged, last, &mut s.mix);
+                b.hc_collapse(&s.q, &s.mix, self.hc(), &mut s.x);
+            }
+        }
         b.rms_norm(
             &mut s.x,
             self.cfg.embedding,
@@ -233,6 +268,21 @@ impl<B: Backend> Forward<B> {
         b.read(&s.y)
     }
 
+    /// V4.1 collapses the streams by the mix of the site before (spec 3.1).
+    fn lagged(&self) -> bool {
+        self.cfg.family == Family::V41
+    }
+
+    fn span<'a>(&self, first: usize, ids: &'a [u32]) -> Span<'a> {
+        let positions = || first as u64..(first + ids.len()) as u64;
+        Span {
+            first,
+            ids,
+            plain: self.rope_plain.table(positions()),
+            compressed: self.rope_compressed.table(positions()),
+        }
+    }
+
     fn hc(&self) -> HcParams {
         HcParams {
             streams: self.cfg.hc_streams,
@@ -240,44 +290,5 @@ impl<B: Backend> Forward<B> {
             eps: self.cfg.hc_eps,
             norm_eps: self.cfg.rms_eps,
         }
-    }
-
-    /// Mix, norm, experts, mix back.
-    fn ffn_site(
-        &self,
-        l: usize,
-        w: &LayerWeights<B>,
-        ids: &[u32],
-        s: &mut Scratch<B>,
-        trace: &mut Option<&mut Trace>,
-    ) {
-        let (b, c) = (&self.backend, &self.cfg);
-        b.hc_mix(&s.h, &w.hc_ffn, self.hc(), &mut s.mix);
-        b.hc_collapse(&s.h, &s.mix, self.hc(), &mut s.x);
-        b.rms_norm(&mut s.x, c.embedding, Some(&w.ffn_norm), c.rms_eps);
-
-        b.matmul(&w.ffn.router, &s.x, &mut s.router);
-        let spec = RouteSpec {
-            experts: c.experts,
-            used: c.experts_used,
-            normalise: c.expert_weights_norm,
-            scale: c.expert_weights_scale,
-        };
-        let choose = match (&w.ffn.by_token, &w.ffn.bias) {
-            (Some(table), _) => Choose::Hash(table, ids),
-            (None, bias) => Choose::Bias(bias.as_deref().unwrap_or_default()),
-        };
-        let routing = b.route(&s.router, spec, choose);
-        if let Some(trace) = trace.as_deref_mut() {
-            trace.experts(l, &routing);
-        }
-        b.experts(
-            &w.ffn.routed,
-            w.ffn.shared.as_ref(),
-            &routing,
-            &s.x,
-            &mut s.y,
-        );
-        b.hc_expand(&mut s.h, &s.y, &s.mix, self.hc());
     }
 }

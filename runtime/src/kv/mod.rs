@@ -18,6 +18,10 @@ pub enum RowFormat {
     },
     /// Index keys: e2m1 in blocks of 32 with power-of-two scales.
     Fp4,
+    /// V4.1 window rows: e4m3 in blocks of 32 with power-of-two scales.
+    Fp8,
+    /// V4.1 shared entries: e2m1 in blocks of 16 with e4m3 scales.
+    Fp4E4m3,
 }
 
 impl RowFormat {
@@ -27,6 +31,8 @@ impl RowFormat {
             Self::F32 => None,
             Self::Fp8Tail { tail } => Some(CacheFormat::V4Kv { tail }),
             Self::Fp4 => Some(CacheFormat::IndexKey),
+            Self::Fp8 => Some(CacheFormat::V41Window),
+            Self::Fp4E4m3 => Some(CacheFormat::V41Main),
         }
     }
 
@@ -126,6 +132,13 @@ impl HostRows {
         self.len += 1;
     }
 
+    /// Drops all rows; the next one pushed has the number `next`.
+    pub fn restart(&mut self, next: usize) {
+        self.pages.clear();
+        self.dropped = next / PAGE_ROWS;
+        self.len = next;
+    }
+
     /// Drops pages that hold none of the last `keep` rows.
     pub fn keep_last(&mut self, keep: usize) {
         let first = self.len.saturating_sub(keep) / PAGE_ROWS;
@@ -163,6 +176,30 @@ mod tests {
             rows.read(i, &mut row);
             assert_eq!(row, [i as f32, -1.0]);
         }
+    }
+
+    #[test]
+    fn rows_can_begin_anywhere() {
+        let mut rows = HostRows::new(RowFormat::F32, 2);
+        rows.push(&[1.0, 1.0]);
+        rows.restart(1000);
+        for i in 1000..1100 {
+            rows.push(&[i as f32, -1.0]);
+        }
+        assert_eq!(rows.len(), 1100);
+        let mut row = [0.0; 2];
+        for i in 1000..1100 {
+            rows.read(i, &mut row);
+            assert_eq!(row, [i as f32, -1.0]);
+        }
+    }
+
+    #[test]
+    fn v4_1_flash_rows_take_528_288_and_68_bytes() {
+        // Spec section 6: 356 bytes per entry and its index key.
+        assert_eq!(RowFormat::Fp8.row_bytes(512), 528);
+        assert_eq!(RowFormat::Fp4E4m3.row_bytes(512), 288);
+        assert_eq!(RowFormat::Fp4.row_bytes(128), 68);
     }
 
     #[test]

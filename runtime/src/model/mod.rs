@@ -4,6 +4,9 @@ mod config;
 mod tensor;
 mod weights;
 
-pub use config::{Attention, LayerConfig, ModelConfig};
+pub use config::{Attention, Candidates, EngramModel, Family, IndexRole, LayerConfig, ModelConfig};
 pub use tensor::Tensor;
-pub use weights::{AttentionWeights, Compressor, FeedForward, Indexer, LayerWeights, Weights};
+pub use weights::{
+    AttentionWeights, Compressor, EngramWeights, FeedForward, IndexKeys, Indexer, LayerWeights,
+    Weights,
+};

@@ -1,35 +1,56 @@
-//! The tensors of a `deepseek4` file, checked against its metadata
-//! (spec/gguf.md section 2).
+//! The tensors of a file, checked against its metadata (spec/gguf.md sections
+//! 2 and 5).
 
 use std::sync::Arc;
 
-use super::{Attention, LayerConfig, ModelConfig, Tensor};
+use super::{Attention, Family, IndexRole, LayerConfig, ModelConfig, Tensor};
 use crate::backend::{Backend, ExpertWeights, HcWeights};
 use crate::error::EngineError;
 use crate::gguf::GgufFile;
 
-/// A compressor's weights (spec 3.3).
+/// A compressor's weights (spec 3.3 and 3.5).
 #[derive(Debug)]
 pub struct Compressor<B: Backend> {
     /// Values, `[c * width, d]`.
     pub kv: B::Weight,
-    /// Pooling logits, `[c * width, d]`.
-    pub gate: B::Weight,
-    /// Added to the logits, `[ratio, c * width]`.
-    pub ape: Vec<f32>,
+    /// Pooling logits, `[c * width, d]`; none where an entry is one token.
+    pub gate: Option<B::Weight>,
+    /// Added to the logits, `[ratio, c * width]`; V4 only.
+    pub ape: Option<Vec<f32>>,
     /// Gain of the norm after pooling, `[width]`.
     pub norm: Vec<f32>,
 }
 
-/// The indexer's weights (spec 3.4).
+/// Where index keys come from.
+#[derive(Debug)]
+pub enum IndexKeys<B: Backend> {
+    /// V4: a compressor of their own (spec 3.4).
+    Compressed(Compressor<B>),
+    /// V4.1: a projection of the entries before their rotation (spec 3.5).
+    Projected {
+        /// `[index width, width]`.
+        proj: B::Weight,
+        /// Gain of the norm after it, `[index width]`.
+        norm: Vec<f32>,
+    },
+}
+
+/// The indexer's query side (spec 3.4).
 #[derive(Debug)]
 pub struct Indexer<B: Backend> {
     /// Queries, `[heads * width, q_lora]`.
     pub q_b: B::Weight,
     /// Head weights, `[heads, d]`.
     pub proj: B::Weight,
-    /// Key compressor.
-    pub keys: Compressor<B>,
+}
+
+/// Engram weights beside the table (spec 3.7).
+#[derive(Debug)]
+pub struct EngramWeights<B: Backend> {
+    /// Rows to one key per stream, then the value: `[(streams + 1) * d, channels]`.
+    pub wkv: B::Weight,
+    /// Gain on the streams times gain on the keys, `[streams, d]`.
+    pub gain: Vec<f32>,
 }
 
 /// Attention weights of one layer (spec 3.2).
@@ -45,6 +66,7 @@ pub struct AttentionWeights<B: Backend> {
     pub out_a: B::Weight,
     pub out_b: B::Weight,
     pub compressor: Option<Compressor<B>>,
+    pub index_keys: Option<IndexKeys<B>>,
     pub indexer: Option<Indexer<B>>,
 }
 
@@ -67,6 +89,7 @@ pub struct FeedForward<B: Backend> {
 #[derive(Debug)]
 #[allow(missing_docs)] // named as in spec section 2.2
 pub struct LayerWeights<B: Backend> {
+    pub engram: Option<EngramWeights<B>>,
     pub hc_attn: HcWeights<B>,
     pub attn_norm: Vec<f32>,
     pub attn: AttentionWeights<B>,
@@ -81,7 +104,8 @@ pub struct LayerWeights<B: Backend> {
 pub struct Weights<B: Backend> {
     pub embedding: B::Weight,
     pub layers: Vec<LayerWeights<B>>,
-    pub hc_head: HcWeights<B>,
+    /// V4 only; V4.1 ends with the last site's mix.
+    pub hc_head: Option<HcWeights<B>>,
     pub norm: Vec<f32>,
     pub head: B::Weight,
 }
@@ -110,7 +134,10 @@ impl<B: Backend> Weights<B> {
                 .enumerate()
                 .map(|(i, layer)| l.layer(i, layer))
                 .collect::<Result<_, _>>()?,
-            hc_head: l.hc("output_hc", cfg.hc_streams, 1)?,
+            hc_head: match cfg.family {
+                Family::V4 => Some(l.hc("output_hc", cfg.hc_streams, 1)?),
+                Family::V41 => None,
+            },
             norm: l.vector("output_norm.weight", &[d])?,
             head: l.matrix("output.weight", &[d, cfg.vocab])?,
         })
@@ -121,6 +148,12 @@ impl<B: Backend> Loader<'_, B> {
     fn matrix(&self, name: &str, dims: &[usize]) -> Result<B::Weight, EngineError> {
         let tensor = Tensor::find(self.file, name)?.expect_dims(dims)?;
         self.backend.load(&tensor)
+    }
+
+    /// The first of `names` that the file has; writers disagree on some.
+    fn any_name<'n>(&self, names: &[&'n str]) -> &'n str {
+        let known = names.iter().find(|name| self.file.tensor(name).is_some());
+        known.unwrap_or(&names[0])
     }
 
     fn vector(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, EngineError> {
@@ -147,41 +180,53 @@ impl<B: Backend> Loader<'_, B> {
         let d = self.cfg.embedding;
         let mix = self.cfg.hc_mix();
         Ok(LayerWeights {
+            engram: layer.engram.map(|_| self.engram(&p)).transpose()?,
             hc_attn: self.hc(&format!("{p}.hc_attn"), mix, 3)?,
             attn_norm: self.vector(&format!("{p}.attn_norm.weight"), &[d])?,
-            attn: self.attention(&p, layer)?,
+            attn: self.attention(&p, i, layer)?,
             hc_ffn: self.hc(&format!("{p}.hc_ffn"), mix, 3)?,
             ffn_norm: self.vector(&format!("{p}.ffn_norm.weight"), &[d])?,
             ffn: self.feed_forward(&p, layer)?,
         })
     }
 
-    fn attention(&self, p: &str, layer: &LayerConfig) -> Result<AttentionWeights<B>, EngineError> {
+    fn attention(
+        &self,
+        p: &str,
+        i: usize,
+        layer: &LayerConfig,
+    ) -> Result<AttentionWeights<B>, EngineError> {
         let c = self.cfg;
         let (d, hd, ql) = (c.embedding, c.head_dim, c.q_lora_rank);
         let (groups, rank) = (c.output_groups, c.output_lora_rank);
-        let compressor = match layer.attention {
-            Attention::Window => None,
-            Attention::All { ratio } => {
-                Some(self.compressor(&format!("{p}.attn_compressor"), hd, hd, ratio)?)
+        let compressor = if layer.attention.compresses(i) {
+            Some(self.compressor(&format!("{p}.attn_compressor"), hd, layer.attention)?)
+        } else {
+            None
+        };
+        let index_keys = match layer.attention {
+            Attention::Indexed { .. } => {
+                let prefix = format!("{p}.indexer_compressor");
+                let keys = self.compressor(&prefix, c.index_dim, layer.attention)?;
+                Some(IndexKeys::Compressed(keys))
             }
-            Attention::Indexed { ratio } => {
-                Some(self.compressor(&format!("{p}.attn_compressor"), 2 * hd, hd, ratio)?)
-            }
+            Attention::Shared { source, .. } if source == i => Some(IndexKeys::Projected {
+                proj: self.matrix(&format!("{p}.indexer.attn_k.weight"), &[hd, c.index_dim])?,
+                norm: self.vector(&format!("{p}.indexer.k_norm.weight"), &[c.index_dim])?,
+            }),
+            _ => None,
         };
         let indexer = match layer.attention {
-            Attention::Indexed { ratio } => Some(Indexer {
+            Attention::Indexed { .. }
+            | Attention::Shared {
+                index: IndexRole::Source(_),
+                ..
+            } => Some(Indexer {
                 q_b: self.matrix(
                     &format!("{p}.indexer.attn_q_b.weight"),
                     &[ql, c.index_heads * c.index_dim],
                 )?,
                 proj: self.matrix(&format!("{p}.indexer.proj.weight"), &[d, c.index_heads])?,
-                keys: self.compressor(
-                    &format!("{p}.indexer_compressor"),
-                    2 * c.index_dim,
-                    c.index_dim,
-                    ratio,
-                )?,
             }),
             _ => None,
         };
@@ -198,6 +243,7 @@ impl<B: Backend> Loader<'_, B> {
             )?,
             out_b: self.matrix(&format!("{p}.attn_output_b.weight"), &[groups * rank, d])?,
             compressor,
+            index_keys,
             indexer,
         })
     }
@@ -205,16 +251,39 @@ impl<B: Backend> Loader<'_, B> {
     fn compressor(
         &self,
         prefix: &str,
-        channels: usize,
         width: usize,
-        ratio: usize,
+        attention: Attention,
     ) -> Result<Compressor<B>, EngineError> {
         let d = self.cfg.embedding;
+        // Overlapping entries pool two halves.
+        let channels = match attention {
+            Attention::Indexed { .. } => 2 * width,
+            _ => width,
+        };
+        let ratio = attention.ratio();
+        let v4 = self.cfg.family == Family::V4;
+        let gate = || self.matrix(&format!("{prefix}_gate.weight"), &[d, channels]);
+        let ape = || self.vector(&format!("{prefix}_ape.weight"), &[channels, ratio]);
         Ok(Compressor {
             kv: self.matrix(&format!("{prefix}_kv.weight"), &[d, channels])?,
-            gate: self.matrix(&format!("{prefix}_gate.weight"), &[d, channels])?,
-            ape: self.vector(&format!("{prefix}_ape.weight"), &[channels, ratio])?,
+            gate: (v4 || ratio > 1).then(gate).transpose()?,
+            ape: v4.then(ape).transpose()?,
             norm: self.vector(&format!("{prefix}_norm.weight"), &[width])?,
+        })
+    }
+
+    fn engram(&self, p: &str) -> Result<EngramWeights<B>, EngineError> {
+        let c = self.cfg;
+        let (d, streams) = (c.embedding, c.hc_streams);
+        let channels = c.engram.as_ref().map_or(0, super::EngramModel::channels);
+        let [wkv, kv] = ["engram_wkv", "engram_kv"].map(|n| format!("{p}.{n}.weight"));
+        let [q, q_norm] = ["engram_q", "engram_q_norm"].map(|n| format!("{p}.{n}.weight"));
+        let [k, k_norm] = ["engram_k", "engram_k_norm"].map(|n| format!("{p}.{n}.weight"));
+        let q = self.vector(self.any_name(&[&q, &q_norm]), &[d, streams])?;
+        let k = self.vector(self.any_name(&[&k, &k_norm]), &[d, streams])?;
+        Ok(EngramWeights {
+            wkv: self.matrix(self.any_name(&[&wkv, &kv]), &[channels, (streams + 1) * d])?,
+            gain: q.iter().zip(&k).map(|(q, k)| q * k).collect(),
         })
     }
 

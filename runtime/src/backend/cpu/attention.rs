@@ -55,7 +55,7 @@ pub(super) fn attend(
             let window = &window[start * width..(p + 1 - from) * width];
             let keys = match args.entries {
                 Entries::Selected(rows, selection) => {
-                    let chosen = selection.entries(t);
+                    let chosen = selection.entries(p);
                     let gather = |i: usize, row: &mut [f32]| rows.read(chosen[i] as usize, row);
                     Keys::Gathered(decode(chosen.len(), width, gather), window)
                 }

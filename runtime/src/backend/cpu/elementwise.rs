@@ -17,6 +17,26 @@ pub(super) fn sum_squares(x: &[f32]) -> f32 {
             *a += v * v;
         }
     }
+    let tail: f32 = chunks.remainder().iter().map(|v| v * v).sum();
+    sum_lanes(acc) + tail
+}
+
+/// `sum(a b c)` in 16 lanes, then pairwise.
+pub(super) fn sum_products(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+    let mut acc = [f32x8::ZERO; 2];
+    let whole = a.len() / 16 * 16;
+    for i in (0..whole).step_by(16) {
+        for (l, acc) in acc.iter_mut().enumerate() {
+            let at = i + 8 * l;
+            *acc += load(&a[at..]) * load(&b[at..]) * load(&c[at..]);
+        }
+    }
+    let tail: f32 = (whole..a.len()).map(|i| a[i] * b[i] * c[i]).sum();
+    sum_lanes(acc) + tail
+}
+
+/// Lanes in pairs, an order that no compiler may change.
+fn sum_lanes(acc: [f32x8; 2]) -> f32 {
     let lanes = (acc[0] + acc[1]).to_array();
     let pairs = [
         lanes[0] + lanes[4],
@@ -24,8 +44,7 @@ pub(super) fn sum_squares(x: &[f32]) -> f32 {
         lanes[2] + lanes[6],
         lanes[3] + lanes[7],
     ];
-    let tail: f32 = chunks.remainder().iter().map(|v| v * v).sum();
-    (pairs[0] + pairs[2]) + (pairs[1] + pairs[3]) + tail
+    (pairs[0] + pairs[2]) + (pairs[1] + pairs[3])
 }
 
 /// Eight values as a vector.
@@ -60,25 +79,33 @@ pub(super) fn rope(x: &mut Matrix, width: usize, table: &RopeTable, inverse: boo
         });
 }
 
-/// See [`super::super::Backend::hadamard_fp4`].
-pub(super) fn hadamard_fp4(x: &mut Matrix, width: usize) {
-    let scale = 1.0 / (width as f32).sqrt();
+/// See [`super::super::Backend::round_index`].
+pub(super) fn round_index(x: &mut Matrix, width: usize, hadamard: bool) {
     each(x, |row| {
         for v in row.chunks_exact_mut(width) {
-            let mut half = 1;
-            while half < width {
-                for block in v.chunks_exact_mut(2 * half) {
-                    let (a, b) = block.split_at_mut(half);
-                    for (a, b) in a.iter_mut().zip(b) {
-                        (*a, *b) = (*a + *b, *a - *b);
-                    }
-                }
-                half *= 2;
+            if hadamard {
+                walsh_hadamard(v);
             }
-            v.iter_mut().for_each(|v| *v *= scale);
             rounding::e2m1_pow2_blocks(v, 32);
         }
     });
+}
+
+/// The orthonormal transform of a power of two of values.
+fn walsh_hadamard(v: &mut [f32]) {
+    let width = v.len();
+    let mut half = 1;
+    while half < width {
+        for block in v.chunks_exact_mut(2 * half) {
+            let (a, b) = block.split_at_mut(half);
+            for (a, b) in a.iter_mut().zip(b) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        half *= 2;
+    }
+    let scale = 1.0 / (width as f32).sqrt();
+    v.iter_mut().for_each(|v| *v *= scale);
 }
 
 /// Runs `f` on every row.

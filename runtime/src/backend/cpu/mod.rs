@@ -5,6 +5,7 @@
 
 mod attention;
 mod elementwise;
+mod engram;
 mod experts;
 mod hyper;
 mod index;
@@ -17,8 +18,8 @@ use rayon::prelude::*;
 use v4_quant::dot::Kernels;
 
 use super::{
-    Attend, Backend, Choose, ExpertWeights, HcParams, HcWeights, IndexSpec, PoolSpec, RouteSpec,
-    Routing,
+    Attend, Backend, Choose, ExpertWeights, HcParams, HcWeights, IndexSpec, Pool, PoolSpec,
+    RouteSpec, Routing,
 };
 use crate::error::EngineError;
 use crate::kv::{HostRows, RowFormat};
@@ -109,6 +110,10 @@ impl Backend for Cpu {
         }
     }
 
+    fn restart_rows(&self, rows: &mut HostRows, next: usize) {
+        rows.restart(next);
+    }
+
     fn keep_last_rows(&self, rows: &mut HostRows, keep: usize) {
         rows.keep_last(keep);
     }
@@ -126,7 +131,7 @@ impl Backend for Cpu {
         pending: &mut Pending,
         kv: &Matrix,
         gate: &Matrix,
-        ape: &[f32],
+        ape: Option<&[f32]>,
         out: &mut Matrix,
     ) {
         pending.pool(kv, gate, ape, out);
@@ -140,10 +145,30 @@ impl Backend for Cpu {
         x.data.clone()
     }
 
+    fn write(&self, values: &[f32], cols: usize, x: &mut Matrix) {
+        x.reshape(values.len() / cols.max(1), cols);
+        x.data.copy_from_slice(values);
+    }
+
     fn take_rows(&self, x: &Matrix, rows: Range<usize>, out: &mut Matrix) {
         out.reshape(rows.len(), x.cols);
         out.data
             .copy_from_slice(&x.data[rows.start * x.cols..rows.end * x.cols]);
+    }
+
+    fn drop_first_rows(&self, x: &mut Matrix, n: usize) {
+        x.data.drain(..n * x.cols);
+        x.rows -= n;
+    }
+
+    fn append_rows(&self, x: &Matrix, out: &mut Matrix) {
+        out.cols = x.cols;
+        out.rows += x.rows;
+        out.data.extend_from_slice(&x.data);
+    }
+
+    fn buf_bytes(&self, x: &Matrix) -> usize {
+        4 * x.data.capacity()
     }
 
     fn embed(&self, table: &Tensor, ids: &[u32], streams: usize, h: &mut Matrix) {
@@ -179,13 +204,21 @@ impl Backend for Cpu {
         elementwise::rope(x, width, table, inverse);
     }
 
-    fn hadamard_fp4(&self, x: &mut Matrix, width: usize) {
-        elementwise::hadamard_fp4(x, width);
+    fn round_index(&self, x: &mut Matrix, width: usize, hadamard: bool) {
+        elementwise::round_index(x, width, hadamard);
     }
 
     fn hc_mix(&self, h: &Matrix, site: &HcWeights<Self>, p: HcParams, mix: &mut Matrix) {
         self.product(&site.func, 1, h, mix);
         hyper::mix(h, site, p, mix);
+    }
+
+    fn hc_first_stream(&self, rows: usize, streams: usize, mix: &mut Matrix) {
+        mix.reshape(rows, streams);
+        for row in mix.data.chunks_exact_mut(streams) {
+            row.fill(0.0);
+            row[0] = 1.0;
+        }
     }
 
     fn hc_collapse(&self, h: &Matrix, mix: &Matrix, p: HcParams, x: &mut Matrix) {
@@ -203,8 +236,20 @@ impl Backend for Cpu {
         hyper::collapse(h, &pre, p.streams, x);
     }
 
-    fn index(&self, spec: IndexSpec, q: &Matrix, w: &Matrix, keys: &HostRows, out: &mut Selection) {
-        index::select(self.kernels, spec, q, w, keys, out);
+    fn engram(&self, h: &mut Matrix, kv: &Matrix, gain: &[f32], p: HcParams) {
+        engram::add(h, kv, gain, p);
+    }
+
+    fn index(
+        &self,
+        spec: IndexSpec,
+        q: &Matrix,
+        w: &Matrix,
+        keys: &HostRows,
+        pool: Pool<'_, Self>,
+        out: &mut Selection,
+    ) {
+        index::select(self.kernels, spec, q, w, keys, pool, out);
     }
 
     fn selection_margins(&self, selection: &Selection) -> Vec<f32> {

@@ -48,7 +48,13 @@ impl Pending {
     }
 
     /// See [`super::super::Backend::pool`].
-    pub(super) fn pool(&mut self, kv: &Matrix, gate: &Matrix, ape: &[f32], out: &mut Matrix) {
+    pub(super) fn pool(
+        &mut self,
+        kv: &Matrix,
+        gate: &Matrix,
+        ape: Option<&[f32]>,
+        out: &mut Matrix,
+    ) {
         let PoolSpec {
             ratio,
             width,
@@ -58,12 +64,14 @@ impl Pending {
         for t in 0..kv.rows {
             let slot = self.next % ratio;
             self.rows.extend_from_slice(kv.row(t));
-            self.rows.extend(
-                gate.row(t)
-                    .iter()
-                    .zip(&ape[slot * c..(slot + 1) * c])
-                    .map(|(g, a)| g + a),
-            );
+            match ape {
+                Some(ape) => {
+                    let ape = &ape[slot * c..(slot + 1) * c];
+                    self.rows
+                        .extend(gate.row(t).iter().zip(ape).map(|(g, a)| g + a));
+                }
+                None => self.rows.extend_from_slice(gate.row(t)),
+            }
             self.next += 1;
         }
         let (open, ended) = (self.entries, self.next / ratio);
@@ -129,13 +137,12 @@ mod tests {
     fn run(spec: PoolSpec, chunks: &[usize], value: impl Fn(usize, usize) -> f32) -> Vec<f32> {
         let mut pending = Pending::new(spec);
         let c = pending.channels();
-        let ape = vec![0.0; spec.ratio * c];
         let (mut at, mut all) = (0, Vec::new());
         for &n in chunks {
             let kv = matrix(n, c, |t, i| value(at + t, i));
             let gate = matrix(n, c, |t, i| ((at + t) * 31 + i * 17) as f32 % 3.0);
             let mut out = Matrix::default();
-            pending.pool(&kv, &gate, &ape, &mut out);
+            pending.pool(&kv, &gate, None, &mut out);
             all.extend(out.data);
             at += n;
         }

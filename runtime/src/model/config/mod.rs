@@ -4,9 +4,54 @@
 //! every dimension. Everything is bounded here, so that later code can
 //! multiply dimensions without overflow.
 
+mod engram;
+mod keys;
+mod layers;
+
 use crate::error::EngineError;
-use crate::gguf::{GgufFile, Metadata};
+use crate::gguf::GgufFile;
 use crate::math::Yarn;
+use keys::{Keys, model};
+
+pub use engram::EngramModel;
+
+/// Which of the two architectures a model has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// `deepseek4`: V4-Flash, V4-Pro.
+    V4,
+    /// `deepseek41`: V4.1-Flash.
+    V41,
+}
+
+/// Which entries an index source of V4.1 may choose (spec 3.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Candidates {
+    /// All that are visible.
+    All,
+    /// All; and the best blocks of them are kept as candidates for later
+    /// index sources.
+    Keep {
+        /// Blocks kept.
+        blocks: usize,
+        /// Entries per block.
+        size: usize,
+    },
+    /// Those in the blocks that were kept.
+    Within {
+        /// Entries per block.
+        size: usize,
+    },
+}
+
+/// Where a V4.1 layer's choice of entries comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexRole {
+    /// The layer chooses itself.
+    Source(Candidates),
+    /// The latest source's choice.
+    Reuse,
+}
 
 /// How a layer attends beside its window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +68,15 @@ pub enum Attention {
         /// Tokens per entry.
         ratio: usize,
     },
+    /// Chosen entries of a cache that several layers share (CSA2).
+    Shared {
+        /// Tokens per entry.
+        ratio: usize,
+        /// The layer whose entries these are, this one or one before.
+        source: usize,
+        /// Who chooses.
+        index: IndexRole,
+    },
 }
 
 impl Attention {
@@ -31,7 +85,18 @@ impl Attention {
     pub fn ratio(self) -> usize {
         match self {
             Self::Window => 0,
-            Self::All { ratio } | Self::Indexed { ratio } => ratio,
+            Self::All { ratio } | Self::Indexed { ratio } | Self::Shared { ratio, .. } => ratio,
+        }
+    }
+
+    /// Whether layer `l`, which this is, compresses its own input: every token
+    /// must reach it.
+    #[must_use]
+    pub fn compresses(self, l: usize) -> bool {
+        match self {
+            Self::Window => false,
+            Self::All { .. } | Self::Indexed { .. } => true,
+            Self::Shared { source, .. } => source == l,
         }
     }
 }
@@ -41,6 +106,8 @@ impl Attention {
 pub struct LayerConfig {
     /// Attention beside the window.
     pub attention: Attention,
+    /// Number of its Engram table, if it has one.
+    pub engram: Option<usize>,
     /// Whether experts are chosen by token id.
     pub hash_routed: bool,
     /// Bound of the routed experts' clamped SwiGLU.
@@ -49,11 +116,12 @@ pub struct LayerConfig {
     pub swiglu_limit_shared: f32,
 }
 
-/// Dimensions and constants of a `deepseek4` model.
+/// Dimensions and constants of a model.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)] // named as in spec section 1 and the paper
 pub struct ModelConfig {
     pub arch: String,
+    pub family: Family,
     pub name: Option<String>,
     pub vocab: usize,
     pub context_length: usize,
@@ -82,80 +150,9 @@ pub struct ModelConfig {
     pub compress_rope_theta: f64,
     pub yarn: Option<Yarn>,
     pub layers: Vec<LayerConfig>,
-}
-
-/// Reads keys of one architecture and bounds them.
-struct Keys<'a> {
-    file: &'a GgufFile,
-    meta: &'a Metadata,
-    arch: &'a str,
-}
-
-impl Keys<'_> {
-    fn bad(&self, key: &str, what: impl std::fmt::Display) -> EngineError {
-        self.model(format!(
-            "metadata key {}.{key} {what}: not a {} model that this engine can run",
-            self.arch, self.arch
-        ))
-    }
-
-    fn model(&self, what: impl std::fmt::Display) -> EngineError {
-        model(self.file, what)
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.meta.get(&format!("{}.{key}", self.arch)).is_some()
-    }
-
-    fn size(&self, key: &str, max: usize) -> Result<usize, EngineError> {
-        let v = self.meta.get_u64(&format!("{}.{key}", self.arch));
-        let v = v.map_err(|e| self.model(e))?;
-        if v == 0 || v > max as u64 {
-            return Err(self.bad(key, format_args!("is {v}, outside 1..={max}")));
-        }
-        Ok(v as usize)
-    }
-
-    fn float(&self, key: &str) -> Result<f32, EngineError> {
-        let v = self.meta.get_f32(&format!("{}.{key}", self.arch));
-        let v = v.map_err(|e| self.model(e))?;
-        if !v.is_finite() {
-            return Err(self.bad(key, "is not finite"));
-        }
-        Ok(v)
-    }
-
-    fn float_or(&self, key: &str, default: f32) -> Result<f32, EngineError> {
-        if self.has(key) {
-            self.float(key)
-        } else {
-            Ok(default)
-        }
-    }
-
-    /// A value per layer, or one for all.
-    fn per_layer(&self, key: &str, layers: usize) -> Result<Vec<f32>, EngineError> {
-        let full = format!("{}.{key}", self.arch);
-        if let Ok(v) = self.meta.get_f32(&full) {
-            return Ok(vec![v; layers]);
-        }
-        let v = self.meta.get_f32s(&full).map_err(|e| self.model(e))?;
-        if v.len() < layers {
-            return Err(self.bad(
-                key,
-                format_args!("has {} values for {layers} layers", v.len()),
-            ));
-        }
-        Ok(v[..layers].to_vec())
-    }
-}
-
-/// An error about the model that `file` describes.
-fn model(file: &GgufFile, what: impl std::fmt::Display) -> EngineError {
-    EngineError::Model {
-        path: file.path().to_path_buf(),
-        what: what.to_string(),
-    }
+    pub engram: Option<EngramModel>,
+    /// The id that stands for a piece of an image.
+    pub image_token: Option<u32>,
 }
 
 /// Bound of every width: products of two still fit.
@@ -166,20 +163,24 @@ impl ModelConfig {
     ///
     /// # Errors
     /// A key that is missing, of another type, out of bounds or contradicts
-    /// another, or an architecture other than `deepseek4`.
+    /// another, or an architecture that is neither `deepseek4` nor `deepseek41`.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, EngineError> {
         let meta = file.metadata();
         let arch = meta
             .get_str("general.architecture")
             .map_err(|e| model(file, e))?;
-        if arch != "deepseek4" {
-            return Err(model(
-                file,
-                format!(
-                    "general.architecture is {arch:?}: this version runs \"deepseek4\" files; convert a DeepSeek-V4 checkpoint with v4-convert"
-                ),
-            ));
-        }
+        let family = match arch {
+            "deepseek4" => Family::V4,
+            "deepseek41" => Family::V41,
+            _ => {
+                return Err(model(
+                    file,
+                    format!(
+                        "general.architecture is {arch:?}: this version runs \"deepseek4\" and \"deepseek41\" files; convert a DeepSeek-V4 checkpoint with v4-convert"
+                    ),
+                ));
+            }
+        };
         let k = Keys { file, meta, arch };
         let layers = k.size("block_count", 4096)?;
         let vocab = if k.has("vocab_size") {
@@ -192,28 +193,20 @@ impl ModelConfig {
                 .ok_or_else(|| k.bad("vocab_size", "is missing and so is token_embd.weight"))?
         };
         let yarn = Self::yarn(&k)?;
-        let index = |key: &str| {
-            if k.has(key) {
-                k.size(key, MAX_DIM)
-            } else {
-                Ok(0)
-            }
+        let index = |key: &str| k.size_or(key, MAX_DIM, 0);
+        Self::check_gating(&k)?;
+        let engram = match family {
+            Family::V4 => None,
+            Family::V41 => EngramModel::read(&k, layers)?,
         };
-        let gating = k.size("expert_gating_func", 1 << 16)?;
-        if gating != 4 {
-            return Err(k.bad(
-                "expert_gating_func",
-                format_args!("is {gating}, only 4 (sqrt softplus) is known"),
-            ));
-        }
-        let hash = if k.has("hash_layer_count") {
-            meta.get_u64(&format!("{arch}.hash_layer_count"))
-                .map_err(|e| model(file, e))?
-        } else {
-            0
+        let tables = engram.as_ref().map_or(&[][..], |e| &e.config.layer_ids);
+        let image_token = match k.has("image_token_id") {
+            true => u32::try_from(k.number("image_token_id")?).ok(),
+            false => None,
         };
         let config = Self {
             arch: arch.to_owned(),
+            family,
             name: meta.get_str("general.name").ok().map(str::to_owned),
             vocab,
             context_length: k.size("context_length", 1 << 28)?,
@@ -230,16 +223,10 @@ impl ModelConfig {
             index_top_k: index("attention.indexer.top_k")?,
             experts: k.size("expert_count", 1 << 16)?,
             experts_used: k.size("expert_used_count", 1 << 10)?,
-            experts_shared: if k.has("expert_shared_count") {
-                k.size("expert_shared_count", 64)?
-            } else {
-                0
-            },
+            experts_shared: k.size_or("expert_shared_count", 64, 0)?,
             expert_ff: k.size("expert_feed_forward_length", MAX_DIM)?,
             expert_weights_scale: k.float_or("expert_weights_scale", 1.0)?,
-            expert_weights_norm: meta
-                .get_bool(&format!("{arch}.expert_weights_norm"))
-                .unwrap_or(false),
+            expert_weights_norm: k.flag_or("expert_weights_norm", false),
             hc_streams: k.size("hyper_connection.count", 16)?,
             hc_iterations: k.size("hyper_connection.sinkhorn_iterations", 1000)?,
             hc_eps: k.float("hyper_connection.epsilon")?,
@@ -247,7 +234,9 @@ impl ModelConfig {
             rope_theta: f64::from(k.float("rope.freq_base")?),
             compress_rope_theta: f64::from(k.float("attention.compress_rope_freq_base")?),
             yarn,
-            layers: Self::layers(&k, layers, hash)?,
+            layers: layers::layers(&k, family, layers, tables)?,
+            engram,
+            image_token,
         };
         config.check(&k)?;
         Ok(config)
@@ -257,11 +246,7 @@ impl ModelConfig {
         if !k.has("rope.scaling.type") {
             return Ok(None);
         }
-        let kind = k
-            .meta
-            .get_str(&format!("{}.rope.scaling.type", k.arch))
-            .map_err(|e| k.model(e))?;
-        match kind {
+        match k.text("rope.scaling.type")?.as_str() {
             "none" => Ok(None),
             "yarn" => {
                 let yarn = Yarn {
@@ -283,55 +268,30 @@ impl ModelConfig {
         }
     }
 
-    fn layers(k: &Keys<'_>, layers: usize, hash: u64) -> Result<Vec<LayerConfig>, EngineError> {
-        let key = "attention.compress_ratios";
-        let ratios = k
-            .meta
-            .get_u64s(&format!("{}.{key}", k.arch))
-            .map_err(|e| k.model(e))?;
-        if ratios.len() < layers {
-            return Err(k.bad(
-                key,
-                format_args!("has {} values for {layers} layers", ratios.len()),
-            ));
+    /// The only router score known is sqrt(softplus(x)).
+    fn check_gating(k: &Keys<'_>) -> Result<(), EngineError> {
+        let key = "expert_gating_func";
+        if k.text(key).is_ok_and(|name| name == "sqrtsoftplus") {
+            return Ok(());
         }
-        let limit = k.per_layer("swiglu_clamp_exp", layers)?;
-        let shared = if k.has("swiglu_clamp_shexp") {
-            k.per_layer("swiglu_clamp_shexp", layers)?
-        } else {
-            limit.clone()
-        };
-        (0..layers)
-            .map(|l| {
-                let attention = match ratios[l] {
-                    0 => Attention::Window,
-                    // Spec 3.3: ratio 4 overlaps and has an indexer.
-                    4 => Attention::Indexed { ratio: 4 },
-                    r @ 1..=65536 => Attention::All { ratio: r as usize },
-                    r => return Err(k.bad(key, format_args!("has ratio {r} for layer {l}"))),
-                };
-                if !(limit[l] > 0.0 && shared[l] > 0.0) {
-                    return Err(k.bad(
-                        "swiglu_clamp_exp",
-                        format_args!("is not positive for layer {l}"),
-                    ));
-                }
-                Ok(LayerConfig {
-                    attention,
-                    hash_routed: (l as u64) < hash,
-                    swiglu_limit: limit[l],
-                    swiglu_limit_shared: shared[l],
-                })
-            })
-            .collect()
+        match k.size(key, 1 << 16)? {
+            4 => Ok(()),
+            other => Err(k.bad(
+                key,
+                format_args!("is {other}, only 4 (sqrt softplus) is known"),
+            )),
+        }
     }
 
     /// What the forward pass takes for granted.
     fn check(&self, k: &Keys<'_>) -> Result<(), EngineError> {
-        let indexed = self
-            .layers
-            .iter()
-            .any(|l| matches!(l.attention, Attention::Indexed { .. }));
+        let indexed = self.layers.iter().any(|l| {
+            matches!(
+                l.attention,
+                Attention::Indexed { .. } | Attention::Shared { .. }
+            )
+        });
+        let v4 = self.family == Family::V4;
         let rules: [(&str, bool, &str); 9] = [
             (
                 "rope.dimension_count",
@@ -340,9 +300,10 @@ impl ModelConfig {
             ),
             (
                 "attention.key_length",
-                (self.head_dim - self.rope_dim.min(self.head_dim)).is_multiple_of(64)
-                    && self.head_dim.is_multiple_of(32),
-                "must be rope.dimension_count plus a multiple of 64",
+                self.head_dim.is_multiple_of(32)
+                    && (!v4
+                        || (self.head_dim - self.rope_dim.min(self.head_dim)).is_multiple_of(64)),
+                "must be a multiple of 32, for V4 rope.dimension_count plus a multiple of 64",
             ),
             (
                 "attention.output_group_count",
@@ -362,10 +323,10 @@ impl ModelConfig {
             (
                 "attention.indexer.key_length",
                 !indexed
-                    || (self.index_dim.is_power_of_two()
+                    || ((self.index_dim.is_power_of_two() || !v4)
                         && self.index_dim.is_multiple_of(32)
                         && self.index_dim >= self.rope_dim),
-                "must be a power of two, at least 32 and rope.dimension_count",
+                "must be a multiple of 32 (V4: a power of two), at least rope.dimension_count",
             ),
             (
                 "attention.indexer.top_k",

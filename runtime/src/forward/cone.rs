@@ -1,0 +1,70 @@
+//! Which rows of a prompt each layer has to compute.
+//!
+//! A layer that compresses its own input needs every token. The layers after
+//! the last such one (V4.1's decoder, spec 3.5) see earlier tokens through
+//! their windows only: what is wanted at one position hangs on `window - 1`
+//! positions before it in the layer below, on twice as many in the one below
+//! that, and on nothing else. Rows outside this cone are never computed, and
+//! since a row's bits do not depend on the rows beside it, the rest are the
+//! same bits as in a full pass.
+
+use std::ops::Range;
+
+use crate::model::ModelConfig;
+
+/// The rows that one call needs, layer by layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cone {
+    /// First position whose input layer `l` needs, for `l` from the first layer
+    /// of the decoder on; 0 before. One more for what comes out at the end.
+    from: Vec<usize>,
+}
+
+impl Cone {
+    /// First layer whose rows may be left out: the last one that compresses
+    /// or, after an Engram layer, whose rows come with the tokens, the next.
+    /// Of the former, all tokens are compressed and the rest is left out.
+    #[must_use]
+    pub fn decoder(cfg: &ModelConfig) -> usize {
+        let layers = || cfg.layers.iter().enumerate();
+        let last = |f: &dyn Fn(usize) -> bool| layers().map(|(l, _)| l).filter(|&l| f(l)).max();
+        let compressing = last(&|l| cfg.layers[l].attention.compresses(l));
+        let engram = last(&|l| cfg.layers[l].engram.is_some());
+        compressing.max(engram.map(|l| l + 1)).unwrap_or(0)
+    }
+
+    /// Every row of every layer.
+    #[must_use]
+    pub fn full(cfg: &ModelConfig) -> Self {
+        Self {
+            from: vec![0; cfg.layers.len() + 1],
+        }
+    }
+
+    /// What it takes to know the outputs from `wanted` on and to go on after
+    /// `end`; `wanted` is at most `end`.
+    #[must_use]
+    pub fn new(cfg: &ModelConfig, wanted: usize, end: usize) -> Self {
+        let mut cone = Self::full(cfg);
+        cone.from[cfg.layers.len()] = wanted.min(end);
+        for l in (Self::decoder(cfg)..cfg.layers.len()).rev() {
+            // Windows must hold what comes before the outputs wanted, which is
+            // also what comes before `end`.
+            cone.from[l] = cone.from[l + 1].saturating_sub(cfg.window - 1);
+        }
+        cone
+    }
+
+    /// First position whose input layer `l` needs, or whose output is wanted
+    /// where `l` is the number of layers.
+    #[must_use]
+    pub fn from(&self, l: usize) -> usize {
+        self.from[l]
+    }
+
+    /// Of the rows `rows`, how many come before the first that layer `l` needs.
+    #[must_use]
+    pub fn before(&self, l: usize, rows: &Range<usize>) -> usize {
+        self.from[l].clamp(rows.start, rows.end) - rows.start
+    }
+}

@@ -1,0 +1,109 @@
+//! The sites of a layer: Engram, attention (in its own module) and experts.
+
+use super::{Cache, Cone, Forward, Scratch, Span};
+use crate::backend::{Backend, Choose, RouteSpec};
+use crate::engram::Fetch;
+use crate::error::EngineError;
+use crate::model::LayerWeights;
+use crate::trace::Trace;
+
+impl<B: Backend> Forward<B> {
+    /// Attention and experts of one layer. Rows that the layer after it does
+    /// not need are dropped on the way; `compress` is whether the tokens are
+    /// new to the layer's compressor.
+    #[allow(clippy::too_many_arguments)] // one layer's state, named
+    pub(super) fn layer(
+        &self,
+        l: usize,
+        cache: &mut Cache<B>,
+        cone: &Cone,
+        compress: bool,
+        span: &mut Span<'_>,
+        s: &mut Scratch<B>,
+        trace: &mut Option<&mut Trace>,
+    ) {
+        let w = &self.weights.layers[l];
+        self.attention_site(l, cache, cone, compress, span, s, trace);
+        if !span.ids.is_empty() {
+            self.ffn_site(l, w, span.ids, s, trace);
+        }
+    }
+
+    /// Adds what the layer's table has for the chunk's n-grams (spec 3.7).
+    pub(super) fn engram_site(
+        &self,
+        l: usize,
+        rows: &mut Fetch,
+        s: &mut Scratch<B>,
+    ) -> Result<(), EngineError> {
+        let (b, c) = (&self.backend, &self.cfg);
+        let (Some(w), Some(table), Some(engram)) = (
+            &self.weights.layers[l].engram,
+            c.layers[l].engram,
+            &c.engram,
+        ) else {
+            return Ok(());
+        };
+        let channels = engram.channels();
+        let mut values = vec![0.0; rows.tokens() * channels];
+        rows.take(table, &mut values)?;
+        b.write(&values, channels, &mut s.rows);
+        b.matmul(&w.wkv, &s.rows, &mut s.y);
+        b.engram(&mut s.h, &s.y, &w.gain, self.hc());
+        Ok(())
+    }
+
+    pub(super) fn trace_rows(&self, l: usize, rows: &Fetch, trace: &mut Trace) {
+        if let Some(table) = self.cfg.layers[l].engram {
+            trace.engram_rows(l, rows.rows(table));
+        }
+    }
+
+    /// Mix, norm, experts, mix back.
+    fn ffn_site(
+        &self,
+        l: usize,
+        w: &LayerWeights<B>,
+        ids: &[u32],
+        s: &mut Scratch<B>,
+        trace: &mut Option<&mut Trace>,
+    ) {
+        let (b, c) = (&self.backend, &self.cfg);
+        b.hc_mix(&s.h, &w.hc_ffn, self.hc(), &mut s.mix);
+        let collapse_by = if self.lagged() { &s.lagged } else { &s.mix };
+        b.hc_collapse(&s.h, collapse_by, self.hc(), &mut s.x);
+        b.rms_norm(&mut s.x, c.embedding, Some(&w.ffn_norm), c.rms_eps);
+
+        b.matmul(&w.ffn.router, &s.x, &mut s.router);
+        let spec = RouteSpec {
+            experts: c.experts,
+            used: c.experts_used,
+            normalise: c.expert_weights_norm,
+            scale: c.expert_weights_scale,
+        };
+        let choose = match (&w.ffn.by_token, &w.ffn.bias) {
+            (Some(table), _) => Choose::Hash(table, ids),
+            (None, bias) => Choose::Bias(bias.as_deref().unwrap_or_default()),
+        };
+        let routing = b.route(&s.router, spec, choose);
+        if let Some(trace) = trace.as_deref_mut() {
+            trace.experts(l, &routing);
+        }
+        b.experts(
+            &w.ffn.routed,
+            w.ffn.shared.as_ref(),
+            &routing,
+            &s.x,
+            &mut s.y,
+        );
+        b.hc_expand(&mut s.h, &s.y, &s.mix, self.hc());
+        self.lag(s);
+    }
+
+    /// The site's mix is the next one's to collapse by.
+    pub(super) fn lag(&self, s: &mut Scratch<B>) {
+        if self.lagged() {
+            std::mem::swap(&mut s.mix, &mut s.lagged);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Metadata keys of one architecture, bounded, under all names in the wild.
+
+use crate::error::EngineError;
+use crate::gguf::{GgufError, GgufFile, Metadata};
+
+/// Our name (llama.cpp's where it has one), and what files of ds4's tools call
+/// the same thing: the names of the published config (spec/gguf.md section 5,
+/// column B).
+const ALIASES: &[(&str, &[&str])] = &[
+    ("block_count", &["num_hidden_layers"]),
+    ("context_length", &["max_position_embeddings"]),
+    ("embedding_length", &["hidden_size"]),
+    ("attention.head_count", &["num_attention_heads"]),
+    ("attention.key_length", &["head_dim"]),
+    ("attention.q_lora_rank", &["q_lora_rank"]),
+    ("attention.output_group_count", &["o_groups"]),
+    ("attention.output_lora_rank", &["o_lora_rank"]),
+    ("attention.sliding_window", &["sliding_window"]),
+    ("attention.indexer.head_count", &["index_n_heads"]),
+    ("attention.indexer.key_length", &["index_head_dim"]),
+    ("attention.indexer.top_k", &["index_topk"]),
+    ("attention.layer_norm_rms_epsilon", &["rms_norm_eps"]),
+    ("attention.compress_ratios", &["compress_ratios"]),
+    (
+        "attention.compress_rope_freq_base",
+        &["compress_rope_theta"],
+    ),
+    ("attention.kv_source_layer_ids", &["kv_source_layer_ids"]),
+    (
+        "attention.index_source_layer_ids",
+        &["index_source_layer_ids"],
+    ),
+    (
+        "attention.candidate_source_layer_id",
+        &["candidate_source_layer_id"],
+    ),
+    ("attention.candidate_block_size", &["candidate_block_size"]),
+    (
+        "attention.candidate_topk_blocks",
+        &["candidate_topk_blocks"],
+    ),
+    ("rope.dimension_count", &["qk_rope_head_dim"]),
+    ("rope.freq_base", &["rope_theta"]),
+    (
+        "rope.scaling.type",
+        &["rope_scaling.rope_type", "rope_scaling.type"],
+    ),
+    ("rope.scaling.factor", &["rope_scaling.factor"]),
+    (
+        "rope.scaling.original_context_length",
+        &["rope_scaling.original_max_position_embeddings"],
+    ),
+    ("rope.scaling.yarn_beta_fast", &["rope_scaling.beta_fast"]),
+    ("rope.scaling.yarn_beta_slow", &["rope_scaling.beta_slow"]),
+    ("expert_count", &["n_routed_experts"]),
+    ("expert_used_count", &["num_experts_per_tok"]),
+    ("expert_shared_count", &["n_shared_experts"]),
+    ("expert_feed_forward_length", &["moe_intermediate_size"]),
+    ("expert_weights_scale", &["routed_scaling_factor"]),
+    ("expert_weights_norm", &["norm_topk_prob"]),
+    ("expert_gating_func", &["scoring_func"]),
+    ("swiglu_clamp_exp", &["swiglu_limit"]),
+    ("hyper_connection.count", &["hc_mult"]),
+    (
+        "hyper_connection.sinkhorn_iterations",
+        &["hc_sinkhorn_iters"],
+    ),
+    ("hyper_connection.epsilon", &["hc_eps"]),
+    ("engram.layer_ids", &["engram_layer_ids"]),
+    ("engram.head_count", &["engram_n_heads"]),
+    ("engram.key_length", &["engram_head_dim"]),
+    ("engram.max_ngram_size", &["engram_max_ngram_size"]),
+    ("engram.vocab_size", &["engram_vocab_size"]),
+    ("engram.pad_id", &["engram_pad_token_id"]),
+    (
+        "engram.compressed_vocab_size",
+        &["engram_compressed_vocab_size"],
+    ),
+    ("engram.rows", &["engram_num_embeddings"]),
+];
+
+/// Reads keys of one architecture and bounds them.
+pub(super) struct Keys<'a> {
+    pub file: &'a GgufFile,
+    pub meta: &'a Metadata,
+    pub arch: &'a str,
+}
+
+impl Keys<'_> {
+    pub fn bad(&self, key: &str, what: impl std::fmt::Display) -> EngineError {
+        self.model(format!(
+            "metadata key {} {what}: not a {} model that this engine can run",
+            self.name(key),
+            self.arch
+        ))
+    }
+
+    pub fn model(&self, what: impl std::fmt::Display) -> EngineError {
+        model(self.file, what)
+    }
+
+    /// The name under which the file has `key`; ours if it has none of them.
+    pub fn name(&self, key: &str) -> String {
+        let ours = format!("{}.{key}", self.arch);
+        if self.meta.contains(&ours) {
+            return ours;
+        }
+        let aliases = ALIASES.iter().find(|(name, _)| *name == key);
+        let aliases = aliases.map_or(&[][..], |(_, names)| names);
+        let prefixed = aliases.iter().map(|a| format!("{}.{a}", self.arch));
+        // ds4's Engram keys stand without the architecture.
+        let bare = key.starts_with("engram.").then(|| key.to_owned());
+        prefixed
+            .chain(bare)
+            .find(|name| self.meta.contains(name))
+            .unwrap_or(ours)
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.meta.contains(&self.name(key))
+    }
+
+    /// A value, or the error with the file's name.
+    fn read<T>(
+        &self,
+        key: &str,
+        get: impl FnOnce(&Metadata, &str) -> Result<T, GgufError>,
+    ) -> Result<T, EngineError> {
+        get(self.meta, &self.name(key)).map_err(|e| self.model(e))
+    }
+
+    /// An integer between 1 and `max`.
+    pub fn size(&self, key: &str, max: usize) -> Result<usize, EngineError> {
+        let v = self.number(key)?;
+        if v == 0 || v > max as u64 {
+            return Err(self.bad(key, format_args!("is {v}, outside 1..={max}")));
+        }
+        Ok(v as usize)
+    }
+
+    /// As [`Self::size`], or `default` where the file lacks the key.
+    pub fn size_or(&self, key: &str, max: usize, default: usize) -> Result<usize, EngineError> {
+        if self.has(key) {
+            self.size(key, max)
+        } else {
+            Ok(default)
+        }
+    }
+
+    /// An integer; some writers store integers as floats.
+    pub fn number(&self, key: &str) -> Result<u64, EngineError> {
+        if let Ok(v) = self.meta.get_f32(&self.name(key))
+            && v.fract() == 0.0
+            && (0.0..16_777_216.0).contains(&v)
+        {
+            return Ok(v as u64);
+        }
+        self.read(key, Metadata::get_u64)
+    }
+
+    pub fn numbers(&self, key: &str) -> Result<Vec<u64>, EngineError> {
+        self.read(key, Metadata::get_u64s)
+    }
+
+    /// An array, if the file has it.
+    pub fn numbers_if_any(&self, key: &str) -> Result<Option<Vec<u64>>, EngineError> {
+        self.has(key).then(|| self.numbers(key)).transpose()
+    }
+
+    pub fn text(&self, key: &str) -> Result<String, EngineError> {
+        self.read(key, |m, k| m.get_str(k).map(str::to_owned))
+    }
+
+    pub fn flag_or(&self, key: &str, default: bool) -> bool {
+        self.meta.get_bool(&self.name(key)).unwrap_or(default)
+    }
+
+    pub fn float(&self, key: &str) -> Result<f32, EngineError> {
+        let v = self.read(key, Metadata::get_f32)?;
+        if !v.is_finite() {
+            return Err(self.bad(key, "is not finite"));
+        }
+        Ok(v)
+    }
+
+    pub fn float_or(&self, key: &str, default: f32) -> Result<f32, EngineError> {
+        if self.has(key) {
+            self.float(key)
+        } else {
+            Ok(default)
+        }
+    }
+
+    /// A value per layer, or one for all.
+    pub fn per_layer(&self, key: &str, layers: usize) -> Result<Vec<f32>, EngineError> {
+        if let Ok(v) = self.meta.get_f32(&self.name(key)) {
+            return Ok(vec![v; layers]);
+        }
+        let v = self.read(key, Metadata::get_f32s)?;
+        if v.len() < layers {
+            return Err(self.bad(
+                key,
+                format_args!("has {} values for {layers} layers", v.len()),
+            ));
+        }
+        Ok(v[..layers].to_vec())
+    }
+}
+
+/// An error about the model that `file` describes.
+pub(super) fn model(file: &GgufFile, what: impl std::fmt::Display) -> EngineError {
+    EngineError::Model {
+        path: file.path().to_path_buf(),
+        what: what.to_string(),
+    }
+}
