@@ -163,6 +163,13 @@ impl Session {
         self.cache.bytes(self.engine.forward().backend())
     }
 
+    /// Rows that passed through a layer's experts, summed over layers: without
+    /// rows left out, layers times tokens.
+    #[must_use]
+    pub fn layer_rows(&self) -> u64 {
+        self.cache.layer_rows
+    }
+
     /// Forgets everything.
     pub fn reset(&mut self) {
         self.tokens.clear();

@@ -223,17 +223,32 @@ fn read_all(pipe: &mut impl Read) -> Vec<u8> {
 /// If the conversion fails.
 #[must_use]
 pub fn tiny_v4(recipe: &str) -> PathBuf {
+    tiny("tiny-v4", recipe, &[])
+}
+
+/// A tiny checkpoint of `tests/data` converted with `recipe` and these further
+/// options, once per test program.
+///
+/// # Panics
+/// If the conversion fails.
+#[must_use]
+pub fn tiny(checkpoint: &str, recipe: &str, options: &[&str]) -> PathBuf {
     static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(path) = made.get(recipe) {
+    let key = format!("{checkpoint}-{recipe}{}", options.concat());
+    if let Some(path) = made.get(&key) {
         return path.clone();
     }
-    let path = scratch().join(format!("tiny-v4-{recipe}.gguf"));
-    let checkpoint = data("tiny-v4");
-    let args = [checkpoint.as_os_str(), path.as_os_str()];
-    let recipe_args = ["--recipe", recipe, "--quiet"].map(OsStr::new);
-    let _ = run("v4-convert", args.into_iter().chain(recipe_args)).ok();
-    made.insert(recipe.to_owned(), path.clone());
+    let path = scratch().join(format!("{key}.gguf"));
+    let folder = data(checkpoint);
+    let args = [folder.as_os_str(), path.as_os_str()];
+    let more = [&["--recipe", recipe, "--quiet"][..], options].concat();
+    let _ = run(
+        "v4-convert",
+        args.into_iter().chain(more.into_iter().map(OsStr::new)),
+    )
+    .ok();
+    made.insert(key, path.clone());
     path
 }
 

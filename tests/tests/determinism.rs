@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use v4_runtime::{Engine, EngineOptions, KvPrecision, Precision, Session, Want};
 use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, logits, tiny_v4};
+use v4_tests::program::{data, logits, tiny};
+
+const MODELS: [&str; 2] = ["tiny-v4", "tiny-v41"];
 
 const PRECISIONS: [(&str, Precision); 2] = [("exact", Precision::Exact), ("fast", Precision::Fast)];
 const CACHES: [(&str, KvPrecision); 2] = [
@@ -14,8 +16,8 @@ const CACHES: [(&str, KvPrecision); 2] = [
     ("published", KvPrecision::Published),
 ];
 
-fn ids(case: &str) -> Vec<u32> {
-    let golden = Numbers::read(&data("tiny-v4").join("golden.safetensors"));
+fn ids(model: &str, case: &str) -> Vec<u32> {
+    let golden = Numbers::read(&data(model).join("golden.safetensors"));
     let ids = golden.ints(&format!("{case}.ids"));
     ids.iter().map(|&id| id.try_into().unwrap()).collect()
 }
@@ -46,9 +48,14 @@ fn logits_of(
 
 #[test]
 fn threads_and_chunks_do_not_change_a_bit() {
-    for recipe in ["native", "lossless"] {
-        let model = tiny_v4(recipe);
-        let ids = ids("medium");
+    for (name, recipe) in [
+        ("tiny-v4", "native"),
+        ("tiny-v4", "lossless"),
+        ("tiny-v41", "native"),
+        ("tiny-v41", "lossless"),
+    ] {
+        let model = tiny(name, recipe, &[]);
+        let ids = ids(name, "medium");
         let whole = ids.len();
         for (precision, _) in PRECISIONS {
             for (kv, _) in CACHES {
@@ -69,7 +76,7 @@ fn threads_and_chunks_do_not_change_a_bit() {
                 ] {
                     assert!(
                         logits_of(&model, &ids, threads, chunk, mode) == expected,
-                        "{recipe}, {mode:?}: {threads} threads and chunks of {chunk} differ"
+                        "{name}, {recipe}, {mode:?}: {threads} threads and chunks of {chunk} differ"
                     );
                 }
             }
@@ -80,65 +87,71 @@ fn threads_and_chunks_do_not_change_a_bit() {
 #[test]
 fn modes_differ_from_each_other() {
     // Else the test above could compare a mode with itself under two names.
-    let model = tiny_v4("native");
-    let ids = ids("short");
-    let mut seen = Vec::new();
-    for (precision, _) in PRECISIONS {
-        for (kv, _) in CACHES {
-            let file = logits_of(&model, &ids, 2, 64, [precision, kv]);
-            assert!(
-                !seen.contains(&file),
-                "{precision} {kv} equals another mode"
-            );
-            seen.push(file);
+    for name in MODELS {
+        let model = tiny(name, "native", &[]);
+        let ids = ids(name, "short");
+        let mut seen = Vec::new();
+        for (precision, _) in PRECISIONS {
+            for (kv, _) in CACHES {
+                let file = logits_of(&model, &ids, 2, 64, [precision, kv]);
+                assert!(
+                    !seen.contains(&file),
+                    "{name}: {precision} {kv} equals another mode"
+                );
+                seen.push(file);
+            }
         }
     }
 }
 
-fn engine(precision: Precision, kv: KvPrecision, threads: usize) -> Arc<Engine> {
+fn engine(model: &str, precision: Precision, kv: KvPrecision, threads: usize) -> Arc<Engine> {
     let options = EngineOptions {
         threads: Some(threads),
         precision,
         kv,
         ..EngineOptions::default()
     };
-    Engine::open(&tiny_v4("native"), options).unwrap()
+    Engine::open(&tiny(model, "native", &[]), options).unwrap()
 }
 
 #[test]
 fn decoding_token_by_token_gives_the_bits_of_one_prefill() {
-    // 1,500 tokens: several groups of every compressor, and a full window.
-    let ids = ids("long");
-    for (name, precision) in PRECISIONS {
-        let one = engine(precision, KvPrecision::Published, 1);
-        let mut session = Session::new(&one, ids.len(), ids.len()).unwrap();
-        let whole = session.append(&ids, Want::All).unwrap();
-        let two = engine(precision, KvPrecision::Published, 2);
-        let mut session = Session::new(&two, ids.len(), 64).unwrap();
-        for (position, &id) in ids.iter().enumerate() {
-            let step = session.append(&[id], Want::Last).unwrap();
-            let same = step.row(0).iter().map(|x| x.to_bits());
-            assert!(
-                same.eq(whole.row(position).iter().map(|x| x.to_bits())),
-                "{name}: position {position} differs"
-            );
+    for model in MODELS {
+        // 1,500 tokens: several groups of every compressor, and a full window.
+        let ids = ids(model, "long");
+        for (name, precision) in PRECISIONS {
+            let one = engine(model, precision, KvPrecision::Published, 1);
+            let mut session = Session::new(&one, ids.len(), ids.len()).unwrap();
+            let whole = session.append(&ids, Want::All).unwrap();
+            let two = engine(model, precision, KvPrecision::Published, 2);
+            let mut session = Session::new(&two, ids.len(), 64).unwrap();
+            for (position, &id) in ids.iter().enumerate() {
+                let step = session.append(&[id], Want::Last).unwrap();
+                let same = step.row(0).iter().map(|x| x.to_bits());
+                assert!(
+                    same.eq(whole.row(position).iter().map(|x| x.to_bits())),
+                    "{model}, {name}: position {position} differs"
+                );
+            }
         }
     }
 }
 
 #[test]
 fn splitting_a_text_anywhere_changes_nothing_after_it() {
-    let ids = ids("long");
-    let engine = engine(Precision::Fast, KvPrecision::Published, 2);
-    let mut session = Session::new(&engine, ids.len(), 100).unwrap();
-    let whole = session.append(&ids, Want::Last).unwrap();
-    // Around the window (64), the groups (4 and 128) and the chunk (100).
-    for split in [
-        1, 3, 4, 5, 63, 64, 65, 100, 127, 128, 129, 255, 256, 257, 1024, 1499,
-    ] {
-        session.reset();
-        let _ = session.append(&ids[..split], Want::None).unwrap();
-        let rest = session.append(&ids[split..], Want::Last).unwrap();
-        assert!(rest.data == whole.data, "split at {split}");
+    for model in MODELS {
+        let ids = ids(model, "long");
+        let engine = engine(model, Precision::Fast, KvPrecision::Published, 2);
+        let mut session = Session::new(&engine, ids.len(), 100).unwrap();
+        let whole = session.append(&ids, Want::Last).unwrap();
+        // Around the window (64), the groups (4 and 128) and the chunk (100).
+        for split in [
+            1, 3, 4, 5, 63, 64, 65, 100, 127, 128, 129, 255, 256, 257, 1024, 1499,
+        ] {
+            session.reset();
+            let _ = session.append(&ids[..split], Want::None).unwrap();
+            let rest = session.append(&ids[split..], Want::Last).unwrap();
+            assert!(rest.data == whole.data, "{model}: split at {split}");
+        }
     }
 }

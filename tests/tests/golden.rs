@@ -1,4 +1,4 @@
-//! Logits of the tiny V4 checkpoint against its goldens.
+//! Logits of the tiny checkpoints against their goldens.
 //!
 //! `exact` goldens were computed in float64 without activation roundings,
 //! `published` ones with all roundings of the published inference code.
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use v4_runtime::{Engine, EngineOptions, Hooks, KvPrecision, Precision, Session, Trace, Want};
 use v4_tests::numbers::{Numbers, argmax, kl, largest_difference, log_softmax, mean};
-use v4_tests::program::{data, logits, tiny_v4};
+use v4_tests::program::{data, logits, tiny};
 
 const CASES: [&str; 4] = ["one", "short", "medium", "long"];
 /// Float32 against float64 through all layers.
@@ -18,8 +18,8 @@ const ARGMAX_GAP: f32 = 1e-3;
 /// A choice of experts or entries decided by less than this is a knife's edge.
 const TIE: f32 = 1e-5;
 
-fn golden() -> Numbers {
-    Numbers::read(&data("tiny-v4").join("golden.safetensors"))
+fn golden(model: &str) -> Numbers {
+    Numbers::read(&data(model).join("golden.safetensors"))
 }
 
 /// Positions at which some layer's choice, in our own arithmetic, hangs on less
@@ -53,9 +53,18 @@ fn knife_edges(model: &Path, ids: &[i32]) -> BTreeSet<usize> {
 }
 
 #[test]
-fn exact_logits_argmax_experts_and_streams_are_the_goldens() {
-    let golden = golden();
-    let model = tiny_v4("lossless");
+fn v4_exact_logits_argmax_experts_and_streams_are_the_goldens() {
+    exact("tiny-v4", 6);
+}
+
+#[test]
+fn v4_1_exact_logits_argmax_experts_rows_and_streams_are_the_goldens() {
+    exact("tiny-v41", 8);
+}
+
+fn exact(name: &str, layers_expected: usize) {
+    let golden = golden(name);
+    let model = tiny(name, "lossless", &[]);
     for case in CASES {
         let ids = golden.ints(&format!("{case}.ids"));
         let options = ["--precision", "exact", "--kv", "f32", "--trace"];
@@ -120,7 +129,7 @@ fn exact_logits_argmax_experts_and_streams_are_the_goldens() {
             "{case}: nll differs by {nll_error}"
         );
 
-        let mut layers = 0;
+        let (mut layers, mut tables) = (0, 0);
         let mut streams_error = 0f32;
         for layer in 0.. {
             let name = format!("{layer}.experts");
@@ -139,11 +148,23 @@ fn exact_logits_argmax_experts_and_streams_are_the_goldens() {
                     "{case}: experts of layer {layer} at {position}: {ours:?}, golden {golden:?}"
                 );
             }
+            // Rows follow from the tokens alone, so nothing excuses another one.
+            let rows = format!("{layer}.engram_rows");
+            let golden_rows = format!("{case}.exact.{rows}");
+            assert_eq!(ours.has(&rows), golden.has(&golden_rows), "{case}: {rows}");
+            if ours.has(&rows) {
+                tables += 1;
+                assert!(
+                    ours.ints(&rows) == golden.ints(&golden_rows),
+                    "{case}: {rows}"
+                );
+            }
             let streams = format!("{layer}.streams");
             let golden = golden.floats(&format!("{case}.exact.{streams}"));
             streams_error = streams_error.max(largest_difference(ours.floats(&streams), golden));
         }
-        assert_eq!(layers, 6, "all layers traced");
+        assert_eq!(layers, layers_expected, "all layers traced");
+        assert_eq!(tables, if name == "tiny-v41" { 2 } else { 0 });
         assert!(
             streams_error <= LOGITS_BOUND,
             "{case}: streams differ by {streams_error}"
@@ -206,10 +227,19 @@ impl Distance {
 /// 1.13 (`exact`) and 0.99 (`fast`) times the bound. So for `lossless` the
 /// mean is printed, and the measure that has all 1,837 positions must hold.
 #[test]
-fn published_roundings_and_fast_arithmetic_stay_nearer_than_the_published_code() {
-    let golden = golden();
-    for (recipe, kl_must_hold) in [("native", true), ("lossless", false)] {
-        let model = tiny_v4(recipe);
+fn v4_roundings_and_fast_arithmetic_stay_nearer_than_the_published_code() {
+    rounded("tiny-v4", [("native", true), ("lossless", false)]);
+}
+
+#[test]
+fn v4_1_roundings_and_fast_arithmetic_stay_nearer_than_the_published_code() {
+    rounded("tiny-v41", [("native", true), ("lossless", true)]);
+}
+
+fn rounded(name: &str, recipes: [(&str, bool); 2]) {
+    let golden = golden(name);
+    for (recipe, kl_must_hold) in recipes {
+        let model = tiny(name, recipe, &[]);
         let mut bound = Distance::default();
         let mut ours: [Distance; 2] = Default::default();
         for case in CASES {

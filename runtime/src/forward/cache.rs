@@ -35,6 +35,8 @@ pub struct Cache<B: Backend> {
     pub(super) behind: bool,
     /// Tokens seen.
     pub len: usize,
+    /// Rows that passed through a layer, summed over layers.
+    pub layer_rows: u64,
 }
 
 impl<B: Backend> Cache<B> {
@@ -75,6 +77,7 @@ impl<B: Backend> Cache<B> {
             backlog: None,
             behind: false,
             len: 0,
+            layer_rows: 0,
         }
     }
 

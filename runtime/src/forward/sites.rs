@@ -24,6 +24,7 @@ impl<B: Backend> Forward<B> {
     ) {
         let w = &self.weights.layers[l];
         self.attention_site(l, cache, cone, compress, span, s, trace);
+        cache.layer_rows += span.ids.len() as u64;
         if !span.ids.is_empty() {
             self.ffn_site(l, w, span.ids, s, trace);
         }
