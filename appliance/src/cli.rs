@@ -145,7 +145,7 @@ pub struct DiskArgs {
     /// V4.1's Engram tables: rows read from disk as they are needed, tables read into memory at the
     /// start, or off (another model: gates shut, to measure what the tables are worth)
     #[arg(long, value_enum, value_name = "PLACE", default_value = "disk")]
-    pub engram: EngramArg,
+    pub engram_tables: EngramArg,
     /// Memory for Engram rows that were read before
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64M")]
     pub engram_cache: usize,
@@ -155,6 +155,9 @@ pub struct DiskArgs {
     /// Read through the operating system's page cache
     #[arg(long)]
     pub no_direct: bool,
+    /// Most reads that the disk is given at once
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "128")]
+    pub in_flight: usize,
 }
 
 /// Where the Engram tables are.
@@ -387,17 +390,27 @@ pub struct PerplexityArgs {
 Examples:
   v4-run bench model.gguf
   v4-run bench model.gguf --prompt 128,1024 --gen 64 --depth 0,8192 --reps 5 --json
+  v4-run bench v4.1.gguf --engram --text book.txt
+  v4-run bench v4.1.gguf --engram=rows --prompt 256,4096 --reads threads --in-flight 64
 
 Each figure is the median of --reps runs, after one that is not counted,
 beside the slowest and the fastest.
-Prompts are token ids drawn from the whole vocabulary by a fixed seed. The
-weights touched are what one decoded token reads: all dense weights but the
-embedding table, and the experts that one token uses.")]
+Prompts are token ids drawn from the whole vocabulary by a fixed seed, or those
+of --text. The weights touched are what one decoded token reads: all dense
+weights but the embedding table, and the experts that one token uses.
+
+Where the model has Engram tables, each run has tokens of its own, so that their
+rows are not known from the run before; drawn at random, hardly any row comes
+twice, which is the worst case. Under each figure stands what the tables took:
+read are whole sectors, pages are of 4096 bytes, waiting is the share of the time
+in which the computation stood still for rows.
+--engram measures the rows also by themselves, as for prompts and token by token,
+with every run counted.")]
 pub struct BenchArgs {
     /// Model file (GGUF)
     pub model: PathBuf,
-    /// Prompt lengths to time, in tokens
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = positive)]
+    /// Prompt lengths to time, in tokens [default: 512; Engram rows: 256,1024,4096]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
     pub prompt: Vec<usize>,
     /// Tokens to decode in each run; 0 times prefill alone
     #[arg(long, value_name = "N", default_value = "64")]
@@ -408,6 +421,19 @@ pub struct BenchArgs {
     /// Runs of each
     #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     pub reps: usize,
+    /// Take the tokens of a text instead of random ones
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Also time the Engram rows by themselves; =rows leaves out the model
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "all"
+    )]
+    pub engram: Option<EngramBench>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -417,6 +443,15 @@ pub struct BenchArgs {
     /// Engine.
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+/// What `bench --engram` times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngramBench {
+    /// The rows, then the model.
+    All,
+    /// The rows alone; no weight is read.
+    Rows,
 }
 
 /// Arguments of `logits`.

@@ -30,13 +30,14 @@ pub fn engine(args: &EngineArgs) -> EngineOptions {
         kv,
         replay: !args.no_replay,
         engram: engram(&args.disk),
-        engram_off: args.disk.engram == EngramArg::Off,
+        engram_off: args.disk.engram_tables == EngramArg::Off,
     }
 }
 
-fn engram(args: &DiskArgs) -> EngramOptions {
+/// How Engram rows are read.
+pub fn engram(args: &DiskArgs) -> EngramOptions {
     EngramOptions {
-        placement: match args.engram {
+        placement: match args.engram_tables {
             EngramArg::Disk | EngramArg::Off => EngramPlacement::Disk,
             EngramArg::Memory => EngramPlacement::Memory,
         },
@@ -47,6 +48,7 @@ fn engram(args: &DiskArgs) -> EngramOptions {
             ReadsArg::Threads => ReadMode::Threads,
         },
         direct: !args.no_direct,
+        in_flight: args.in_flight,
         ..EngramOptions::default()
     }
 }

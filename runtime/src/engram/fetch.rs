@@ -171,7 +171,8 @@ impl Work {
         );
         shared.counters.planned(
             distinct.rows.len(),
-            distinct.rows.len() - missing.len(),
+            missing.len(),
+            row_bytes,
             extents.iter().map(Extent::pages).sum(),
         );
         let plan = Plan {

@@ -20,9 +20,11 @@ pub struct EngramStats {
     pub distinct: u64,
     /// Of these, rows that were in the cache.
     pub hits: u64,
+    /// Bytes of the rows that it lacked.
+    pub bytes_missing: u64,
     /// Reads from the file.
     pub reads: u64,
-    /// Bytes read from the file.
+    /// Bytes read from the file, of which reads are whole sectors.
     pub bytes_read: u64,
     /// Pages of 4096 bytes that these reads touched.
     pub pages: u64,
@@ -39,18 +41,34 @@ impl EngramStats {
     /// What came after an earlier record of the same store.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
+        self.with(earlier, u64::saturating_sub, Duration::saturating_sub)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        self.with(other, u64::saturating_add, Duration::saturating_add)
+    }
+
+    fn with(
+        &self,
+        other: &Self,
+        count: fn(u64, u64) -> u64,
+        time: fn(Duration, Duration) -> Duration,
+    ) -> Self {
         Self {
-            fetches: self.fetches.saturating_sub(earlier.fetches),
-            tokens: self.tokens.saturating_sub(earlier.tokens),
-            rows: self.rows.saturating_sub(earlier.rows),
-            distinct: self.distinct.saturating_sub(earlier.distinct),
-            hits: self.hits.saturating_sub(earlier.hits),
-            reads: self.reads.saturating_sub(earlier.reads),
-            bytes_read: self.bytes_read.saturating_sub(earlier.bytes_read),
-            pages: self.pages.saturating_sub(earlier.pages),
-            retries: self.retries.saturating_sub(earlier.retries),
-            in_flight: self.in_flight.saturating_sub(earlier.in_flight),
-            waited: self.waited.saturating_sub(earlier.waited),
+            fetches: count(self.fetches, other.fetches),
+            tokens: count(self.tokens, other.tokens),
+            rows: count(self.rows, other.rows),
+            distinct: count(self.distinct, other.distinct),
+            hits: count(self.hits, other.hits),
+            bytes_missing: count(self.bytes_missing, other.bytes_missing),
+            reads: count(self.reads, other.reads),
+            bytes_read: count(self.bytes_read, other.bytes_read),
+            pages: count(self.pages, other.pages),
+            retries: count(self.retries, other.retries),
+            in_flight: count(self.in_flight, other.in_flight),
+            waited: time(self.waited, other.waited),
         }
     }
 
@@ -69,6 +87,7 @@ pub(super) struct Counters {
     rows: AtomicU64,
     distinct: AtomicU64,
     hits: AtomicU64,
+    bytes_missing: AtomicU64,
     pages: AtomicU64,
     waited_ns: AtomicU64,
 }
@@ -81,10 +100,12 @@ impl Counters {
         self.rows.fetch_add(rows as u64, Relaxed);
     }
 
-    /// What a plan found.
-    pub fn planned(&self, distinct: usize, hits: usize, pages: u64) {
+    /// What a plan found, for rows of so many bytes.
+    pub fn planned(&self, distinct: usize, missing: usize, row_bytes: usize, pages: u64) {
         self.distinct.fetch_add(distinct as u64, Relaxed);
-        self.hits.fetch_add(hits as u64, Relaxed);
+        self.hits.fetch_add((distinct - missing) as u64, Relaxed);
+        self.bytes_missing
+            .fetch_add((missing * row_bytes) as u64, Relaxed);
         self.pages.fetch_add(pages, Relaxed);
     }
 
@@ -100,6 +121,7 @@ impl Counters {
             rows: self.rows.load(Relaxed),
             distinct: self.distinct.load(Relaxed),
             hits: self.hits.load(Relaxed),
+            bytes_missing: self.bytes_missing.load(Relaxed),
             reads: reader.reads,
             bytes_read: reader.bytes,
             pages: self.pages.load(Relaxed),

@@ -1,5 +1,8 @@
 //! `v4-run bench`: prefill and decode speed.
 
+mod engram;
+mod tokens;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,8 +13,10 @@ use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use v4_runtime::{Engine, Session, Want};
 
+use self::engram::Usage;
+use self::tokens::Tokens;
 use super::print_json;
-use crate::cli::BenchArgs;
+use crate::cli::{BenchArgs, EngramBench};
 use crate::output::Notes;
 use crate::{model, options};
 
@@ -45,9 +50,21 @@ struct Timing {
     kind: Kind,
     depth: usize,
     rates: Vec<f64>,
+    /// What Engram rows took in all of the runs, where there are any.
+    engram: Option<Usage>,
 }
 
 impl Timing {
+    fn new(kind: Kind, depth: usize, mut rates: Vec<f64>, engram: Option<Usage>) -> Self {
+        rates.sort_by(f64::total_cmp);
+        Self {
+            kind,
+            depth,
+            rates,
+            engram,
+        }
+    }
+
     fn median(&self) -> f64 {
         let n = self.rates.len();
         (self.rates[(n - 1) / 2] + self.rates[n / 2]) / 2.0
@@ -60,11 +77,48 @@ impl Timing {
     fn max(&self) -> f64 {
         self.rates[self.rates.len() - 1]
     }
+
+    fn json(&self) -> Value {
+        let mut test = json!({
+            "test": self.kind.name(),
+            "tokens": self.kind.tokens(),
+            "depth": self.depth,
+            "tokens_per_second": {
+                "median": self.median(), "min": self.min(), "max": self.max(), "runs": self.rates,
+            },
+        });
+        if let Some(usage) = &self.engram {
+            test["engram"] = usage.json();
+        }
+        test
+    }
 }
+
+/// Prompt length where none is named, in tokens.
+const PROMPTS: [usize; 1] = [512];
 
 /// Runs the command. Ctrl-C ends it at once: half a measurement is none.
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
+    if args.engram == Some(EngramBench::Rows) {
+        let (store, tokenizer) = engram::open(&args.model, &args.engine.disk)?;
+        let tokens = Tokens::new(args.text.as_deref(), &tokenizer)?;
+        let bar = notes.spinner(String::new());
+        let timings = engram::time_rows(&args, &store, &tokens, |text| bar.set_message(text))?;
+        bar.finish_and_clear();
+        if args.json {
+            print_json(&json!({
+                "machine": Machine::this().json(),
+                "model": args.model.display().to_string(),
+                "version": env!("CARGO_PKG_VERSION"),
+                "engram": engram::json(&store, &timings),
+            }))?;
+        } else {
+            engram::print(&store, &timings)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+
     let engine = model::open(&args.model, &args.engine, notes)?;
     let cases = cases(&args);
     let longest = cases
@@ -78,11 +132,22 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let mut session = model::session(&engine, context, args.engine.chunk)?;
+    let tokens = Tokens::new(args.text.as_deref(), engine.tokenizer())?;
 
     let bar = notes.spinner(String::new());
+    let rows = match (args.engram, engine.engram()) {
+        (None, _) => None,
+        (Some(_), None) => bail!("{}: {}", args.model.display(), engram::NO_TABLES),
+        (Some(_), Some(store)) => {
+            let tell = |text| bar.set_message(text);
+            Some((store, engram::time_rows(&args, store, &tokens, tell)?))
+        }
+    };
     let mut timings = Vec::new();
+    let mut start = 0;
     for (kind, depth) in cases {
         let mut rates = Vec::new();
+        let mut usage = None;
         // The first run reads weights from the disk and is not counted.
         for run in 0..=args.reps {
             bar.set_message(format!(
@@ -91,19 +156,31 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
                 kind.tokens(),
                 args.reps
             ));
-            let rate = time(&engine, &mut session, kind, depth)?;
+            let ids = tokens.get(start, depth.max(1) + kind.tokens());
+            if engine.engram().is_some() {
+                // Rows of tokens seen before would be in the cache.
+                start += ids.len();
+            }
+            let step = time(&engine, &mut session, kind, depth, &ids)?;
             if run > 0 {
-                rates.push(rate);
+                rates.push(step.rate);
+                usage = add(usage, step.engram);
             }
         }
-        rates.sort_by(f64::total_cmp);
-        timings.push(Timing { kind, depth, rates });
+        timings.push(Timing::new(kind, depth, rates, usage));
     }
     bar.finish_and_clear();
 
     if args.json {
-        print_json(&as_json(&args, &engine, &session, &timings))?;
+        let mut report = as_json(&args, &engine, &session, &timings);
+        if let Some((store, timings)) = &rows {
+            report["engram"] = engram::json(store, timings);
+        }
+        print_json(&report)?;
     } else {
+        if let Some((store, timings)) = &rows {
+            engram::print(store, timings)?;
+        }
         print_table(&args, &engine, &timings)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -112,7 +189,11 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
 fn cases(args: &BenchArgs) -> Vec<(Kind, usize)> {
     let mut cases = Vec::new();
     for &depth in &args.depth {
-        cases.extend(args.prompt.iter().map(|&n| (Kind::Prefill(n), depth)));
+        let prompts = match &args.prompt[..] {
+            [] => &PROMPTS[..],
+            named => named,
+        };
+        cases.extend(prompts.iter().map(|&n| (Kind::Prefill(n), depth)));
         if args.r#gen > 0 {
             cases.push((Kind::Decode(args.r#gen), depth));
         }
@@ -120,14 +201,29 @@ fn cases(args: &BenchArgs) -> Vec<(Kind, usize)> {
     cases
 }
 
-/// One run, in tokens per second.
+/// What one run gave.
+struct Run {
+    /// Tokens per second.
+    rate: f64,
+    engram: Option<Usage>,
+}
+
+/// Adds up what several runs took.
+fn add(sum: Option<Usage>, more: Option<Usage>) -> Option<Usage> {
+    match (sum, more) {
+        (Some(a), Some(b)) => Some(a.plus(&b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// One run over tokens, of which those at the end are timed.
 fn time(
     engine: &Arc<Engine>,
     session: &mut Session,
     kind: Kind,
     depth: usize,
-) -> anyhow::Result<f64> {
-    let ids = tokens(engine.config().vocab, depth.max(1) + kind.tokens());
+    ids: &[u32],
+) -> anyhow::Result<Run> {
     // Decoding starts after something: at depth 0 that is one token.
     let before = match kind {
         Kind::Prefill(_) => depth,
@@ -136,6 +232,8 @@ fn time(
     session.reset();
     session.append(&ids[..before], Want::None)?;
     let timed = &ids[before..before + kind.tokens()];
+    let stats = || engine.engram().map(|store| store.stats());
+    let stats_before = stats();
     let started = Instant::now();
     match kind {
         Kind::Prefill(_) => {
@@ -147,22 +245,15 @@ fn time(
             }
         }
     }
-    Ok(timed.len() as f64 / started.elapsed().as_secs_f64().max(1e-9))
-}
-
-/// Token ids spread over the whole vocabulary (SplitMix64), so that routing
-/// meets many experts as real text does; the same ones in every run.
-fn tokens(vocab: usize, n: usize) -> Vec<u32> {
-    let mut state = 0u64;
-    std::iter::repeat_with(|| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % vocab as u64) as u32
+    let seconds = started.elapsed().as_secs_f64().max(1e-9);
+    let engram = stats().zip(stats_before).map(|(after, before)| Usage {
+        stats: after.since(&before),
+        seconds,
+    });
+    Ok(Run {
+        rate: timed.len() as f64 / seconds,
+        engram,
     })
-    .take(n)
-    .collect()
 }
 
 /// What a speed was measured on.
@@ -185,6 +276,12 @@ impl Machine {
             cores: cpus.len(),
             memory: system.as_ref().map_or(0, System::total_memory),
         }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "cpu": self.cpu, "processors": self.cores, "memory_bytes": self.memory,
+        })
     }
 }
 
@@ -235,6 +332,9 @@ fn print_table(args: &BenchArgs, engine: &Engine, timings: &[Timing]) -> anyhow:
             timing.min(),
             timing.max(),
         )?;
+        if let Some(usage) = &timing.engram {
+            writeln!(out, "{}", usage.line())?;
+        }
     }
     out.flush()?;
     Ok(())
@@ -242,24 +342,8 @@ fn print_table(args: &BenchArgs, engine: &Engine, timings: &[Timing]) -> anyhow:
 
 fn as_json(args: &BenchArgs, engine: &Engine, session: &Session, timings: &[Timing]) -> Value {
     let options = options::engine(&args.engine);
-    let tests: Vec<Value> = timings
-        .iter()
-        .map(|t| {
-            json!({
-                "test": t.kind.name(),
-                "tokens": t.kind.tokens(),
-                "depth": t.depth,
-                "tokens_per_second": {
-                    "median": t.median(), "min": t.min(), "max": t.max(), "runs": t.rates,
-                },
-            })
-        })
-        .collect();
-    let machine = Machine::this();
     json!({
-        "machine": {
-            "cpu": machine.cpu, "processors": machine.cores, "memory_bytes": machine.memory,
-        },
+        "machine": Machine::this().json(),
         "model": args.model.display().to_string(),
         "version": env!("CARGO_PKG_VERSION"),
         "threads": engine.threads(),
@@ -269,7 +353,7 @@ fn as_json(args: &BenchArgs, engine: &Engine, session: &Session, timings: &[Timi
         "chunk": args.engine.chunk,
         "weight_bytes_per_token": engine.weight_bytes_per_token(),
         "kv_bytes_at_end": session.kv_bytes(),
-        "tests": tests,
+        "tests": timings.iter().map(Timing::json).collect::<Vec<_>>(),
     })
 }
 
@@ -279,22 +363,10 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_number_lies_between() {
-        let timing = Timing {
-            kind: Kind::Decode(1),
-            depth: 0,
-            rates: vec![1.0, 2.0, 4.0, 9.0],
-        };
+        let timing = Timing::new(Kind::Decode(1), 0, vec![9.0, 1.0, 4.0, 2.0], None);
         assert_eq!(
             (timing.median(), timing.min(), timing.max()),
             (3.0, 1.0, 9.0)
         );
-    }
-
-    #[test]
-    fn tokens_are_within_the_vocabulary_and_the_same_each_time() {
-        let ids = tokens(10, 1000);
-        assert!(ids.iter().all(|&id| id < 10));
-        assert_eq!(ids, tokens(10, 1000));
-        assert!((0..10).all(|id| ids.contains(&id)));
     }
 }

@@ -1,0 +1,242 @@
+//! What Engram rows take: beside the model's steps, and by themselves.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::bail;
+use serde_json::{Value, json};
+use v4_runtime::engram::{EngramStats, EngramStore};
+use v4_runtime::gguf::GgufFile;
+use v4_runtime::model::ModelConfig;
+use v4_runtime::tokenizer::Tokenizer;
+
+use super::tokens::Tokens;
+use super::{Kind, Timing};
+use crate::cli::{BenchArgs, DiskArgs};
+use crate::{model, options};
+
+/// Prompt lengths where none are named, in tokens.
+const PROMPTS: [usize; 3] = [256, 1024, 4096];
+
+/// What the tables did in some time.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    pub stats: EngramStats,
+    pub seconds: f64,
+}
+
+impl Usage {
+    /// Both together.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            stats: self.stats.plus(&other.stats),
+            seconds: self.seconds + other.seconds,
+        }
+    }
+
+    fn per_token(&self, n: u64) -> f64 {
+        n as f64 / self.stats.tokens.max(1) as f64
+    }
+
+    fn rows_per_second(&self) -> f64 {
+        self.stats.rows as f64 / self.seconds.max(1e-9)
+    }
+
+    /// Bytes read for each byte of the rows that had to be read.
+    fn amplification(&self) -> f64 {
+        self.stats.bytes_read as f64 / self.stats.bytes_missing.max(1) as f64
+    }
+
+    /// Share of the distinct rows that were in the cache.
+    fn cached(&self) -> f64 {
+        self.stats.hits as f64 / self.stats.distinct.max(1) as f64
+    }
+
+    /// Share of the time in which the rows were waited for.
+    fn waiting(&self) -> f64 {
+        self.stats.waited.as_secs_f64() / self.seconds.max(1e-9)
+    }
+
+    /// For a line below a figure.
+    pub fn line(&self) -> String {
+        format!(
+            "  Engram: {:.0} rows/s; per token {:.1} reads, {:.1} pages, {:.1} kB read \
+             ({:.1} x the rows); {:.1}% cached, {:.0} in flight, waiting {:.2}% of the time",
+            self.rows_per_second(),
+            self.per_token(self.stats.reads),
+            self.per_token(self.stats.pages),
+            self.per_token(self.stats.bytes_read) / 1e3,
+            self.amplification(),
+            self.cached() * 100.0,
+            self.stats.mean_in_flight(),
+            self.waiting() * 100.0,
+        )
+    }
+
+    /// The same as numbers.
+    pub fn json(&self) -> Value {
+        let s = &self.stats;
+        json!({
+            "seconds": self.seconds,
+            "tokens": s.tokens,
+            "rows": s.rows,
+            "distinct_rows": s.distinct,
+            "cached_rows": s.hits,
+            "reads": s.reads,
+            "retries": s.retries,
+            "bytes_read": s.bytes_read,
+            "pages": s.pages,
+            "rows_per_second": self.rows_per_second(),
+            "bytes_read_per_token": self.per_token(s.bytes_read),
+            "pages_per_token": self.per_token(s.pages),
+            "amplification": self.amplification(),
+            "cached_share": self.cached(),
+            "mean_in_flight": s.mean_in_flight(),
+            "waited_seconds": s.waited.as_secs_f64(),
+            "waiting_share": self.waiting(),
+        })
+    }
+}
+
+/// Opens the tables of a model without the model.
+pub fn open(path: &Path, disk: &DiskArgs) -> anyhow::Result<(Arc<EngramStore>, Tokenizer)> {
+    model::check_is_file(path)?;
+    let file = Arc::new(GgufFile::open(path)?);
+    let config = ModelConfig::from_gguf(&file)?;
+    let Some(engram) = config.engram else {
+        bail!("{}: {NO_TABLES}", path.display());
+    };
+    let named = |e: &dyn std::fmt::Display| anyhow::anyhow!("{}: {e}", path.display());
+    let tokenizer = Tokenizer::from_gguf(file.metadata()).map_err(|e| named(&e))?;
+    let addressing = engram.addressing(&tokenizer).map_err(|e| named(&e))?;
+    let encoding = engram.encoding.as_deref();
+    let options = options::engram(disk);
+    let store = EngramStore::open(&file, addressing, engram.width, encoding, &options)?;
+    Ok((store, tokenizer))
+}
+
+/// What is wrong with a model that cannot be asked for rows.
+pub const NO_TABLES: &str = "the model has no Engram tables, or they are off; leave --engram out";
+
+/// Times fetching and decoding rows, with nothing else to do.
+pub fn time_rows(
+    args: &BenchArgs,
+    store: &Arc<EngramStore>,
+    tokens: &Tokens,
+    tell: impl Fn(String),
+) -> anyhow::Result<Vec<Timing>> {
+    let prompts = match &args.prompt[..] {
+        [] => &PROMPTS[..],
+        named => named,
+    };
+    let mut kinds: Vec<Kind> = prompts.iter().map(|&n| Kind::Prefill(n)).collect();
+    kinds.extend((args.r#gen > 0).then_some(Kind::Decode(args.r#gen)));
+    let mut timings = Vec::new();
+    let mut start = 0;
+    for kind in kinds {
+        tell(format!(
+            "Engram rows, {} of {} tokens",
+            kind.name(),
+            kind.tokens()
+        ));
+        let before = store.stats();
+        let mut rates = Vec::new();
+        let mut seconds = 0.0;
+        for _ in 0..args.reps {
+            // Never the same twice: their rows would be in the cache.
+            let ids = tokens.get(start, kind.tokens());
+            start += kind.tokens();
+            let took = fetch(store, &ids, kind)?;
+            rates.push(ids.len() as f64 / took.max(1e-9));
+            seconds += took;
+        }
+        let stats = store.stats().since(&before);
+        let usage = Usage { stats, seconds };
+        timings.push(Timing::new(kind, 0, rates, Some(usage)));
+    }
+    Ok(timings)
+}
+
+/// Fetches and takes the rows of a sequence; returns the seconds.
+fn fetch(store: &Arc<EngramStore>, ids: &[u32], kind: Kind) -> anyhow::Result<f64> {
+    let step = match kind {
+        Kind::Prefill(n) => n,
+        Kind::Decode(_) => 1,
+    };
+    let addressing = store.addressing();
+    let mut values = vec![0.0; step * addressing.columns() * store.width()];
+    let started = Instant::now();
+    for at in (0..ids.len()).step_by(step) {
+        let before = &ids[at.saturating_sub(addressing.look_back())..at];
+        let mut rows = store.fetch(before, &ids[at..at + step])?;
+        for table in 0..addressing.layers().len() {
+            rows.take(table, &mut values)?;
+        }
+    }
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// One line about the tables.
+fn description(store: &EngramStore) -> String {
+    let columns = store.addressing().columns();
+    let rows: Vec<String> = store.row_bytes().map(|n| n.to_string()).collect();
+    let tables = format!(
+        "Engram: {} tables, {columns} rows per token each, of {} bytes",
+        rows.len(),
+        rows.join(", ")
+    );
+    match store.reads() {
+        None => format!("{tables}, in memory"),
+        Some((mode, direct)) => format!(
+            "{tables}, read by {mode} {} the page cache; room for {} rows",
+            if direct { "past" } else { "through" },
+            store.cache_rows(),
+        ),
+    }
+}
+
+/// What was measured on rows alone.
+pub fn print(store: &EngramStore, timings: &[Timing]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}\n", description(store))?;
+    writeln!(
+        out,
+        "{:<8} {:>7} {:>10} {:>10} {:>10} {:>10}",
+        "rows", "tokens", "median t/s", "min", "max", "rows/s"
+    )?;
+    for t in timings {
+        let rows = t.engram.map_or(0.0, |usage| usage.rows_per_second());
+        writeln!(
+            out,
+            "{:<8} {:>7} {:>10.1} {:>10.1} {:>10.1} {rows:>10.0}",
+            t.kind.name(),
+            t.kind.tokens(),
+            t.median(),
+            t.min(),
+            t.max(),
+        )?;
+        if let Some(usage) = &t.engram {
+            writeln!(out, "{}", usage.line())?;
+        }
+    }
+    writeln!(out)?;
+    out.flush()
+}
+
+/// The same as JSON.
+pub fn json(store: &EngramStore, timings: &[Timing]) -> Value {
+    let (mode, direct) = match store.reads() {
+        None => ("memory".to_owned(), Value::Null),
+        Some((mode, direct)) => (mode.to_string(), direct.into()),
+    };
+    json!({
+        "reads": mode,
+        "direct": direct,
+        "row_bytes": store.row_bytes().collect::<Vec<_>>(),
+        "rows_per_token_and_table": store.addressing().columns(),
+        "cache_rows": store.cache_rows(),
+        "tests": timings.iter().map(Timing::json).collect::<Vec<_>>(),
+    })
+}
