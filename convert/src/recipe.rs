@@ -75,10 +75,34 @@ pub enum Role {
     Dense,
     /// A matrix published in BF16 or F32; or any matrix of a GGUF file.
     Matrix,
-    /// A vector.
+    /// A vector, or a matrix that is used as one: F32 in every file.
     Vector,
+    /// An Engram table.
+    Engram,
     /// A table of expert numbers by token.
     Table,
+}
+
+/// The type that stands for Engram rows as published: e4m3 codes, then one e8m0
+/// scale per 32 of them. GGUF has no such type; the bytes are stored as I8.
+pub const ENGRAM_FP8: GgmlType = GgmlType::I8;
+
+/// A type for Engram tables, by the names of `--engram` and of rules: those of
+/// ggml types, and `fp8` for the rows as published.
+///
+/// # Errors
+/// A sentence without the file's name.
+pub fn engram_type(name: &str) -> Result<GgmlType, String> {
+    if name.eq_ignore_ascii_case("fp8") {
+        return Ok(ENGRAM_FP8);
+    }
+    match GgmlType::from_name(name) {
+        Some(known) if v4_quant::can_encode(known) => Ok(known),
+        _ => Err(format!(
+            "type {name:?} cannot be written; {}, fp8 (Engram tables only)",
+            writable()
+        )),
+    }
 }
 
 /// Types of a built-in recipe.
@@ -181,6 +205,7 @@ pub struct Recipe {
     name: String,
     base: Base,
     rules: Vec<Rule>,
+    engram: Option<GgmlType>,
 }
 
 /// A recipe's decision about one tensor.
@@ -229,6 +254,7 @@ impl Recipe {
             name: base.name.to_owned(),
             base,
             rules: Vec::new(),
+            engram: None,
         })
     }
 
@@ -284,7 +310,21 @@ impl Recipe {
             name,
             base: *base,
             rules,
+            engram: None,
         })
+    }
+
+    /// The recipe with another type for all Engram tables, whatever its rules say.
+    #[must_use]
+    pub fn with_engram(mut self, ty: GgmlType) -> Self {
+        self.engram = Some(ty);
+        self
+    }
+
+    /// The type that [`with_engram`](Self::with_engram) set.
+    #[must_use]
+    pub fn engram(&self) -> Option<GgmlType> {
+        self.engram
     }
 
     /// The recipe's name.
@@ -322,9 +362,14 @@ impl Recipe {
             Role::Table => return plain(GgmlType::I32),
             _ => {}
         }
-        let rule = self.rules.iter().position(|rule| rule.matches(name));
+        let engram = self.engram.filter(|_| role == Role::Engram);
+        let rule = match engram {
+            None => self.rules.iter().position(|rule| rule.matches(name)),
+            Some(_) => None,
+        };
         let asked = match (rule, role) {
             (Some(rule), _) => self.rules[rule].ty,
+            (None, Role::Engram) => engram.unwrap_or(stored),
             (None, Role::Experts(projection)) => {
                 let ty = match projection {
                     Projection::Gate | Projection::Up => self.base.gate_up,
@@ -360,10 +405,7 @@ impl Rule {
         if patterns.is_empty() {
             return Err("`tensors` is empty".to_owned());
         }
-        let ty = match GgmlType::from_name(ty) {
-            Some(known) if v4_quant::can_encode(known) => known,
-            _ => return Err(format!("type {ty:?} cannot be written; {}", writable())),
-        };
+        let ty = engram_type(ty)?;
         let matchers = patterns
             .iter()
             .map(|pattern| {
@@ -382,7 +424,10 @@ impl Rule {
             patterns: matchers,
             layers: ranges,
             ty,
-            text: format!("{text} = {ty}"),
+            text: match ty {
+                ENGRAM_FP8 => format!("{text} = fp8"),
+                _ => format!("{text} = {ty}"),
+            },
         })
     }
 }

@@ -8,10 +8,13 @@ use v4_quant::{GgmlType, QuantError, fp4, fp8};
 
 use crate::files::{InputFile, ReadError};
 use crate::plan::Output;
-use crate::source::{Part, Source};
+use crate::recipe::ENGRAM_FP8;
+use crate::source::{ENGRAM_BLOCK, Part, Source, fp8_row_bytes};
 
 /// Scales above this can make an e2m1 value infinite.
 const LAST_SAFE_SCALE: u8 = 252;
+/// Scales above this can make an e4m3 value infinite: 448 * 2^119 < 2^128.
+const LAST_SAFE_E4M3_SCALE: u8 = 246;
 
 /// Rows could not be converted.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +103,8 @@ impl Converter<'_> {
         let info = &self.output.info;
         let (row_bytes, count) = (info.row_bytes(), rows.end - rows.start);
         buffers.out.resize((row_bytes * count) as usize, 0);
-        buffers.values.resize(info.dims[0] as usize, 0.0);
+        let values = self.output.source.values(info.dims[0]);
+        buffers.values.resize(values as usize, 0.0);
         match &self.output.source {
             Source::Rows { ty, part } => self.rows(*ty, part, rows, buffers)?,
             Source::Fp8 {
@@ -115,6 +119,32 @@ impl Converter<'_> {
                 let expert = &experts[(rows.start / per_expert) as usize];
                 let first = rows.start % per_expert;
                 self.fp4(expert, first..first + count, buffers)?;
+            }
+            Source::Fp8Rows {
+                weight,
+                scale,
+                width,
+            } => {
+                let blocks = width / ENGRAM_BLOCK;
+                self.read(weight, scaled(&rows, *width), &mut buffers.input)?;
+                self.read(scale, scaled(&rows, blocks), &mut buffers.scales)?;
+                let input = std::mem::take(&mut buffers.input);
+                let scales = std::mem::take(&mut buffers.scales);
+                let pairs = input
+                    .chunks_exact(*width as usize)
+                    .zip(scales.chunks_exact(blocks as usize));
+                self.fp8_rows([weight, scale], rows, pairs, buffers)?;
+                (buffers.input, buffers.scales) = (input, scales);
+            }
+            Source::PackedFp8Rows { part, width } => {
+                let row_bytes = fp8_row_bytes(*width);
+                self.read(part, scaled(&rows, row_bytes), &mut buffers.input)?;
+                let input = std::mem::take(&mut buffers.input);
+                let pairs = input
+                    .chunks_exact(row_bytes as usize)
+                    .map(|row| row.split_at(*width as usize));
+                self.fp8_rows([part, part], rows, pairs, buffers)?;
+                buffers.input = input;
             }
             Source::Ids { part, limit } => self.ids(part, *limit, rows, buffers)?,
         }
@@ -282,6 +312,45 @@ impl Converter<'_> {
         Ok(())
     }
 
+    /// Engram rows, given as pairs of codes and scales: laid side by side where
+    /// the bytes are kept, encoded anew elsewhere.
+    fn fp8_rows<'a>(
+        &self,
+        [weight, scale]: [&Part; 2],
+        rows: Range<u64>,
+        pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        buffers: &mut Buffers,
+    ) -> Result<(), RowError> {
+        let info = &self.output.info;
+        let keeps_bytes = info.ty == ENGRAM_FP8;
+        let outputs = buffers.out.chunks_exact_mut(info.row_bytes() as usize);
+        for ((row, (codes, scales)), out) in rows.zip(pairs).zip(outputs) {
+            let highest = scales.iter().copied().max().unwrap_or(0);
+            if highest == 255 {
+                return Err(self.not_finite(scale, row, "a scale is NaN (255)"));
+            }
+            if has_nan_code(codes) {
+                return Err(self.not_finite(weight, row, "a code is NaN"));
+            }
+            let values = &mut buffers.values;
+            if !keeps_bytes || highest > LAST_SAFE_E4M3_SCALE {
+                fp8::decode_row(codes, scales, ENGRAM_BLOCK as usize, values)
+                    .map_err(|error| self.not_finite(weight, row, error.to_string()))?;
+                if !all_finite(values) {
+                    return Err(self.not_finite(weight, row, "a value is infinite"));
+                }
+            }
+            if keeps_bytes {
+                let (out_codes, out_scales) = out.split_at_mut(codes.len());
+                out_codes.copy_from_slice(codes);
+                out_scales.copy_from_slice(scales);
+            } else {
+                self.encode(row, values, out)?;
+            }
+        }
+        Ok(())
+    }
+
     fn ids(
         &self,
         part: &Part,
@@ -313,6 +382,18 @@ impl Converter<'_> {
         }
         Ok(())
     }
+}
+
+/// The bytes of `rows` in a part whose rows have `row_bytes` bytes.
+fn scaled(rows: &Range<u64>, row_bytes: u64) -> Range<u64> {
+    rows.start * row_bytes..rows.end * row_bytes
+}
+
+fn has_nan_code(codes: &[u8]) -> bool {
+    // Without an early exit, so that it runs as vector code.
+    codes
+        .iter()
+        .fold(false, |bad, &code| bad | (code & 0x7f == 0x7f))
 }
 
 fn all_finite(values: &[f32]) -> bool {

@@ -42,6 +42,22 @@ pub enum Source {
         /// Rows of one expert.
         rows: u64,
     },
+    /// Rows of an Engram table: e4m3 codes, and one e8m0 scale per 32 of them.
+    Fp8Rows {
+        /// The codes, row by row.
+        weight: Part,
+        /// The scales, row by row.
+        scale: Part,
+        /// Values per row.
+        width: u64,
+    },
+    /// The same, each row's codes followed by its scales.
+    PackedFp8Rows {
+        /// All rows.
+        part: Part,
+        /// Values per row.
+        width: u64,
+    },
     /// I64 numbers from 0 to below `limit`, to be written as I32.
     Ids {
         /// All rows.
@@ -49,6 +65,15 @@ pub enum Source {
         /// The first number that is too large.
         limit: u32,
     },
+}
+
+/// Values of an Engram row that share a scale.
+pub const ENGRAM_BLOCK: u64 = 32;
+
+/// Bytes of an Engram row of `width` values as published.
+#[must_use]
+pub fn fp8_row_bytes(width: u64) -> u64 {
+    width + width / ENGRAM_BLOCK
 }
 
 impl Source {
@@ -59,7 +84,20 @@ impl Source {
             Self::Rows { ty, .. } => columns / ty.block_values() as u64 * ty.block_bytes() as u64,
             Self::Fp8 { block, .. } => columns + columns.div_ceil(u64::from(block[1])),
             Self::Fp4 { .. } => columns / 2 + columns / 32,
+            Self::Fp8Rows { width, .. } | Self::PackedFp8Rows { width, .. } => {
+                fp8_row_bytes(*width)
+            }
             Self::Ids { .. } => columns * 8,
+        }
+    }
+
+    /// Values in a row of an output with `columns` columns; fewer than these where
+    /// the columns are bytes, with scales among them.
+    #[must_use]
+    pub fn values(&self, columns: u64) -> u64 {
+        match self {
+            Self::Fp8Rows { width, .. } | Self::PackedFp8Rows { width, .. } => *width,
+            _ => columns,
         }
     }
 
@@ -79,6 +117,7 @@ impl Source {
             Self::Rows { ty, .. } => ty.name(),
             Self::Fp8 { .. } => "FP8",
             Self::Fp4 { .. } => "FP4",
+            Self::Fp8Rows { .. } | Self::PackedFp8Rows { .. } => "FP8 rows",
             Self::Ids { .. } => "I64",
         }
     }
@@ -86,8 +125,12 @@ impl Source {
     /// The parts in a fixed order.
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
         let (some, experts): ([Option<&Part>; 2], &[[Part; 2]]) = match self {
-            Self::Rows { part, .. } | Self::Ids { part, .. } => ([Some(part), None], &[]),
-            Self::Fp8 { weight, scale, .. } => ([Some(weight), Some(scale)], &[]),
+            Self::Rows { part, .. } | Self::PackedFp8Rows { part, .. } | Self::Ids { part, .. } => {
+                ([Some(part), None], &[])
+            }
+            Self::Fp8 { weight, scale, .. } | Self::Fp8Rows { weight, scale, .. } => {
+                ([Some(weight), Some(scale)], &[])
+            }
             Self::Fp4 { experts, .. } => ([None, None], experts),
         };
         some.into_iter().flatten().chain(experts.iter().flatten())

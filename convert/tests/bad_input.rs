@@ -269,9 +269,9 @@ fn a_token_table_names_no_expert() {
 #[test]
 fn the_architecture_is_another_one() {
     for (model, why) in [
-        ("llama", "converts deepseek_v4"),
-        ("deepseek_v3", "converts deepseek_v4"),
-        ("deepseek_v41", "V4.1 support"),
+        ("llama", "converts deepseek_v4 and deepseek_v41"),
+        ("deepseek_v3", "converts deepseek_v4 and deepseek_v41"),
+        ("deepseek_v41_text", "converts deepseek_v4 and deepseek_v41"),
     ] {
         let copy = Copy::new();
         copy.edit_json("config.json", |config| config["model_type"] = json!(model));

@@ -1,5 +1,8 @@
 //! The plan for a checkpoint in the published layout (spec/architecture.md
-//! section 2.2, spec/gguf.md section 2).
+//! sections 2.2 and 2.3, spec/gguf.md sections 2 and 5).
+
+mod drafts;
+mod v41;
 
 use std::collections::BTreeSet;
 
@@ -12,14 +15,11 @@ use crate::recipe::{Projection, Role};
 use crate::safetensors::Dtype;
 use crate::source::{Part, Source};
 
-/// Draft blocks that a checkpoint may have.
-const MAX_DRAFT_BLOCKS: u32 = 16;
-
 /// Plans the conversion of an opened checkpoint.
 pub(super) fn plan(checkpoint: Checkpoint, options: &PlanOptions) -> Result<Plan, PlanError> {
     let mut list = Expected::new(&checkpoint);
     list.main_model();
-    let draft_blocks = draft_blocks(&checkpoint);
+    let draft_blocks = drafts::draft_blocks(&checkpoint);
     if options.drafts == Drafts::Keep {
         list.draft_blocks(draft_blocks);
     }
@@ -40,14 +40,15 @@ pub(super) fn plan(checkpoint: Checkpoint, options: &PlanOptions) -> Result<Plan
     )
 }
 
-/// The number of draft blocks, judged by the tensors that are there: the
-/// configuration of DSpark checkpoints does not tell.
-fn draft_blocks(checkpoint: &Checkpoint) -> u32 {
-    let numbers = checkpoint.tensors.keys().filter_map(|name| {
-        let (number, _) = name.strip_prefix("mtp.")?.split_once('.')?;
-        number.parse::<u32>().ok()
-    });
-    numbers.max().map_or(0, |last| last.saturating_add(1))
+/// What tells one transformer block from another.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    /// The layer; draft blocks are none.
+    layer: Option<u32>,
+    /// Tokens in a compressed entry, or 0.
+    ratio: u32,
+    /// Routed experts.
+    experts: u32,
 }
 
 /// Collects the tensors that the configuration demands, and what is wrong with
@@ -78,82 +79,19 @@ impl<'a> Expected<'a> {
         self.plain("token_embd.weight", "embed.weight", &[vocab, d]);
         self.plain("output_norm.weight", "norm.weight", &[d]);
         self.plain("output.weight", "head.weight", &[vocab, d]);
-        self.head_mix("output_hc_", "hc_head_");
-        for (layer, &ratio) in c.layer_ratios().iter().enumerate() {
-            let hashed = layer < c.num_hash_layers as usize;
+        // V4.1 collapses the streams by the last mix of the layers.
+        if c.v41.is_none() {
+            self.head_mix("output_hc_", "hc_head_");
+        }
+        for (layer, &ratio) in (0..).zip(c.layer_ratios()) {
             self.block(
                 &format!("blk.{layer}"),
                 &format!("layers.{layer}"),
-                ratio,
-                hashed,
-            );
-        }
-    }
-
-    /// The draft blocks, under the names `mtp.N.…` of ds4.
-    fn draft_blocks(&mut self, blocks: u32) {
-        let c = self.config;
-        let d = u64::from(c.hidden_size);
-        if blocks > MAX_DRAFT_BLOCKS {
-            self.problems.push(PlanError::Stored {
-                path: self.checkpoint.dir.clone(),
-                tensor: format!("mtp.{}.*", blocks - 1),
-                found: format!("{blocks} draft blocks"),
-                expected: format!("at most {MAX_DRAFT_BLOCKS}"),
-                others: 0,
-            });
-            return;
-        }
-        for block in 0..blocks {
-            let name = format!("mtp.{block}");
-            if let Some(dspark) = &c.dspark {
-                if block == 0 {
-                    let taps = dspark.target_layers.len() as u64;
-                    self.fp8(
-                        &format!("{name}.main_proj.weight"),
-                        &format!("{name}.main_proj"),
-                        d,
-                        taps * d,
-                    );
-                    self.same_name(&format!("{name}.main_norm.weight"), &[d]);
-                }
-            } else {
-                for projection in ["e_proj", "h_proj"] {
-                    self.fp8(
-                        &format!("{name}.{projection}.weight"),
-                        &format!("{name}.{projection}"),
-                        d,
-                        d,
-                    );
-                }
-                self.same_name(&format!("{name}.enorm.weight"), &[d]);
-                self.same_name(&format!("{name}.hnorm.weight"), &[d]);
-            }
-            self.block(&name, &name, 0, false);
-            if c.dspark.is_none() || block + 1 == blocks {
-                self.draft_head(&name);
-            }
-        }
-    }
-
-    fn draft_head(&mut self, name: &str) {
-        let c = self.config;
-        let (d, vocab) = (u64::from(c.hidden_size), u64::from(c.vocab_size));
-        self.same_name(&format!("{name}.norm.weight"), &[d]);
-        self.head_mix(&format!("{name}.hc_head_"), &format!("{name}.hc_head_"));
-        if let Some(dspark) = &c.dspark {
-            let rank = u64::from(dspark.markov_rank);
-            for part in ["markov_w1", "markov_w2"] {
-                self.plain(
-                    &format!("{name}.{part}.weight"),
-                    &format!("{name}.markov_head.{part}.weight"),
-                    &[vocab, rank],
-                );
-            }
-            self.plain(
-                &format!("{name}.confidence_proj.weight"),
-                &format!("{name}.confidence_head.proj.weight"),
-                &[1, d + rank],
+                Block {
+                    layer: Some(layer),
+                    ratio,
+                    experts: c.n_routed_experts,
+                },
             );
         }
     }
@@ -184,8 +122,16 @@ impl<'a> Expected<'a> {
     }
 
     /// One transformer block.
-    fn block(&mut self, to: &str, from: &str, ratio: u32, hashed: bool) {
+    fn block(&mut self, to: &str, from: &str, block: Block) {
         let d = u64::from(self.config.hidden_size);
+        let Block {
+            layer,
+            ratio,
+            experts,
+        } = block;
+        if let (Some(v41), Some(layer)) = (&self.config.v41, layer) {
+            self.engram(to, &format!("{from}.engram"), layer, &v41.engram);
+        }
         self.site_mix(to, from, "attn");
         self.plain(
             &format!("{to}.attn_norm.weight"),
@@ -193,16 +139,12 @@ impl<'a> Expected<'a> {
             &[d],
         );
         self.attention(to, &format!("{from}.attn"));
-        if ratio > 0 {
-            self.compressor(
-                &format!("{to}.attn_compressor"),
-                &format!("{from}.attn.compressor"),
-                self.config.head_dim,
-                ratio,
-            );
-        }
-        if ratio == 4 {
-            self.indexer(to, &format!("{from}.attn.indexer"), ratio);
+        match (&self.config.v41, layer) {
+            (None, _) => self.v4_sparse(to, &format!("{from}.attn"), ratio),
+            (Some(v41), Some(layer)) => {
+                self.v41_sparse(to, &format!("{from}.attn"), layer, ratio, v41);
+            }
+            (Some(_), None) => {}
         }
         self.site_mix(to, from, "ffn");
         self.plain(
@@ -210,8 +152,24 @@ impl<'a> Expected<'a> {
             &format!("{from}.ffn_norm.weight"),
             &[d],
         );
-        self.router(to, &format!("{from}.ffn.gate"), hashed);
-        self.experts(to, &format!("{from}.ffn"));
+        let hashed = layer.is_some_and(|layer| layer < self.config.num_hash_layers);
+        self.router(to, &format!("{from}.ffn.gate"), hashed, experts);
+        self.experts(to, &format!("{from}.ffn"), experts);
+    }
+
+    /// What V4 needs to attend to compressed entries.
+    fn v4_sparse(&mut self, to: &str, from: &str, ratio: u32) {
+        if ratio > 0 {
+            self.compressor(
+                &format!("{to}.attn_compressor"),
+                &format!("{from}.compressor"),
+                self.config.head_dim,
+                ratio,
+            );
+        }
+        if ratio == 4 {
+            self.indexer(to, &format!("{from}.indexer"), ratio);
+        }
     }
 
     fn attention(&mut self, to: &str, from: &str) {
@@ -278,6 +236,16 @@ impl<'a> Expected<'a> {
     }
 
     fn indexer(&mut self, to: &str, from: &str, ratio: u32) {
+        self.index_queries(to, from);
+        self.compressor(
+            &format!("{to}.indexer_compressor"),
+            &format!("{from}.compressor"),
+            self.config.index_head_dim,
+            ratio,
+        );
+    }
+
+    fn index_queries(&mut self, to: &str, from: &str) {
         let c = self.config;
         let (heads, width) = (u64::from(c.index_n_heads), u64::from(c.index_head_dim));
         self.fp8(
@@ -291,17 +259,10 @@ impl<'a> Expected<'a> {
             &format!("{from}.weights_proj.weight"),
             &[heads, u64::from(c.hidden_size)],
         );
-        self.compressor(
-            &format!("{to}.indexer_compressor"),
-            &format!("{from}.compressor"),
-            c.index_head_dim,
-            ratio,
-        );
     }
 
-    fn router(&mut self, to: &str, from: &str, hashed: bool) {
-        let c = self.config;
-        let (d, experts) = (u64::from(c.hidden_size), u64::from(c.n_routed_experts));
+    fn router(&mut self, to: &str, from: &str, hashed: bool, experts: u32) {
+        let (d, experts) = (u64::from(self.config.hidden_size), u64::from(experts));
         self.plain(
             &format!("{to}.ffn_gate_inp.weight"),
             &format!("{from}.weight"),
@@ -319,15 +280,16 @@ impl<'a> Expected<'a> {
             &format!("{from}.bias"),
             &[experts],
         );
-        // Only the vision variant routes image positions by a bias of their own.
+        // V4.1 and the vision variant of V4 route image positions by a bias of
+        // their own.
         let vision = format!("{from}.bias_vl");
-        if self.checkpoint.tensors.contains_key(&vision) {
+        if self.config.v41.is_some() || self.checkpoint.tensors.contains_key(&vision) {
             self.plain(&format!("{to}.exp_probs_b_vl.bias"), &vision, &[experts]);
         }
     }
 
     /// The shared expert, then the routed ones, which end the block.
-    fn experts(&mut self, to: &str, from: &str) {
+    fn experts(&mut self, to: &str, from: &str, count: u32) {
         let c = self.config;
         let (d, inner) = (u64::from(c.hidden_size), u64::from(c.moe_intermediate_size));
         let parts = [
@@ -344,7 +306,7 @@ impl<'a> Expected<'a> {
             );
         }
         for (projection, name, part, rows, columns) in parts {
-            let experts = (0..c.n_routed_experts)
+            let experts = (0..count)
                 .map(|expert| self.fp4(&format!("{from}.experts.{expert}.{part}"), rows, columns))
                 .collect::<Vec<_>>();
             let Some(experts) = experts.into_iter().collect::<Option<Vec<_>>>() else {
@@ -352,7 +314,7 @@ impl<'a> Expected<'a> {
             };
             self.drafts.push(Draft {
                 name: format!("{to}.ffn_{name}_exps.weight"),
-                dims: vec![columns, rows, u64::from(c.n_routed_experts)],
+                dims: vec![columns, rows, u64::from(count)],
                 role: Role::Experts(projection),
                 stored: GgmlType::MXFP4,
                 source: Source::Fp4 { experts, rows },

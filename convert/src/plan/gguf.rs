@@ -3,44 +3,29 @@
 use std::path::Path;
 
 use v4_quant::GgmlType;
-use v4_runtime::gguf::GgufFile;
+use v4_runtime::gguf::{GgufFile, Optional as _, TensorInfo};
 
-use super::{Draft, Plan, PlanError, PlanOptions};
+use super::{Draft, Plan, PlanError, PlanOptions, engram};
 use crate::files::InputFile;
-use crate::recipe::{Projection, Role};
-use crate::source::{Part, Source};
+use crate::recipe::{ENGRAM_FP8, Projection, Role};
+use crate::source::{ENGRAM_BLOCK, Part, Source, fp8_row_bytes};
 
 /// Plans writing a GGUF file anew: same metadata, tensors and order, with the
 /// types that the recipe asks for. Tensors that keep their type are copied.
 pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError> {
     let file = GgufFile::open(path)?;
     let architecture = file.metadata().get_str("general.architecture")?;
-    if architecture != "deepseek4" {
+    if !["deepseek4", "deepseek41"].contains(&architecture) {
         return Err(PlanError::Architecture {
             path: path.to_owned(),
             found: architecture.chars().take(60).collect(),
         });
     }
     let input = InputFile::open(path)?;
-    let drafts: Vec<Draft> = file
-        .tensors()
-        .iter()
-        .map(|info| Draft {
-            name: info.name.clone(),
-            dims: info.dims.clone(),
-            role: role(&info.name, info.ty, info.dims.len()),
-            stored: info.ty,
-            source: Source::Rows {
-                ty: info.ty,
-                part: Part {
-                    name: info.name.clone(),
-                    file: 0,
-                    offset: file.position(info),
-                    bytes: info.bytes,
-                },
-            },
-        })
-        .collect();
+    let drafts = file.tensors().iter();
+    let drafts: Vec<Draft> = drafts
+        .map(|info| draft(&file, info))
+        .collect::<Result<_, _>>()?;
     if drafts.is_empty() {
         return Err(PlanError::Empty {
             path: path.to_owned(),
@@ -61,13 +46,70 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
     )
 }
 
+/// A tensor of the file as one of the output.
+fn draft(file: &GgufFile, info: &TensorInfo) -> Result<Draft, PlanError> {
+    let role = role(&info.name, info.ty, info.dims.len());
+    let part = Part {
+        name: info.name.clone(),
+        file: 0,
+        offset: file.position(info),
+        bytes: info.bytes,
+    };
+    let mut dims = info.dims.clone();
+    let source = if role == Role::Engram && info.ty == ENGRAM_FP8 {
+        let width = published_width(file, info)?;
+        dims[0] = width;
+        Source::PackedFp8Rows { part, width }
+    } else {
+        Source::Rows { ty: info.ty, part }
+    };
+    Ok(Draft {
+        name: info.name.clone(),
+        dims,
+        role,
+        stored: info.ty,
+        source,
+    })
+}
+
+/// Values per row of a table whose rows are stored as published.
+fn published_width(file: &GgufFile, info: &TensorInfo) -> Result<u64, PlanError> {
+    let row_bytes = info.row_bytes();
+    let width = row_bytes / (ENGRAM_BLOCK + 1) * ENGRAM_BLOCK;
+    let expected = engram::encoding(row_bytes);
+    let stated = file.metadata().get_str(engram::ENCODING).optional()?;
+    if fp8_row_bytes(width) == row_bytes && width > 0 && stated == Some(expected.as_str()) {
+        return Ok(width);
+    }
+    let stated = match stated {
+        Some(text) => format!("{:?}", text.chars().take(60).collect::<String>()),
+        None => "not there".to_owned(),
+    };
+    Err(PlanError::EngramRows {
+        path: file.path().to_owned(),
+        tensor: info.name.clone(),
+        reason: format!(
+            "rows of {row_bytes} bytes, but {} is {stated}; only e4m3_e8m0_32_row{row_bytes} can be read, convert the checkpoint instead",
+            engram::ENCODING
+        ),
+    })
+}
+
 /// What a tensor is, by its name and shape.
 fn role(name: &str, ty: GgmlType, dims: usize) -> Role {
     if ty == GgmlType::I32 {
         return Role::Table;
     }
-    if dims < 2 {
+    let part = name
+        .strip_prefix("blk.")
+        .and_then(|name| name.split_once('.'));
+    let part = part.map_or(name, |(_, part)| part);
+    // The gates' weights have two dimensions, but are F32 as norm weights are.
+    if dims < 2 || matches!(part, "engram_q.weight" | "engram_k.weight") {
         return Role::Vector;
+    }
+    if part == "engram_embd.weight" {
+        return Role::Engram;
     }
     match name.rsplit_once(".ffn_") {
         Some((_, "gate_exps.weight")) => Role::Experts(Projection::Gate),
@@ -90,6 +132,10 @@ mod tests {
         );
         assert_eq!(role("blk.3.ffn_up_shexp.weight", f32, 2), Role::Matrix);
         assert_eq!(role("blk.3.attn_norm.weight", f32, 1), Role::Vector);
+        assert_eq!(role("blk.1.engram_q.weight", f32, 2), Role::Vector);
+        let i8 = GgmlType::I8;
+        assert_eq!(role("blk.1.engram_embd.weight", i8, 2), Role::Engram);
+        assert_eq!(role("mtp.1.engram_embd.weight", f32, 2), Role::Matrix);
         assert_eq!(
             role("blk.0.ffn_gate_tid2eid.weight", GgmlType::I32, 2),
             Role::Table

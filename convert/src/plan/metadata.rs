@@ -8,12 +8,12 @@ use v4_quant::GgmlType;
 use v4_runtime::gguf::{Array, Metadata, PAGE_ALIGNMENT, Strings, TensorInfo, Value};
 use v4_runtime::tokenizer::{SpecialIds, Tokenizer, TokenizerError};
 
-use super::{Draft, Drafts, PlanError, PlanOptions};
+use super::{Draft, Drafts, PlanError, PlanOptions, engram};
 use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, V41};
 use crate::files::{ReadError, read_small};
 use crate::json::Unique;
-use crate::recipe::{Recipe, Role};
+use crate::recipe::{ENGRAM_FP8, Recipe, Role};
 
 /// sqrt(softplus(x)), the only gating function of the family.
 const GATING_SQRT_SOFTPLUS: u32 = 4;
@@ -33,17 +33,28 @@ pub(super) fn of_checkpoint(
     let size = Parameters::count(config, drafts);
     let name = match &options.name {
         Some(name) => name.clone(),
+        None if config.v41.is_some() => format!("DeepSeek-V4.1 {}", size.label()),
         None => format!("DeepSeek-V4 {}", size.label()),
     };
-    metadata.insert("general.architecture", "deepseek4");
+    metadata.insert("general.architecture", config.gguf_architecture());
     metadata.insert("general.type", "model");
     metadata.insert("general.name", name.as_str());
     metadata.insert("general.size_label", size.label().as_str());
     model(&mut metadata, config);
-    tokenizer(&mut metadata, checkpoint)?;
+    if let Some(v41) = &config.v41 {
+        v41_topology(&mut metadata, v41);
+    }
+    let tokenizer = tokenizer(&mut metadata, checkpoint)?;
+    if let Some(v41) = &config.v41 {
+        let path = checkpoint.dir.join("config.json");
+        engram::constants(&mut metadata, &path, &v41.engram, &tokenizer)?;
+    }
     metadata.insert("v4.source.config", checkpoint.config_text.as_str());
     metadata.insert("v4.parameter_count", size.total);
     metadata.insert("v4.active_parameter_count", size.active);
+    if config.v41.is_some() {
+        metadata.insert("v4.engram_parameter_count", size.engram);
+    }
     if options.drafts == Drafts::Keep && draft_blocks > 0 {
         draft_facts(&mut metadata, config, draft_blocks);
     }
@@ -52,7 +63,7 @@ pub(super) fn of_checkpoint(
 
 fn model(metadata: &mut Metadata, c: &ModelConfig) {
     let mut put = |key: &str, value: Value| {
-        metadata.insert(format!("deepseek4.{key}"), value);
+        metadata.insert(format!("{}.{key}", c.gguf_architecture()), value);
     };
     let layers = c.num_hidden_layers as usize;
     let ratios: Vec<i32> = c.compress_ratios.iter().map(|&r| r as i32).collect();
@@ -104,7 +115,40 @@ fn model(metadata: &mut Metadata, c: &ModelConfig) {
         c.hc_sinkhorn_iters.into(),
     );
     put("hyper_connection.epsilon", c.hc_eps.into());
-    put("hash_layer_count", c.num_hash_layers.into());
+    if c.v41.is_none() {
+        put("hash_layer_count", c.num_hash_layers.into());
+    }
+}
+
+/// Which of V4.1's layers make entries and choose among them.
+fn v41_topology(metadata: &mut Metadata, v41: &V41) {
+    let mut put = |key: &str, value: Value| {
+        metadata.insert(format!("deepseek41.{key}"), value);
+    };
+    let candidates = &v41.candidates;
+    put(
+        "attention.kv_source_layer_ids",
+        v41.kv_source_layer_ids.clone().into(),
+    );
+    put(
+        "attention.index_source_layer_ids",
+        v41.index_source_layer_ids.clone().into(),
+    );
+    put(
+        "attention.candidate_source_layer_id",
+        candidates.source_layer.into(),
+    );
+    put(
+        "attention.candidate_block_size",
+        candidates.block_size.into(),
+    );
+    put(
+        "attention.candidate_topk_blocks",
+        candidates.topk_blocks.into(),
+    );
+    if let Some(id) = v41.image_token_id {
+        put("image_token_id", id.into());
+    }
 }
 
 fn draft_facts(metadata: &mut Metadata, config: &ModelConfig, blocks: u32) {
@@ -120,18 +164,24 @@ fn draft_facts(metadata: &mut Metadata, config: &ModelConfig, blocks: u32) {
         metadata.insert("v4.drafts.noise_token_id", dspark.noise_token_id);
         metadata.insert("v4.drafts.target_layers", dspark.target_layers.clone());
         metadata.insert("v4.drafts.markov_rank", dspark.markov_rank);
+        if config.v41.is_some() {
+            metadata.insert("v4.drafts.expert_count", dspark.n_routed_experts);
+            metadata.insert("v4.drafts.expert_used_count", dspark.num_experts_per_tok);
+        }
     }
 }
 
-/// Parameters of the main model: all, and those that one token uses.
+/// Parameters of the main model: all, those that one token uses, and those in
+/// Engram tables, of which it uses a few rows.
 struct Parameters {
     total: u64,
     active: u64,
+    engram: u64,
 }
 
 impl Parameters {
     fn count(config: &ModelConfig, drafts: &[Draft]) -> Self {
-        let (mut total, mut active) = (0u64, 0u64);
+        let (mut total, mut active, mut engram) = (0u64, 0u64, 0u64);
         for draft in drafts {
             if draft.role == Role::Table || draft.name.starts_with("mtp.") {
                 continue;
@@ -147,10 +197,18 @@ impl Parameters {
                     values / u64::from(config.n_routed_experts)
                         * u64::from(config.num_experts_per_tok)
                 }
+                Role::Engram => {
+                    engram = engram.saturating_add(values);
+                    config.v41.as_ref().map_or(0, |v41| v41.engram.row_values())
+                }
                 _ => values,
             });
         }
-        Self { total, active }
+        Self {
+            total,
+            active,
+            engram,
+        }
     }
 
     /// Such as `284B-A13B`.
@@ -172,7 +230,7 @@ fn in_words(count: u64) -> String {
 }
 
 /// Reads tokenizer.json and, where it is there, tokenizer_config.json.
-fn tokenizer(metadata: &mut Metadata, checkpoint: &Checkpoint) -> Result<(), PlanError> {
+fn tokenizer(metadata: &mut Metadata, checkpoint: &Checkpoint) -> Result<Tokenizer, PlanError> {
     let path = checkpoint.dir.join("tokenizer.json");
     let fail = |source: TokenizerError| PlanError::Tokenizer {
         path: path.clone(),
@@ -198,7 +256,7 @@ fn tokenizer(metadata: &mut Metadata, checkpoint: &Checkpoint) -> Result<(), Pla
     if let Some(template) = hints.chat_template {
         metadata.insert("tokenizer.chat_template", template.as_str());
     }
-    Ok(())
+    Ok(tokenizer)
 }
 
 /// The largest tokenizer.json accepted; the published one has about 8 MB.
@@ -260,7 +318,8 @@ pub(super) fn describe_output(metadata: &mut Metadata, recipe: &Recipe, infos: &
 /// display: every tensor has its own type.
 fn file_type(infos: &[TensorInfo]) -> u32 {
     let mut bytes: Vec<(GgmlType, u64)> = Vec::new();
-    for info in infos {
+    // Rows of Engram tables have a type of their own, whatever the weights' is.
+    for info in infos.iter().filter(|info| info.ty != ENGRAM_FP8) {
         match bytes.iter_mut().find(|(ty, _)| *ty == info.ty) {
             Some((_, sum)) => *sum = sum.saturating_add(info.bytes),
             None => bytes.push((info.ty, info.bytes)),

@@ -2,6 +2,7 @@
 //! source, and the whole header, before any weight is read.
 
 mod checkpoint;
+mod engram;
 mod gguf;
 mod metadata;
 
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use v4_quant::GgmlType;
+use v4_runtime::engram::EngramError;
 use v4_runtime::gguf::{
     GgufError, Metadata, PAGE_ALIGNMENT, TensorInfo, data_bytes, encode_header, layout_offsets,
 };
@@ -16,8 +18,8 @@ use v4_runtime::tokenizer::TokenizerError;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::files::{InputFile, ReadError};
-use crate::recipe::{Choice, Projection, Recipe, Role};
-use crate::source::Source;
+use crate::recipe::{Choice, ENGRAM_FP8, Projection, Recipe, Role};
+use crate::source::{Source, fp8_row_bytes};
 
 /// The longest row accepted, in values. The widest in the family, the mixing
 /// matrices of V4-Pro, have 28,672.
@@ -77,12 +79,47 @@ pub enum PlanError {
         others: usize,
     },
     /// The GGUF file holds another architecture.
-    #[error("{}: `general.architecture` is {found:?}; this program requantises deepseek4 files", path.display())]
+    #[error("{}: `general.architecture` is {found:?}; this program requantises deepseek4 and deepseek41 files", path.display())]
     Architecture {
         /// The file.
         path: PathBuf,
         /// The architecture found.
         found: String,
+    },
+    /// `config.json` states an Engram constant that does not follow from it and
+    /// the tokenizer.
+    #[error("{}: `{field}` is {found}, but {derived} follow from {from}; {remedy}", path.display())]
+    Constant {
+        /// `config.json`.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// The number stated.
+        found: u64,
+        /// What follows.
+        derived: String,
+        /// From which facts.
+        from: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Engram constants cannot be derived.
+    #[error("{}: {source}; use the config.json and tokenizer.json that were published with the checkpoint", path.display())]
+    Engram {
+        /// `config.json`.
+        path: PathBuf,
+        /// Why.
+        source: EngramError,
+    },
+    /// Engram tables of a GGUF file are stored in an unknown way.
+    #[error("{}: tensor {tensor:?}: {reason}", path.display())]
+    EngramRows {
+        /// The file.
+        path: PathBuf,
+        /// The table.
+        tensor: String,
+        /// What is wrong and what to do.
+        reason: String,
     },
     /// A tensor cannot be given the type that the recipe asks for.
     #[error("{tensor}: {from} cannot be made into {to}; {remedy}")]
@@ -232,11 +269,14 @@ impl Plan {
     fn build(
         inputs: Vec<InputFile>,
         input_facts: blake3::Hash,
-        drafts: Vec<Draft>,
+        mut drafts: Vec<Draft>,
         mut metadata: Metadata,
         recipe: &Recipe,
         mut warnings: Vec<String>,
     ) -> Result<Self, PlanError> {
+        // Tables are read row by row from disk; what is loaded lies before them
+        // in one piece.
+        drafts.sort_by_key(|draft| draft.role == Role::Engram);
         let mut choices = Vec::with_capacity(drafts.len());
         for draft in &drafts {
             choices.push(choose(recipe, draft)?);
@@ -246,10 +286,17 @@ impl Plan {
 
         let shapes = drafts.iter().zip(&choices);
         let infos = layout_offsets(
-            shapes.map(|(draft, choice)| (draft.name.clone(), choice.ty, draft.dims.clone())),
+            shapes.map(|(draft, choice)| {
+                let mut dims = draft.dims.clone();
+                if draft.role == Role::Engram && choice.ty == ENGRAM_FP8 {
+                    dims[0] = fp8_row_bytes(dims[0]);
+                }
+                (draft.name.clone(), choice.ty, dims)
+            }),
             PAGE_ALIGNMENT,
         )?;
         metadata::describe_output(&mut metadata, recipe, &infos);
+        engram::describe_rows(&mut metadata, drafts.iter().zip(&infos));
         let header = encode_header(&metadata, &infos, PAGE_ALIGNMENT)?;
         let file_bytes = (header.len() as u64)
             .checked_add(data_bytes(&infos, PAGE_ALIGNMENT))
@@ -298,6 +345,12 @@ fn choose(recipe: &Recipe, draft: &Draft) -> Result<Choice, PlanError> {
         remedy,
     };
     match draft.source {
+        Source::Fp8Rows { .. } | Source::PackedFp8Rows { .. } if choice.ty == ENGRAM_FP8 => {
+            Ok(choice)
+        }
+        _ if choice.ty == ENGRAM_FP8 => Err(cannot(
+            "fp8 keeps Engram rows as published and nothing else; choose another type in the recipe",
+        )),
         Source::Ids { .. } if choice.ty == GgmlType::I32 => Ok(choice),
         Source::Ids { .. } => Err(cannot("token tables are I32")),
         Source::Rows { ty, .. } if ty == choice.ty => Ok(choice),
@@ -362,9 +415,10 @@ fn warn(recipe: &Recipe, drafts: &[Draft], choices: &[Choice], warnings: &mut Ve
         .iter()
         .zip(choices)
         .filter(|(draft, choice)| match draft.source {
-            // MXFP4 holds the published values themselves.
+            // MXFP4 experts are the published values themselves.
             Source::Rows { ty, .. } => {
-                ty != choice.ty && ty.block_values() > 1 && ty != GgmlType::MXFP4
+                let published = ty == GgmlType::MXFP4 && matches!(draft.role, Role::Experts(_));
+                ty != choice.ty && ty.block_values() > 1 && !published
             }
             _ => false,
         })

@@ -1,12 +1,17 @@
 //! `config.json` of a checkpoint, typed and checked (spec/architecture.md
 //! section 1).
 
+mod fields;
+mod v41;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::files::{ReadError, read_small};
 use crate::json::Unique;
+use fields::Fields;
+pub use v41::{Candidates, Engram, V41};
 
 /// The largest `config.json` accepted.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -27,16 +32,8 @@ pub enum ConfigError {
         reason: String,
     },
     /// The model is of another architecture.
-    #[error("{}: `model_type` is {found}; this program converts deepseek_v4 checkpoints", path.display())]
+    #[error("{}: `model_type` is {found}; this program converts deepseek_v4 and deepseek_v41 checkpoints", path.display())]
     Architecture {
-        /// The file.
-        path: PathBuf,
-        /// The architecture that the file names.
-        found: String,
-    },
-    /// The model is DeepSeek-V4.1.
-    #[error("{}: `model_type` is {found}; V4.1 checkpoints need V4.1 support, which this version does not have yet", path.display())]
-    V41 {
         /// The file.
         path: PathBuf,
         /// The architecture that the file names.
@@ -88,9 +85,13 @@ pub struct Dspark {
     pub target_layers: Vec<u32>,
     /// Width of the Markov head.
     pub markov_rank: u32,
+    /// Routed experts of a draft block.
+    pub n_routed_experts: u32,
+    /// Routed experts that a token uses in a draft block.
+    pub num_experts_per_tok: u32,
 }
 
-/// A DeepSeek-V4 model's dimensions and constants.
+/// A DeepSeek-V4 or V4.1 model's dimensions and constants.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)] // The names are those of config.json.
 pub struct ModelConfig {
@@ -117,6 +118,7 @@ pub struct ModelConfig {
     pub n_shared_experts: u32,
     pub num_experts_per_tok: u32,
     pub moe_intermediate_size: u32,
+    /// 0 in V4.1.
     pub num_hash_layers: u32,
     pub routed_scaling_factor: f32,
     pub swiglu_limit: f32,
@@ -130,6 +132,15 @@ pub struct ModelConfig {
     /// Rows and columns that share one scale in FP8 matrices.
     pub weight_block_size: [u32; 2],
     pub dspark: Option<Dspark>,
+    /// What V4.1 has and V4 has not.
+    pub v41: Option<V41>,
+}
+
+/// The families of models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V41,
 }
 
 impl ModelConfig {
@@ -157,15 +168,34 @@ impl ModelConfig {
             path: path.to_owned(),
             reason: error.to_string(),
         })?;
-        let root = Fields {
-            path,
-            prefix: String::new(),
-            values: map.into_iter().collect(),
+        let root = Fields::root(path, map.into_iter().collect());
+        let family = root.family()?;
+        let fields = match family {
+            Family::V4 => root,
+            Family::V41 => {
+                let outer_only = ["model_type", "architectures", "dtype", "torch_dtype"];
+                let fields = root.flatten("text_config", &outer_only)?;
+                let expected = if fields.find("text_config").is_some() {
+                    "deepseek_v41_text"
+                } else {
+                    "deepseek_v41"
+                };
+                fields.exactly("model_type", &Value::from(expected))?;
+                fields
+            }
         };
-        root.check_architecture()?;
-        let config = root.model()?;
-        root.check_consistency(&config)?;
+        let config = fields.model(family)?;
+        fields.check_consistency(&config)?;
         Ok(config)
+    }
+
+    /// The architecture's name in GGUF files, which starts its keys.
+    #[must_use]
+    pub fn gguf_architecture(&self) -> &'static str {
+        match self.v41 {
+            None => "deepseek4",
+            Some(_) => "deepseek41",
+        }
     }
 
     /// Width of the concatenated residual streams.
@@ -181,120 +211,12 @@ impl ModelConfig {
     }
 }
 
-/// Access to one level of the JSON, with errors that name file and field.
-struct Fields<'a> {
-    path: &'a Path,
-    prefix: String,
-    values: serde_json::Map<String, Value>,
-}
-
 impl Fields<'_> {
-    fn name(&self, field: &str) -> String {
-        format!("{}{field}", self.prefix)
-    }
-
-    fn wrong(&self, field: &str, found: &Value, expected: impl Into<String>) -> ConfigError {
-        let found = found.to_string();
-        let mut short: String = found.chars().take(60).collect();
-        if short.len() < found.len() {
-            short.push('…');
-        }
-        ConfigError::Field {
-            path: self.path.to_owned(),
-            field: self.name(field),
-            found: short,
-            expected: expected.into(),
-        }
-    }
-
-    /// The field's value; null counts as absent, as in the published code.
-    fn find(&self, field: &str) -> Option<&Value> {
-        self.values.get(field).filter(|value| !value.is_null())
-    }
-
-    fn get(&self, field: &str) -> Result<&Value, ConfigError> {
-        self.find(field).ok_or_else(|| ConfigError::Missing {
-            path: self.path.to_owned(),
-            field: self.name(field),
-        })
-    }
-
-    fn whole(&self, field: &str, value: &Value, min: u32, max: u32) -> Result<u32, ConfigError> {
-        value
-            .as_u64()
-            .and_then(|number| u32::try_from(number).ok())
-            .filter(|number| (min..=max).contains(number))
-            .ok_or_else(|| self.wrong(field, value, format!("a whole number from {min} to {max}")))
-    }
-
-    fn int(&self, field: &str, min: u32, max: u32) -> Result<u32, ConfigError> {
-        self.whole(field, self.get(field)?, min, max)
-    }
-
-    fn ints(&self, field: &str, max_len: usize, max: u32) -> Result<Vec<u32>, ConfigError> {
-        let value = self.get(field)?;
-        let list = value
-            .as_array()
-            .filter(|list| list.len() <= max_len)
-            .ok_or_else(|| {
-                self.wrong(
-                    field,
-                    value,
-                    format!("a list of at most {max_len} whole numbers"),
-                )
-            })?;
-        list.iter()
-            .enumerate()
-            .map(|(i, item)| self.whole(&format!("{field}[{i}]"), item, 0, max))
-            .collect()
-    }
-
-    fn positive(&self, field: &str) -> Result<f32, ConfigError> {
-        let value = self.get(field)?;
-        value
-            .as_f64()
-            .map(|number| number as f32)
-            .filter(|number| *number > 0.0 && number.is_finite())
-            .ok_or_else(|| self.wrong(field, value, "a positive number"))
-    }
-
-    fn exactly(&self, field: &str, expected: &Value) -> Result<(), ConfigError> {
-        let value = self.get(field)?;
-        if value == expected {
-            return Ok(());
-        }
-        Err(self.wrong(field, value, expected.to_string()))
-    }
-
-    /// As `exactly`, for fields that not every published file carries.
-    fn exactly_if_given(&self, field: &str, expected: &Value) -> Result<(), ConfigError> {
-        match self.find(field) {
-            Some(_) => self.exactly(field, expected),
-            None => Ok(()),
-        }
-    }
-
-    fn object(&self, field: &str) -> Result<Fields<'_>, ConfigError> {
-        let value = self.get(field)?;
-        let values = value
-            .as_object()
-            .ok_or_else(|| self.wrong(field, value, "an object"))?
-            .clone();
-        Ok(Fields {
-            path: self.path,
-            prefix: format!("{}{field}.", self.prefix),
-            values,
-        })
-    }
-
-    fn check_architecture(&self) -> Result<(), ConfigError> {
+    fn family(&self) -> Result<Family, ConfigError> {
         let found = self.get("model_type")?;
         match found.as_str() {
-            Some("deepseek_v4") => Ok(()),
-            Some("deepseek_v41") => Err(ConfigError::V41 {
-                path: self.path.to_owned(),
-                found: "\"deepseek_v41\"".to_owned(),
-            }),
+            Some("deepseek_v4") => Ok(Family::V4),
+            Some("deepseek_v41") => Ok(Family::V41),
             _ => Err(ConfigError::Architecture {
                 path: self.path.to_owned(),
                 found: found.to_string().chars().take(60).collect(),
@@ -302,7 +224,7 @@ impl Fields<'_> {
         }
     }
 
-    fn model(&self) -> Result<ModelConfig, ConfigError> {
+    fn model(&self, family: Family) -> Result<ModelConfig, ConfigError> {
         let layers = self.int("num_hidden_layers", 1, 1024)?;
         let vocab_size = self.int("vocab_size", 1, 1 << 22)?;
         let experts = self.int("n_routed_experts", 1, 1 << 14)?;
@@ -330,7 +252,12 @@ impl Fields<'_> {
             n_shared_experts: self.int("n_shared_experts", 1, 1)?,
             num_experts_per_tok: self.int("num_experts_per_tok", 1, experts)?,
             moe_intermediate_size: self.int("moe_intermediate_size", 1, 1 << 17)?,
-            num_hash_layers: self.int("num_hash_layers", 0, layers)?,
+            num_hash_layers: match family {
+                Family::V4 => self.int("num_hash_layers", 0, layers)?,
+                // V4.1 routes no layer by token.
+                Family::V41 if self.find("num_hash_layers").is_none() => 0,
+                Family::V41 => self.int("num_hash_layers", 0, 0)?,
+            },
             routed_scaling_factor: self.positive("routed_scaling_factor")?,
             swiglu_limit: self.positive("swiglu_limit")?,
             hc_mult: self.int("hc_mult", 1, 16)?,
@@ -345,6 +272,10 @@ impl Fields<'_> {
             },
             weight_block_size: quantization.fp8_block()?,
             dspark: self.dspark(vocab_size, layers)?,
+            v41: match family {
+                Family::V4 => None,
+                Family::V41 => Some(self.v41(vocab_size, layers)?),
+            },
         })
     }
 
@@ -381,11 +312,23 @@ impl Fields<'_> {
         if self.find("dspark_block_size").is_none() {
             return Ok(None);
         }
+        // V4's draft blocks have as many experts as the model's.
+        let experts = |field, same, max| match self.find(field) {
+            Some(_) => self.int(field, 1, max),
+            None => self.int(same, 1, max),
+        };
+        let routed = experts("dspark_n_routed_experts", "n_routed_experts", 1 << 14)?;
         Ok(Some(Dspark {
             block_size: self.int("dspark_block_size", 1, 64)?,
             noise_token_id: self.int("dspark_noise_token_id", 0, vocab_size - 1)?,
             target_layers: self.ints("dspark_target_layer_ids", 16, layers - 1)?,
             markov_rank: self.int("dspark_markov_rank", 1, 1 << 14)?,
+            n_routed_experts: routed,
+            num_experts_per_tok: experts(
+                "dspark_num_experts_per_tok",
+                "num_experts_per_tok",
+                routed,
+            )?,
         }))
     }
 
@@ -413,9 +356,16 @@ impl Fields<'_> {
         if ratios.len() < layers as usize {
             return wrong("compress_ratios", format!("a list of at least {layers}"));
         }
-        if let Some(i) = ratios.iter().position(|r| ![0, 4, 128].contains(r)) {
+        let (known, known_text) = match config.v41 {
+            None => ([0, 4, 128], "0, 4 or 128"),
+            Some(_) => ([0, 1, 2], "0, 1 or 2"),
+        };
+        if let Some(i) = ratios.iter().position(|r| !known.contains(r)) {
             let found = Value::from(ratios[i]);
-            return Err(self.wrong(&format!("compress_ratios[{i}]"), &found, "0, 4 or 128"));
+            return Err(self.wrong(&format!("compress_ratios[{i}]"), &found, known_text));
+        }
+        if let Some(v41) = &config.v41 {
+            self.check_v41(config, v41)?;
         }
         if config.qk_rope_head_dim > config.head_dim.min(config.index_head_dim)
             || !config.qk_rope_head_dim.is_multiple_of(2)
@@ -444,7 +394,7 @@ impl Fields<'_> {
 mod tests {
     use super::*;
 
-    const TINY: &str = include_str!("../../tests/data/tiny-v4/config.json");
+    const TINY: &str = include_str!("../../../tests/data/tiny-v4/config.json");
 
     fn parse(text: &str) -> Result<ModelConfig, ConfigError> {
         ModelConfig::parse(Path::new("m/config.json"), text)
@@ -516,8 +466,6 @@ mod tests {
     fn other_architectures_are_told_apart() {
         let other = parse(&with("model_type", "\"llama\"")).unwrap_err();
         assert!(matches!(other, ConfigError::Architecture { .. }));
-        let later = parse(&with("model_type", "\"deepseek_v41\"")).unwrap_err();
-        assert!(matches!(later, ConfigError::V41 { .. }));
     }
 
     #[test]
