@@ -13,9 +13,11 @@ use super::table::Table;
 use crate::error::EngineError;
 use crate::io::{Job, ReadFailure, Request};
 
-/// Plans of up to this many rows are made by the caller: quicker than to wake a
-/// thread. Longer ones would keep it from its own work.
-const ROWS_PLANNED_AT_ONCE: usize = 2048;
+/// Up to this many rows, of all tables, are few: they go before others, so that
+/// a token of one session does not wait for the prompt of another, and the caller
+/// plans them, which is quicker than to wake a thread. Planning more would keep
+/// it from its own work.
+const FEW_ROWS: usize = 2048;
 /// After so many reads of a table failed, the others are not tried: each may
 /// take the disk half a minute.
 const MOST_FAILURES: usize = 4;
@@ -24,9 +26,9 @@ const ROWS_IN_PARALLEL: usize = 512;
 
 /// Rows on their way from the tables. Dropping it forgets them.
 ///
-/// Until then it holds, for each token, about 24 bytes per row asked for and the
-/// stored bytes of each distinct row: for 4,096 tokens with V4.1-Flash's two
-/// tables of 264-byte rows, at most 60 MB.
+/// Until then it holds the bytes of each distinct row as stored, and up to 100
+/// more for it: for 4,096 tokens with V4.1-Flash's two tables of 24 rows of 264
+/// bytes per token, at most 80 MB.
 #[derive(Debug)]
 pub struct Fetch {
     store: Arc<EngramStore>,
@@ -112,10 +114,14 @@ impl Work {
         }
     }
 
+    fn few(&self) -> bool {
+        self.rows.iter().map(Vec::len).sum::<usize>() <= FEW_ROWS
+    }
+
     /// Plans everything if that is soon done; returns whether nothing needs to be
     /// read.
     pub fn begin(&self) -> bool {
-        if self.rows.iter().map(Vec::len).sum::<usize>() > ROWS_PLANNED_AT_ONCE {
+        if !self.few() {
             return false;
         }
         let plans = (0..self.parts.len()).map(|table| self.plan(table));
@@ -202,6 +208,10 @@ impl Work {
 }
 
 impl Job for Work {
+    fn urgent(&self) -> bool {
+        self.few()
+    }
+
     fn next(&self) -> Option<Request> {
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         while cursor.table < self.parts.len() && !self.cancelled.load(Ordering::Relaxed) {

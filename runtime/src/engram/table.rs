@@ -213,6 +213,8 @@ fn decode_ggml(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), String
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn fp8_row() -> Vec<u8> {
@@ -257,5 +259,35 @@ mod tests {
         row[34..36].copy_from_slice(&half::f16::NAN.to_le_bytes());
         let message = decode_ggml(GgmlType::Q8_0, &row, &mut out).unwrap_err();
         assert!(message.starts_with("value 32 is NaN"), "{message}");
+    }
+
+    proptest! {
+        /// Whatever bytes a row has: its values as `v4_quant` gives them, or an
+        /// error; never a value that is no number.
+        #[test]
+        fn any_bytes_are_numbers_or_an_error(
+            ty in prop::sample::select(GgmlType::ALL),
+            mut bytes in prop::collection::vec(any::<u8>(), 1024),
+            zeros in 0..1024usize,
+        ) {
+            bytes[..zeros].fill(0);
+            let mut out = vec![f32::NAN; 256];
+            let mut expected = vec![0.0; 256];
+            let result = if ty == GgmlType::I8 {
+                let (codes, scales) = bytes[..264].split_at(256);
+                fp8::decode_row(codes, scales, FP8_BLOCK, &mut expected).unwrap();
+                decode_fp8(&bytes[..264], 256, &mut out)
+            } else if v4_quant::can_decode(ty) {
+                let row = &bytes[..ty.row_bytes(256).unwrap()];
+                v4_quant::decode_row(ty, row, &mut expected).unwrap();
+                decode_ggml(ty, row, &mut out)
+            } else {
+                return Ok(());
+            };
+            prop_assert_eq!(result.is_ok(), expected.iter().all(|x| x.is_finite()));
+            if result.is_ok() {
+                prop_assert_eq!(out, expected);
+            }
+        }
     }
 }

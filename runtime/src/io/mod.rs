@@ -5,14 +5,15 @@
 //! Who wants data hands a [`Job`] to a [`Reader`]. The reader asks it for one
 //! [`Request`] after the other, as many as may be in flight, and gives each
 //! back with its buffer filled or with the reason why not. So a job of a hundred
-//! thousand reads takes no more buffers than are in flight, and jobs that wait
-//! together are served in turn.
+//! thousand reads takes no more buffers than are in flight.
 
 mod buffer;
 mod file;
 mod progress;
 mod queue;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod uring;
 
@@ -81,7 +82,9 @@ pub(crate) struct Request {
 
 /// A number of reads. Its methods are called on the reader's threads.
 pub(crate) trait Job: Send + Sync {
-    /// The next read, `None` when there are no more. Never called twice at once.
+    /// Whether it goes before those that are not; for the short ones.
+    fn urgent(&self) -> bool;
+    /// The next read, `None` when there are no more.
     fn next(&self) -> Option<Request>;
     /// A read has ended. On success the buffer's first `need` bytes are those of
     /// the file.

@@ -6,7 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{Job, Request, guarded};
 
-/// The jobs of a reader, served in turn, one request each.
+/// The jobs of a reader: the urgent ones first, each to its end in the order in
+/// which they came.
+///
+/// Not in turn: jobs that come first are needed first, and two that share the
+/// disk would both end as late as the later one.
 pub(super) struct Queue {
     jobs: Mutex<Jobs>,
     /// Wakes threads that wait in [`Queue::wait`].
@@ -17,8 +21,21 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Jobs {
-    waiting: VecDeque<Arc<dyn Job>>,
+    urgent: VecDeque<Arc<dyn Job>>,
+    others: VecDeque<Arc<dyn Job>>,
     closed: bool,
+}
+
+impl Jobs {
+    fn first(&self) -> Option<&Arc<dyn Job>> {
+        self.urgent.front().or(self.others.front())
+    }
+
+    fn remove(&mut self, job: &Arc<dyn Job>) {
+        for jobs in [&mut self.urgent, &mut self.others] {
+            jobs.retain(|other| !Arc::ptr_eq(other, job));
+        }
+    }
 }
 
 impl Queue {
@@ -42,11 +59,23 @@ impl Queue {
         self.event.as_ref()
     }
 
-    /// Adds a job at the end, or stops it if the queue is closed.
+    /// Adds a job, or stops it if the queue is closed.
     pub fn add(&self, job: Arc<dyn Job>) {
-        if self.put_back(job) {
-            self.wake();
+        let urgent = job.urgent();
+        let mut jobs = self.lock();
+        if jobs.closed {
+            drop(jobs);
+            job.stopped();
+            return;
         }
+        if urgent {
+            jobs.urgent.push_back(job);
+        } else {
+            jobs.others.push_back(job);
+        }
+        drop(jobs);
+        self.added.notify_one();
+        self.wake();
     }
 
     fn wake(&self) {
@@ -56,55 +85,36 @@ impl Queue {
         }
     }
 
-    fn put_back(&self, job: Arc<dyn Job>) -> bool {
-        let mut jobs = self.lock();
-        if jobs.closed {
-            drop(jobs);
-            job.stopped();
-            return false;
-        }
-        jobs.waiting.push_back(job);
-        drop(jobs);
-        self.added.notify_one();
-        true
-    }
-
-    fn pop(&self) -> Option<Arc<dyn Job>> {
-        self.lock().waiting.pop_front()
-    }
-
-    /// The next request of the job whose turn it is, if there is any.
+    /// The next request, if there is any.
     pub fn next(&self) -> Option<(Arc<dyn Job>, Request)> {
         loop {
-            let job = self.pop()?;
+            let job = Arc::clone(self.lock().first()?);
+            // Out of the lock: a job may take its time to plan.
             if let Some(request) = guarded(&job, || job.next()).flatten() {
-                self.put_back(Arc::clone(&job));
                 return Some((job, request));
             }
+            self.lock().remove(&job);
         }
     }
 
-    /// Waits for a job whose turn it is; `None` once the queue is closed. The
-    /// caller takes one request and gives the job to [`give_back`](Self::give_back).
-    pub fn wait(&self) -> Option<Arc<dyn Job>> {
-        let mut jobs = self.lock();
+    /// Waits for the next request; `None` once the queue is closed.
+    pub fn wait(&self) -> Option<(Arc<dyn Job>, Request)> {
         loop {
-            if jobs.closed {
-                return None;
+            let mut jobs = self.lock();
+            while jobs.first().is_none() {
+                if jobs.closed {
+                    return None;
+                }
+                let woken = self.added.wait(jobs);
+                jobs = woken.unwrap_or_else(PoisonError::into_inner);
             }
-            if let Some(job) = jobs.waiting.pop_front() {
-                return Some(job);
+            drop(jobs);
+            if let Some(next) = self.next() {
+                // Where one request was there may be another.
+                self.added.notify_one();
+                return Some(next);
             }
-            jobs = self
-                .added
-                .wait(jobs)
-                .unwrap_or_else(PoisonError::into_inner);
         }
-    }
-
-    /// Puts a job that has more requests at the end.
-    pub fn give_back(&self, job: Arc<dyn Job>) {
-        self.put_back(job);
     }
 
     /// Whether nothing more will come.
@@ -116,7 +126,8 @@ impl Queue {
     pub fn close(&self) {
         let mut jobs = self.lock();
         jobs.closed = true;
-        let waiting = std::mem::take(&mut jobs.waiting);
+        let waiting = std::mem::take(&mut jobs.urgent).into_iter();
+        let waiting: Vec<_> = waiting.chain(std::mem::take(&mut jobs.others)).collect();
         drop(jobs);
         self.added.notify_all();
         self.wake();

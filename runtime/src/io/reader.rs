@@ -151,7 +151,7 @@ impl Reader {
         self.mode
     }
 
-    /// Starts a job, behind or beside those that wait.
+    /// Starts a job, or has it wait for those before it.
     pub fn submit(&self, job: Arc<dyn Job>) {
         self.shared.queue.add(job);
     }

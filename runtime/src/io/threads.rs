@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 
 use super::progress::{Progress, Step};
 use super::reader::Shared;
-use super::{Job, ReadFailure, Request, guarded};
+use super::{ReadFailure, Request, guarded};
 
 /// A thread sorts rows and reads; it needs little.
 const STACK_BYTES: usize = 256 << 10;
@@ -33,20 +33,15 @@ pub(super) fn start(shared: &Arc<Shared>, count: usize) -> io::Result<Vec<JoinHa
 }
 
 fn work(shared: &Shared) {
-    while let Some(job) = shared.queue.wait() {
-        guarded(&job, || one_request(shared, &job));
+    while let Some((job, mut request)) = shared.queue.wait() {
+        shared.counters.started();
+        // The hook may panic too.
+        let result = guarded(&job, || read(shared, &mut request));
+        shared.counters.ended();
+        if let Some(result) = result {
+            guarded(&job, || job.done(request, result));
+        }
     }
-}
-
-fn one_request(shared: &Shared, job: &Arc<dyn Job>) {
-    let Some(mut request) = job.next() else {
-        return;
-    };
-    shared.queue.give_back(Arc::clone(job));
-    shared.counters.started();
-    let result = read(shared, &mut request);
-    shared.counters.ended();
-    job.done(request, result);
 }
 
 /// Reads in the calling thread.

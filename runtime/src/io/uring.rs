@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
 
@@ -35,8 +36,8 @@ pub(super) fn start(shared: &Arc<Shared>, in_flight: usize) -> io::Result<JoinHa
                 }
             };
             let _ = tell.send(Ok(()));
-            let _ = ring.run(&own);
-            // Whatever ended it, nobody may wait for this thread in vain.
+            // Whatever ends it, nobody may wait for this thread in vain.
+            let _ = catch_unwind(AssertUnwindSafe(|| ring.run(&own)));
             own.queue.close();
         })?;
     match told.recv() {
@@ -122,6 +123,9 @@ impl Ring {
     fn trial(&mut self, shared: &Shared) -> io::Result<()> {
         struct Nobody;
         impl Job for Nobody {
+            fn urgent(&self) -> bool {
+                true
+            }
             fn next(&self) -> Option<Request> {
                 None
             }
@@ -193,7 +197,8 @@ impl Ring {
             return Err(io::Error::other("an answer to no read"));
         };
         let (offset, range) = progress.rest();
-        let result = match progress.answer(shared.answered(offset, range.len(), answer)) {
+        let step = progress.answer(shared.answered(offset, range.len(), answer));
+        let result = match step {
             Step::Again => {
                 shared.counters.retried();
                 return self.push(slot);
