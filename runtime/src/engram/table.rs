@@ -199,11 +199,17 @@ fn decode_fp8(bytes: &[u8], width: usize, out: &mut [f32]) -> Result<(), String>
         let i = codes.iter().position(|&code| nan(code)).unwrap_or(0);
         return Err(format!("code {i} is {:#04x}, which is no number", codes[i]));
     }
-    fp8::decode_row(codes, scales, FP8_BLOCK, out).map_err(|e| e.to_string())
+    fp8::decode_row(codes, scales, FP8_BLOCK, out).map_err(|e| e.to_string())?;
+    check_finite(out)
 }
 
 fn decode_ggml(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
     v4_quant::decode_row(ty, bytes, out).map_err(|e| e.to_string())?;
+    check_finite(out)
+}
+
+/// Scales that are too large, or not finite, give such values.
+fn check_finite(out: &[f32]) -> Result<(), String> {
     if out.iter().fold(true, |all, x| all & x.is_finite()) {
         return Ok(());
     }
