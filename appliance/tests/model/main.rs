@@ -24,14 +24,19 @@ use v4_runtime::tokenizer::Tokenizer;
 /// Vocabulary of the tiny model.
 const VOCAB: usize = 4096;
 
+fn data(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data");
+    folder.join(name)
+}
+
 fn checkpoint() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-v4")
+    data("tiny-v4")
 }
 
 /// A model and the folder that goes with it.
 type Converted = (TempDir, PathBuf);
 
-fn convert(recipe: &str) -> Converted {
+fn convert(checkpoint: &Path, recipe: &str) -> Converted {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tiny.gguf");
     let options = PlanOptions {
@@ -39,20 +44,26 @@ fn convert(recipe: &str) -> Converted {
         drafts: Drafts::Drop,
         name: None,
     };
-    let plan = Plan::new(&checkpoint(), &options).unwrap();
+    let plan = Plan::new(checkpoint, &options).unwrap();
     write(&plan, &path, WriteOptions::default(), &Watch::default()).unwrap();
     (dir, path)
 }
 
 /// The model as people run it.
 fn model() -> &'static Path {
-    static MODEL: LazyLock<Converted> = LazyLock::new(|| convert("native"));
+    static MODEL: LazyLock<Converted> = LazyLock::new(|| convert(&checkpoint(), "native"));
+    &MODEL.1
+}
+
+/// The tiny V4.1 model, with Engram rows as published.
+fn model_v41() -> &'static Path {
+    static MODEL: LazyLock<Converted> = LazyLock::new(|| convert(&data("tiny-v41"), "native"));
     &MODEL.1
 }
 
 /// The model with every published value kept, to compare with the reference.
 fn lossless() -> &'static Path {
-    static MODEL: LazyLock<Converted> = LazyLock::new(|| convert("lossless"));
+    static MODEL: LazyLock<Converted> = LazyLock::new(|| convert(&checkpoint(), "lossless"));
     &MODEL.1
 }
 
@@ -60,11 +71,14 @@ fn scratch() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Arguments with the model put in place of `MODEL`.
+/// Arguments with the model put in place of `MODEL`, the V4.1 one of `V4.1`.
 fn with_model<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    let model = model().to_str().unwrap();
     args.iter()
-        .map(|&arg| if arg == "MODEL" { model } else { arg })
+        .map(|&arg| match arg {
+            "MODEL" => model().to_str().unwrap(),
+            "V4.1" => model_v41().to_str().unwrap(),
+            _ => arg,
+        })
         .collect()
 }
 

@@ -74,3 +74,74 @@ fn bench_reports_every_case() {
     }
     assert!(value["weight_bytes_per_token"].as_u64().unwrap() > 0);
 }
+
+/// Rows, bytes, pages and waiting, by themselves and beside the model's steps,
+/// with numbers that agree with each other.
+#[test]
+fn bench_reports_what_engram_rows_take() {
+    let args = [
+        "bench", "V4.1", "--prompt", "40", "--gen", "6", "--reps", "2", "--json",
+    ];
+    let check = |tests: &Value| {
+        for test in tests.as_array().unwrap() {
+            let engram = &test["engram"];
+            let number = |key: &str| engram[key].as_f64().unwrap();
+            let tokens = 2.0 * test["tokens"].as_f64().unwrap();
+            assert_eq!(number("tokens"), tokens, "{test}");
+            // Two tables of 12 columns.
+            assert_eq!(number("rows"), tokens * 24.0);
+            assert!(number("distinct_rows") <= number("rows"));
+            assert!(number("cached_rows") <= number("distinct_rows"));
+            assert!(number("reads") > 0.0 && number("pages") >= number("reads"));
+            assert_eq!(
+                number("bytes_read_per_token") * tokens,
+                number("bytes_read")
+            );
+            let rate = number("rows") / number("seconds");
+            assert!((number("rows_per_second") / rate - 1.0).abs() < 1e-9);
+            assert!((0.0..=1.0).contains(&number("waiting_share")));
+            assert_eq!(number("retries"), 0.0);
+        }
+        tests.as_array().unwrap().len()
+    };
+    let plain = json(&args);
+    assert_eq!(check(&plain["tests"]), 2);
+    assert!(plain.get("engram").is_none());
+    let all = json(&[&args[..], &["--engram", "--reads=threads", "--no-direct"]].concat());
+    assert_eq!(check(&all["tests"]), 2);
+    assert_eq!(check(&all["engram"]["tests"]), 2);
+    assert_eq!(all["engram"]["reads"], "threads");
+    assert_eq!(all["engram"]["direct"], false);
+    let rows = json(&[&args[..], &["--engram=rows", "--in-flight=3"]].concat());
+    assert!(rows.get("tests").is_none());
+    assert_eq!(check(&rows["engram"]["tests"]), 2);
+    for test in rows["engram"]["tests"].as_array().unwrap() {
+        assert!(test["engram"]["mean_in_flight"].as_f64().unwrap() <= 3.0);
+    }
+
+    let dir = scratch();
+    std::fs::write(dir.path().join("text"), TEXT).unwrap();
+    let args = [
+        "bench",
+        "V4.1",
+        "--engram=rows",
+        "--text",
+        "text",
+        "--prompt=9",
+    ];
+    let output = run(dir.path(), with_model(&args));
+    let lines = ok(&output);
+    assert!(
+        lines.contains("rows/s") && lines.contains("waiting"),
+        "{lines}"
+    );
+}
+
+#[test]
+fn bench_of_rows_wants_a_model_with_tables() {
+    for more in [&["MODEL"][..], &["V4.1", "--engram-tables=off"]] {
+        let args = [&["bench", "--engram", "--gen=1", "--prompt=1"], more].concat();
+        let output = run(scratch().path(), with_model(&args));
+        assert!(failure(&output).contains("no Engram tables"), "{more:?}");
+    }
+}

@@ -120,11 +120,13 @@ pub fn open(path: &Path, disk: &DiskArgs) -> anyhow::Result<(Arc<EngramStore>, T
 /// What is wrong with a model that cannot be asked for rows.
 pub const NO_TABLES: &str = "the model has no Engram tables, or they are off; leave --engram out";
 
-/// Times fetching and decoding rows, with nothing else to do.
+/// Times fetching and decoding rows, with nothing else to do, of the tokens from
+/// `start` on, which is moved.
 pub fn time_rows(
     args: &BenchArgs,
     store: &Arc<EngramStore>,
     tokens: &Tokens,
+    start: &mut usize,
     tell: impl Fn(String),
 ) -> anyhow::Result<Vec<Timing>> {
     let prompts = match &args.prompt[..] {
@@ -134,7 +136,6 @@ pub fn time_rows(
     let mut kinds: Vec<Kind> = prompts.iter().map(|&n| Kind::Prefill(n)).collect();
     kinds.extend((args.r#gen > 0).then_some(Kind::Decode(args.r#gen)));
     let mut timings = Vec::new();
-    let mut start = 0;
     for kind in kinds {
         tell(format!(
             "Engram rows, {} of {} tokens",
@@ -146,8 +147,8 @@ pub fn time_rows(
         let mut seconds = 0.0;
         for _ in 0..args.reps {
             // Never the same twice: their rows would be in the cache.
-            let ids = tokens.get(start, kind.tokens());
-            start += kind.tokens();
+            let ids = tokens.get(*start, kind.tokens());
+            *start += kind.tokens();
             let took = fetch(store, &ids, kind)?;
             rates.push(ids.len() as f64 / took.max(1e-9));
             seconds += took;

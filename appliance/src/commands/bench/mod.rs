@@ -104,7 +104,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         let (store, tokenizer) = engram::open(&args.model, &args.engine.disk)?;
         let tokens = Tokens::new(args.text.as_deref(), &tokenizer)?;
         let bar = notes.spinner(String::new());
-        let timings = engram::time_rows(&args, &store, &tokens, |text| bar.set_message(text))?;
+        let tell = |text| bar.set_message(text);
+        let timings = engram::time_rows(&args, &store, &tokens, &mut 0, tell)?;
         bar.finish_and_clear();
         if args.json {
             print_json(&json!({
@@ -135,16 +136,19 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let tokens = Tokens::new(args.text.as_deref(), engine.tokenizer())?;
 
     let bar = notes.spinner(String::new());
+    let mut start = 0;
     let rows = match (args.engram, engine.engram()) {
         (None, _) => None,
         (Some(_), None) => bail!("{}: {}", args.model.display(), engram::NO_TABLES),
         (Some(_), Some(store)) => {
             let tell = |text| bar.set_message(text);
-            Some((store, engram::time_rows(&args, store, &tokens, tell)?))
+            Some((
+                store,
+                engram::time_rows(&args, store, &tokens, &mut start, tell)?,
+            ))
         }
     };
     let mut timings = Vec::new();
-    let mut start = 0;
     for (kind, depth) in cases {
         let mut rates = Vec::new();
         let mut usage = None;
