@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use v4_convert::recipe::engram_type;
+use v4_quant::GgmlType;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -10,6 +12,8 @@ Examples:
       experts as published (MXFP4), the rest Q8_0, BF16 and F32
   v4-convert DeepSeek-V4-Flash v4-flash-q2.gguf --recipe q2
       the smallest built-in recipe
+  v4-convert DeepSeek-V4.1-Flash v4.1-flash.gguf --engram mxfp4
+      Engram tables at half their size; by default they stay as published
   v4-convert DeepSeek-V4-Flash --dry-run
       what would be written, without reading any weight
   v4-convert v4-flash.gguf v4-flash-q4.gguf --recipe q4
@@ -35,11 +39,15 @@ first rule that matches a tensor decides; vectors and token tables stay as they 
   tensors = [\"output.weight\", \"token_embd.weight\"]
   type = \"q8_0\"
 
+Engram tables (blk.*.engram_embd.weight) stay as published, fp8, in every built-in
+recipe: they are read from disk row by row, so that a smaller type saves room on
+disk, but neither memory nor time. A rule or --engram gives them another type.
+
 A row that is no whole number of a type's blocks is written as MXFP4 (experts)
 or Q8_0 (other matrices) instead, which is told.
 ";
 
-/// Converts a published DeepSeek-V4 checkpoint to one GGUF file.
+/// Converts a published DeepSeek-V4 or V4.1 checkpoint to one GGUF file.
 #[derive(Debug, Parser)]
 #[command(
     name = "v4-convert",
@@ -78,7 +86,15 @@ pub struct ConvertArgs {
     /// What to do with the draft blocks of MTP and DSpark checkpoints; a file with
     /// drafts is for this project alone, other programs may refuse it
     #[arg(long, value_name = "drop|keep", default_value = "drop")]
-    pub drafts: DraftsArg,
+    pub drafts: KeepArg,
+    /// What to do with the vision tower of a V4.1 checkpoint; it is written as
+    /// v.* and mm.*, and not run yet
+    #[arg(long, value_name = "drop|keep", default_value = "drop")]
+    pub vision: KeepArg,
+    /// The type of Engram tables, whatever the recipe says: fp8 keeps the rows as
+    /// published [default: fp8, or the type that a GGUF file has]
+    #[arg(long, value_name = "q8_0|mxfp4|q4_k|fp8", value_parser = engram_type)]
+    pub engram: Option<GgmlType>,
     /// The model's name in the file
     #[arg(long, value_name = "TEXT")]
     pub name: Option<String>,
@@ -106,10 +122,10 @@ pub struct ConvertArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum DraftsArg {
+pub enum KeepArg {
     /// Leave them out
     Drop,
-    /// Write them as mtp.N.*
+    /// Write them
     Keep,
 }
 

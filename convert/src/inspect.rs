@@ -8,7 +8,10 @@ use serde_json::{Value as Json, json};
 use v4_quant::GgmlType;
 use v4_runtime::gguf::{GgufError, GgufFile, TensorInfo};
 
+mod engram;
+
 use crate::units::bytes;
+use engram::Engram;
 
 /// Array entries that the JSON form shows, unless all are asked for.
 const SHORT_ARRAY: usize = 1024;
@@ -87,6 +90,9 @@ fn as_json(file: &GgufFile, options: InspectOptions) -> Json {
         })
         .collect::<serde_json::Map<_, _>>()
         .into();
+    if let Some(engram) = Engram::of(file) {
+        report["engram"] = engram.as_json();
+    }
     if !options.no_metadata {
         let longest = (!options.full).then_some(SHORT_ARRAY);
         report["metadata"] = file
@@ -143,6 +149,9 @@ fn as_text(file: &GgufFile, options: InspectOptions, out: &mut dyn Write) -> io:
         for tensor in file.tensors() {
             write_tensor(tensor, out)?;
         }
+    }
+    if let Some(engram) = Engram::of(file) {
+        engram.as_text(out)?;
     }
     writeln!(out, "\ntotals")?;
     write_totals(totals(file.tensors()), out)

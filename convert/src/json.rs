@@ -8,11 +8,72 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// A JSON object with unique names, in the names' order.
 #[derive(Debug)]
 pub(crate) struct Unique<T>(pub BTreeMap<String, T>);
+
+/// A JSON value in which no object, at any depth, gives a name twice.
+/// The parser bounds the depth.
+#[derive(Debug)]
+pub(crate) struct UniqueValue(pub serde_json::Value);
+
+impl<'de> Deserialize<'de> for UniqueValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyVisitor;
+        impl<'de> Visitor<'de> for AnyVisitor {
+            type Value = serde_json::Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+                Ok(serde_json::Value::Null)
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut list = Vec::new();
+                while let Some(UniqueValue(value)) = seq.next_element()? {
+                    list.push(value);
+                }
+                Ok(list.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let visitor = UniqueVisitor {
+                    skip: None,
+                    value: PhantomData::<UniqueValue>,
+                };
+                let entries = visitor.visit_map(map)?.0.into_iter();
+                let object = entries.map(|(name, UniqueValue(value))| (name, value));
+                Ok(serde_json::Value::Object(object.collect()))
+            }
+        }
+        Ok(Self(deserializer.deserialize_any(AnyVisitor)?))
+    }
+}
 
 /// The name under which safetensors headers keep free text; it is no tensor.
 pub(crate) const HEADER_NOTES: &str = "__metadata__";
@@ -86,6 +147,25 @@ mod tests {
                 .to_string()
                 .contains("\"a\" is given twice")
         );
+    }
+
+    #[test]
+    fn values_are_checked_at_every_depth() {
+        let text = r#"{"a": [1, -2, 0.5, null, true, {"b": "x", "c": {}}]}"#;
+        let UniqueValue(value) = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            value,
+            serde_json::from_str::<serde_json::Value>(text).unwrap()
+        );
+        for text in [r#"{"a": {"b": 1, "b": 1}}"#, r#"[[{"b": 1, "b": 2}]]"#] {
+            let twice = serde_json::from_str::<UniqueValue>(text).unwrap_err();
+            assert!(
+                twice.to_string().contains("\"b\" is given twice"),
+                "{twice}"
+            );
+        }
+        let deep = "[".repeat(100_000);
+        assert!(serde_json::from_str::<UniqueValue>(&deep).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Converts DeepSeek-V4 checkpoints, as published, to one GGUF file.
+//! Converts DeepSeek-V4 and V4.1 checkpoints, as published, to one GGUF file.
 //!
 //! A conversion has two steps. [`plan::Plan::new`] reads the configuration, the
 //! index, every shard's header and the tokenizer, checks that they belong
@@ -14,6 +14,7 @@
 //! let options = plan::PlanOptions {
 //!     recipe: Recipe::load("native")?,
 //!     drafts: plan::Drafts::Drop,
+//!     vision: plan::Vision::Drop,
 //!     name: None,
 //! };
 //! let plan = plan::Plan::new(Path::new("DeepSeek-V4-Flash"), &options)?;

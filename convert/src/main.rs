@@ -13,12 +13,12 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use v4_convert::inspect::{InspectError, InspectOptions, inspect, write_tensor, write_totals};
-use v4_convert::plan::{Drafts, Plan, PlanOptions};
+use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::{self, Recipe};
 use v4_convert::units::bytes;
 use v4_convert::write::{Watch, WriteError, WriteOptions, write};
 
-use cli::{Cli, Command, ConvertArgs, DraftsArg, InspectArgs};
+use cli::{Cli, Command, ConvertArgs, InspectArgs, KeepArg};
 
 /// Exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -81,11 +81,19 @@ fn list_recipes() -> anyhow::Result<()> {
 }
 
 fn convert(args: &ConvertArgs) -> anyhow::Result<()> {
+    let recipe = Recipe::load(&args.recipe)?;
     let options = PlanOptions {
-        recipe: Recipe::load(&args.recipe)?,
+        recipe: match args.engram {
+            Some(ty) => recipe.with_engram(ty),
+            None => recipe,
+        },
         drafts: match args.drafts {
-            DraftsArg::Drop => Drafts::Drop,
-            DraftsArg::Keep => Drafts::Keep,
+            KeepArg::Drop => Drafts::Drop,
+            KeepArg::Keep => Drafts::Keep,
+        },
+        vision: match args.vision {
+            KeepArg::Drop => Vision::Drop,
+            KeepArg::Keep => Vision::Keep,
         },
         name: args.name.clone(),
     };
@@ -201,6 +209,13 @@ fn plan_as_text(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
             .map(|(ty, count, sum)| (ty, (count as u64, sum))),
         out,
     )?;
+    if let Some((count, sum, begin)) = plan.engram_tables() {
+        writeln!(
+            out,
+            "  of these {count} Engram tables with {}, from byte {begin} on",
+            bytes(sum)
+        )?;
+    }
     writeln!(
         out,
         "  {} tensors, {} ({} bytes)",
@@ -234,9 +249,13 @@ fn plan_as_json(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
             (ty.name().to_owned(), total)
         })
         .collect();
+    let engram = plan
+        .engram_tables()
+        .map(|(count, sum, begin)| json!({"tables": count, "bytes": sum, "offset": begin}));
     let report = json!({
         "file_bytes": plan.file_bytes,
         "totals": totals,
+        "engram": engram,
         "warnings": plan.warnings,
         "tensors": tensors,
     });

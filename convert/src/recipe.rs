@@ -105,6 +105,15 @@ pub fn engram_type(name: &str) -> Result<GgmlType, String> {
     }
 }
 
+/// A type's name, `fp8` for Engram rows as published.
+#[must_use]
+pub fn type_name(ty: GgmlType) -> &'static str {
+    match ty {
+        ENGRAM_FP8 => "fp8",
+        _ => ty.name(),
+    }
+}
+
 /// Types of a built-in recipe.
 #[derive(Debug, Clone, Copy)]
 struct Base {
@@ -424,10 +433,7 @@ impl Rule {
             patterns: matchers,
             layers: ranges,
             ty,
-            text: match ty {
-                ENGRAM_FP8 => format!("{text} = fp8"),
-                _ => format!("{text} = {ty}"),
-            },
+            text: format!("{text} = {}", type_name(ty)),
         })
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 
 use common::{convert, plan, program, scratch, stored, text, tiny};
-use v4_convert::plan::{Drafts, Plan, PlanOptions};
+use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
 use v4_convert::write::{Watch, WriteOptions, write};
 use v4_quant::{GgmlType, decode_row, fp4, fp8};
@@ -354,6 +354,7 @@ fn draft_blocks_are_dropped_or_kept() {
     let options = PlanOptions {
         recipe: Recipe::load("native").unwrap(),
         drafts: Drafts::Keep,
+        vision: Vision::Drop,
         name: None,
     };
     let kept = Plan::new(copy.path(), &options).unwrap();

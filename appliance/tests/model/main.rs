@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 use common::{failure, ok, run, run_with_input, stderr, stdout, v4_run};
 use serde_json::Value;
 use tempfile::TempDir;
-use v4_convert::plan::{Drafts, Plan, PlanOptions};
+use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
 use v4_convert::write::{Watch, WriteOptions, write};
 use v4_runtime::tokenizer::Tokenizer;
@@ -42,6 +42,7 @@ fn convert(checkpoint: &Path, recipe: &str) -> Converted {
     let options = PlanOptions {
         recipe: Recipe::load(recipe).unwrap(),
         drafts: Drafts::Drop,
+        vision: Vision::Drop,
         name: None,
     };
     let plan = Plan::new(checkpoint, &options).unwrap();

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::files::{ReadError, read_small};
-use crate::json::Unique;
+use crate::json::{Unique, UniqueValue};
 use fields::Fields;
-pub use v41::{Candidates, Engram, V41};
+pub use v41::{Candidates, Engram, V41, Vision};
 
 /// The largest `config.json` accepted.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -164,11 +164,15 @@ impl ModelConfig {
     /// # Errors
     /// As [`ModelConfig::read`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let Unique(map) = serde_json::from_str(text).map_err(|error| ConfigError::Json {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })?;
-        let root = Fields::root(path, map.into_iter().collect());
+        let Unique::<UniqueValue>(map) =
+            serde_json::from_str(text).map_err(|error| ConfigError::Json {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            })?;
+        let values = map
+            .into_iter()
+            .map(|(name, UniqueValue(value))| (name, value));
+        let root = Fields::root(path, values.collect());
         let family = root.family()?;
         let fields = match family {
             Family::V4 => root,

@@ -47,8 +47,25 @@ impl Engram {
     }
 }
 
+/// The vision tower.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)] // The names are those of config.json.
+pub struct Vision {
+    pub num_hidden_layers: u32,
+    pub hidden_size: u32,
+    pub num_attention_heads: u32,
+    pub intermediate_size: u32,
+    /// Pixels on each side of a patch.
+    pub patch_size: u32,
+    pub rope_theta: f32,
+    /// Patches on each side of what becomes one token.
+    pub downsample_ratio: u32,
+    pub max_image_tokens: u32,
+    pub min_pixels: u32,
+}
+
 /// What V4.1 has and V4 has not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)] // The names are those of config.json.
 pub struct V41 {
     /// Layers with a compressor; those that follow share its entries.
@@ -58,6 +75,7 @@ pub struct V41 {
     pub candidates: Candidates,
     pub engram: Engram,
     pub image_token_id: Option<u32>,
+    pub vision: Option<Vision>,
 }
 
 impl Fields<'_> {
@@ -85,6 +103,25 @@ impl Fields<'_> {
                 Some(_) => Some(self.int("image_token_id", 0, vocab_size - 1)?),
                 None => None,
             },
+            vision: match self.find("vision_config") {
+                Some(_) => Some(self.object("vision_config")?.vision()?),
+                None => None,
+            },
+        })
+    }
+
+    fn vision(&self) -> Result<Vision, ConfigError> {
+        self.exactly_if_given("model_type", &Value::from("deepseek_v41_vision"))?;
+        Ok(Vision {
+            num_hidden_layers: self.int("num_hidden_layers", 1, 1024)?,
+            hidden_size: self.int("hidden_size", 1, 1 << 17)?,
+            num_attention_heads: self.int("num_attention_heads", 1, 4096)?,
+            intermediate_size: self.int("intermediate_size", 1, 1 << 17)?,
+            patch_size: self.int("patch_size", 1, 1024)?,
+            rope_theta: self.positive("rope_theta")?,
+            downsample_ratio: self.int("downsample_ratio", 1, 64)?,
+            max_image_tokens: self.int("max_image_tokens", 1, 1 << 20)?,
+            min_pixels: self.int("min_pixels", 1, 1 << 30)?,
         })
     }
 

@@ -3,12 +3,13 @@
 
 mod drafts;
 mod v41;
+mod vision;
 
 use std::collections::BTreeSet;
 
 use v4_quant::GgmlType;
 
-use super::{Draft, Drafts, Plan, PlanError, PlanOptions, metadata, shorten};
+use super::{Draft, Drafts, Plan, PlanError, PlanOptions, Vision, metadata, shorten};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::config::ModelConfig;
 use crate::recipe::{Projection, Role};
@@ -23,7 +24,15 @@ pub(super) fn plan(checkpoint: Checkpoint, options: &PlanOptions) -> Result<Plan
     if options.drafts == Drafts::Keep {
         list.draft_blocks(draft_blocks);
     }
-    let (drafts, warnings) = list.finish(options.drafts)?;
+    let tower = checkpoint
+        .config
+        .v41
+        .as_ref()
+        .and_then(|v41| v41.vision.as_ref());
+    if let (Vision::Keep, Some(tower)) = (options.vision, tower) {
+        list.vision(tower);
+    }
+    let (drafts, warnings) = list.finish(options)?;
     let metadata = metadata::of_checkpoint(&checkpoint, &drafts, options, draft_blocks)?;
 
     let mut facts = blake3::Hasher::new();
@@ -437,7 +446,7 @@ impl<'a> Expected<'a> {
     }
 
     /// The list, or the first problem.
-    fn finish(mut self, drafts: Drafts) -> Result<(Vec<Draft>, Vec<String>), PlanError> {
+    fn finish(mut self, options: &PlanOptions) -> Result<(Vec<Draft>, Vec<String>), PlanError> {
         if !self.problems.is_empty() {
             let further = self.problems.len() - 1;
             let mut first = self.problems.swap_remove(0);
@@ -448,18 +457,33 @@ impl<'a> Expected<'a> {
             return Err(first);
         }
         let mut warnings = Vec::new();
-        let (dropped, unknown): (Vec<&str>, Vec<&str>) = self
-            .checkpoint
-            .tensors
-            .keys()
-            .map(String::as_str)
-            .filter(|name| !self.used.contains(*name))
-            .partition(|name| drafts == Drafts::Drop && name.starts_with("mtp."));
-        if !dropped.is_empty() {
-            warnings.push(format!(
-                "{} tensors of draft blocks are left out (`--drafts keep` keeps them)",
-                dropped.len()
-            ));
+        let rest = self.checkpoint.tensors.keys().map(String::as_str);
+        let rest = rest.filter(|name| !self.used.contains(*name));
+        let (drafts, rest): (Vec<&str>, Vec<&str>) =
+            rest.partition(|name| options.drafts == Drafts::Drop && name.starts_with("mtp."));
+        let has_tower = self
+            .config
+            .v41
+            .as_ref()
+            .is_some_and(|v41| v41.vision.is_some());
+        let (vision, unknown): (Vec<&str>, Vec<&str>) = rest.into_iter().partition(|name| {
+            options.vision == Vision::Drop && has_tower && vision::is_vision(name)
+        });
+        for (dropped, what, option) in [
+            (drafts, "draft blocks", "drafts"),
+            (vision, "the vision tower", "vision"),
+        ] {
+            if !dropped.is_empty() {
+                warnings.push(format!(
+                    "{} tensors of {what} are left out (`--{option} keep` keeps them)",
+                    dropped.len()
+                ));
+            }
+        }
+        if options.vision == Vision::Keep && !has_tower {
+            warnings.push(
+                "`--vision keep` keeps nothing, as config.json has no vision_config".to_owned(),
+            );
         }
         if !unknown.is_empty() {
             warnings.push(format!(

@@ -4,18 +4,83 @@
 use std::path::Path;
 
 use v4_runtime::engram::{Addressing, EngramConfig, LayerAddressing, TokenClasses};
-use v4_runtime::gguf::{Metadata, TensorInfo, Value};
+use v4_runtime::gguf::{GgufFile, Metadata, TensorInfo, Value};
+use v4_runtime::model::ModelConfig;
 use v4_runtime::tokenizer::Tokenizer;
 
 use super::{Draft, PlanError};
 use crate::config::Engram;
 use crate::recipe::{ENGRAM_FP8, Role};
+use crate::source::{ENGRAM_BLOCK, fp8_row_bytes};
 
-/// Key of the rows' encoding, present where they are stored as published.
-pub(super) const ENCODING: &str = "deepseek41.engram.encoding";
+/// Keys of the rows' encoding, present where they are stored as published: ours,
+/// and that of ds4's files.
+const ENCODING: [&str; 2] = ["deepseek41.engram.encoding", "engram.encoding"];
+
+/// The key and the encoding that a file states.
+pub(crate) fn stated_encoding(metadata: &Metadata) -> Option<(&'static str, &str)> {
+    let mut stated = ENCODING.into_iter();
+    stated.find_map(|key| Some((key, metadata.get_str(key).ok()?)))
+}
+
+/// Values per row of a table with rows of `row_bytes` bytes as published.
+///
+/// # Errors
+/// Why the bytes cannot be rows as published, and what to do.
+pub(crate) fn published_width(metadata: &Metadata, row_bytes: u64) -> Result<u64, String> {
+    let width = row_bytes / (ENGRAM_BLOCK + 1) * ENGRAM_BLOCK;
+    let expected = encoding(row_bytes);
+    let (key, stated) = match stated_encoding(metadata) {
+        Some((_, text)) if text == expected && fp8_row_bytes(width) == row_bytes && width > 0 => {
+            return Ok(width);
+        }
+        Some((key, text)) => {
+            let short: String = text.chars().take(60).collect();
+            (key, format!("{short:?}"))
+        }
+        None => (ENCODING[0], "not there".to_owned()),
+    };
+    Err(format!(
+        "type I8 with rows of {row_bytes} bytes, but {key} is {stated}; rows of codes and \
+         scales (e4m3_e8m0_32_row264) can be read, convert the checkpoint instead"
+    ))
+}
+
+/// Checks a GGUF file's constants against those that follow from its tokenizer
+/// and the rest of its metadata.
+///
+/// # Errors
+/// [`PlanError`] naming the file and the first constant that differs.
+pub(super) fn verify(file: &GgufFile) -> Result<(), PlanError> {
+    let config = ModelConfig::from_gguf(file).map_err(PlanError::Model)?;
+    let Some(engram) = config.engram else {
+        return Ok(());
+    };
+    let fail = |reason: String| PlanError::Constants {
+        path: file.path().to_owned(),
+        reason,
+    };
+    let tokenizer = Tokenizer::from_gguf(file.metadata()).map_err(|e| fail(e.to_string()))?;
+    let addressing = engram
+        .addressing(&tokenizer)
+        .map_err(|e| fail(e.to_string()))?;
+    for layer in addressing.layers() {
+        let name = format!("blk.{}.engram_embd.weight", layer.layer());
+        let Some(rows) = file.tensor(&name).map(TensorInfo::rows) else {
+            return Err(fail(format!("tensor {name:?} is missing")));
+        };
+        if rows != layer.rows() {
+            return Err(fail(format!(
+                "tensor {name:?} has {rows} rows, {} follow from the primes",
+                layer.rows()
+            )));
+        }
+    }
+    Ok(())
+}
 
 /// The encoding's name for rows of `row_bytes` bytes.
-pub(super) fn encoding(row_bytes: u64) -> String {
+fn encoding(row_bytes: u64) -> String {
     format!("e4m3_e8m0_32_row{row_bytes}")
 }
 
@@ -115,10 +180,15 @@ pub(super) fn describe_rows<'a>(
     metadata: &mut Metadata,
     tensors: impl Iterator<Item = (&'a Draft, &'a TensorInfo)>,
 ) {
-    metadata.remove(ENCODING);
-    for (draft, info) in tensors {
-        if draft.role == Role::Engram && info.ty == ENGRAM_FP8 {
-            metadata.insert(ENCODING, encoding(info.row_bytes()).as_str());
+    let key = stated_encoding(metadata).map_or(ENCODING[0], |(key, _)| key);
+    let mut as_published =
+        tensors.filter(|(draft, info)| draft.role == Role::Engram && info.ty == ENGRAM_FP8);
+    match as_published.next() {
+        Some((_, info)) => {
+            metadata.insert(key, encoding(info.row_bytes()).as_str());
+        }
+        None => {
+            metadata.remove(key);
         }
     }
 }

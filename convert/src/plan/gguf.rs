@@ -3,12 +3,20 @@
 use std::path::Path;
 
 use v4_quant::GgmlType;
-use v4_runtime::gguf::{GgufFile, Optional as _, TensorInfo};
+use v4_runtime::gguf::{GgufFile, TensorInfo};
 
 use super::{Draft, Plan, PlanError, PlanOptions, engram};
 use crate::files::InputFile;
 use crate::recipe::{ENGRAM_FP8, Projection, Role};
-use crate::source::{ENGRAM_BLOCK, Part, Source, fp8_row_bytes};
+use crate::source::{Part, Source};
+
+/// Weights of Engram gates, under our names and ds4's.
+const GATES: [&str; 4] = [
+    "engram_q.weight",
+    "engram_k.weight",
+    "engram_q_norm.weight",
+    "engram_k_norm.weight",
+];
 
 /// Plans writing a GGUF file anew: same metadata, tensors and order, with the
 /// types that the recipe asks for. Tensors that keep their type are copied.
@@ -20,6 +28,9 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
             path: path.to_owned(),
             found: architecture.chars().take(60).collect(),
         });
+    }
+    if architecture == "deepseek41" {
+        engram::verify(&file)?;
     }
     let input = InputFile::open(path)?;
     let drafts = file.tensors().iter();
@@ -57,7 +68,14 @@ fn draft(file: &GgufFile, info: &TensorInfo) -> Result<Draft, PlanError> {
     };
     let mut dims = info.dims.clone();
     let source = if role == Role::Engram && info.ty == ENGRAM_FP8 {
-        let width = published_width(file, info)?;
+        let width =
+            engram::published_width(file.metadata(), info.row_bytes()).map_err(|reason| {
+                PlanError::EngramRows {
+                    path: file.path().to_owned(),
+                    tensor: info.name.clone(),
+                    reason,
+                }
+            })?;
         dims[0] = width;
         Source::PackedFp8Rows { part, width }
     } else {
@@ -72,29 +90,6 @@ fn draft(file: &GgufFile, info: &TensorInfo) -> Result<Draft, PlanError> {
     })
 }
 
-/// Values per row of a table whose rows are stored as published.
-fn published_width(file: &GgufFile, info: &TensorInfo) -> Result<u64, PlanError> {
-    let row_bytes = info.row_bytes();
-    let width = row_bytes / (ENGRAM_BLOCK + 1) * ENGRAM_BLOCK;
-    let expected = engram::encoding(row_bytes);
-    let stated = file.metadata().get_str(engram::ENCODING).optional()?;
-    if fp8_row_bytes(width) == row_bytes && width > 0 && stated == Some(expected.as_str()) {
-        return Ok(width);
-    }
-    let stated = match stated {
-        Some(text) => format!("{:?}", text.chars().take(60).collect::<String>()),
-        None => "not there".to_owned(),
-    };
-    Err(PlanError::EngramRows {
-        path: file.path().to_owned(),
-        tensor: info.name.clone(),
-        reason: format!(
-            "rows of {row_bytes} bytes, but {} is {stated}; only e4m3_e8m0_32_row{row_bytes} can be read, convert the checkpoint instead",
-            engram::ENCODING
-        ),
-    })
-}
-
 /// What a tensor is, by its name and shape.
 fn role(name: &str, ty: GgmlType, dims: usize) -> Role {
     if ty == GgmlType::I32 {
@@ -105,7 +100,7 @@ fn role(name: &str, ty: GgmlType, dims: usize) -> Role {
         .and_then(|name| name.split_once('.'));
     let part = part.map_or(name, |(_, part)| part);
     // The gates' weights have two dimensions, but are F32 as norm weights are.
-    if dims < 2 || matches!(part, "engram_q.weight" | "engram_k.weight") {
+    if dims < 2 || GATES.contains(&part) {
         return Role::Vector;
     }
     if part == "engram_embd.weight" {

@@ -8,12 +8,12 @@ use v4_quant::GgmlType;
 use v4_runtime::gguf::{Array, Metadata, PAGE_ALIGNMENT, Strings, TensorInfo, Value};
 use v4_runtime::tokenizer::{SpecialIds, Tokenizer, TokenizerError};
 
-use super::{Draft, Drafts, PlanError, PlanOptions, engram};
+use super::{Draft, Drafts, PlanError, PlanOptions, Vision, engram};
 use crate::checkpoint::Checkpoint;
-use crate::config::{ModelConfig, V41};
+use crate::config::{self, ModelConfig, V41};
 use crate::files::{ReadError, read_small};
 use crate::json::Unique;
-use crate::recipe::{ENGRAM_FP8, Recipe, Role};
+use crate::recipe::{ENGRAM_FP8, Recipe, Role, type_name};
 
 /// sqrt(softplus(x)), the only gating function of the family.
 const GATING_SQRT_SOFTPLUS: u32 = 4;
@@ -57,6 +57,10 @@ pub(super) fn of_checkpoint(
     }
     if options.drafts == Drafts::Keep && draft_blocks > 0 {
         draft_facts(&mut metadata, config, draft_blocks);
+    }
+    let tower = config.v41.as_ref().and_then(|v41| v41.vision.as_ref());
+    if let (Vision::Keep, Some(tower)) = (options.vision, tower) {
+        vision_facts(&mut metadata, tower);
     }
     Ok(metadata)
 }
@@ -171,6 +175,21 @@ fn draft_facts(metadata: &mut Metadata, config: &ModelConfig, blocks: u32) {
     }
 }
 
+fn vision_facts(metadata: &mut Metadata, tower: &config::Vision) {
+    let mut put = |key: &str, value: Value| {
+        metadata.insert(format!("v4.vision.{key}"), value);
+    };
+    put("block_count", tower.num_hidden_layers.into());
+    put("embedding_length", tower.hidden_size.into());
+    put("feed_forward_length", tower.intermediate_size.into());
+    put("attention.head_count", tower.num_attention_heads.into());
+    put("rope.freq_base", tower.rope_theta.into());
+    put("patch_size", tower.patch_size.into());
+    put("downsample_ratio", tower.downsample_ratio.into());
+    put("max_image_tokens", tower.max_image_tokens.into());
+    put("min_pixels", tower.min_pixels.into());
+}
+
 /// Parameters of the main model: all, those that one token uses, and those in
 /// Engram tables, of which it uses a few rows.
 struct Parameters {
@@ -183,7 +202,8 @@ impl Parameters {
     fn count(config: &ModelConfig, drafts: &[Draft]) -> Self {
         let (mut total, mut active, mut engram) = (0u64, 0u64, 0u64);
         for draft in drafts {
-            if draft.role == Role::Table || draft.name.starts_with("mtp.") {
+            let other = ["mtp.", "v.", "mm."];
+            if draft.role == Role::Table || other.iter().any(|part| draft.name.starts_with(part)) {
                 continue;
             }
             // Bounded by the checkpoint's bytes, which have been counted.
@@ -308,6 +328,10 @@ pub(super) fn describe_output(metadata: &mut Metadata, recipe: &Recipe, infos: &
     metadata.insert("v4.recipe", recipe.name());
     metadata.insert("v4.recipe.base", recipe.base());
     metadata.remove("v4.recipe.rules");
+    metadata.remove("v4.recipe.engram");
+    if let Some(ty) = recipe.engram() {
+        metadata.insert("v4.recipe.engram", type_name(ty));
+    }
     if recipe.rules().len() > 0 {
         let rules: Strings = recipe.rules().collect();
         metadata.insert("v4.recipe.rules", Array::String(rules));

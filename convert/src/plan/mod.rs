@@ -2,7 +2,7 @@
 //! source, and the whole header, before any weight is read.
 
 mod checkpoint;
-mod engram;
+pub(crate) mod engram;
 mod gguf;
 mod metadata;
 
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use v4_quant::GgmlType;
+use v4_runtime::EngineError;
 use v4_runtime::engram::EngramError;
 use v4_runtime::gguf::{
     GgufError, Metadata, PAGE_ALIGNMENT, TensorInfo, data_bytes, encode_header, layout_offsets,
@@ -18,7 +19,7 @@ use v4_runtime::tokenizer::TokenizerError;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::files::{InputFile, ReadError};
-use crate::recipe::{Choice, ENGRAM_FP8, Projection, Recipe, Role};
+use crate::recipe::{Choice, ENGRAM_FP8, Projection, Recipe, Role, type_name};
 use crate::source::{Source, fp8_row_bytes};
 
 /// The longest row accepted, in values. The widest in the family, the mixing
@@ -111,6 +112,17 @@ pub enum PlanError {
         /// Why.
         source: EngramError,
     },
+    /// A V4.1 GGUF file's metadata describe no model.
+    #[error(transparent)]
+    Model(EngineError),
+    /// A GGUF file's Engram constants or tables do not belong together.
+    #[error("{}: {reason}; convert the checkpoint again", path.display())]
+    Constants {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
     /// Engram tables of a GGUF file are stored in an unknown way.
     #[error("{}: tensor {tensor:?}: {reason}", path.display())]
     EngramRows {
@@ -129,7 +141,7 @@ pub enum PlanError {
         /// The stored form.
         from: &'static str,
         /// The type asked for.
-        to: GgmlType,
+        to: &'static str,
         /// What to do.
         remedy: &'static str,
     },
@@ -178,6 +190,17 @@ pub enum Drafts {
     Keep,
 }
 
+/// What to do with the vision tower of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Vision {
+    /// Leave it out.
+    #[default]
+    Drop,
+    /// Write it under llama.cpp's names, `v.…` and `mm.…`, in the same file;
+    /// nothing runs it yet.
+    Keep,
+}
+
 /// Choices of whoever converts.
 #[derive(Debug, Clone)]
 pub struct PlanOptions {
@@ -185,6 +208,8 @@ pub struct PlanOptions {
     pub recipe: Recipe,
     /// What to do with draft blocks.
     pub drafts: Drafts,
+    /// What to do with the vision tower.
+    pub vision: Vision,
     /// The model's name in the file (`general.name`).
     pub name: Option<String>,
 }
@@ -208,6 +233,8 @@ pub struct Output {
     pub info: TensorInfo,
     /// The type that the recipe asked for, where its rows do not fit it.
     pub instead_of: Option<GgmlType>,
+    /// Whether it is an Engram table.
+    pub is_engram: bool,
     /// Where the values come from.
     pub source: Source,
 }
@@ -265,6 +292,16 @@ impl Plan {
         totals
     }
 
+    /// Engram tables: their number, their bytes, and where in the file they begin.
+    #[must_use]
+    pub fn engram_tables(&self) -> Option<(usize, u64, u64)> {
+        let tables = self.outputs.iter().filter(|output| output.is_engram);
+        let first = tables.clone().next()?;
+        let bytes = tables.clone().map(|output| output.info.bytes).sum();
+        let begin = self.header.len() as u64 + first.info.offset;
+        Some((tables.count(), bytes, begin))
+    }
+
     /// Chooses types, lays the file out and makes its header.
     fn build(
         inputs: Vec<InputFile>,
@@ -312,6 +349,7 @@ impl Plan {
             .map(|((info, draft), choice)| Output {
                 info,
                 instead_of: choice.instead_of,
+                is_engram: draft.role == Role::Engram,
                 source: draft.source,
             })
             .collect();
@@ -341,7 +379,7 @@ fn choose(recipe: &Recipe, draft: &Draft) -> Result<Choice, PlanError> {
     let cannot = |remedy| PlanError::CannotConvert {
         tensor: draft.name.clone(),
         from: draft.source.form(),
-        to: choice.ty,
+        to: type_name(choice.ty),
         remedy,
     };
     match draft.source {
@@ -349,7 +387,7 @@ fn choose(recipe: &Recipe, draft: &Draft) -> Result<Choice, PlanError> {
             Ok(choice)
         }
         _ if choice.ty == ENGRAM_FP8 => Err(cannot(
-            "fp8 keeps Engram rows as published and nothing else; choose another type in the recipe",
+            "fp8 keeps Engram rows as published and is for nothing else; choose another type",
         )),
         Source::Ids { .. } if choice.ty == GgmlType::I32 => Ok(choice),
         Source::Ids { .. } => Err(cannot("token tables are I32")),
@@ -405,8 +443,9 @@ fn warn(recipe: &Recipe, drafts: &[Draft], choices: &[Choice], warnings: &mut Ve
     }
     for ((asked, ty), names) in substitutes {
         warnings.push(format!(
-            "{} tensors are {ty} instead of {asked}, whose blocks of {} values their rows do not fill: {}",
+            "{} tensors are {} instead of {asked}, whose blocks of {} values their rows do not fill: {}",
             names.len(),
+            type_name(ty),
             asked.block_values(),
             shorten(&names),
         ));
@@ -430,6 +469,9 @@ fn warn(recipe: &Recipe, drafts: &[Draft], choices: &[Choice], warnings: &mut Ve
             twice.len(),
             shorten(&twice)
         ));
+    }
+    if recipe.engram().is_some() && !drafts.iter().any(|draft| draft.role == Role::Engram) {
+        warnings.push("`--engram` decides nothing, as the model has no Engram tables".to_owned());
     }
     for (number, text) in recipe.rules().enumerate() {
         if !choices.iter().any(|choice| choice.rule == Some(number)) {

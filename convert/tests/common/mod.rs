@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use v4_convert::plan::{Drafts, Plan, PlanOptions};
+use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
 use v4_convert::write::{Watch, WriteOptions, write};
 
@@ -35,6 +35,7 @@ pub fn options(recipe: &str) -> PlanOptions {
     PlanOptions {
         recipe: Recipe::load(recipe).unwrap(),
         drafts: Drafts::Drop,
+        vision: Vision::Drop,
         name: None,
     }
 }
