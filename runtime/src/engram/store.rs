@@ -1,5 +1,6 @@
 //! The Engram tables of an open model, and how their rows are got.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -347,33 +348,52 @@ impl EngramStore {
                 ),
             })?;
         let per_piece = (PIECE / row_bytes).max(1) as u64;
-        let mut row = 0;
-        while row < on_disk.rows() {
-            let rows = per_piece.min(on_disk.rows() - row);
-            let old = all.len();
-            all.resize(old + rows as usize * row_bytes, 0);
-            self.load_rows(table, row, &mut all[old..])?;
-            row += rows;
+        let mut buffer = None;
+        for first in (0..on_disk.rows()).step_by(per_piece as usize) {
+            let rows = per_piece.min(on_disk.rows() - first);
+            buffer = Some(self.load_rows(table, first..first + rows, &mut all, buffer)?);
         }
         Ok(all)
     }
 
-    /// Reads the rows from `first` on with one read, or one by one if that fails.
-    fn load_rows(&self, table: usize, first: u64, out: &mut [u8]) -> Result<(), EngineError> {
+    /// Appends rows, got with one read or one by one if that fails. Takes a
+    /// buffer of the piece before, and gives it back.
+    fn load_rows(
+        &self,
+        table: usize,
+        rows: Range<u64>,
+        all: &mut Vec<u8>,
+        buffer: Option<AlignedBuffer>,
+    ) -> Result<AlignedBuffer, EngineError> {
         let on_disk = &self.shared.tables[table];
-        if let Source::Disk(reader) = &self.source {
-            let start = on_disk.row_position(first);
-            let extent = Extent::new(start, start + out.len() as u64, self.shared.unit);
-            let mut request = self.shared.request(&extent, 0);
-            if reader.read_now(&mut request).is_ok() {
-                let start = (start - extent.offset) as usize;
-                out.copy_from_slice(&request.buffer[start..][..out.len()]);
-                return Ok(());
+        let row_bytes = on_disk.row_bytes();
+        let start = on_disk.row_position(rows.start);
+        let len = (rows.end - rows.start) as usize * row_bytes;
+        let extent = Extent::new(start, start + len as u64, self.shared.unit);
+        let mut request = match buffer.filter(|buffer| buffer.len() >= extent.len) {
+            Some(buffer) => Request {
+                offset: extent.offset,
+                len: extent.len,
+                need: extent.need,
+                tag: 0,
+                buffer,
+            },
+            None => self.shared.request(&extent, 0),
+        };
+        let read = match &self.source {
+            Source::Disk(reader) => reader.read_now(&mut request).is_ok(),
+            Source::Memory(_) => false,
+        };
+        if read {
+            let start = (start - extent.offset) as usize;
+            all.extend_from_slice(&request.buffer[start..start + len]);
+        } else {
+            let mut bytes = vec![0; row_bytes];
+            for row in rows {
+                self.read_row(table, row, &mut bytes)?;
+                all.extend_from_slice(&bytes);
             }
         }
-        let each = out.chunks_exact_mut(on_disk.row_bytes());
-        (first..)
-            .zip(each)
-            .try_for_each(|(row, out)| self.read_row(table, row, out))
+        Ok(request.buffer)
     }
 }
