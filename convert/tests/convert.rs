@@ -4,7 +4,9 @@ mod common;
 
 use std::fs;
 
-use common::{convert, plan, program, scratch, stored, text, tiny};
+use common::{
+    convert, data, decoded, header, plan, program, same_bits, scratch, stored, text, tiny,
+};
 use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
 use v4_convert::write::{Watch, WriteOptions, write};
@@ -15,28 +17,6 @@ use v4_runtime::tokenizer::{Marks, Tokenizer};
 #[path = "../../tests/src/shared.rs"]
 mod shared;
 use shared::shared;
-
-fn header(bytes: &[u8]) -> Header {
-    parse_header(bytes, bytes.len() as u64).unwrap()
-}
-
-fn data<'a>(bytes: &'a [u8], header: &Header, info: &TensorInfo) -> &'a [u8] {
-    &bytes[(header.data_offset + info.offset) as usize..][..info.bytes as usize]
-}
-
-fn decoded(bytes: &[u8], header: &Header, name: &str) -> (GgmlType, Vec<f32>) {
-    let info = header.tensors.iter().find(|t| t.name == name).unwrap();
-    let mut values = vec![0.0; info.values() as usize];
-    let rows = data(bytes, header, info).chunks_exact(info.row_bytes() as usize);
-    for (row, values) in rows.zip(values.chunks_exact_mut(info.dims[0] as usize)) {
-        decode_row(info.ty, row, values).unwrap();
-    }
-    (info.ty, values)
-}
-
-fn same_bits(a: &[f32], b: &[f32]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
-}
 
 fn fp8_values(name: &str) -> Vec<f32> {
     let stored = stored();
@@ -376,15 +356,9 @@ fn draft_blocks_are_dropped_or_kept() {
 
 /// Adds an MTP block whose tensors are those of layer 3 without its compressor.
 fn add_mtp_block(copy: &common::Copy) {
-    let path = copy.file("model-mtp.safetensors");
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    let mut shard = common::Shard::default();
     let mut add = |name: String, dtype: &str, shape: &[usize], bytes: &[u8]| {
-        let entry = serde_json::json!({
-            "dtype": dtype, "shape": shape,
-            "data_offsets": [data.len(), data.len() + bytes.len()],
-        });
-        data.extend_from_slice(bytes);
-        header.insert(name, entry);
+        shard.add(&name, dtype, shape, bytes);
     };
     for (name, (dtype, shape, bytes)) in stored() {
         if let Some(rest) = name.strip_prefix("layers.3.")
@@ -413,14 +387,7 @@ fn add_mtp_block(copy: &common::Copy) {
             &[127; 4],
         );
     }
-    let json = serde_json::to_vec(&header).unwrap();
-    common::write_shard(&path, &json, &data);
-    copy.edit_json("model.safetensors.index.json", |index| {
-        let map = index["weight_map"].as_object_mut().unwrap();
-        for name in header.keys() {
-            map.insert(name.clone(), "model-mtp.safetensors".into());
-        }
-    });
+    shard.write(copy, "model-mtp.safetensors");
 }
 
 #[test]

@@ -11,9 +11,15 @@ use serde_json::Value;
 use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
 use v4_convert::write::{Watch, WriteOptions, write};
+use v4_quant::{GgmlType, decode_row};
+use v4_runtime::gguf::{Header, TensorInfo, parse_header};
 
 pub fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-v4")
+}
+
+pub fn tiny41() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-v41")
 }
 
 pub fn scratch() -> tempfile::TempDir {
@@ -46,9 +52,13 @@ pub fn plan(input: &Path, recipe: &str) -> Plan {
 
 /// Converts with one thread and gives the bytes.
 pub fn convert(input: &Path, recipe: &str) -> Vec<u8> {
+    convert_with(input, &options(recipe))
+}
+
+pub fn convert_with(input: &Path, options: &PlanOptions) -> Vec<u8> {
     let dir = scratch();
     let out = dir.path().join("out.gguf");
-    let plan = plan(input, recipe);
+    let plan = Plan::new(input, options).unwrap_or_else(|error| panic!("{error}"));
     let options = WriteOptions {
         threads: Some(1),
         ..WriteOptions::default()
@@ -57,15 +67,19 @@ pub fn convert(input: &Path, recipe: &str) -> Vec<u8> {
     fs::read(out).unwrap()
 }
 
-/// A copy of the tiny checkpoint that may be changed.
+/// A copy of a tiny checkpoint that may be changed.
 pub struct Copy {
     dir: tempfile::TempDir,
 }
 
 impl Copy {
     pub fn new() -> Self {
+        Self::of(&tiny())
+    }
+
+    pub fn of(checkpoint: &Path) -> Self {
         let dir = scratch();
-        for entry in fs::read_dir(tiny()).unwrap() {
+        for entry in fs::read_dir(checkpoint).unwrap() {
             let entry = entry.unwrap();
             if entry.file_name() != "golden.safetensors" {
                 fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
@@ -128,10 +142,18 @@ pub fn split_shard(bytes: &[u8]) -> (Value, Vec<u8>) {
     (header, bytes[8 + length..].to_vec())
 }
 
-/// All tensors of the tiny checkpoint: dtype, shape and bytes.
-pub fn stored() -> BTreeMap<String, (String, Vec<usize>, Vec<u8>)> {
+/// All tensors of the tiny V4 checkpoint.
+pub fn stored() -> BTreeMap<String, Stored> {
+    stored_in(&tiny())
+}
+
+/// Dtype, shape and bytes.
+pub type Stored = (String, Vec<usize>, Vec<u8>);
+
+/// All tensors of a tiny checkpoint.
+pub fn stored_in(checkpoint: &Path) -> BTreeMap<String, Stored> {
     let mut tensors = BTreeMap::new();
-    for entry in fs::read_dir(tiny()).unwrap() {
+    for entry in fs::read_dir(checkpoint).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         if !name.starts_with("model-") {
@@ -156,4 +178,54 @@ pub fn stored() -> BTreeMap<String, (String, Vec<usize>, Vec<u8>)> {
         }
     }
     tensors
+}
+
+pub fn header(bytes: &[u8]) -> Header {
+    parse_header(bytes, bytes.len() as u64).unwrap()
+}
+
+pub fn data<'a>(bytes: &'a [u8], header: &Header, info: &TensorInfo) -> &'a [u8] {
+    &bytes[(header.data_offset + info.offset) as usize..][..info.bytes as usize]
+}
+
+pub fn decoded(bytes: &[u8], header: &Header, name: &str) -> (GgmlType, Vec<f32>) {
+    let info = header.tensors.iter().find(|t| t.name == name).unwrap();
+    let mut values = vec![0.0; info.values() as usize];
+    let rows = data(bytes, header, info).chunks_exact(info.row_bytes() as usize);
+    for (row, values) in rows.zip(values.chunks_exact_mut(info.dims[0] as usize)) {
+        decode_row(info.ty, row, values).unwrap();
+    }
+    (info.ty, values)
+}
+
+pub fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// Tensors to be added to a copy of a checkpoint, in a shard of their own.
+#[derive(Default)]
+pub struct Shard {
+    header: serde_json::Map<String, Value>,
+    data: Vec<u8>,
+}
+
+impl Shard {
+    pub fn add(&mut self, name: &str, dtype: &str, shape: &[usize], bytes: &[u8]) {
+        let entry = serde_json::json!({
+            "dtype": dtype, "shape": shape,
+            "data_offsets": [self.data.len(), self.data.len() + bytes.len()],
+        });
+        self.data.extend_from_slice(bytes);
+        self.header.insert(name.to_owned(), entry);
+    }
+
+    pub fn write(self, copy: &Copy, file: &str) {
+        copy.edit_json("model.safetensors.index.json", |index| {
+            for name in self.header.keys() {
+                index["weight_map"][name] = file.into();
+            }
+        });
+        let json = serde_json::to_vec(&self.header).unwrap();
+        write_shard(&copy.file(file), &json, &self.data);
+    }
 }
