@@ -2,8 +2,8 @@
 //! memory cannot give, since page faults come one after the other (design
 //! contract 5).
 //!
-//! Who wants data hands a [`Job`] to a [`Reader`]. The reader asks it for one
-//! [`Request`] after the other, as many as may be in flight, and gives each
+//! Who wants data hands a job to a reader. The reader asks it for one
+//! request after the other, as many as may be in flight, and gives each
 //! back with its buffer filled or with the reason why not. So a job of a hundred
 //! thousand reads takes no more buffers than are in flight.
 

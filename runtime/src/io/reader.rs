@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -60,6 +61,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Nothing done yet, nothing to do. `event` is for a thread that waits in the
+    /// kernel.
+    pub fn new(file: ReadFile, event: Option<OwnedFd>, hook: Option<Arc<dyn ReadHook>>) -> Self {
+        Self {
+            file,
+            queue: Queue::new(event),
+            counters: Counters::default(),
+            hook,
+        }
+    }
+
     /// Counts an answer of the system, and lets the hook see it.
     pub fn answered(
         &self,
@@ -102,24 +114,15 @@ impl Reader {
     /// The system's, if `io_uring` was asked for and is refused, or if not even
     /// one thread can be started.
     pub fn start(
-        file: ReadFile,
+        mut file: ReadFile,
         mode: ReadMode,
         in_flight: usize,
         hook: Option<Arc<dyn ReadHook>>,
     ) -> io::Result<Self> {
         let in_flight = in_flight.clamp(1, MAX_IN_FLIGHT);
-        let shared = |file, event| {
-            Arc::new(Shared {
-                file,
-                queue: Queue::new(event),
-                counters: Counters::default(),
-                hook: hook.clone(),
-            })
-        };
-        let mut file = file;
         if mode != ReadMode::Threads {
             let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            let with_event = shared(file, Some(event));
+            let with_event = Arc::new(Shared::new(file, Some(event), hook.clone()));
             match uring::start(&with_event, in_flight) {
                 Ok(thread) => {
                     return Ok(Self {
@@ -133,7 +136,7 @@ impl Reader {
                 Err(error) => file = Arc::into_inner(with_event).ok_or(error)?.file,
             }
         }
-        let shared = shared(file, None);
+        let shared = Arc::new(Shared::new(file, None, hook));
         Ok(Self {
             threads: threads::start(&shared, in_flight)?,
             shared,

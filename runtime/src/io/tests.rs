@@ -174,6 +174,18 @@ fn every_reader_reads_each_piece_once() {
     }
 }
 
+/// What becomes of the file where no ring is allowed.
+#[test]
+fn a_ring_that_is_refused_leaves_nothing_behind() {
+    let file = file(1);
+    let opened = ReadFile::reopen(file.as_file(), file.path(), false).unwrap();
+    let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+    let shared = Arc::new(reader::Shared::new(opened, Some(event), None));
+    // More than the kernel gives anyone.
+    assert!(uring::start(&shared, 1 << 20).is_err());
+    assert!(Arc::into_inner(shared).is_some());
+}
+
 #[test]
 fn many_reads_are_in_flight_at_once() {
     let file = file(200);
