@@ -14,7 +14,7 @@ use v4_runtime::tokenizer::Tokenizer;
 
 use super::tokens::Tokens;
 use super::{Kind, Timing};
-use crate::cli::{BenchArgs, DiskArgs};
+use crate::cli::BenchArgs;
 use crate::{model, options};
 
 /// Prompt lengths where none are named, in tokens.
@@ -100,21 +100,23 @@ impl Usage {
     }
 }
 
-/// Opens the tables of a model without the model.
-pub fn open(path: &Path, disk: &DiskArgs) -> anyhow::Result<(Arc<EngramStore>, Tokenizer)> {
+/// Opens the tables of a model without the model, and what says which tokens.
+pub fn open(args: &BenchArgs) -> anyhow::Result<(Arc<EngramStore>, Tokens)> {
+    let path: &Path = &args.model;
     model::check_is_file(path)?;
     let file = Arc::new(GgufFile::open(path)?);
     let config = ModelConfig::from_gguf(&file)?;
-    let Some(engram) = config.engram else {
+    let Some(engram) = &config.engram else {
         bail!("{}: {NO_TABLES}", path.display());
     };
     let named = |e: &dyn std::fmt::Display| anyhow::anyhow!("{}: {e}", path.display());
     let tokenizer = Tokenizer::from_gguf(file.metadata()).map_err(|e| named(&e))?;
     let addressing = engram.addressing(&tokenizer).map_err(|e| named(&e))?;
     let encoding = engram.encoding.as_deref();
-    let options = options::engram(disk);
+    let options = options::engram(&args.engine.disk);
     let store = EngramStore::open(&file, addressing, engram.width, encoding, &options)?;
-    Ok((store, tokenizer))
+    let tokens = Tokens::new(args.text.as_deref(), &tokenizer, &config)?;
+    Ok((store, tokens))
 }
 
 /// What is wrong with a model that cannot be asked for rows.

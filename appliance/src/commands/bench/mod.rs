@@ -101,8 +101,7 @@ const PROMPTS: [usize; 1] = [512];
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
     if args.engram == Some(EngramBench::Rows) {
-        let (store, tokenizer) = engram::open(&args.model, &args.engine.disk)?;
-        let tokens = Tokens::new(args.text.as_deref(), &tokenizer)?;
+        let (store, tokens) = engram::open(&args)?;
         let bar = notes.spinner(String::new());
         let tell = |text| bar.set_message(text);
         let timings = engram::time_rows(&args, &store, &tokens, &mut 0, tell)?;
@@ -133,7 +132,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let mut session = model::session(&engine, context, args.engine.chunk)?;
-    let tokens = Tokens::new(args.text.as_deref(), engine.tokenizer())?;
+    let tokens = Tokens::new(args.text.as_deref(), engine.tokenizer(), engine.config())?;
 
     let bar = notes.spinner(String::new());
     let mut start = 0;

@@ -3,23 +3,36 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use v4_runtime::model::ModelConfig;
 use v4_runtime::tokenizer::{Marks, Tokenizer};
 
 /// Where tokens come from.
 #[derive(Debug)]
 pub enum Tokens {
-    /// Spread over a vocabulary of so many, so that routing meets many experts
-    /// and n-grams many rows; the same ones at the same places.
-    Random(usize),
+    /// Spread over a vocabulary, so that routing meets many experts and n-grams
+    /// many rows; the same ones at the same places.
+    Random {
+        /// Number of ids.
+        vocab: usize,
+        /// An id that stands for no text.
+        image: Option<u32>,
+    },
     /// A text, read again from its start when it ends.
     Text(Vec<u32>),
 }
 
 impl Tokens {
     /// Those of the file, or random ones.
-    pub fn new(text: Option<&Path>, tokenizer: &Tokenizer) -> anyhow::Result<Self> {
+    pub fn new(
+        text: Option<&Path>,
+        tokenizer: &Tokenizer,
+        config: &ModelConfig,
+    ) -> anyhow::Result<Self> {
         let Some(path) = text else {
-            return Ok(Self::Random(tokenizer.vocab_size()));
+            return Ok(Self::Random {
+                vocab: tokenizer.vocab_size(),
+                image: config.image_token,
+            });
         };
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let ids = tokenizer.encode(&text, Marks::Plain)?;
@@ -32,7 +45,10 @@ impl Tokens {
     /// Tokens `start..start + n`.
     pub fn get(&self, start: usize, n: usize) -> Vec<u32> {
         let one = |at: usize| match self {
-            Self::Random(vocab) => (splitmix(at as u64) % *vocab as u64) as u32,
+            Self::Random { vocab, image } => {
+                let id = (splitmix(at as u64) % *vocab as u64) as u32;
+                if Some(id) == *image { 0 } else { id }
+            }
             Self::Text(ids) => ids[at % ids.len()],
         };
         (start..start + n).map(one).collect()
@@ -53,12 +69,16 @@ mod tests {
 
     #[test]
     fn random_tokens_are_within_the_vocabulary_and_the_same_each_time() {
-        let tokens = Tokens::Random(10);
+        let (vocab, image) = (10, None);
+        let tokens = Tokens::Random { vocab, image };
         let ids = tokens.get(0, 1000);
         assert!(ids.iter().all(|&id| id < 10));
         assert_eq!(ids[300..], tokens.get(300, 700));
         assert!((0..10).all(|id| ids.contains(&id)));
         assert_ne!(ids[..500], ids[500..]);
+        let image = Some(7);
+        let ids = Tokens::Random { vocab, image }.get(0, 1000);
+        assert!(!ids.contains(&7) && ids.contains(&8));
     }
 
     #[test]
