@@ -184,11 +184,13 @@ fn fetch(store: &Arc<EngramStore>, ids: &[u32], kind: Kind) -> anyhow::Result<f6
 /// One line about the tables.
 fn description(store: &EngramStore) -> String {
     let columns = store.addressing().columns();
-    let rows: Vec<String> = store.row_bytes().map(|n| n.to_string()).collect();
+    let mut bytes: Vec<usize> = store.row_bytes().collect();
+    let count = bytes.len();
+    bytes.dedup();
+    let bytes: Vec<String> = bytes.iter().map(usize::to_string).collect();
     let tables = format!(
-        "Engram: {} tables, {columns} rows per token each, of {} bytes",
-        rows.len(),
-        rows.join(", ")
+        "Engram: {count} tables, {columns} rows per token each, of {} bytes",
+        bytes.join(" and ")
     );
     match store.reads() {
         None => format!("{tables}, in memory"),
