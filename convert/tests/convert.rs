@@ -10,8 +10,7 @@ use common::{
 use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
 use v4_convert::write::{Watch, WriteOptions, write};
-use v4_quant::{GgmlType, decode_row, fp4, fp8};
-use v4_runtime::gguf::{Header, TensorInfo, parse_header};
+use v4_quant::{GgmlType, fp4, fp8};
 use v4_runtime::tokenizer::{Marks, Tokenizer};
 
 #[path = "../../tests/src/shared.rs"]
