@@ -253,6 +253,7 @@ fn plan_as_json(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
         .engram_tables()
         .map(|(count, sum, begin)| json!({"tables": count, "bytes": sum, "offset": begin}));
     let report = json!({
+        "name": plan.metadata.get_str("general.name").ok(),
         "file_bytes": plan.file_bytes,
         "totals": totals,
         "engram": engram,

@@ -239,7 +239,7 @@ fn the_vision_tower_is_kept_under_the_names_of_llama_cpp() {
     );
     // The text model's size is told, with or without the tower.
     let size = header.metadata.get_str("general.size_label").unwrap();
-    assert_eq!(size, "38M-A13M");
+    assert_eq!(size, "38M-A12M");
     // A kept tower is a condition for a whole checkpoint.
     copy.edit_json("model.safetensors.index.json", |index| {
         let map = index["weight_map"].as_object_mut().unwrap();

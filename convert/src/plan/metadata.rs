@@ -221,6 +221,8 @@ impl Parameters {
                     engram = engram.saturating_add(values);
                     config.v41.as_ref().map_or(0, |v41| v41.engram.row_values())
                 }
+                // A token looks up one row; published figures count it so.
+                _ if draft.name == "token_embd.weight" => config.hidden_size.into(),
                 _ => values,
             });
         }
