@@ -18,6 +18,8 @@
 //! type = "q2_k"
 //! ```
 
+mod bases;
+
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -25,6 +27,8 @@ use serde::Deserialize;
 use v4_quant::GgmlType;
 
 use crate::files::{ReadError, read_small};
+use bases::{BASES, Base};
+pub use bases::{built_in, built_in_names};
 
 /// The largest recipe file accepted.
 const MAX_RECIPE_BYTES: u64 = 1 << 20;
@@ -112,75 +116,6 @@ pub fn type_name(ty: GgmlType) -> &'static str {
         ENGRAM_FP8 => "fp8",
         _ => ty.name(),
     }
-}
-
-/// Types of a built-in recipe.
-#[derive(Debug, Clone, Copy)]
-struct Base {
-    name: &'static str,
-    about: &'static str,
-    /// Gate and up of the experts; they are computed together and share a type.
-    gate_up: GgmlType,
-    down: GgmlType,
-    /// Matrices published in FP8.
-    dense: GgmlType,
-    /// Whether experts that are quantised already are encoded anew.
-    requantises: bool,
-}
-
-const BASES: &[Base] = &[
-    Base {
-        name: "native",
-        about: "experts MXFP4 (bit by bit as published), FP8 matrices Q8_0, the rest BF16 and F32",
-        gate_up: GgmlType::MXFP4,
-        down: GgmlType::MXFP4,
-        dense: GgmlType::Q8_0,
-        requantises: false,
-    },
-    Base {
-        name: "lossless",
-        about: "as native, with FP8 matrices as BF16: every published value is kept exactly",
-        gate_up: GgmlType::MXFP4,
-        down: GgmlType::MXFP4,
-        dense: GgmlType::BF16,
-        requantises: false,
-    },
-    Base {
-        name: "q4",
-        about: "experts Q4_K, the rest as native",
-        gate_up: GgmlType::Q4_K,
-        down: GgmlType::Q4_K,
-        dense: GgmlType::Q8_0,
-        requantises: true,
-    },
-    Base {
-        name: "q3",
-        about: "experts Q3_K, the rest as native",
-        gate_up: GgmlType::Q3_K,
-        down: GgmlType::Q3_K,
-        dense: GgmlType::Q8_0,
-        requantises: true,
-    },
-    Base {
-        name: "q2",
-        about: "experts IQ2_XXS (gate, up) and Q2_K (down), the rest as native",
-        gate_up: GgmlType::IQ2_XXS,
-        down: GgmlType::Q2_K,
-        dense: GgmlType::Q8_0,
-        requantises: true,
-    },
-];
-
-/// Names of the built-in recipes, as a list for messages.
-#[must_use]
-pub fn built_in_names() -> String {
-    let names: Vec<&str> = BASES.iter().map(|base| base.name).collect();
-    names.join(", ")
-}
-
-/// Names of the built-in recipes and what they do.
-pub fn built_in() -> impl Iterator<Item = (&'static str, &'static str)> {
-    BASES.iter().map(|base| (base.name, base.about))
 }
 
 /// One rule of a recipe file.
