@@ -447,6 +447,9 @@ fn a_disk_that_fills_up_meanwhile_loses_no_work() {
     assert!(matches!(error, WriteError::NoSpace { .. }), "{error}");
     assert!(error.to_string().contains("make room"), "{error}");
     assert!(!out.exists());
+    // Made empty first: a program that another test is starting may hold it open
+    // for a moment, so that removing it alone would not make room yet.
+    fs::write(&filler, b"").unwrap();
     fs::remove_file(filler).unwrap();
     let summary = write(&plan, &out, options, &Watch::default()).unwrap();
     assert!(fs::read(&out).unwrap() == common::convert(&tiny(), "native"));
