@@ -423,3 +423,62 @@ fn first_not_finite(ty: GgmlType, bytes: &[u8]) -> Option<u64> {
     };
     position.map(|at| at as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use v4_runtime::gguf::TensorInfo;
+
+    use super::*;
+
+    /// 40 x 72 codes in blocks of 32 x 32: the last blocks are narrower and lower.
+    #[test]
+    fn blocks_at_the_edges_have_scales_of_their_own() {
+        const ROWS: u64 = 40;
+        const COLUMNS: u64 = 72;
+        let codes: Vec<u8> = (0..ROWS * COLUMNS).map(|i| (i * 7 % 127) as u8).collect();
+        let scales = [120u8, 121, 122, 130, 131, 132];
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&codes).unwrap();
+        file.write_all(&scales).unwrap();
+        let part = |offset, bytes| Part {
+            name: "m".to_owned(),
+            file: 0,
+            offset,
+            bytes,
+        };
+        let inputs = [InputFile::open(file.path()).unwrap()];
+        let dims = vec![COLUMNS, ROWS];
+        let output = Output {
+            info: TensorInfo::new("m".to_owned(), GgmlType::BF16, dims).unwrap(),
+            instead_of: None,
+            is_engram: false,
+            source: Source::Fp8 {
+                weight: part(0, ROWS * COLUMNS),
+                scale: part(ROWS * COLUMNS, 6),
+                block: [32, 32],
+            },
+        };
+        let converter = Converter {
+            inputs: &inputs,
+            output: &output,
+            cancel: &AtomicBool::new(false),
+        };
+        let mut buffers = Buffers::default();
+        // The second run begins within the first band of blocks.
+        for rows in [0..ROWS, 30..35] {
+            let bytes = converter.convert(rows.clone(), &mut buffers).unwrap();
+            let cells = rows.flat_map(|row| (0..COLUMNS).map(move |column| (row, column)));
+            let (found, rest) = bytes.as_chunks::<2>();
+            assert!(rest.is_empty());
+            for (found, (row, column)) in found.iter().zip(cells) {
+                let scale = scales[(row / 32 * 3 + column / 32) as usize];
+                let code = codes[(row * COLUMNS + column) as usize];
+                let expected = fp8::e4m3_to_f32(code) * fp8::e8m0_to_f32(scale);
+                let found = f32::from_bits(u32::from(u16::from_le_bytes(*found)) << 16);
+                assert_eq!(found.to_bits(), expected.to_bits(), "{row}, {column}");
+            }
+        }
+    }
+}
