@@ -8,6 +8,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use v4_runtime::tokenizer::{Marks, Tokenizer};
 use v4_tests::program::{Ended, data, run};
+use v4_tests::shared::shared;
 
 fn synth(args: &[&str]) -> Ended {
     run("v4-synth", args)
@@ -71,6 +72,124 @@ fn the_tiny_config_gives_the_tiny_checkpoints_tensors() {
     assert_eq!(json(&out.join("config.json")), json(&config));
 }
 
+/// Names, types and shapes of the published V4.1 layout; class count and table
+/// sizes of the tiny tokenizer come out as others computed them.
+#[test]
+fn the_tiny_v41_config_gives_the_tiny_checkpoints_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = data("tiny-v41");
+    let config = tiny.join("config.json");
+    let tokenizer = tiny.join("tokenizer.json");
+    let out = dir.path().join("made");
+    let args = [text(&out), "--config", text(&config)];
+    let own = ["--tokenizer", text(&tokenizer), "--shard-size", "6M"];
+    let _ = synth(&[&args[..], &own].concat()).ok();
+    assert_eq!(inventory(&out), inventory(&tiny));
+    assert_eq!(json(&out.join("config.json")), json(&config));
+}
+
+/// The layers that have a tensor called `name`.
+fn layers_with(tensors: &BTreeMap<String, (String, Vec<usize>)>, name: &str) -> Vec<u64> {
+    let mut layers: Vec<u64> = tensors
+        .keys()
+        .filter_map(|t| t.strip_prefix("layers.")?.split_once('.'))
+        .filter(|(_, rest)| *rest == name)
+        .map(|(layer, _)| layer.parse().unwrap())
+        .collect();
+    layers.sort_unstable();
+    layers
+}
+
+/// The nested config of V4.1-Flash at small widths, all 40 layers: which layer has
+/// what is published.
+#[test]
+fn the_published_v41_config_gives_the_published_layers() {
+    let Some(published) = shared("configs/deepseek-v4.1-flash.config.json") else {
+        return;
+    };
+    let Some(presence) = shared("configs/deepseek-v4.1-flash.tensor_presence.json") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("made");
+    let args = [text(&out), "--config", text(&published), "--dspark"];
+    let small = [
+        "--hidden",
+        "64",
+        "--experts",
+        "8",
+        "--vocab",
+        "512",
+        "--set",
+        "head_dim=64",
+        "--set",
+        "q_lora_rank=32",
+        "--set",
+        "o_lora_rank=32",
+        "--set",
+        "moe_intermediate_size=32",
+        "--set",
+        "engram_vocab_size=100",
+    ];
+    let _ = synth(&[&args[..], &small].concat()).ok();
+    let tensors = inventory(&out);
+    let presence = json(&presence);
+    for (key, name) in [
+        ("attn.compressor.wkv", "attn.compressor.wkv.weight"),
+        ("attn.compressor.wgate", "attn.compressor.wgate.weight"),
+        ("attn.compressor.norm", "attn.compressor.norm.weight"),
+        ("attn.indexer.wq_b", "attn.indexer.wq_b.scale"),
+        ("attn.indexer.wk", "attn.indexer.wk.weight"),
+        ("engram.embed", "engram.embed.weight"),
+    ] {
+        let expected = presence[key].as_array().unwrap();
+        let found: Vec<Value> = layers_with(&tensors, name)
+            .into_iter()
+            .map(Value::from)
+            .collect();
+        assert_eq!(&found, expected, "{key}");
+    }
+    let blocks = |name: &&String| name.starts_with("mtp.") && name.ends_with("ffn.gate.bias_vl");
+    assert_eq!(
+        Some(tensors.keys().filter(blocks).count() as u64),
+        presence["mtp_blocks"].as_u64()
+    );
+
+    let made = json(&out.join("config.json"));
+    let given = &json(&published)["text_config"];
+    for kept in [
+        "kv_source_layer_ids",
+        "index_source_layer_ids",
+        "engram_layer_ids",
+    ] {
+        assert_eq!(made["text_config"][kept], given[kept], "{kept}");
+    }
+    let rows = &made["text_config"]["engram_num_embeddings"];
+    for (i, layer) in [1, 14].into_iter().enumerate() {
+        let rows = rows[i].as_u64().unwrap() as usize;
+        let table = |part| tensors[&format!("layers.{layer}.engram.embed.{part}")].clone();
+        assert_eq!(table("weight"), ("F8_E4M3".into(), vec![rows, 256]));
+        assert_eq!(table("scale"), ("F8_E8M0".into(), vec![rows, 8]));
+        let wkv = &tensors[&format!("layers.{layer}.engram.wkv.scale")];
+        assert_eq!(wkv.1, [10, 192]);
+    }
+}
+
+/// Tables are no special case of it, however the pieces are cut.
+#[test]
+fn v41_bytes_do_not_depend_on_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = data("tiny-v41").join("config.json");
+    let made = |threads: &str| {
+        let out = dir.path().join(threads);
+        let args = [text(&out), "--config", text(&config), "--threads", threads];
+        let small = ["--layers", "5", "--vocab", "1000", "--experts", "4"];
+        let _ = synth(&[&args[..], &small].concat()).ok();
+        files(&out)
+    };
+    assert_eq!(made("1"), made("2"));
+}
+
 #[test]
 fn bytes_do_not_depend_on_threads_but_on_the_seed() {
     let dir = tempfile::tempdir().unwrap();
@@ -132,7 +251,11 @@ fn refusals_are_one_line() {
 
     let v41 = data("tiny-v41").join("config.json");
     let out = at("v41");
-    synth(&[text(&out), "--config", text(&v41)]).failed_with(&["config.json", "deepseek_v41"]);
+    let args = [text(&out), "--config", text(&v41)];
+    synth(&[&args[..], &["--mtp"]].concat()).failed_with(&["config.json", "--dspark"]);
+    synth(&[&args[..], &["--layers", "3"]].concat()).failed_with(&["kv_source_layer_ids"]);
+    let sources = ["--set", "kv_source_layer_ids=[4]"];
+    synth(&[&args[..], &sources].concat()).failed_with(&["layer 2", "kv_source_layer_ids"]);
     assert!(!out.exists());
 
     let out = at("no-config");

@@ -7,9 +7,10 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use v4_tests::synth::{self, Config, Draft, Options, Overrides, Source};
+use v4_tests::synth::{self, Config, Draft, Extras, Options, Overrides, Source};
 
-/// Writes a checkpoint of random weights in the published layout of DeepSeek-V4.
+/// Writes a checkpoint of random weights in the published layout of DeepSeek-V4
+/// or V4.1.
 ///
 /// It has the widths of a released model (or of any config.json) and as many
 /// layers and experts as asked for. Weights are scaled so that activations stay
@@ -28,7 +29,7 @@ struct Args {
         conflicts_with = "config"
     )]
     model: Option<Model>,
-    /// config.json of a DeepSeek-V4 model whose widths are used.
+    /// config.json of a DeepSeek-V4 or V4.1 model whose widths are used.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Number of layers.
@@ -43,7 +44,7 @@ struct Args {
     /// Vocabulary size.
     #[arg(long, value_name = "N")]
     vocab: Option<u64>,
-    /// Any other field of config.json; may be repeated.
+    /// Any other field of config.json or its text_config; may be repeated.
     #[arg(long, value_name = "KEY=JSON", value_parser = key_value)]
     set: Vec<(String, serde_json::Value)>,
     /// Add the multi-token-prediction block.
@@ -52,13 +53,17 @@ struct Args {
     /// Add the three DSpark draft blocks.
     #[arg(long)]
     dspark: bool,
+    /// Add the vision tower of V4.1.
+    #[arg(long)]
+    vision: bool,
     /// Seed of all weights.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Size of a shard: bytes, or with K, M or G.
     #[arg(long, value_name = "SIZE", default_value = "5G", value_parser = size)]
     shard_size: u64,
-    /// tokenizer.json to copy; a small one is made if not given.
+    /// tokenizer.json to copy, with the tokenizer_config.json beside it; a small
+    /// one is made if not given.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Threads; all cores if not given.
@@ -75,6 +80,10 @@ Examples:
     v4-synth flash-3 --model flash --layers 3
   V4-Pro's widths with few experts:
     v4-synth pro-4 --model pro --layers 4 --experts 16
+  V4.1-Flash's widths, 2 + 2 layers around the last KV source, two Engram tables
+  of 4.3 GB each, with the real tokenizer (about 17 GB):
+    v4-synth v41-4 --model v41-flash --layers 4 --experts 64 \\
+      --set engram_vocab_size=680000 --tokenizer tokenizer.json
   A small model for a quick test:
     v4-synth small --config config.json --hidden 128 --vocab 512 --set head_dim=64";
 
@@ -84,6 +93,9 @@ enum Model {
     Flash,
     /// V4-Pro.
     Pro,
+    /// V4.1-Flash; its Engram tables take 203 GB unless engram_vocab_size is set.
+    #[value(name = "v41-flash")]
+    V41Flash,
 }
 
 fn key_value(text: &str) -> Result<(String, serde_json::Value)> {
@@ -121,6 +133,7 @@ fn run(args: Args) -> Result<()> {
     let source = match (args.config, args.model) {
         (Some(path), _) => Source::File(path),
         (None, Some(Model::Pro)) => Source::Pro,
+        (None, Some(Model::V41Flash)) => Source::V41Flash,
         (None, _) => Source::Flash,
     };
     let overrides = Overrides {
@@ -135,12 +148,16 @@ fn run(args: Args) -> Result<()> {
         (false, true) => Draft::Dspark,
         (false, false) => Draft::None,
     };
-    let config = Config::new(&source, &overrides, draft)?;
+    let extras = Extras {
+        draft,
+        vision: args.vision,
+        tokenizer: args.tokenizer,
+    };
+    let config = Config::new(&source, &overrides, &extras)?;
     let options = Options {
         out: args.out,
         seed: args.seed,
         shard_bytes: args.shard_size,
-        tokenizer: args.tokenizer,
         threads: args.threads,
         force: args.force,
     };

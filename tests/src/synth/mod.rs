@@ -9,5 +9,5 @@ pub mod inventory;
 pub mod tokenizer;
 mod write;
 
-pub use config::{Config, Draft, Overrides, Source};
+pub use config::{Config, Draft, Extras, Family, Overrides, Source};
 pub use write::{Options, Summary, write};

@@ -3,8 +3,13 @@
 //! It has the structure and the marks of the published one (spec/architecture.md
 //! section 5), a few hundred merges, and unreachable tokens up to the size.
 
-use anyhow::{Result, ensure};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
+
+use super::config::Family;
 
 /// Tokens below the bytes, in order from id 0.
 const SPECIALS: [&str; 3] = [
@@ -64,12 +69,16 @@ const MARKS: [&str; 47] = [
     "<｜end_of_query｜>",
 ];
 const GAP: &str = "";
-/// Where the published tokenizer has the first mark, its size, and its two
-/// image marks.
+/// Where the published tokenizer has the first mark, its size, and marks that
+/// stand alone.
 const PUBLISHED_VOCAB: u64 = 129_280;
 const PUBLISHED_ADDED: u64 = 128_000;
 const PUBLISHED_MARKS: u64 = 128_800;
-const PUBLISHED_IMAGES: [(u64, &str); 2] = [(129_264, "<｜image2｜>"), (129_279, "<｜image｜>")];
+const PUBLISHED_V4: [(u64, &str); 2] = [(129_264, "<｜image2｜>"), (129_279, "<｜image｜>")];
+const PUBLISHED_V41: [(u64, &str); 2] = [(128_799, SYSTEM), (129_264, "<｜deepseek_image｜>")];
+/// V4.1's mark that V4 lacks, though prompts need it; elsewhere than at the
+/// published size it takes the first gap.
+const SYSTEM: &str = "<｜System｜>";
 
 /// Words that get a token, alone and after a space.
 const WORDS: &str = "the of and to in is that it for as was with be by on not he his but at are \
@@ -115,6 +124,59 @@ const RUNS: [&str; 24] = [
 /// The smallest vocabulary that [`synthetic`] can make.
 pub const SMALLEST: u64 = (SPECIALS.len() + 256 + MARKS.len()) as u64;
 
+/// The tokenizer files of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// `tokenizer.json`.
+    pub json: Vec<u8>,
+    /// `tokenizer_config.json`.
+    pub config: Vec<u8>,
+}
+
+/// The file at `path` and the `tokenizer_config.json` beside it if any, or else
+/// made ones; `context` is the model's longest.
+///
+/// # Errors
+/// What cannot be read, is no BPE tokenizer, or does not fit the vocabulary.
+pub fn files(path: Option<&Path>, family: Family, vocab: u64, context: &Value) -> Result<Files> {
+    let made = serde_json::to_string_pretty(&tokenizer_config(context))? + "\n";
+    let Some(path) = path else {
+        return Ok(Files {
+            json: serde_json::to_vec(&synthetic(vocab, family)?)?,
+            config: made.into_bytes(),
+        });
+    };
+    let read =
+        |path: &Path| fs::read(path).with_context(|| format!("{}: cannot read", path.display()));
+    let name = path.display();
+    let bytes = read(path)?;
+    let json: Value =
+        serde_json::from_slice(&bytes).with_context(|| format!("{name}: not a tokenizer.json"))?;
+    let base = json["model"]["vocab"].as_object();
+    let base = base.with_context(|| format!("{name}: model.vocab is missing: not a BPE"))?;
+    let added = json["added_tokens"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    let largest = base
+        .values()
+        .chain(added.iter().map(|a| &a["id"]))
+        .filter_map(Value::as_u64)
+        .max();
+    ensure!(
+        largest.is_some_and(|id| id < vocab),
+        "{name}: its largest id is {}, the model's vocabulary has {vocab}; pass --vocab",
+        largest.unwrap_or(0)
+    );
+    let beside = path.with_file_name("tokenizer_config.json");
+    Ok(Files {
+        json: bytes,
+        config: match beside.exists() {
+            true => read(&beside)?,
+            false => made.into_bytes(),
+        },
+    })
+}
+
 /// `tokenizer.json` with exactly the ids 0 to `vocab` - 1.
 ///
 /// With the published size, the marks stand at their published ids; otherwise
@@ -122,12 +184,22 @@ pub const SMALLEST: u64 = (SPECIALS.len() + 256 + MARKS.len()) as u64;
 ///
 /// # Errors
 /// A vocabulary below [`SMALLEST`].
-pub fn synthetic(vocab: u64) -> Result<Value> {
+pub fn synthetic(vocab: u64, family: Family) -> Result<Value> {
     ensure!(
         vocab >= SMALLEST,
         "vocab_size {vocab}: a synthetic tokenizer needs at least {SMALLEST}; pass --tokenizer"
     );
     let published = vocab == PUBLISHED_VOCAB;
+    let mut marks = MARKS;
+    let alone = match family {
+        _ if !published => &[][..],
+        Family::V4 => &PUBLISHED_V4,
+        Family::V41 => &PUBLISHED_V41,
+    };
+    if family == Family::V41 && !published {
+        let gap = marks.iter_mut().find(|mark| **mark == GAP);
+        gap.into_iter().for_each(|gap| *gap = SYSTEM);
+    }
     let added_from = if published {
         PUBLISHED_ADDED
     } else {
@@ -164,12 +236,12 @@ pub fn synthetic(vocab: u64) -> Result<Value> {
     for id in added_from..vocab {
         let named = id
             .checked_sub(marks_from)
-            .and_then(|i| MARKS.get(usize::try_from(i).ok()?))
+            .and_then(|i| marks.get(usize::try_from(i).ok()?))
             .filter(|name| **name != GAP);
-        let image = PUBLISHED_IMAGES.iter().find(|(i, _)| published && *i == id);
-        added.push(match (named, image) {
+        let alone = alone.iter().find(|(i, _)| *i == id);
+        added.push(match (named, alone) {
             (Some(name), _) => mark(id, name, false),
-            (None, Some((_, name))) => mark(id, name, true),
+            (None, Some((_, name))) => mark(id, name, *name != SYSTEM),
             (None, None) => mark(
                 id,
                 &format!("<｜place▁holder▁no▁{}｜>", id - added_from),
@@ -313,15 +385,24 @@ mod tests {
     #[test]
     fn every_id_of_the_vocabulary_exists() {
         for vocab in [SMALLEST, 512, 4096, PUBLISHED_VOCAB] {
-            let tokenizer = synthetic(vocab).unwrap();
-            assert_eq!(ids(&tokenizer), (0..vocab).collect(), "{vocab}");
+            for family in [Family::V4, Family::V41] {
+                let tokenizer = synthetic(vocab, family).unwrap();
+                assert_eq!(ids(&tokenizer), (0..vocab).collect(), "{vocab}");
+            }
         }
-        assert!(synthetic(SMALLEST - 1).is_err());
+        assert!(synthetic(SMALLEST - 1, Family::V4).is_err());
+    }
+
+    fn text(tokenizer: &Value, id: u64) -> &str {
+        let added = tokenizer["added_tokens"].as_array().unwrap();
+        let found = added.iter().find(|a| a["id"] == id).unwrap();
+        found["content"].as_str().unwrap()
     }
 
     #[test]
     fn marks_stand_at_published_ids() {
-        let tokenizer = synthetic(PUBLISHED_VOCAB).unwrap();
+        let v4 = synthetic(PUBLISHED_VOCAB, Family::V4).unwrap();
+        let v41 = synthetic(PUBLISHED_VOCAB, Family::V41).unwrap();
         for (id, content) in [
             (0, "<｜begin▁of▁sentence｜>"),
             (128_800, "<｜fim▁hole｜>"),
@@ -329,11 +410,24 @@ mod tests {
             (128_822, "</think>"),
             (128_825, "｜DSML｜"),
             (128_846, "<｜end_of_query｜>"),
-            (129_279, "<｜image｜>"),
         ] {
-            let added = tokenizer["added_tokens"].as_array().unwrap();
-            let found = added.iter().find(|a| a["id"] == id).unwrap();
-            assert_eq!(found["content"], content);
+            assert_eq!(text(&v4, id), content);
+            assert_eq!(text(&v41, id), content);
         }
+        assert_eq!(text(&v4, 128_799), "<｜place▁holder▁no▁799｜>");
+        assert_eq!(text(&v4, 129_279), "<｜image｜>");
+        assert_eq!(text(&v41, 128_799), "<｜System｜>");
+        assert_eq!(text(&v41, 129_264), "<｜deepseek_image｜>");
+    }
+
+    #[test]
+    fn a_small_v41_tokenizer_has_the_system_mark() {
+        let has = |family| {
+            let tokenizer = synthetic(SMALLEST, family).unwrap();
+            let added = tokenizer["added_tokens"].as_array().unwrap();
+            added.iter().any(|a| a["content"] == SYSTEM)
+        };
+        assert!(has(Family::V41));
+        assert!(!has(Family::V4));
     }
 }

@@ -13,7 +13,6 @@ use serde_json::{Map, Value, json};
 use super::config::Config;
 use super::fill::{Tables, tensor_seed};
 use super::inventory::{Tensor, tensors};
-use super::tokenizer;
 
 /// How to write a checkpoint.
 #[derive(Debug, Clone)]
@@ -24,8 +23,6 @@ pub struct Options {
     pub seed: u64,
     /// Bytes after which a shard is closed; a tensor is never cut.
     pub shard_bytes: u64,
-    /// A `tokenizer.json` to copy, with a `tokenizer_config.json` beside it if any.
-    pub tokenizer: Option<PathBuf>,
     /// Threads; all cores if `None`.
     pub threads: Option<usize>,
     /// Whether to replace a checkpoint that is there already.
@@ -53,12 +50,11 @@ const INDEX: &str = "model.safetensors.index.json";
 /// index comes last: a folder without it is not complete.
 ///
 /// # Errors
-/// A folder with other contents, too little room, a tokenizer that does not fit
-/// the vocabulary, and whatever the file system reports.
+/// A folder with other contents, too little room, and whatever the file system
+/// reports.
 pub fn write(config: &Config, options: &Options, progress: &ProgressBar) -> Result<Summary> {
     let all = tensors(config)?;
     let bytes: u64 = all.iter().map(|t| t.bytes).sum();
-    let (tokenizer, tokenizer_config) = read_tokenizer(config, options)?;
     prepare(options, bytes)?;
     let tables = Tables::new(all.iter().map(|t| t.fill));
     let shards = shards(all, options.shard_bytes);
@@ -86,8 +82,8 @@ pub fn write(config: &Config, options: &Options, progress: &ProgressBar) -> Resu
         "config.json",
         pretty(&Value::Object(config.json.clone()))?.as_bytes(),
     )?;
-    put("tokenizer.json", &tokenizer)?;
-    put("tokenizer_config.json", &tokenizer_config)?;
+    put("tokenizer.json", &config.tokenizer.json)?;
+    put("tokenizer_config.json", &config.tokenizer.config)?;
     let index = json!({"metadata": {"total_size": bytes}, "weight_map": weight_map});
     put(INDEX, pretty(&index)?.as_bytes())?;
     Ok(Summary {
@@ -99,43 +95,6 @@ pub fn write(config: &Config, options: &Options, progress: &ProgressBar) -> Resu
 
 fn pretty(value: &Value) -> Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
-}
-
-fn read_tokenizer(config: &Config, options: &Options) -> Result<(Vec<u8>, Vec<u8>)> {
-    let vocab = config.dims.vocab;
-    let context = config.json.get("max_position_embeddings");
-    let made = pretty(&tokenizer::tokenizer_config(
-        context.unwrap_or(&Value::Null),
-    ))?
-    .into_bytes();
-    let Some(path) = &options.tokenizer else {
-        return Ok((serde_json::to_vec(&tokenizer::synthetic(vocab)?)?, made));
-    };
-    let name = path.display();
-    let bytes = fs::read(path).with_context(|| format!("{name}: cannot read"))?;
-    let json: Value =
-        serde_json::from_slice(&bytes).with_context(|| format!("{name}: not a tokenizer.json"))?;
-    let base = json["model"]["vocab"].as_object();
-    let base = base.with_context(|| format!("{name}: model.vocab is missing: not a BPE"))?;
-    let added = json["added_tokens"]
-        .as_array()
-        .map_or(&[][..], Vec::as_slice);
-    let largest = base
-        .values()
-        .chain(added.iter().map(|a| &a["id"]))
-        .filter_map(Value::as_u64)
-        .max();
-    ensure!(
-        largest.is_some_and(|id| id < vocab),
-        "{name}: its largest id is {}, the model's vocabulary has {vocab}; pass --vocab",
-        largest.unwrap_or(0)
-    );
-    let beside = path.with_file_name("tokenizer_config.json");
-    let config = match beside.exists() {
-        true => fs::read(&beside).with_context(|| format!("{}: cannot read", beside.display()))?,
-        false => made,
-    };
-    Ok((bytes, config))
 }
 
 /// Makes the folder, refuses or removes what is there, checks the free space.

@@ -2,10 +2,27 @@
 //!
 //! Field names and published values are those of spec/architecture.md section 1.
 
+mod fields;
+mod presets;
+mod v41;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
+
+use self::fields::Fields;
+pub use self::v41::{Engram, V41, Vision};
+use super::tokenizer;
+
+/// The generation of a model, which decides names and roles of tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// DeepSeek-V4.
+    V4,
+    /// DeepSeek-V4.1.
+    V41,
+}
 
 /// Where the widths come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +31,9 @@ pub enum Source {
     Flash,
     /// The published widths of V4-Pro.
     Pro,
-    /// A `config.json` of a DeepSeek-V4 model.
+    /// The published widths of V4.1-Flash.
+    V41Flash,
+    /// A `config.json` of a DeepSeek-V4 or V4.1 model.
     File(PathBuf),
 }
 
@@ -27,6 +46,27 @@ pub enum Draft {
     Mtp,
     /// Three DSpark blocks, as the DSpark releases have.
     Dspark,
+}
+
+/// What a checkpoint carries beside the model.
+#[derive(Debug, Clone)]
+pub struct Extras {
+    /// Draft blocks.
+    pub draft: Draft,
+    /// The vision tower of V4.1.
+    pub vision: bool,
+    /// A `tokenizer.json` to copy; a small one is made if `None`.
+    pub tokenizer: Option<PathBuf>,
+}
+
+impl Default for Extras {
+    fn default() -> Self {
+        Self {
+            draft: Draft::None,
+            vision: false,
+            tokenizer: None,
+        }
+    }
 }
 
 /// Changes to the source's values.
@@ -58,6 +98,8 @@ pub struct Dims {
     pub o_lora: u64,
     pub expert_width: u64,
     pub experts: u64,
+    /// Routed experts of a DSpark block.
+    pub draft_experts: u64,
     pub shared_experts: u64,
     pub experts_used: u64,
     pub hash_layers: u64,
@@ -67,17 +109,23 @@ pub struct Dims {
     pub hc: u64,
     pub block: [u64; 2],
     pub markov_rank: u64,
+    /// What V4.1 alone has; empty for V4.
+    pub v41: V41,
 }
 
-/// A finished `config.json` and its sizes.
+/// A finished `config.json`, its sizes and its tokenizer.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The fields to write.
     pub json: Map<String, Value>,
     /// The sizes.
     pub dims: Dims,
+    /// The generation.
+    pub family: Family,
     /// The draft blocks.
     pub draft: Draft,
+    /// The tokenizer's files.
+    pub tokenizer: tokenizer::Files,
 }
 
 /// No published size comes near it; it keeps products inside `u64`.
@@ -86,28 +134,36 @@ const LARGEST_DIMENSION: u64 = 1 << 21;
 impl Config {
     /// Reads `source`, applies `overrides` and checks the result.
     ///
-    /// With a changed number of layers, the hash-routed layers become a third of
-    /// the layers (at most what the source has), and the compression ratios are
+    /// With a changed number of layers, V4's hash-routed layers become a third of
+    /// the layers (at most what the source has), and its compression ratios are
     /// the source's first ones, except that the last two become 4 and 128 where
     /// one of the two kinds would be missing: runtimes size their caches by both.
-    /// `compress_ratios` and `num_hash_layers` in `overrides.set` win.
+    /// V4.1's layers are V4.1-Flash's, squeezed. Its class count and table sizes
+    /// follow from the tokenizer and the other fields. What `overrides.set` names
+    /// wins, also where that makes the checkpoint one to be refused.
     ///
     /// # Errors
-    /// An unreadable file, another architecture, a missing or impossible value.
-    pub fn new(source: &Source, overrides: &Overrides, draft: Draft) -> Result<Self> {
-        let (mut json, origin) = match source {
-            Source::Flash => (flash(), "V4-Flash".to_owned()),
-            Source::Pro => (pro(), "V4-Pro".to_owned()),
+    /// An unreadable file, another architecture, a missing or impossible value, a
+    /// tokenizer that does not fit the vocabulary.
+    pub fn new(source: &Source, overrides: &Overrides, extras: &Extras) -> Result<Self> {
+        let (json, origin) = match source {
+            Source::Flash => (presets::flash(), "V4-Flash".to_owned()),
+            Source::Pro => (presets::pro(), "V4-Pro".to_owned()),
+            Source::V41Flash => (presets::v41_flash(), "V4.1-Flash".to_owned()),
             Source::File(path) => (read(path)?, path.display().to_string()),
         };
-        Self::build(&mut json, overrides, draft).with_context(|| origin)
+        let built = Fields::new(json).and_then(|fields| Self::build(fields, overrides, extras));
+        built.context(origin)
     }
 
-    fn build(json: &mut Map<String, Value>, o: &Overrides, draft: Draft) -> Result<Self> {
-        check_kind(json)?;
-        let source_layers = number(json, "num_hidden_layers")?;
-        let source_ratios = numbers(json, "compress_ratios")?;
-        let source_hash = number(json, "num_hash_layers")?;
+    fn build(mut fields: Fields, o: &Overrides, extras: &Extras) -> Result<Self> {
+        let family = family(&fields)?;
+        let source_layers = fields.number("num_hidden_layers")?;
+        let source_ratios = fields.numbers("compress_ratios")?;
+        let source_hash = match family {
+            Family::V4 => fields.number("num_hash_layers")?,
+            Family::V41 => 0,
+        };
         for (key, value) in [
             ("num_hidden_layers", o.layers),
             ("n_routed_experts", o.experts),
@@ -115,50 +171,92 @@ impl Config {
             ("vocab_size", o.vocab),
         ] {
             if let Some(value) = value {
-                json.insert(key.into(), value.into());
+                fields.insert(key, value);
             }
         }
         for (key, value) in &o.set {
-            json.insert(key.clone(), value.clone());
+            ensure!(
+                !["model_type", "text_config"].contains(&key.as_str()),
+                "{key} cannot be set to {value}: pass the config.json of such a model"
+            );
+            fields.insert(key, value.clone());
         }
-        check_kind(json)?;
-        let layers = number(json, "num_hidden_layers")?;
+        let layers = fields.size("num_hidden_layers", LARGEST_DIMENSION)?;
         let is_set = |key: &str| o.set.iter().any(|(k, _)| k == key);
-        let ratios = if is_set("compress_ratios") {
-            numbers(json, "compress_ratios")?
-        } else {
-            fit_ratios(&source_ratios, source_layers, layers)?
-        };
+        match family {
+            Family::V4 if !is_set("compress_ratios") => {
+                let ratios = fit_ratios(&source_ratios, source_layers, layers)?;
+                fields.insert("compress_ratios", ratios);
+            }
+            Family::V41
+                if layers != source_layers && !v41::LAYER_FIELDS.iter().all(|f| is_set(f)) =>
+            {
+                for (key, value) in v41::squeeze(layers)? {
+                    if !is_set(key) {
+                        fields.insert(key, value);
+                    }
+                }
+            }
+            _ => {}
+        }
+        let mut ratios = fields.numbers("compress_ratios")?;
         ensure!(
             ratios.len() as u64 >= layers,
             "compress_ratios has {} entries for {layers} layers: give one per layer",
             ratios.len()
         );
-        let ratios = ratios[..layers as usize].to_vec();
-        if layers != source_layers && !is_set("num_hash_layers") {
-            json.insert("num_hash_layers".into(), source_hash.min(layers / 3).into());
+        ratios.truncate(layers as usize);
+        if family == Family::V4 && layers != source_layers && !is_set("num_hash_layers") {
+            fields.insert("num_hash_layers", source_hash.min(layers / 3));
         }
-        write_draft(json, layers, &ratios, draft)?;
-        let dims = Dims::new(json, ratios)?;
+        write_draft(&mut fields, family, &ratios, extras.draft)?;
+        let vocab = fields.size("vocab_size", LARGEST_DIMENSION)?;
+        let image = fields.get("image_token_id").and_then(Value::as_u64);
+        if image.is_some_and(|id| id >= vocab) && !is_set("image_token_id") {
+            fields.remove(|key| key == "image_token_id");
+        }
+        let context = fields.get("max_position_embeddings");
+        let tokenizer = tokenizer::files(
+            extras.tokenizer.as_deref(),
+            family,
+            vocab,
+            context.unwrap_or(&Value::Null),
+        )?;
+        let v41 = match family {
+            Family::V4 => {
+                ensure!(
+                    !extras.vision,
+                    "--vision: no V4 release has the tower of V4.1"
+                );
+                V41::default()
+            }
+            Family::V41 => {
+                if !extras.vision {
+                    fields.remove(|key| key == "vision_config");
+                }
+                V41::new(&mut fields, &ratios, extras.vision, &tokenizer.json, is_set)?
+            }
+        };
+        let dims = Dims::new(&fields, ratios, v41, family)?;
         Ok(Self {
-            json: std::mem::take(json),
+            json: fields.into_json(),
             dims,
-            draft,
+            family,
+            draft: extras.draft,
+            tokenizer,
         })
     }
 }
 
-/// Refuses other architectures.
-fn check_kind(json: &Map<String, Value>) -> Result<()> {
-    match json.get("model_type").and_then(Value::as_str) {
-        Some("deepseek_v4") => Ok(()),
-        Some(kind @ ("deepseek_v41" | "deepseek_v41_text")) => bail!(
-            "model_type {kind}: only deepseek_v4 checkpoints can be written; pass a V4 config"
-        ),
-        other => bail!(
-            "model_type {}: not a DeepSeek-V4 config; pass the config.json of a deepseek_v4 \
-             checkpoint",
-            other.unwrap_or("missing")
+/// The family of a configuration; refuses other architectures.
+fn family(fields: &Fields) -> Result<Family> {
+    match fields.kinds() {
+        (Some("deepseek_v4"), None) => Ok(Family::V4),
+        (Some("deepseek_v41"), None | Some("deepseek_v41_text")) => Ok(Family::V41),
+        (outer, text) => bail!(
+            "model_type {}: not a DeepSeek-V4 config; pass the config.json of a deepseek_v4 or \
+             deepseek_v41 checkpoint",
+            text.or(outer).unwrap_or("missing")
         ),
     }
 }
@@ -180,56 +278,63 @@ fn fit_ratios(source: &[u64], source_layers: u64, layers: u64) -> Result<Vec<u64
 }
 
 /// Writes the fields that tell of draft blocks, and the ratios' tail for them.
-fn write_draft(
-    json: &mut Map<String, Value>,
-    layers: u64,
-    ratios: &[u64],
-    draft: Draft,
-) -> Result<()> {
-    let (blocks, tail) = match draft {
-        Draft::None => (0, 0),
-        Draft::Mtp => (1, 1),
-        // The published DSpark config says 1 although three blocks ship.
-        Draft::Dspark => (1, 3),
+fn write_draft(fields: &mut Fields, family: Family, ratios: &[u64], draft: Draft) -> Result<()> {
+    let layers = ratios.len() as u64;
+    let (blocks, tail) = match (draft, family) {
+        (Draft::None, _) => (0, 0),
+        (Draft::Mtp, Family::V4) => (1, 1),
+        (Draft::Mtp, Family::V41) => bail!("--mtp: V4.1 has DSpark blocks, pass --dspark"),
+        // The published DSpark config of V4 says 1 although three blocks ship.
+        (Draft::Dspark, Family::V4) => (1, 3),
+        (Draft::Dspark, Family::V41) => (3, 3),
     };
     let mut all = ratios.to_vec();
     all.extend(std::iter::repeat_n(0, tail));
-    json.insert("compress_ratios".into(), all.into());
-    json.insert("num_nextn_predict_layers".into(), blocks.into());
-    if draft == Draft::Dspark {
-        ensure!(
-            layers >= 3,
-            "DSpark blocks read three layers, the model has {layers}"
-        );
-        json.entry("dspark_block_size").or_insert(5.into());
-        json.entry("dspark_noise_token_id")
-            .or_insert(128_799.into());
-        json.entry("dspark_markov_rank").or_insert(256.into());
-        let vocab = number(json, "vocab_size")?;
-        if number(json, "dspark_noise_token_id")? >= vocab {
-            json.insert("dspark_noise_token_id".into(), (vocab - 1).into());
-        }
-        json.insert(
-            "dspark_target_layer_ids".into(),
-            json!([layers - 3, layers - 2, layers - 1]),
-        );
-    } else {
-        json.retain(|key, _| !key.starts_with("dspark_"));
+    fields.insert("compress_ratios", all);
+    fields.insert("num_nextn_predict_layers", blocks);
+    if draft != Draft::Dspark {
+        fields.remove(|key| key.starts_with("dspark_"));
+        return Ok(());
     }
+    ensure!(
+        layers >= 3,
+        "DSpark blocks read three layers, the model has {layers}"
+    );
+    let vocab = fields.size("vocab_size", LARGEST_DIMENSION)?;
+    let mut published = vec![
+        ("dspark_block_size", 5, u64::MAX),
+        ("dspark_markov_rank", 256, u64::MAX),
+        ("dspark_noise_token_id", 128_799, vocab - 1),
+    ];
+    if family == Family::V41 {
+        let experts = fields.number("n_routed_experts")?;
+        let used = fields.number("num_experts_per_tok")?;
+        published.push(("dspark_n_routed_experts", 128, experts));
+        published.push(("dspark_num_experts_per_tok", 3, used));
+    }
+    for (key, default, most) in published {
+        let value = match fields.get(key) {
+            Some(_) => fields.number(key)?,
+            None => default,
+        };
+        fields.insert(key, value.min(most));
+    }
+    fields.insert(
+        "dspark_target_layer_ids",
+        json!([layers - 3, layers - 2, layers - 1]),
+    );
     Ok(())
 }
 
 impl Dims {
-    fn new(json: &Map<String, Value>, ratios: Vec<u64>) -> Result<Self> {
-        let get = |key| -> Result<u64> {
-            let value = number(json, key)?;
-            ensure!(
-                (1..=LARGEST_DIMENSION).contains(&value),
-                "{key} is {value}: must be 1 to {LARGEST_DIMENSION}"
-            );
-            Ok(value)
+    fn new(fields: &Fields, ratios: Vec<u64>, v41: V41, family: Family) -> Result<Self> {
+        let get = |key: &str| fields.size(key, LARGEST_DIMENSION);
+        let optional = |key: &str, missing| match fields.get(key) {
+            Some(_) => get(key),
+            None => Ok(missing),
         };
-        let quant = json.get("quantization_config").and_then(Value::as_object);
+        let experts = get("n_routed_experts")?;
+        let quant = fields.get("quantization_config").and_then(Value::as_object);
         let block = quant
             .and_then(|q| q.get("weight_block_size"))
             .and_then(Value::as_array)
@@ -251,19 +356,21 @@ impl Dims {
             o_groups: get("o_groups")?,
             o_lora: get("o_lora_rank")?,
             expert_width: get("moe_intermediate_size")?,
-            experts: get("n_routed_experts")?,
+            experts,
+            draft_experts: optional("dspark_n_routed_experts", experts)?,
             shared_experts: get("n_shared_experts")?,
             experts_used: get("num_experts_per_tok")?,
-            hash_layers: number(json, "num_hash_layers")?,
+            hash_layers: match family {
+                Family::V4 => fields.number("num_hash_layers")?,
+                Family::V41 => 0,
+            },
             ratios,
             index_heads: get("index_n_heads")?,
             index_dim: get("index_head_dim")?,
             hc: get("hc_mult")?,
             block: [rows, cols],
-            markov_rank: match json.contains_key("dspark_markov_rank") {
-                true => get("dspark_markov_rank")?,
-                false => 0,
-            },
+            markov_rank: optional("dspark_markov_rank", 0)?,
+            v41,
         };
         dims.check()?;
         Ok(dims)
@@ -315,124 +422,20 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
     serde_json::from_slice(&text).with_context(|| format!("{name}: not a JSON object"))
 }
 
-fn number(json: &Map<String, Value>, key: &str) -> Result<u64> {
-    let value = json.get(key).with_context(|| format!("{key} is missing"))?;
-    value
-        .as_u64()
-        .with_context(|| format!("{key} is {value}: a whole number expected"))
-}
-
-fn numbers(json: &Map<String, Value>, key: &str) -> Result<Vec<u64>> {
-    json.get(key)
-        .and_then(Value::as_array)
-        .and_then(|array| array.iter().map(Value::as_u64).collect())
-        .with_context(|| format!("{key}: an array of whole numbers expected"))
-}
-
-fn flash() -> Map<String, Value> {
-    let mut ratios = vec![0, 0];
-    ratios.extend([4, 128].repeat(20));
-    ratios.push(4);
-    family(json!({
-        "hidden_size": 4096,
-        "num_hidden_layers": 43,
-        "num_attention_heads": 64,
-        "q_lora_rank": 1024,
-        "o_groups": 8,
-        "compress_ratios": ratios,
-        "index_topk": 512,
-        "n_routed_experts": 256,
-        "moe_intermediate_size": 2048,
-        "routed_scaling_factor": 1.5,
-    }))
-}
-
-fn pro() -> Map<String, Value> {
-    let mut ratios = vec![128, 128];
-    ratios.extend([4, 128].repeat(29));
-    ratios.push(4);
-    family(json!({
-        "hidden_size": 7168,
-        "num_hidden_layers": 61,
-        "num_attention_heads": 128,
-        "q_lora_rank": 1536,
-        "o_groups": 16,
-        "compress_ratios": ratios,
-        "index_topk": 1024,
-        "n_routed_experts": 384,
-        "moe_intermediate_size": 3072,
-        "routed_scaling_factor": 2.5,
-    }))
-}
-
-/// What all published V4 models share, and `widths`.
-fn family(widths: Value) -> Map<String, Value> {
-    let mut config = json!({
-        "architectures": ["DeepseekV4ForCausalLM"],
-        "model_type": "deepseek_v4",
-        "vocab_size": 129_280,
-        "num_key_value_heads": 1,
-        "head_dim": 512,
-        "qk_rope_head_dim": 64,
-        "o_lora_rank": 1024,
-        "sliding_window": 128,
-        "compress_rope_theta": 160_000,
-        "rope_theta": 10_000,
-        "rope_scaling": {
-            "type": "yarn",
-            "factor": 16,
-            "beta_fast": 32,
-            "beta_slow": 1,
-            "original_max_position_embeddings": 65_536,
-        },
-        "max_position_embeddings": 1_048_576,
-        "index_n_heads": 64,
-        "index_head_dim": 128,
-        "n_shared_experts": 1,
-        "num_experts_per_tok": 6,
-        "num_hash_layers": 3,
-        "scoring_func": "sqrtsoftplus",
-        "topk_method": "noaux_tc",
-        "norm_topk_prob": true,
-        "swiglu_limit": 10.0,
-        "hidden_act": "silu",
-        "hc_mult": 4,
-        "hc_sinkhorn_iters": 20,
-        "hc_eps": 1e-6,
-        "rms_norm_eps": 1e-6,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "tie_word_embeddings": false,
-        "attention_bias": false,
-        "expert_dtype": "fp4",
-        "torch_dtype": "bfloat16",
-        "quantization_config": {
-            "quant_method": "fp8",
-            "fmt": "e4m3",
-            "activation_scheme": "dynamic",
-            "scale_fmt": "ue8m0",
-            "weight_block_size": [128, 128],
-        },
-    });
-    let mut all = Map::new();
-    for part in [&mut config, &mut { widths }] {
-        if let Some(object) = part.as_object_mut() {
-            all.append(object);
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn layers(source: Source, layers: u64, draft: Draft) -> Config {
+        let extras = Extras {
+            draft,
+            ..Extras::default()
+        };
         let overrides = Overrides {
             layers: Some(layers),
             ..Overrides::default()
         };
-        Config::new(&source, &overrides, draft).unwrap()
+        Config::new(&source, &overrides, &extras).unwrap()
     }
 
     #[test]
@@ -481,11 +484,12 @@ mod tests {
                 set: set.iter().map(|(k, v)| ((*k).into(), v.clone())).collect(),
                 ..Overrides::default()
             };
-            let error = Config::new(&Source::Flash, &overrides, Draft::None).unwrap_err();
+            let error = Config::new(&Source::Flash, &overrides, &Extras::default()).unwrap_err();
             format!("{error:#}")
         };
         assert!(with(&[("model_type", json!("deepseek_v41"))]).contains("deepseek_v41"));
         assert!(with(&[("model_type", json!("llama"))]).contains("llama"));
+        assert!(with(&[("text_config", json!({}))]).contains("text_config"));
         assert!(with(&[("num_experts_per_tok", json!(500))]).contains("num_experts_per_tok"));
         assert!(with(&[("hidden_size", json!(100))]).contains("hidden_size"));
         assert!(with(&[("hidden_size", json!(1u64 << 40))]).contains("hidden_size"));

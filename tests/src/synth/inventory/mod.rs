@@ -1,8 +1,10 @@
-//! The tensors that a config demands: spec/architecture.md section 2.2.
+//! The tensors that a config demands: spec/architecture.md sections 2.2 and 2.3.
+
+mod v41;
 
 use anyhow::{Context, Result};
 
-use super::config::{Config, Dims, Draft};
+use super::config::{Config, Dims, Draft, Family};
 use super::fill::Fill;
 
 /// One tensor of the checkpoint.
@@ -20,6 +22,9 @@ pub struct Tensor {
     pub fill: Fill,
 }
 
+/// DSpark blocks of a release that has them.
+const DRAFT_BLOCKS: u64 = 3;
+
 /// All tensors, layer by layer.
 ///
 /// Every matrix of K columns has the deviation 1/sqrt(K): it maps vectors of
@@ -36,18 +41,41 @@ pub fn tensors(config: &Config) -> Result<Vec<Tensor>> {
     let d = &config.dims;
     let mut out = List::default();
     out.bf16("embed.weight", &[d.vocab, d.hidden], 1.0)?;
-    for layer in 0..d.layers {
-        let ratio = d.ratios.get(layer as usize).copied().unwrap_or(0);
-        out.block(d, &format!("layers.{layer}"), ratio, layer < d.hash_layers)?;
+    for (layer, &ratio) in (0..d.layers).zip(&d.ratios) {
+        let kind = match config.family {
+            Family::V4 => Kind::V4 {
+                ratio,
+                hash: layer < d.hash_layers,
+            },
+            Family::V41 => Kind::V41,
+        };
+        let prefix = format!("layers.{layer}");
+        out.block(d, &prefix, kind, d.experts)?;
+        if config.family == Family::V41 {
+            out.sources(d, &format!("{prefix}.attn"), layer, ratio)?;
+            let table = d.v41.engram.iter().find(|table| table.layer == layer);
+            if let Some(&table) = table {
+                out.engram(d, &format!("{prefix}.engram"), table)?;
+            }
+        }
     }
     out.norm("norm.weight", d.hidden)?;
     let head_std = (f64::from(d.vocab.ilog2()) * std::f64::consts::LN_2 / d.hidden as f64).sqrt();
     out.bf16("head.weight", &[d.vocab, d.hidden], head_std)?;
-    out.hc("hc_head", d, 1)?;
+    let window = match config.family {
+        Family::V4 => {
+            out.hc("hc_head", d, 1)?;
+            Kind::V4 {
+                ratio: 0,
+                hash: false,
+            }
+        }
+        Family::V41 => Kind::V41,
+    };
     match config.draft {
         Draft::None => {}
         Draft::Mtp => {
-            out.block(d, "mtp.0", 0, false)?;
+            out.block(d, "mtp.0", window, d.experts)?;
             out.fp8(d, "mtp.0.e_proj", d.hidden, d.hidden)?;
             out.fp8(d, "mtp.0.h_proj", d.hidden, d.hidden)?;
             for norm in ["enorm", "hnorm", "norm"] {
@@ -56,21 +84,26 @@ pub fn tensors(config: &Config) -> Result<Vec<Tensor>> {
             out.hc("mtp.0.hc_head", d, 1)?;
         }
         Draft::Dspark => {
-            for stage in 0..3 {
-                out.block(d, &format!("mtp.{stage}"), 0, false)?;
+            for stage in 0..DRAFT_BLOCKS {
+                out.block(d, &format!("mtp.{stage}"), window, d.draft_experts)?;
             }
-            out.fp8(d, "mtp.0.main_proj", d.hidden, 3 * d.hidden)?;
-            out.norm("mtp.0.main_norm.weight", d.hidden)?;
-            out.norm("mtp.2.norm.weight", d.hidden)?;
-            out.hc("mtp.2.hc_head", d, 1)?;
-            let rank = d.markov_rank;
-            let std = 1.0 / (rank as f64).sqrt();
-            out.bf16("mtp.2.markov_head.markov_w1.weight", &[d.vocab, rank], 1.0)?;
-            out.bf16("mtp.2.markov_head.markov_w2.weight", &[d.vocab, rank], std)?;
-            out.linear("mtp.2.confidence_head.proj", 1, d.hidden + rank)?;
+            out.dspark(d, config.family)?;
         }
     }
+    if let Some(vision) = d.v41.vision {
+        out.vision(d, vision)?;
+    }
     Ok(out.tensors)
+}
+
+/// What a layer has beside the sublayers that all have.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// A layer of V4 with a compressor of this ratio if not 0, routed by `hash`
+    /// or by scores.
+    V4 { ratio: u64, hash: bool },
+    /// A layer of V4.1; sources and Engram come on top.
+    V41,
 }
 
 #[derive(Default)]
@@ -111,11 +144,15 @@ impl List {
 
     /// Not exactly 1, so that a forgotten norm weight changes the output.
     fn norm(&mut self, name: &str, width: u64) -> Result<()> {
+        self.norms(name, &[width])
+    }
+
+    fn norms(&mut self, name: &str, shape: &[u64]) -> Result<()> {
         let fill = Fill::Bf16 {
             mean: 1.0,
             std: 0.05,
         };
-        self.push(name, "BF16", &[width], fill)
+        self.push(name, "BF16", shape, fill)
     }
 
     fn linear(&mut self, prefix: &str, rows: u64, cols: u64) -> Result<()> {
@@ -166,7 +203,28 @@ impl List {
         self.norm(&format!("{prefix}.norm.weight"), width)
     }
 
-    fn attention(&mut self, d: &Dims, prefix: &str, ratio: u64) -> Result<()> {
+    /// What the DSpark blocks have beside their layers.
+    fn dspark(&mut self, d: &Dims, family: Family) -> Result<()> {
+        self.fp8(d, "mtp.0.main_proj", d.hidden, DRAFT_BLOCKS * d.hidden)?;
+        self.norm("mtp.0.main_norm.weight", d.hidden)?;
+        self.norm("mtp.2.norm.weight", d.hidden)?;
+        let names = match family {
+            Family::V4 => {
+                self.hc("mtp.2.hc_head", d, 1)?;
+                ["markov_w1", "markov_w2"]
+            }
+            Family::V41 => ["embed", "head"],
+        };
+        let rank = d.markov_rank;
+        for (name, std) in names.into_iter().zip([1.0, fan_in(rank)]) {
+            let name = format!("mtp.2.markov_head.{name}.weight");
+            self.bf16(&name, &[d.vocab, rank], std)?;
+        }
+        self.linear("mtp.2.confidence_head.proj", 1, d.hidden + rank)
+    }
+
+    /// What all layers of both families have.
+    fn attention(&mut self, d: &Dims, prefix: &str) -> Result<()> {
         let heads = d.heads * d.head_dim;
         let low = d.o_groups * d.o_lora;
         self.fp8(d, &format!("{prefix}.wq_a"), d.q_lora, d.hidden)?;
@@ -176,7 +234,11 @@ impl List {
         self.norm(&format!("{prefix}.kv_norm.weight"), d.head_dim)?;
         self.fp8(d, &format!("{prefix}.wo_a"), low, heads / d.o_groups)?;
         self.fp8(d, &format!("{prefix}.wo_b"), d.hidden, low)?;
-        self.f32(&format!("{prefix}.attn_sink"), &[d.heads], 0.5, 0.5)?;
+        self.f32(&format!("{prefix}.attn_sink"), &[d.heads], 0.5, 0.5)
+    }
+
+    /// Compressor and indexer of a V4 layer.
+    fn compressed(&mut self, d: &Dims, prefix: &str, ratio: u64) -> Result<()> {
         if ratio > 0 {
             self.compressor(&format!("{prefix}.compressor"), d, ratio, d.head_dim)?;
         }
@@ -194,25 +256,36 @@ impl List {
         Ok(())
     }
 
-    fn block(&mut self, d: &Dims, prefix: &str, ratio: u64, hash: bool) -> Result<()> {
-        self.attention(d, &format!("{prefix}.attn"), ratio)?;
+    fn block(&mut self, d: &Dims, prefix: &str, kind: Kind, experts: u64) -> Result<()> {
+        let attention = format!("{prefix}.attn");
+        self.attention(d, &attention)?;
+        if let Kind::V4 { ratio, .. } = kind {
+            self.compressed(d, &attention, ratio)?;
+        }
         self.norm(&format!("{prefix}.attn_norm.weight"), d.hidden)?;
         self.norm(&format!("{prefix}.ffn_norm.weight"), d.hidden)?;
         self.hc(&format!("{prefix}.hc_attn"), d, 3)?;
         self.hc(&format!("{prefix}.hc_ffn"), d, 3)?;
         let ffn = format!("{prefix}.ffn");
-        self.linear(&format!("{ffn}.gate"), d.experts, d.hidden)?;
-        if hash {
-            let fill = Fill::Tid2Eid {
-                experts: d.experts,
-                used: d.experts_used,
-            };
-            let shape = [d.vocab, d.experts_used];
-            self.push(&format!("{ffn}.gate.tid2eid"), "I64", &shape, fill)?;
-        } else {
-            self.f32(&format!("{ffn}.gate.bias"), &[d.experts], 0.2, 0.1)?;
+        self.linear(&format!("{ffn}.gate"), experts, d.hidden)?;
+        let gate = format!("{ffn}.gate");
+        match kind {
+            Kind::V4 { hash: true, .. } => {
+                let used = d.experts_used;
+                let shape = [d.vocab, used];
+                let fill = Fill::Tid2Eid { experts, used };
+                self.push(&format!("{gate}.tid2eid"), "I64", &shape, fill)?;
+            }
+            Kind::V4 { hash: false, .. } => {
+                self.f32(&format!("{gate}.bias"), &[experts], 0.2, 0.1)?;
+            }
+            Kind::V41 => {
+                for bias in ["bias", "bias_vl"] {
+                    self.f32(&format!("{gate}.{bias}"), &[experts], 0.2, 0.1)?;
+                }
+            }
         }
-        for expert in 0..d.experts {
+        for expert in 0..experts {
             let expert = format!("{ffn}.experts.{expert}");
             self.fp4(&format!("{expert}.w1"), d.expert_width, d.hidden)?;
             self.fp4(&format!("{expert}.w2"), d.hidden, d.expert_width)?;
@@ -234,11 +307,16 @@ fn fan_in(cols: u64) -> f64 {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::config::{Overrides, Source};
+    use super::super::config::{Extras, Overrides, Source};
     use super::*;
 
     fn published(source: &Source, draft: Draft) -> (usize, u64) {
-        let config = Config::new(source, &Overrides::default(), draft).unwrap();
+        let extras = Extras {
+            draft,
+            vision: *source == Source::V41Flash,
+            tokenizer: None,
+        };
+        let config = Config::new(source, &Overrides::default(), &extras).unwrap();
         let all = tensors(&config).unwrap();
         let names: BTreeSet<_> = all.iter().map(|t| &t.name).collect();
         assert_eq!(names.len(), all.len(), "a name twice");
@@ -257,5 +335,7 @@ mod tests {
         assert_eq!((count, (bytes + 5_000_000) / 10_000_000), (69_187, 15_961));
         let (count, bytes) = published(&Source::Pro, Draft::Mtp);
         assert_eq!((count, bytes / 100_000_000), (145_116, 8_647));
+        let (count, bytes) = published(&Source::V41Flash, Draft::Dspark);
+        assert_eq!((count, (bytes + 5_000_000) / 10_000_000), (96_085, 51_029));
     }
 }
