@@ -30,6 +30,10 @@ struct Args {
         default_value = "lossless,native,q4,q3,q2"
     )]
     recipes: Vec<String>,
+    /// For V4.1: types of the Engram tables, each converted with every recipe, and once without
+    /// the tables (gates shut)
+    #[arg(long, value_name = "TYPE,…", value_delimiter = ',')]
+    engram: Vec<String>,
     /// GGUF files to measure beside them; may be repeated
     #[arg(long, value_name = "FILE")]
     also: Vec<PathBuf>,
@@ -51,19 +55,33 @@ fn run(args: &Args) -> Result<()> {
     println!("| file | MB | fast: nll | ppl | exact: nll | ppl |");
     println!("|---|---|---|---|---|---|");
     for recipe in &args.recipes {
-        let convert = [args.checkpoint.as_os_str(), model.as_os_str()];
-        let options = ["--recipe", recipe, "--quiet", "--force"].map(OsStr::new);
-        beside("v4-convert", convert.into_iter().chain(options))?;
-        row(recipe, &model, args)?;
+        let convert = |more: &[&str]| {
+            let paths = [args.checkpoint.as_os_str(), model.as_os_str()];
+            let options = [&["--recipe", recipe, "--quiet", "--force"][..], more].concat();
+            let options = options.into_iter().map(OsStr::new);
+            beside("v4-convert", paths.into_iter().chain(options))
+        };
+        if args.engram.is_empty() {
+            convert(&[])?;
+            row(recipe, &model, &[], args)?;
+        }
+        for engram in &args.engram {
+            convert(&["--engram", engram])?;
+            row(&format!("{recipe}, Engram {engram}"), &model, &[], args)?;
+        }
+        if !args.engram.is_empty() {
+            let shut = ["--engram", "off"];
+            row(&format!("{recipe}, gates shut"), &model, &shut, args)?;
+        }
     }
     for file in &args.also {
         let name = file.file_name().unwrap_or(file.as_os_str());
-        row(&name.to_string_lossy(), file, args)?;
+        row(&name.to_string_lossy(), file, &[], args)?;
     }
     Ok(())
 }
 
-fn row(name: &str, model: &Path, args: &Args) -> Result<()> {
+fn row(name: &str, model: &Path, options: &[&str], args: &Args) -> Result<()> {
     let size = std::fs::metadata(model).with_context(|| model.display().to_string())?;
     let mut line = format!("| {name} | {:.1} |", size.len() as f64 / 1e6);
     for precision in ["fast", "exact"] {
@@ -73,15 +91,12 @@ fn row(name: &str, model: &Path, args: &Args) -> Result<()> {
             model.as_os_str(),
             args.text.as_os_str(),
         ];
-        let options = [
-            "--json",
-            "--quiet",
-            "--tokens",
-            &tokens,
-            "--precision",
-            precision,
-        ];
-        let report = beside("v4-run", files.into_iter().chain(options.map(OsStr::new)))?;
+        let tokens = ["--json", "--quiet", "--tokens", &tokens];
+        let options = [&tokens[..], &["--precision", precision], options].concat();
+        let report = beside(
+            "v4-run",
+            files.into_iter().chain(options.into_iter().map(OsStr::new)),
+        )?;
         let report: Value = serde_json::from_slice(&report)?;
         let number = |key: &str| report[key].as_f64().with_context(|| format!("no {key}"));
         line += &format!(" {:.4} | {:.3} |", number("nll")?, number("ppl")?);
