@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use v4_tests::program::{Ended, data, run, scratch, tiny_v4};
+use v4_runtime::gguf::GgufFile;
+use v4_tests::program::{Ended, data, run, scratch, tiny, tiny_v4};
 
 /// Exit code 0, or 1 with one line; a signal or 101 is a crash.
 fn survived(ended: &Ended, mutation: &str) -> bool {
@@ -81,15 +82,25 @@ fn path_args<'a>(args: &[&'a str], paths: &[&'a Path]) -> Vec<&'a Path> {
 }
 
 #[test]
-fn mutated_gguf_files_are_refused_or_run() {
-    let original = fs::read(tiny_v4("native")).unwrap();
-    let path = scratch().join("mutated.gguf");
-    let ids = scratch().join("few.ids");
+fn mutated_v4_files_are_refused_or_run() {
+    mutated("tiny-v4", 8);
+}
+
+#[test]
+fn mutated_v4_1_files_are_refused_or_run() {
+    mutated("tiny-v41", 11);
+}
+
+fn mutated(model: &str, seed: u64) {
+    const FILES: usize = 120;
+    let original = fs::read(tiny(model, "native", &[])).unwrap();
+    let path = scratch().join(format!("mutated-{model}.gguf"));
+    let ids = scratch().join(format!("few-{model}.ids"));
     fs::write(&ids, "0 5 17 300").unwrap();
-    let out = scratch().join("mutated.safetensors");
-    let mut rng = SmallRng::seed_from_u64(8);
+    let out = scratch().join(format!("mutated-{model}.safetensors"));
+    let mut rng = SmallRng::seed_from_u64(seed);
     let mut refused = 0;
-    for _ in 0..200 {
+    for _ in 0..FILES {
         let mut file = original.clone();
         let mutation = mutate(&mut file, &mut rng);
         fs::write(&path, &file).unwrap();
@@ -101,11 +112,11 @@ fn mutated_gguf_files_are_refused_or_run() {
         refused += usize::from(!survived(&ran, &mutation));
     }
     println!(
-        "200 mutated GGUF files: {refused} refused, {} run",
-        200 - refused
+        "{FILES} mutated {model} files: {refused} refused, {} run",
+        FILES - refused
     );
     assert!(
-        (20..200).contains(&refused),
+        (12..FILES).contains(&refused),
         "{refused} refused: mutations miss the structure"
     );
 }
@@ -241,6 +252,33 @@ fn broken_models_name_file_and_remedy() {
         fs::write(&ids, text).unwrap();
         let files = [&*model, "--ids".as_ref(), &ids, "--out".as_ref(), &out];
         run("v4-run", path_args(&["logits"], &files)).failed_with(&["bad.ids", part]);
+        assert!(!out.exists());
+    }
+}
+
+/// Rows are checked when they are read: a table of garbage is an error that
+/// names the tensor and a row, not an answer.
+#[test]
+fn a_damaged_engram_row_is_named() {
+    for (engram, bytes) in [("fp8", 0xFF), ("q8_0", 0x7C)] {
+        let model = tiny("tiny-v41", "native", &["--engram", engram]);
+        let file = GgufFile::open(&model).unwrap();
+        let table = file.tensor("blk.3.engram_embd.weight").unwrap().clone();
+        let mut damaged = fs::read(&model).unwrap();
+        let start = damaged.len() - usize::try_from(table.bytes).unwrap();
+        // The last table ends the file.
+        damaged[start..].fill(bytes);
+        let path = scratch().join(format!("damaged-{engram}.gguf"));
+        fs::write(&path, damaged).unwrap();
+        let ids = scratch().join("engram.ids");
+        fs::write(&ids, "0 5 17 300").unwrap();
+        let out = scratch().join("damaged.safetensors");
+        let files = [&*path, "--ids".as_ref(), &ids, "--out".as_ref(), &out];
+        run("v4-run", path_args(&["logits"], &files)).failed_with(&[
+            &format!("damaged-{engram}.gguf"),
+            "blk.3.engram_embd.weight",
+            "row ",
+        ]);
         assert!(!out.exists());
     }
 }
