@@ -61,7 +61,7 @@ impl<B: Backend> Forward<B> {
             }
         }
 
-        self.drop_rows(cone.before(l + 1, &span.positions()), span, s);
+        self.drop_rows(cone.skipped(l + 1, &span.positions()), span, s);
         if span.ids.is_empty() {
             b.keep_last_rows(&mut cache.layers[l].window, c.window);
             return;

@@ -15,6 +15,8 @@ use crate::model::ModelConfig;
 /// The rows that one call needs, layer by layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cone {
+    /// The first layer of the decoder: every token reaches it.
+    decoder: usize,
     /// First position whose input layer `l` needs, for `l` from the first layer
     /// of the decoder on; 0 before. One more for what comes out at the end.
     from: Vec<usize>,
@@ -37,6 +39,7 @@ impl Cone {
     #[must_use]
     pub fn full(cfg: &ModelConfig) -> Self {
         Self {
+            decoder: Self::decoder(cfg),
             from: vec![0; cfg.layers.len() + 1],
         }
     }
@@ -47,7 +50,7 @@ impl Cone {
     pub fn new(cfg: &ModelConfig, wanted: usize, end: usize) -> Self {
         let mut cone = Self::full(cfg);
         cone.from[cfg.layers.len()] = wanted.min(end);
-        for l in (Self::decoder(cfg)..cfg.layers.len()).rev() {
+        for l in (cone.decoder..cfg.layers.len()).rev() {
             // Windows must hold what comes before the outputs wanted, which is
             // also what comes before `end`.
             cone.from[l] = cone.from[l + 1].saturating_sub(cfg.window - 1);
@@ -55,16 +58,19 @@ impl Cone {
         cone
     }
 
-    /// First position whose input layer `l` needs, or whose output is wanted
-    /// where `l` is the number of layers.
+    /// First position whose input layer `l` of the decoder needs, or whose
+    /// output is wanted where `l` is the number of layers.
     #[must_use]
     pub fn from(&self, l: usize) -> usize {
         self.from[l]
     }
 
-    /// Of the rows `rows`, how many come before the first that layer `l` needs.
+    /// Of the rows `rows`, how many need not enter layer `l`.
     #[must_use]
-    pub fn before(&self, l: usize, rows: &Range<usize>) -> usize {
+    pub fn skipped(&self, l: usize, rows: &Range<usize>) -> usize {
+        if l <= self.decoder {
+            return 0;
+        }
         self.from[l].clamp(rows.start, rows.end) - rows.start
     }
 }

@@ -243,6 +243,8 @@ impl<B: Backend> Forward<B> {
                 }
             }
         }
+        // The call that follows may be stopped as well.
+        cache.backlog = Some(backlog);
     }
 
     /// Logits of the last `rows` rows that [`Self::chunk`] left in `s`.

@@ -70,7 +70,7 @@ fn run(args: &Args) -> Result<()> {
             row(&format!("{recipe}, Engram {engram}"), &model, &[], args)?;
         }
         if !args.engram.is_empty() {
-            let shut = ["--engram", "off"];
+            let shut = ["--engram-tables", "off"];
             row(&format!("{recipe}, gates shut"), &model, &shut, args)?;
         }
     }
