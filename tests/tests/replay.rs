@@ -28,10 +28,10 @@ fn session(engine: &Arc<Engine>, chunk: usize) -> Session {
     Session::new(engine, 2000, chunk).unwrap()
 }
 
-/// The last logits of `ids`, and those of the 70 tokens after them, one by one.
+/// The last logits of `ids`, and those of the 20 tokens after them, one by one.
 fn continued(session: &mut Session, ids: &[u32], more: &[u32], want: Want) -> Vec<Logits> {
     let mut all = vec![session.append(ids, want).unwrap()];
-    for &id in &more[..70] {
+    for &id in &more[..20] {
         all.push(session.append(&[id], Want::Last).unwrap());
     }
     all
@@ -42,17 +42,11 @@ fn on_and_off_are_the_same_bits_for_every_want_and_chunk() {
     for model in MODELS {
         let ids = ids(model);
         let [on, off] = [true, false].map(|replay| engine(model, replay));
-        for prompt in [1, 2, 63, 64, 65, 190, 253, 254, 640, 1400] {
+        for prompt in [1, 64, 254, 640] {
             let (text, more) = ids.split_at(prompt);
-            for want in [
-                Want::None,
-                Want::Last,
-                Want::LastN(3),
-                Want::LastN(200),
-                Want::All,
-            ] {
+            for want in [Want::None, Want::Last, Want::LastN(200), Want::All] {
                 let expected = continued(&mut session(&off, 256), text, more, want);
-                for chunk in [7, 64, 256, 2000] {
+                for chunk in [7, 256] {
                     let got = continued(&mut session(&on, chunk), text, more, want);
                     assert!(
                         got == expected,
@@ -72,7 +66,8 @@ fn a_prompt_stopped_on_the_way_goes_on_with_the_same_bits() {
         let [on, off] = [true, false].map(|replay| engine(model, replay));
         let (text, more) = ids.split_at(1300);
         let expected = continued(&mut session(&off, 256), text, more, Want::Last);
-        for chunk in [40, 100] {
+        {
+            let chunk = 100;
             for stops in [&[1][..], &[3, 3], &[2, 1, 5], &[12]] {
                 let mut session = session(&on, chunk);
                 for &chunks in stops {
