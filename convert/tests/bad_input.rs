@@ -4,32 +4,16 @@
 mod common;
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use common::{Copy, plan, program, scratch, split_shard, text, tiny, write_shard};
+use common::{Copy, plan, program, refused, scratch, split_shard, text, tiny, write_shard};
 use serde_json::{Value, json};
 use v4_convert::write::{Watch, WriteError, WriteOptions, write};
 
 const INDEX: &str = "model.safetensors.index.json";
 const SHARD: &str = "model-00002-of-00003.safetensors";
-
-/// Runs the program and checks that it refuses as it should; `parts` must all be
-/// in the message.
-fn refused(input: &Path, parts: &[&str]) {
-    let dir = scratch();
-    let out = dir.path().join("out.gguf");
-    let run = program(&[text(input), text(&out), "--quiet"]);
-    let message = String::from_utf8(run.stderr).expect("messages are UTF-8");
-    assert_eq!(run.status.code(), Some(1), "{parts:?}: {message}");
-    assert!(message.starts_with("v4-convert: "), "{message}");
-    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
-    for part in parts {
-        assert!(message.contains(part), "{part:?} is not in: {message}");
-    }
-    assert!(!out.exists(), "{message}");
-}
 
 #[test]
 fn a_shard_is_missing() {

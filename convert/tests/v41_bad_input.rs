@@ -3,24 +3,9 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 
-use common::{Copy, program, scratch, split_shard, text, tiny41, write_shard};
+use common::{Copy, refused, split_shard, tiny41, write_shard};
 use serde_json::{Value, json};
-
-/// Runs the program and checks that it refuses as it should.
-fn refused(input: &Path, parts: &[&str]) {
-    let dir = scratch();
-    let out = dir.path().join("out.gguf");
-    let run = program(&[text(input), text(&out), "--quiet"]);
-    let message = String::from_utf8(run.stderr).expect("messages are UTF-8");
-    assert_eq!(run.status.code(), Some(1), "{parts:?}: {message}");
-    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
-    for part in parts {
-        assert!(message.contains(part), "{part:?} is not in: {message}");
-    }
-    assert!(!out.exists(), "{message}");
-}
 
 fn copy() -> Copy {
     Copy::of(&tiny41())

@@ -82,14 +82,7 @@ impl Engine {
         }
         let engram = match &cfg.engram {
             Some(model) if !options.engram_off => {
-                let model_error = |e: crate::engram::EngramError| EngineError::Model {
-                    path: path.to_path_buf(),
-                    what: e.to_string(),
-                };
-                let addressing = model.addressing(&tokenizer).map_err(model_error)?;
-                let (width, encoding) = (model.width, model.encoding.as_deref());
-                let store = EngramStore::open(&file, addressing, width, encoding, &options.engram)?;
-                Some(store)
+                Some(model.open(&file, &tokenizer, &options.engram)?)
             }
             _ => None,
         };

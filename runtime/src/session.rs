@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::cpu::Cpu;
 use crate::engine::Engine;
-use crate::engram::Fetch;
+use crate::engram::{EngramStore, Fetch};
 use crate::error::EngineError;
 use crate::forward::{Cache, Chunk, Cone, Scratch};
 use crate::trace::Trace;
@@ -197,14 +197,14 @@ impl Session {
         hooks: &mut Hooks<'_>,
     ) -> Result<Logits, EngineError> {
         self.check(ids)?;
-        let vocab = self.engine.config().vocab;
+        let config = self.engine.config();
+        let vocab = config.vocab;
         let from = want.from(ids.len());
         let mut all = Logits {
             first: self.tokens.len() + from,
             vocab,
             data: Vec::new(),
         };
-        let config = self.engine.config();
         let start = self.tokens.len();
         let cone = if hooks.trace.is_some() || !self.engine.replay() {
             Cone::full(config)
@@ -288,11 +288,15 @@ impl Session {
 
     fn check(&self, ids: &[u32]) -> Result<(), EngineError> {
         let config = self.engine.config();
-        if let Some(index) = ids.iter().position(|&id| id as usize >= config.vocab) {
+        // Ids that only pad the model's matrices have no Engram class.
+        let classes = |store: &Arc<EngramStore>| store.addressing().classes().as_slice().len();
+        let vocab = self.engine.engram().map_or(config.vocab, classes);
+        let vocab = vocab.min(config.vocab);
+        if let Some(index) = ids.iter().position(|&id| id as usize >= vocab) {
             return Err(EngineError::TokenId {
                 id: ids[index],
                 index,
-                vocab: config.vocab,
+                vocab,
             });
         }
         if let Some(index) = ids.iter().position(|&id| Some(id) == config.image_token) {

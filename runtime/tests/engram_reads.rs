@@ -13,7 +13,7 @@ use v4_runtime::io::{ReadHook, ReadMode};
 
 #[path = "common/tables.rs"]
 mod tables;
-use tables::{Tables, WIDTH, text};
+use tables::{Tables, WIDTH, text, values};
 
 /// Whether the kernel lets this process have a ring.
 fn ring_allowed(t: &Tables) -> bool {
@@ -64,27 +64,11 @@ fn every_way(t: &Tables) -> Vec<EngramOptions> {
     all
 }
 
-fn take(store: &Arc<EngramStore>, before: &[u32], ids: &[u32]) -> Result<Vec<f32>, EngineError> {
-    let mut fetch = store.fetch(before, ids)?;
-    let each = ids.len() * store.addressing().columns() * WIDTH;
-    let mut out = vec![0.0; 2 * each];
-    let (first, second) = out.split_at_mut(each);
-    fetch.take(0, first)?;
-    fetch.take(1, second)?;
-    Ok(out)
-}
-
-fn expected(t: &Tables, before: &[u32], ids: &[u32]) -> Vec<f32> {
-    let rows = t.addressing.rows(before, ids).unwrap();
-    let tables = rows.iter().enumerate();
-    tables.flat_map(|(i, rows)| t.expected(i, rows)).collect()
-}
-
 #[test]
 fn every_way_to_read_gives_the_same_bits() {
     let t = Tables::new(GgmlType::I8, 3_000);
     let ids = text(700, 3);
-    let whole = expected(&t, &[], &ids);
+    let whole = t.expected_values(&[], &ids);
     let memory = EngramOptions {
         placement: EngramPlacement::Memory,
         ..EngramOptions::default()
@@ -93,12 +77,12 @@ fn every_way_to_read_gives_the_same_bits() {
     assert!(ways.len() >= 6);
     for options in ways.iter().chain([&memory]) {
         let store = open(&t, options);
-        assert!(take(&store, &[], &ids).unwrap() == whole, "{options:?}");
+        assert!(values(&store, &[], &ids).unwrap() == whole, "{options:?}");
         // Warm, a token at a time.
         for at in 650..660 {
-            let got = take(&store, &ids[..at], &ids[at..=at]).unwrap();
+            let got = values(&store, &ids[..at], &ids[at..=at]).unwrap();
             assert!(
-                got == expected(&t, &ids[..at], &ids[at..=at]),
+                got == t.expected_values(&ids[..at], &ids[at..=at]),
                 "{options:?}"
             );
         }
@@ -126,8 +110,8 @@ fn decoding_in_parallel_changes_nothing() {
         .num_threads(2)
         .build()
         .unwrap();
-    let got = pool.install(|| take(&store, &[], &ids)).unwrap();
-    assert!(got == expected(&t, &[], &ids));
+    let got = pool.install(|| values(&store, &[], &ids)).unwrap();
+    assert!(got == t.expected_values(&[], &ids));
     // The first bad row is named, whichever thread meets it.
     let rows = t.addressing.rows(&[], &ids).unwrap();
     for at in [rows[0][700], rows[0][2500]] {
@@ -140,7 +124,7 @@ fn decoding_in_parallel_changes_nothing() {
         .find(|&&row| row == rows[0][700] || row == rows[0][2500])
         .unwrap();
     for _ in 0..5 {
-        let error = pool.install(|| take(&store, &[], &ids)).unwrap_err();
+        let error = pool.install(|| values(&store, &[], &ids)).unwrap_err();
         assert!(matches!(error, EngineError::EngramRow { row, .. } if row == *first));
     }
 }
@@ -181,7 +165,7 @@ fn eio() -> io::Result<usize> {
 fn short_interrupted_and_passing_errors_are_made_good() {
     let t = Tables::new(GgmlType::I8, 1_000);
     let ids = text(300, 5);
-    let whole = expected(&t, &[], &ids);
+    let whole = t.expected_values(&[], &ids);
     for options in every_way(&t) {
         // By offset, so that no read meets more than it may be retried for.
         let tries = Mutex::new(HashMap::new());
@@ -199,7 +183,7 @@ fn short_interrupted_and_passing_errors_are_made_good() {
             }
         });
         let store = open(&t, &options);
-        assert!(take(&store, &[], &ids).unwrap() == whole, "{options:?}");
+        assert!(values(&store, &[], &ids).unwrap() == whole, "{options:?}");
         assert!(store.stats().retries > 0);
     }
 }
@@ -218,7 +202,7 @@ fn a_bad_sector_is_named_by_the_row_it_holds() {
             let hit = offset < sector + 512 && sector < offset + len as u64;
             if hit { eio() } else { answer }
         });
-        let error = take(&open(&t, &options), &[], &ids).unwrap_err();
+        let error = values(&open(&t, &options), &[], &ids).unwrap_err();
         let EngineError::EngramRow {
             tensor,
             row,
@@ -260,7 +244,7 @@ fn a_disk_that_fails_altogether_ends_soon() {
             count.fetch_add(1, Ordering::Relaxed);
             eio()
         });
-        let error = take(&open(&t, &options), &[], &ids).unwrap_err();
+        let error = values(&open(&t, &options), &[], &ids).unwrap_err();
         assert!(matches!(error, EngineError::EngramRow { .. }));
         // A few reads of each table, those in flight, and the row by itself.
         let most = 4 * (2 * (4 + options.in_flight as u64) + 1);
@@ -305,7 +289,7 @@ fn a_file_cut_short_after_opening_is_an_error_not_zeros() {
         let middle = t.positions[1] + t.addressing.layers()[1].rows() / 2 * 264;
         let file = std::fs::File::options().write(true).open(&t.path).unwrap();
         file.set_len(middle + 100).unwrap();
-        let error = take(&store, &[], &ids).unwrap_err();
+        let error = values(&store, &[], &ids).unwrap_err();
         let EngineError::EngramRow { row, reason, .. } = &error else {
             panic!("{error}");
         };
@@ -346,8 +330,8 @@ fn many_sessions_at_once_get_their_own_rows() {
                     let ids = text(400, 20 + session);
                     for (i, chunk) in ids.chunks(97).enumerate() {
                         let before = &ids[..i * 97];
-                        let got = take(store, before, chunk).unwrap();
-                        assert!(got == expected(t, before, chunk));
+                        let got = values(store, before, chunk).unwrap();
+                        assert!(got == t.expected_values(before, chunk));
                     }
                 });
             }
@@ -369,7 +353,7 @@ fn fetches_dropped_early_keep_nobody_waiting() {
         }
         let started = Instant::now();
         let ids = text(3, 99);
-        assert!(take(&store, &[], &ids).unwrap() == expected(&t, &[], &ids));
+        assert!(values(&store, &[], &ids).unwrap() == t.expected_values(&[], &ids));
         assert!(started.elapsed() < Duration::from_secs(2), "{options:?}");
         // With reads still in flight.
         let fetch = store.fetch(&[], &text(3_000, 98)).unwrap();
@@ -394,7 +378,7 @@ fn a_short_fetch_overtakes_a_long_one() {
     let store = open(&t, &options);
     let long = store.fetch(&[], &text(4_000, 1)).unwrap();
     let ids = text(1, 2);
-    assert!(take(&store, &[], &ids).unwrap() == expected(&t, &[], &ids));
+    assert!(values(&store, &[], &ids).unwrap() == t.expected_values(&[], &ids));
     let reads_then = store.stats().reads;
     drop(long);
     assert!(
@@ -416,9 +400,9 @@ fn a_small_cache_is_used_and_hides_no_other_row() {
         assert!(store.cache_rows() * 136 <= cache_bytes);
         for (i, id) in ids.iter().enumerate() {
             let before = &ids[i.saturating_sub(3)..i];
-            let got = take(&store, before, &[*id]).unwrap();
+            let got = values(&store, before, &[*id]).unwrap();
             assert!(
-                got == expected(&t, before, &[*id]),
+                got == t.expected_values(before, &[*id]),
                 "{cache_bytes}, token {i}"
             );
         }
@@ -434,9 +418,9 @@ fn a_small_cache_is_used_and_hides_no_other_row() {
 fn statistics_between_two_moments() {
     let t = Tables::new(GgmlType::I8, 1_000);
     let store = open(&t, &EngramOptions::default());
-    take(&store, &[], &text(10, 1)).unwrap();
+    values(&store, &[], &text(10, 1)).unwrap();
     let then = store.stats();
-    take(&store, &[], &text(7, 2)).unwrap();
+    values(&store, &[], &text(7, 2)).unwrap();
     let since = store.stats().since(&then);
     assert_eq!((since.fetches, since.tokens, since.rows), (1, 7, 7 * 12));
     assert!(since.reads > 0 && since.pages >= since.reads);

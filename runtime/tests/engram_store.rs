@@ -10,7 +10,7 @@ use v4_runtime::gguf::GgufFile;
 
 #[path = "common/tables.rs"]
 mod tables;
-use tables::{FP8, Tables, VOCAB, WIDTH, text};
+use tables::{FP8, Tables, VOCAB, WIDTH, text, values};
 
 fn open(t: &Tables, options: &EngramOptions) -> Arc<EngramStore> {
     EngramStore::open(
@@ -21,23 +21,6 @@ fn open(t: &Tables, options: &EngramOptions) -> Arc<EngramStore> {
         options,
     )
     .unwrap()
-}
-
-/// All tables' values of a sequence.
-fn values(store: &Arc<EngramStore>, before: &[u32], ids: &[u32]) -> Result<Vec<f32>, EngineError> {
-    let mut fetch = store.fetch(before, ids)?;
-    let columns = store.addressing().columns();
-    let mut out = vec![0.0; 2 * ids.len() * columns * WIDTH];
-    let (first, second) = out.split_at_mut(ids.len() * columns * WIDTH);
-    fetch.take(0, first)?;
-    fetch.take(1, second)?;
-    Ok(out)
-}
-
-fn expected(t: &Tables, before: &[u32], ids: &[u32]) -> Vec<f32> {
-    let rows = t.addressing.rows(before, ids).unwrap();
-    let tables = rows.iter().enumerate();
-    tables.flat_map(|(i, rows)| t.expected(i, rows)).collect()
 }
 
 #[test]
@@ -53,11 +36,14 @@ fn rows_are_those_written_in_every_type() {
         let t = Tables::new(ty, 200);
         let store = open(&t, &EngramOptions::default());
         let ids = text(40, 1);
-        assert_eq!(values(&store, &[], &ids).unwrap(), expected(&t, &[], &ids));
+        assert_eq!(
+            values(&store, &[], &ids).unwrap(),
+            t.expected_values(&[], &ids)
+        );
         let (before, ids) = ids.split_at(11);
         assert_eq!(
             values(&store, before, ids).unwrap(),
-            expected(&t, before, ids),
+            t.expected_values(before, ids),
             "{ty}"
         );
     }

@@ -66,8 +66,7 @@ fn a_prompt_stopped_on_the_way_goes_on_with_the_same_bits() {
         let [on, off] = [true, false].map(|replay| engine(model, replay));
         let (text, more) = ids.split_at(1300);
         let expected = continued(&mut session(&off, 256), text, more, Want::Last);
-        {
-            let chunk = 100;
+        for chunk in [40, 100] {
             for stops in [&[1][..], &[3, 3], &[2, 1, 5], &[12]] {
                 let mut session = session(&on, chunk);
                 for &chunks in stops {

@@ -229,3 +229,19 @@ impl Shard {
         write_shard(&copy.file(file), &json, &self.data);
     }
 }
+
+/// Runs the program and checks that it refuses as it should; `parts` must all be
+/// in the message.
+pub fn refused(input: &Path, parts: &[&str]) {
+    let dir = scratch();
+    let out = dir.path().join("out.gguf");
+    let run = program(&[text(input), text(&out), "--quiet"]);
+    let message = String::from_utf8(run.stderr).expect("messages are UTF-8");
+    assert_eq!(run.status.code(), Some(1), "{parts:?}: {message}");
+    assert!(message.starts_with("v4-convert: "), "{message}");
+    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+    assert!(!out.exists(), "{message}");
+}

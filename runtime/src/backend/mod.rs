@@ -87,7 +87,7 @@ pub struct Attend<'a, B: Backend> {
 /// Blocks of entries that later index sources choose within (spec 3.5). A block
 /// scores as its best entry; the newest visible block is always kept.
 #[derive(Debug)]
-pub enum Pool<'a, B: Backend> {
+pub enum CandidatePool<'a, B: Backend> {
     /// Every visible entry may be chosen.
     All,
     /// The same, and each query's best blocks are kept.
@@ -281,7 +281,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         q: &Self::Buf,
         w: &Self::Buf,
         keys: &Self::Rows,
-        pool: Pool<'_, Self>,
+        pool: CandidatePool<'_, Self>,
         out: &mut Self::Selection,
     );
     /// Per token: by how much the last chosen entry beat the best one left.

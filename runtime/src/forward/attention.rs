@@ -2,7 +2,7 @@
 
 use super::cache::Branch;
 use super::{Cache, Cone, Forward, KvPrecision, Scratch, Span};
-use crate::backend::{Attend, Backend, Entries, IndexSpec, Pool};
+use crate::backend::{Attend, Backend, CandidatePool, Entries, IndexSpec};
 use crate::math::RopeTable;
 use crate::model::{Attention, Candidates, Compressor, Family, IndexKeys, IndexRole, Indexer};
 use crate::trace::Trace;
@@ -226,13 +226,13 @@ impl<B: Backend> Forward<B> {
             scale: 1.0 / ((c.index_dim * c.index_heads) as f32).sqrt(),
         };
         let pool = match candidates {
-            Candidates::All => Pool::All,
-            Candidates::Keep { blocks, size } => Pool::Keep {
+            Candidates::All => CandidatePool::All,
+            Candidates::Keep { blocks, size } => CandidatePool::Keep {
                 blocks,
                 size,
                 kept: &mut s.candidates,
             },
-            Candidates::Within { size } => Pool::Within {
+            Candidates::Within { size } => CandidatePool::Within {
                 size,
                 kept: &s.candidates,
             },

@@ -15,7 +15,6 @@ use crate::model::ModelConfig;
 /// The rows that one call needs, layer by layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cone {
-    /// The first layer of the decoder: every token reaches it.
     decoder: usize,
     /// First position whose input layer `l` needs, for `l` from the first layer
     /// of the decoder on; 0 before. One more for what comes out at the end.
@@ -23,11 +22,15 @@ pub struct Cone {
 }
 
 impl Cone {
-    /// First layer whose rows may be left out: the last one that compresses
-    /// or, after an Engram layer, whose rows come with the tokens, the next.
-    /// Of the former, all tokens are compressed and the rest is left out.
+    /// The first layer of the decoder: the last one that compresses or, after an
+    /// Engram layer, whose rows come with the tokens, the next. Every token
+    /// reaches it to be compressed; the rest of it may be left out.
     #[must_use]
-    pub fn decoder(cfg: &ModelConfig) -> usize {
+    pub fn decoder(&self) -> usize {
+        self.decoder
+    }
+
+    fn find_decoder(cfg: &ModelConfig) -> usize {
         let layers = || cfg.layers.iter().enumerate();
         let last = |f: &dyn Fn(usize) -> bool| layers().map(|(l, _)| l).filter(|&l| f(l)).max();
         let compressing = last(&|l| cfg.layers[l].attention.compresses(l));
@@ -39,7 +42,7 @@ impl Cone {
     #[must_use]
     pub fn full(cfg: &ModelConfig) -> Self {
         Self {
-            decoder: Self::decoder(cfg),
+            decoder: Self::find_decoder(cfg),
             from: vec![0; cfg.layers.len() + 1],
         }
     }

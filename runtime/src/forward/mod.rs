@@ -174,7 +174,7 @@ impl<B: Backend> Forward<B> {
         s: &mut Scratch<B>,
     ) -> Result<(), EngineError> {
         let (b, c) = (&self.backend, &self.cfg);
-        let decoder = Cone::decoder(c);
+        let decoder = chunk.cone.decoder();
         self.catch_up(cache, s);
         let end = cache.len + chunk.ids.len();
         // Whether the call could not end here without missing rows.
@@ -227,8 +227,8 @@ impl<B: Backend> Forward<B> {
             return;
         };
         let (b, layers) = (&self.backend, self.cfg.layers.len());
-        let decoder = Cone::decoder(&self.cfg);
         let cone = Cone::new(&self.cfg, cache.len, cache.len);
+        let decoder = cone.decoder();
         for layer in cache.layers.iter_mut().skip(decoder) {
             b.restart_rows(&mut layer.window, 0);
         }

@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
 use v4_quant::{GgmlType, encode_row, fp8};
-use v4_runtime::engram::{Addressing, EngramConfig, TokenClasses};
+use v4_runtime::EngineError;
+use v4_runtime::engram::{Addressing, EngramConfig, EngramStore, TokenClasses};
 use v4_runtime::gguf::{GgufFile, Metadata, PAGE_ALIGNMENT, encode_header, layout_offsets};
 use v4_runtime::tokenizer::Tokenizer;
 
@@ -139,6 +140,15 @@ impl Tables {
         out
     }
 
+    /// The values of all tables for `ids` after `before`.
+    pub fn expected_values(&self, before: &[u32], ids: &[u32]) -> Vec<f32> {
+        let rows = self.addressing.rows(before, ids).unwrap();
+        let tables = rows.iter().enumerate();
+        tables
+            .flat_map(|(i, rows)| self.expected(i, rows))
+            .collect()
+    }
+
     /// Overwrites a byte of a row in the file.
     pub fn damage(&self, table: usize, row: u64, at: usize, byte: u8) {
         use std::os::unix::fs::FileExt;
@@ -169,6 +179,21 @@ pub fn write(
     }
     std::fs::write(path, &file).unwrap();
     positions
+}
+
+/// The same, from a store of two tables.
+pub fn values(
+    store: &Arc<EngramStore>,
+    before: &[u32],
+    ids: &[u32],
+) -> Result<Vec<f32>, EngineError> {
+    let mut fetch = store.fetch(before, ids)?;
+    let each = ids.len() * store.addressing().columns() * WIDTH;
+    let mut out = vec![0.0; 2 * each];
+    let (first, second) = out.split_at_mut(each);
+    fetch.take(0, first)?;
+    fetch.take(1, second)?;
+    Ok(out)
 }
 
 /// Token ids, some of them often, as in text.

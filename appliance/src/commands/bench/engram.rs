@@ -111,10 +111,7 @@ pub fn open(args: &BenchArgs) -> anyhow::Result<(Arc<EngramStore>, Tokens)> {
     };
     let named = |e: &dyn std::fmt::Display| anyhow::anyhow!("{}: {e}", path.display());
     let tokenizer = Tokenizer::from_gguf(file.metadata()).map_err(|e| named(&e))?;
-    let addressing = engram.addressing(&tokenizer).map_err(|e| named(&e))?;
-    let encoding = engram.encoding.as_deref();
-    let options = options::engram(&args.engine.disk);
-    let store = EngramStore::open(&file, addressing, engram.width, encoding, &options)?;
+    let store = engram.open(&file, &tokenizer, &options::engram(&args.engine.disk))?;
     let tokens = Tokens::new(args.text.as_deref(), &tokenizer, &config)?;
     Ok((store, tokens))
 }

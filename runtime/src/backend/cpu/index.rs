@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use v4_quant::dot::Kernels;
 
 use super::{Cpu, Matrix};
-use crate::backend::{IndexSpec, Pool};
+use crate::backend::{CandidatePool, IndexSpec};
 use crate::kv::HostRows;
 
 /// What was chosen for each query of a chunk, in ascending order: entries, or
@@ -57,7 +57,7 @@ pub(super) fn select(
     q: &Matrix,
     w: &Matrix,
     keys: &HostRows,
-    pool: Pool<'_, Cpu>,
+    pool: CandidatePool<'_, Cpu>,
     out: &mut Selection,
 ) {
     let width = keys.width();
@@ -66,7 +66,7 @@ pub(super) fn select(
     // Where every query sees at most k entries there is nothing to score, unless
     // not all of their blocks can be kept.
     let least_scored = match &pool {
-        Pool::Keep { blocks, size, .. } => spec.top_k.min(blocks * size),
+        CandidatePool::Keep { blocks, size, .. } => spec.top_k.min(blocks * size),
         _ => spec.top_k,
     };
     let mut decoded = Vec::new();
@@ -78,45 +78,41 @@ pub(super) fn select(
             .for_each(|(i, row)| keys.read(i, row));
     }
     let dot = kernels.dot_f32_rows();
-    let score = |t: usize, among: &[u32], scores: &mut [f32]| {
+    // Scores of `n` entries for query `t`; `entry` numbers the i-th of them.
+    let scored = |t: usize, n: usize, entry: &(dyn Fn(usize) -> usize + Sync)| {
         let heads: Vec<&[f32]> = q.row(t).chunks_exact(width).collect();
         let weights = w.row(t);
+        let mut scores = vec![0.0f32; n];
         scores
             .par_chunks_mut(TASK_KEYS)
-            .zip(among.par_chunks(TASK_KEYS))
-            .for_each(|(scores, among)| {
+            .enumerate()
+            .for_each(|(c, scores)| {
                 let mut products = vec![0.0; heads.len()];
-                for (score, &k) in scores.iter_mut().zip(among) {
-                    let k = k as usize;
+                for (i, score) in scores.iter_mut().enumerate() {
+                    let k = entry(c * TASK_KEYS + i);
                     dot(&decoded[k * width..(k + 1) * width], &heads, &mut products);
-                    *score = 0.0;
                     for (p, w) in products.iter().zip(weights) {
                         *score += w * spec.scale * p.max(0.0);
                     }
                 }
             });
-    };
-    let scored = |t: usize, among: &[u32]| {
-        let mut scores = vec![0.0f32; among.len()];
-        score(t, among, &mut scores);
         scores
     };
     let queries = (0..q.rows).into_par_iter();
     out.first = spec.first;
     match pool {
-        Pool::All => {
+        CandidatePool::All => {
             out.queries = queries
                 .map(|t| {
                     let n = visible(t);
                     if n <= spec.top_k {
                         return Chosen::all(n);
                     }
-                    let all: Vec<u32> = (0..n as u32).collect();
-                    top_k(&scored(t, &all), spec.top_k)
+                    top_k(&scored(t, n, &|i| i), spec.top_k)
                 })
                 .collect();
         }
-        Pool::Keep { blocks, size, kept } => {
+        CandidatePool::Keep { blocks, size, kept } => {
             kept.first = spec.first;
             (out.queries, kept.queries) = queries
                 .map(|t| {
@@ -124,8 +120,7 @@ pub(super) fn select(
                     if n <= least_scored {
                         return (Chosen::all(n), Chosen::all(n.div_ceil(size)));
                     }
-                    let all: Vec<u32> = (0..n as u32).collect();
-                    let scores = scored(t, &all);
+                    let scores = scored(t, n, &|i| i);
                     (
                         top_k(&scores, spec.top_k),
                         best_blocks(&scores, size, blocks),
@@ -133,7 +128,7 @@ pub(super) fn select(
                 })
                 .unzip();
         }
-        Pool::Within { size, kept } => {
+        CandidatePool::Within { size, kept } => {
             out.queries = queries
                 .map(|t| {
                     let n = visible(t);
@@ -149,7 +144,8 @@ pub(super) fn select(
                             margin: f32::INFINITY,
                         };
                     }
-                    let mut chosen = top_k(&scored(t, &among), spec.top_k);
+                    let scores = scored(t, among.len(), &|i| among[i] as usize);
+                    let mut chosen = top_k(&scores, spec.top_k);
                     for e in &mut chosen.entries {
                         *e = among[*e as usize];
                     }
@@ -260,13 +256,13 @@ mod tests {
         ];
         let kernels = Kernels::scalar();
         let (mut first, mut kept, mut second) = Default::default();
-        let keep = Pool::Keep {
+        let keep = CandidatePool::Keep {
             blocks,
             size,
             kept: &mut kept,
         };
         select(kernels, spec, &q[0], &w, &keys, keep, &mut first);
-        let within = Pool::Within { size, kept: &kept };
+        let within = CandidatePool::Within { size, kept: &kept };
         select(kernels, spec, &q[1], &w, &keys, within, &mut second);
         let scores = |q: &Matrix, t: usize, n: usize| -> Vec<f32> {
             let one = |k: usize| {

@@ -18,8 +18,8 @@ use rayon::prelude::*;
 use v4_quant::dot::Kernels;
 
 use super::{
-    Attend, Backend, Choose, ExpertWeights, HcParams, HcWeights, IndexSpec, Pool, PoolSpec,
-    RouteSpec, Routing,
+    Attend, Backend, CandidatePool, Choose, ExpertWeights, HcParams, HcWeights, IndexSpec,
+    PoolSpec, RouteSpec, Routing,
 };
 use crate::error::EngineError;
 use crate::kv::{HostRows, RowFormat};
@@ -246,7 +246,7 @@ impl Backend for Cpu {
         q: &Matrix,
         w: &Matrix,
         keys: &HostRows,
-        pool: Pool<'_, Self>,
+        pool: CandidatePool<'_, Self>,
         out: &mut Selection,
     ) {
         index::select(self.kernels, spec, q, w, keys, pool, out);
