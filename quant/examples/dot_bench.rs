@@ -46,7 +46,10 @@ fn main() {
         if !types.is_empty() && !types.contains(&ty) {
             continue;
         }
-        for kernels in ["scalar", "avx2"].into_iter().filter_map(Kernels::by_name) {
+        for kernels in ["scalar", "avx2", "avx512"]
+            .into_iter()
+            .filter_map(Kernels::by_name)
+        {
             let Some(bench) = Bench::new(kernels, ty, &x) else {
                 continue;
             };
@@ -66,7 +69,10 @@ fn main() {
             println!(" {:11.1}", bench.gb_per_s(&small, BATCH) * per_byte);
         }
     }
-    for kernels in ["scalar", "avx2"].into_iter().filter_map(Kernels::by_name) {
+    for kernels in ["scalar", "avx2", "avx512"]
+        .into_iter()
+        .filter_map(Kernels::by_name)
+    {
         let mut act = ActQ8::new();
         let per_run = time(|| {
             act.quantize_into(kernels, &x, BATCH, COLS)

@@ -43,6 +43,8 @@
 mod act;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod layout;
 mod scalar;
 #[cfg(test)]
@@ -76,6 +78,8 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// The same with AVX-512 F, BW, DQ, VL, VNNI and VBMI.
+    Avx512,
 }
 
 impl Isa {
@@ -85,6 +89,7 @@ impl Isa {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
         }
     }
 }
@@ -114,7 +119,7 @@ pub struct Kernels {
 impl Kernels {
     /// The best kernels for this CPU; chosen at the first call.
     ///
-    /// The environment variable `V4_ISA` (`scalar`, `avx2`), read at that call, asks
+    /// The environment variable `V4_ISA` (`scalar`, `avx2`, `avx512`), read at that call, asks
     /// for others; a name that is unknown or that the CPU has not is ignored. As
     /// all kernels give the same bits, only speed depends on it.
     #[must_use]
@@ -124,6 +129,7 @@ impl Kernels {
             std::env::var("V4_ISA")
                 .ok()
                 .and_then(|name| Self::by_name(&name))
+                .or_else(Self::avx512)
                 .or_else(Self::avx2)
                 .unwrap_or_else(Self::scalar)
         })
@@ -135,6 +141,7 @@ impl Kernels {
         match isa {
             "scalar" => Some(Self::scalar()),
             "avx2" => Self::avx2(),
+            "avx512" => Self::avx512(),
             _ => None,
         }
     }
@@ -150,6 +157,15 @@ impl Kernels {
     pub fn avx2() -> Option<&'static Self> {
         #[cfg(target_arch = "x86_64")]
         return avx2::Avx2::new().map(avx2::Avx2::kernels);
+        #[cfg(not(target_arch = "x86_64"))]
+        return None;
+    }
+
+    /// The AVX-512 kernels, if the CPU has all of [`Isa::Avx512`].
+    #[must_use]
+    pub fn avx512() -> Option<&'static Self> {
+        #[cfg(target_arch = "x86_64")]
+        return avx512::Avx512::new().map(avx512::Avx512::kernels);
         #[cfg(not(target_arch = "x86_64"))]
         return None;
     }

@@ -17,7 +17,10 @@ const INT8: [GgmlType; 8] = [
 
 /// Every version that this CPU can run, besides the portable one.
 fn versions() -> Vec<&'static Kernels> {
-    let versions: Vec<_> = Kernels::avx2().into_iter().collect();
+    let versions: Vec<_> = Kernels::avx2()
+        .into_iter()
+        .chain(Kernels::avx512())
+        .collect();
     if versions.is_empty() {
         println!("skipped: the CPU has no vector kernels to compare");
     }

@@ -28,7 +28,8 @@ impl Avx2 {
     }
 
     pub(super) fn kernels(self) -> &'static Kernels {
-        &KERNELS
+        static SHARED: Kernels = KERNELS;
+        &SHARED
     }
 }
 
@@ -43,7 +44,7 @@ macro_rules! entry {
     };
 }
 
-static KERNELS: Kernels = Kernels {
+pub(super) const KERNELS: Kernels = Kernels {
     isa: Isa::Avx2,
     quantize: entry!(int8::quantize, x, q, d, sums),
     dot_f32: entry!(float::dot_f32, w, x),
