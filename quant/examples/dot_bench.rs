@@ -7,7 +7,7 @@
 //! For each type and instruction set: GB/s of weights read by a matrix-vector
 //! product, once with 1 MiB of weights and once with `MIB` (512), which should be
 //! more than the last-level cache; and int8 or float GOP/s (two per
-//! multiplication) with 16 activation rows per weight row, as in prefill.
+//! multiplication) with 24 activation rows per weight row, as in prefill.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use v4_quant::GgmlType;
-use v4_quant::dot::{ActQ8, ActRow, Kernels};
+use v4_quant::dot::{ActQ8, ActRow, Kernels, Scratch};
 
 const COLS: usize = 4096;
-const BATCH: usize = 16;
+const BATCH: usize = 24;
+/// Weight rows of one call, as in a task of the engine.
+const TASK_ROWS: usize = 32;
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -119,7 +121,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(kernels: &'a Kernels, ty: GgmlType, x: &'a [f32]) -> Option<Self> {
-        if kernels.dot_i8(ty).is_none() && kernels.dot_rows(ty).is_none() {
+        if kernels.matmul_i8(ty).is_none() && kernels.matmul_f32(ty).is_none() {
             return None;
         }
         Some(Self {
@@ -134,17 +136,21 @@ impl<'a> Bench<'a> {
     fn gb_per_s(&self, weights: &[u8], batch: usize) -> f64 {
         let row = COLS / self.ty.block_values() * self.ty.block_bytes();
         let acts: Vec<ActRow<'_>> = (0..batch).map(|i| self.act.row(i)).collect();
-        let mut out = vec![0.0; batch];
+        let mut out = vec![0.0; batch * TASK_ROWS];
+        let mut scratch = Scratch::default();
         let mut rates = Vec::<f64>::new();
         let start = Instant::now();
         while rates.is_empty() || start.elapsed() < Duration::from_millis(300) {
-            for part in weights.chunks(row * ((1_usize << 20) / batch).div_ceil(row)) {
+            for part in weights
+                .chunks(row * TASK_ROWS * ((1_usize << 20) / batch).div_ceil(row * TASK_ROWS))
+            {
                 let one = Instant::now();
-                for w in part.chunks_exact(row) {
-                    if let Some(dot) = self.kernels.dot_i8(self.ty) {
-                        dot(w, &acts, &mut out);
-                    } else if let Some(dot) = self.kernels.dot_rows(self.ty) {
-                        dot(w, &self.x[..batch], &mut out);
+                for w in part.chunks(row * TASK_ROWS) {
+                    let out = &mut out[..batch * (w.len() / row)];
+                    if let Some(matmul) = self.kernels.matmul_i8(self.ty) {
+                        matmul(w, &acts, out, &mut scratch);
+                    } else if let Some(matmul) = self.kernels.matmul_f32(self.ty) {
+                        matmul(w, &self.x[..batch], out);
                     }
                     black_box(&out);
                 }

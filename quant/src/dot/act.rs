@@ -1,5 +1,7 @@
 //! Activations quantised to int8.
 
+use rayon::prelude::*;
+
 use super::Kernels;
 use crate::{GgmlType, QuantError};
 
@@ -27,7 +29,57 @@ pub struct ActQ8 {
     pub(super) q: Vec<i8>,
     pub(super) d: Vec<f32>,
     pub(super) sums: Vec<i16>,
+    /// What is computed from these three, per row: see [`ActRow`].
+    pub(super) halves: Vec<i8>,
+    pub(super) offset: Vec<i32>,
+    pub(super) scaled: Vec<f32>,
+    pub(super) scaled_halves: Vec<f32>,
 }
+
+/// Blocks that [`ActRow::halves`] has side by side.
+const QUAD: usize = 4;
+
+/// Quantises some rows of `blocks` blocks each into those of `part`.
+fn fill(kernels: &Kernels, x: &[f32], blocks: usize, part: Part<'_>) {
+    (kernels.quantize)(
+        x.as_chunks().0,
+        part.q.as_chunks_mut().0,
+        part.d,
+        part.sums.as_chunks_mut().0,
+    );
+    let sums = part.sums.as_chunks::<2>().0;
+    for (i, ([a, b], d)) in sums.iter().zip(part.d.iter()).enumerate() {
+        let sum = i32::from(*a) + i32::from(*b);
+        part.offset[i] = -128 * sum;
+        part.scaled[i] = sum as f32 * d;
+        part.scaled_halves[2 * i] = f32::from(*a) * d;
+        part.scaled_halves[2 * i + 1] = f32::from(*b) * d;
+    }
+    let quads = blocks.div_ceil(QUAD);
+    let rows = part.q.chunks(blocks * BLOCK);
+    for (q, halves) in rows.zip(part.halves.chunks_mut(quads * QUAD * BLOCK)) {
+        let q = q.as_chunks::<16>().0;
+        for (i, half) in halves.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let (quad, second, block) = (i / (2 * QUAD), i / QUAD % 2, i % QUAD);
+            let from = 2 * (QUAD * quad + block) + second;
+            *half = q.get(from).copied().unwrap_or([0; 16]);
+        }
+    }
+}
+
+/// Some rows of an [`ActQ8`].
+struct Part<'a> {
+    q: &'a mut [i8],
+    d: &'a mut [f32],
+    sums: &'a mut [i16],
+    halves: &'a mut [i8],
+    offset: &'a mut [i32],
+    scaled: &'a mut [f32],
+    scaled_halves: &'a mut [f32],
+}
+
+/// Values quantised by one task.
+const TASK_VALUES: usize = 1 << 15;
 
 impl ActQ8 {
     /// An empty set of rows, to be filled by [`ActQ8::quantize_into`].
@@ -84,12 +136,39 @@ impl ActQ8 {
         self.q.resize(values, 0);
         self.d.resize(values / BLOCK, 0.0);
         self.sums.resize(values / 16, 0);
-        (kernels.quantize)(
-            x.as_chunks().0,
-            self.q.as_chunks_mut().0,
-            &mut self.d,
-            self.sums.as_chunks_mut().0,
-        );
+        let blocks = cols / BLOCK;
+        let padded = blocks.next_multiple_of(QUAD) * BLOCK;
+        self.halves.resize(rows * padded, 0);
+        self.offset.resize(values / BLOCK, 0);
+        self.scaled.resize(values / BLOCK, 0.0);
+        self.scaled_halves.resize(values / 16, 0.0);
+        if values == 0 {
+            return Ok(());
+        }
+        let step = (TASK_VALUES / cols).max(1);
+        (
+            x.par_chunks(step * cols),
+            self.q.par_chunks_mut(step * cols),
+            self.d.par_chunks_mut(step * blocks),
+            self.sums.par_chunks_mut(2 * step * blocks),
+            self.halves.par_chunks_mut(step * padded),
+            self.offset.par_chunks_mut(step * blocks),
+            self.scaled.par_chunks_mut(step * blocks),
+            self.scaled_halves.par_chunks_mut(2 * step * blocks),
+        )
+            .into_par_iter()
+            .for_each(|(x, q, d, sums, halves, offset, scaled, scaled_halves)| {
+                let part = Part {
+                    q,
+                    d,
+                    sums,
+                    halves,
+                    offset,
+                    scaled,
+                    scaled_halves,
+                };
+                fill(kernels, x, blocks, part);
+            });
         Ok(())
     }
 
@@ -117,6 +196,13 @@ impl ActQ8 {
             q: &self.q[i * self.cols..(i + 1) * self.cols],
             d: &self.d[i * blocks..(i + 1) * blocks],
             sums: &self.sums[i * blocks * 2..(i + 1) * blocks * 2],
+            halves: {
+                let padded = blocks.next_multiple_of(QUAD) * BLOCK;
+                &self.halves[i * padded..(i + 1) * padded]
+            },
+            offset: &self.offset[i * blocks..(i + 1) * blocks],
+            scaled: &self.scaled[i * blocks..(i + 1) * blocks],
+            scaled_halves: &self.scaled_halves[i * blocks * 2..(i + 1) * blocks * 2],
         }
     }
 }
@@ -130,6 +216,15 @@ pub struct ActRow<'a> {
     pub(super) d: &'a [f32],
     /// Sums of 16 values each.
     pub(super) sums: &'a [i16],
+    /// The values again, in groups of four blocks (the last one filled up with
+    /// zeros): the first 16 values of each of the four, then the last 16 of each.
+    pub(super) halves: &'a [i8],
+    /// `-128` times the sum of a block: makes up for weights stored as `w + 128`.
+    pub(super) offset: &'a [i32],
+    /// The sum of a block times its scale.
+    pub(super) scaled: &'a [f32],
+    /// The same of 16 values each.
+    pub(super) scaled_halves: &'a [f32],
 }
 
 impl<'a> ActRow<'a> {

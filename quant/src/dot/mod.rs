@@ -1,12 +1,13 @@
 //! Dot products of weight rows, as they lie in a file, with activations.
 //!
-//! Two families: float32 activations ([`Kernels::dot_f32`], [`Kernels::dot_rows`])
+//! Two families: float32 activations ([`Kernels::dot_f32`],
+//! [`Kernels::matmul_f32`])
 //! and activations quantised to int8 per 32 values ([`ActQ8`],
-//! [`Kernels::dot_i8`]). Each exists in a portable version and one per instruction
+//! [`Kernels::matmul_i8`]). Each exists in a portable version and one per instruction
 //! set; [`Kernels::detect`] picks the best for the CPU once.
 //!
 //! ```
-//! use v4_quant::{GgmlType, dot::{ActQ8, Kernels}};
+//! use v4_quant::{GgmlType, dot::{ActQ8, Kernels, Scratch}};
 //!
 //! let kernels = Kernels::detect();
 //! let x = ActQ8::quantize(kernels, &[0.5; 64], 1, 64).unwrap();
@@ -14,9 +15,9 @@
 //! let mut block = vec![0x00, 0x3c];
 //! block.extend([2; 32]);
 //! let row = [block.clone(), block].concat();
-//! let dot = kernels.dot_i8(GgmlType::Q8_0).unwrap();
+//! let matmul = kernels.matmul_i8(GgmlType::Q8_0).unwrap();
 //! let mut out = [0.0];
-//! dot(&row, &[x.row(0)], &mut out);
+//! matmul(&row, &[x.row(0)], &mut out, &mut Scratch::default());
 //! assert!((out[0] - 64.0).abs() < 1e-3);
 //! ```
 //!
@@ -29,16 +30,17 @@
 //! are added as *the tree*: `(0+4, 1+5, 2+6, 3+7)`, then `(0+2, 1+3)`, then
 //! `0+1`.
 //!
-//! **int8.** 16 lanes, twice eight. Block `b` of 32 values of the row goes to the
-//! eight of `b % 2`: lane `l` gets `fma(n as f32, dw * da, lane)`, where `da` and
-//! `dw` are the activations' and the weights' scale and `n` is the exact integer
-//! sum of the products of values `4l..4l+4` of the block, times the integer scale
-//! that the format gives those values (`n < 2^24`, so the conversion is exact). At
-//! the end the two eights are added, and the eight go through the tree. Formats
-//! with minima (Q2_K, Q4_K, Q5_K) subtract a second sum of eight lanes: block `b`
-//! goes to lane `b % 8` by `fma(m as f32, dmin * da, lane)`, `m` being the integer
-//! minima times the sums of the quantised activations; the eight go through the
-//! tree.
+//! **int8.** 16 lanes; block `b` of 32 values of the row goes to lane `b % 16` by
+//! `fma(n as f32, dw * da, lane)`. `n` is the exact integer sum of 32 products, in
+//! Q2_K, Q3_K and Q6_K with the integer scales of the block's halves as factors
+//! (`n < 2^24`, so the conversion is exact); `da` and `dw` are the activations' and
+//! the weights' scale of the block, the latter exact as well. Formats with minima
+//! then take away `fma(-min, s, lane)`: Q4_K and Q5_K once, `s` being the block's
+//! sum of activations, Q2_K for the first and then the second 16 values. At the
+//! end lanes `l` and `l + 8` are added, and the eight go through the tree.
+//!
+//! As `n` has no order, a block may be summed within a register or across
+//! registers, whichever suits the number of activation rows.
 
 mod act;
 #[cfg(target_arch = "x86_64")]
@@ -47,24 +49,29 @@ mod avx2;
 mod avx512;
 mod layout;
 mod scalar;
+mod scratch;
 #[cfg(test)]
 mod tests;
 
 use std::sync::OnceLock;
 
 pub use act::{ActQ8, ActRow};
+pub use scratch::Scratch;
 
 use crate::GgmlType;
 
-/// One weight row against several activation rows: `out[i] = dot(w, acts[i])`.
+/// Some weight rows, as their bytes in a file, against some activation rows:
+/// `out[t * rows + r] = w[r] . acts[t]`, with `rows = out.len() / acts.len()`.
 ///
-/// `acts` and `out` are of one length, and each activation row has as many values
-/// as the weight row. Debug builds check that; otherwise what is too long is
-/// ignored.
-pub type DotI8 = fn(w: &[u8], acts: &[ActRow<'_>], out: &mut [f32]);
+/// Each activation row has as many values as a weight row, and `w` is `rows` rows
+/// of one length. Debug builds check that; otherwise what is too long is ignored.
+pub type MatmulI8 = fn(w: &[u8], acts: &[ActRow<'_>], out: &mut [f32], scratch: &mut Scratch);
+
+/// As [`MatmulI8`], for weight rows of floats and float32 activations.
+pub type MatmulF32 = fn(w: &[u8], x: &[&[f32]], out: &mut [f32]);
 
 /// One weight row, as its bytes in a file, against several rows of float32
-/// activations; lengths as for [`DotI8`].
+/// activations: `out[i] = w . x[i]`; lengths as for [`MatmulI8`].
 pub type DotRows = fn(w: &[u8], x: &[&[f32]], out: &mut [f32]);
 
 /// As [`DotRows`], for a weight row that is float32 already.
@@ -102,18 +109,18 @@ pub struct Kernels {
     quantize: Quantize,
     dot_f32: fn(&[f32], &[f32]) -> f32,
     dot_f32_rows: DotF32Rows,
-    rows_f32: DotRows,
-    rows_f16: DotRows,
-    rows_bf16: DotRows,
+    rows_f32: MatmulF32,
+    rows_f16: MatmulF32,
+    rows_bf16: MatmulF32,
     axpy: fn(acc: &mut [f32], w: f32, v: &[f32]),
-    q8_0: DotI8,
-    mxfp4: DotI8,
-    q2_k: DotI8,
-    q3_k: DotI8,
-    q4_k: DotI8,
-    q5_k: DotI8,
-    q6_k: DotI8,
-    iq2_xxs: DotI8,
+    q8_0: MatmulI8,
+    mxfp4: MatmulI8,
+    q2_k: MatmulI8,
+    q3_k: MatmulI8,
+    q4_k: MatmulI8,
+    q5_k: MatmulI8,
+    q6_k: MatmulI8,
+    iq2_xxs: MatmulI8,
 }
 
 impl Kernels {
@@ -176,10 +183,10 @@ impl Kernels {
         self.isa
     }
 
-    /// The int8 kernel for rows of that type. `None` if there is none: then decode
-    /// the row and use [`Kernels::dot_f32`], or [`Kernels::dot_rows`] for floats.
+    /// The int8 kernel for rows of that type. `None` if there is none: then there
+    /// is [`Kernels::matmul_f32`], for decoded rows or for floats as they are.
     #[must_use]
-    pub fn dot_i8(&self, ty: GgmlType) -> Option<DotI8> {
+    pub fn matmul_i8(&self, ty: GgmlType) -> Option<MatmulI8> {
         Some(match ty {
             GgmlType::Q8_0 => self.q8_0,
             GgmlType::MXFP4 => self.mxfp4,
@@ -194,10 +201,10 @@ impl Kernels {
     }
 
     /// The kernel for rows of floats (F32, F16, BF16) in their file bytes against
-    /// float32 activations; `None` for other types. Same bits as decoding the row
+    /// float32 activations; `None` for other types. Same bits as decoding the rows
     /// and [`Kernels::dot_f32`].
     #[must_use]
-    pub fn dot_rows(&self, ty: GgmlType) -> Option<DotRows> {
+    pub fn matmul_f32(&self, ty: GgmlType) -> Option<MatmulF32> {
         Some(match ty {
             GgmlType::F32 => self.rows_f32,
             GgmlType::F16 => self.rows_f16,
@@ -232,15 +239,46 @@ impl std::fmt::Debug for Kernels {
     }
 }
 
+/// Number of weight rows of a product, and bytes of each.
+fn shape(w: &[u8], acts: usize, out: &[f32]) -> (usize, usize) {
+    debug_assert_eq!(out.len() % acts.max(1), 0);
+    let rows = out.len() / acts.max(1);
+    debug_assert_eq!(w.len() % rows.max(1), 0);
+    (rows, w.len() / rows.max(1))
+}
+
+/// Runs `one` for each weight row: `one(row, acts, results)`.
+#[inline(always)]
+fn by_row<const R: usize>(
+    w: &[u8],
+    acts: usize,
+    out: &mut [f32],
+    mut one: impl FnMut(&[u8], std::ops::Range<usize>, &mut [f32; R]),
+) {
+    let (rows, bytes) = shape(w, acts, out);
+    if bytes == 0 {
+        out.fill(0.0);
+        return;
+    }
+    let mut results = [0.0; R];
+    for (r, row) in w.chunks_exact(bytes).take(rows).enumerate() {
+        for t in (0..acts).step_by(R) {
+            let end = acts.min(t + R);
+            one(row, t..end, &mut results);
+            for (t, v) in (t..end).zip(results) {
+                out[t * rows + r] = v;
+            }
+        }
+    }
+}
+
 /// The blocks of a row that every activation row covers, `runs` times 32 values
 /// each: all of them if the lengths agree, as they must.
 fn blocks_of<'a, const BYTES: usize>(
     w: &'a [u8],
     acts: &[ActRow<'_>],
-    out: &[f32],
     runs: usize,
 ) -> &'a [[u8; BYTES]] {
-    debug_assert_eq!(acts.len(), out.len());
     let (blocks, rest) = w.as_chunks();
     debug_assert!(rest.is_empty());
     let mut n = blocks.len();

@@ -4,35 +4,30 @@ use half::{bf16, f16};
 
 use super::act::{BLOCK, TINY};
 use super::layout::{IQ2_XXS_SIGNS, MXFP4_SCALE, q3_k_scales, q4_k_scales};
-use super::{ActRow, Isa, Kernels, blocks_of};
+use super::{ActRow, Isa, Kernels, Scratch, blocks_of, by_row};
 use crate::tables::{E2M1_DOUBLED, IQ2_XXS_GRID};
 
 pub(super) static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
     quantize,
     dot_f32,
-    dot_f32_rows: |w, x, out| dot_rows(w.len(), |i| w[i], x, out),
-    rows_f32: |w, x, out| {
-        let w = w.as_chunks().0;
-        dot_rows(w.len(), |i| f32::from_le_bytes(w[i]), x, out);
+    dot_f32_rows: |w, x, out| {
+        for (x, out) in x.iter().zip(out) {
+            *out = dot_f32(w, x);
+        }
     },
-    rows_f16: |w, x, out| {
-        let w = w.as_chunks().0;
-        dot_rows(w.len(), |i| f16::from_le_bytes(w[i]).to_f32(), x, out);
-    },
-    rows_bf16: |w, x, out| {
-        let w = w.as_chunks().0;
-        dot_rows(w.len(), |i| bf16::from_le_bytes(w[i]).to_f32(), x, out);
-    },
+    rows_f32: |w, x, out| matmul_f32(w, x, out, f32::from_le_bytes),
+    rows_f16: |w, x, out| matmul_f32(w, x, out, |b| f16::from_le_bytes(b).to_f32()),
+    rows_bf16: |w, x, out| matmul_f32(w, x, out, |b| bf16::from_le_bytes(b).to_f32()),
     axpy,
-    q8_0: dot_i8::<Q8_0, 34>,
-    mxfp4: dot_i8::<Mxfp4, 17>,
-    q2_k: dot_i8::<Q2K, 84>,
-    q3_k: dot_i8::<Q3K, 110>,
-    q4_k: dot_i8::<Q4K, 144>,
-    q5_k: dot_i8::<Q5K, 176>,
-    q6_k: dot_i8::<Q6K, 210>,
-    iq2_xxs: dot_i8::<Iq2Xxs, 66>,
+    q8_0: matmul_i8::<Q8_0, 34>,
+    mxfp4: matmul_i8::<Mxfp4, 17>,
+    q2_k: matmul_i8::<Q2K, 84>,
+    q3_k: matmul_i8::<Q3K, 110>,
+    q4_k: matmul_i8::<Q4K, 144>,
+    q5_k: matmul_i8::<Q5K, 176>,
+    q6_k: matmul_i8::<Q6K, 210>,
+    iq2_xxs: matmul_i8::<Iq2Xxs, 66>,
 };
 
 fn quantize(x: &[[f32; BLOCK]], q: &mut [[i8; BLOCK]], d: &mut [f32], sums: &mut [[i16; 2]]) {
@@ -74,16 +69,16 @@ fn dot_f32(w: &[f32], x: &[f32]) -> f32 {
     sum32(&lanes)
 }
 
-fn dot_rows(len: usize, w: impl Fn(usize) -> f32, x: &[&[f32]], out: &mut [f32]) {
-    debug_assert_eq!(x.len(), out.len());
-    for (x, out) in x.iter().zip(out) {
-        debug_assert_eq!(len, x.len());
-        let mut lanes = [0.0f32; 32];
-        for (i, x) in x.iter().enumerate().take(len) {
-            lanes[i % 32] = w(i).mul_add(*x, lanes[i % 32]);
-        }
-        *out = sum32(&lanes);
-    }
+fn matmul_f32<const SIZE: usize>(
+    w: &[u8],
+    x: &[&[f32]],
+    out: &mut [f32],
+    value: impl Fn([u8; SIZE]) -> f32,
+) {
+    by_row::<1>(w, x.len(), out, |row, t, out| {
+        let row: Vec<f32> = row.as_chunks().0.iter().map(|&w| value(w)).collect();
+        out[0] = dot_f32(&row, x[t.start]);
+    });
 }
 
 fn axpy(acc: &mut [f32], w: f32, v: &[f32]) {
@@ -116,15 +111,44 @@ struct Unpacked {
     min: [i32; 16],
 }
 
+/// How a format's runs of 32 values are scaled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scaling {
+    /// One scale for all 32.
+    Run,
+    /// An integer scale for each 16.
+    Halves,
+}
+
+/// The minima of a run of 32 values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Minima {
+    None,
+    Run,
+    Halves,
+}
+
 trait Format<const BYTES: usize> {
     /// Runs of 32 values in a block.
     const RUNS: usize;
+    const SCALING: Scaling = Scaling::Run;
+    const MINIMA: Minima = Minima::None;
     /// Takes a block apart. Fields that the format has not are left alone.
     fn unpack(block: &[u8; BYTES], out: &mut Unpacked);
 }
 
-fn dot_i8<F: Format<BYTES>, const BYTES: usize>(w: &[u8], acts: &[ActRow<'_>], out: &mut [f32]) {
-    let blocks = blocks_of::<BYTES>(w, acts, out, F::RUNS);
+fn matmul_i8<F: Format<BYTES>, const BYTES: usize>(
+    w: &[u8],
+    acts: &[ActRow<'_>],
+    out: &mut [f32],
+    _: &mut Scratch,
+) {
+    by_row::<1>(w, acts.len(), out, |row, t, out| {
+        out[0] = dot_i8::<F, BYTES>(row, &acts[t.start]);
+    });
+}
+
+fn dot_i8<F: Format<BYTES>, const BYTES: usize>(row: &[u8], act: &ActRow<'_>) -> f32 {
     let mut u = Unpacked {
         q: [0; 256],
         d: 0.0,
@@ -132,32 +156,38 @@ fn dot_i8<F: Format<BYTES>, const BYTES: usize>(w: &[u8], acts: &[ActRow<'_>], o
         dmin: 0.0,
         min: [0; 16],
     };
-    for (act, out) in acts.iter().zip(out) {
-        let q = act.q.as_chunks::<BLOCK>().0;
-        let sums = act.sums.as_chunks::<2>().0;
-        let mut lanes = [[0.0f32; 8]; 2];
-        let mut minima = [0.0f32; 8];
-        for (i, block) in blocks.iter().enumerate() {
-            F::unpack(block, &mut u);
-            for run in 0..F::RUNS {
-                let b = i * F::RUNS + run;
-                let (w, x) = (&u.q[32 * run..], &q[b]);
-                let d = u.d * act.d[b];
-                for (l, lane) in lanes[b % 2].iter_mut().enumerate() {
-                    let sum: i32 = (4 * l..4 * l + 4)
-                        .map(|k| i32::from(w[k]) * i32::from(x[k]))
-                        .sum();
-                    let sum = sum * u.scale[2 * run + l / 4];
-                    *lane = (sum as f32).mul_add(d, *lane);
+    let q = act.q.as_chunks::<16>().0;
+    let mut lanes = [0.0f32; 16];
+    for (i, block) in blocks_of::<BYTES>(row, &[*act], F::RUNS).iter().enumerate() {
+        F::unpack(block, &mut u);
+        for run in 0..F::RUNS {
+            let b = i * F::RUNS + run;
+            let lane = &mut lanes[b % 16];
+            let dot = |half: usize| -> i32 {
+                let w = &u.q[16 * (2 * run + half)..];
+                let x = &q[2 * b + half];
+                let products = w.iter().zip(x).map(|(w, x)| i32::from(*w) * i32::from(*x));
+                products.sum()
+            };
+            let [s, t] = [u.scale[2 * run], u.scale[2 * run + 1]];
+            let (n, dw) = match F::SCALING {
+                Scaling::Run => (dot(0) + dot(1), u.d * s as f32),
+                Scaling::Halves => (dot(0) * s + dot(1) * t, u.d),
+            };
+            *lane = (n as f32).mul_add(dw * act.d[b], *lane);
+            let min = |half: usize| -u.dmin * u.min[2 * run + half] as f32;
+            match F::MINIMA {
+                Minima::None => {}
+                Minima::Run => *lane = min(0).mul_add(act.scaled[b], *lane),
+                Minima::Halves => {
+                    for half in 0..2 {
+                        *lane = min(half).mul_add(act.scaled_halves[2 * b + half], *lane);
+                    }
                 }
-                let min = u.min[2 * run] * i32::from(sums[b][0])
-                    + u.min[2 * run + 1] * i32::from(sums[b][1]);
-                minima[b % 8] = (min as f32).mul_add(u.dmin * act.d[b], minima[b % 8]);
             }
         }
-        let sum = sum8(std::array::from_fn(|l| lanes[0][l] + lanes[1][l]));
-        *out = sum - sum8(minima);
     }
+    sum8(std::array::from_fn(|l| lanes[l] + lanes[l + 8]))
 }
 
 fn f16_at(block: &[u8], at: usize) -> f32 {
@@ -195,6 +225,8 @@ struct Q2K;
 
 impl Format<84> for Q2K {
     const RUNS: usize = 8;
+    const SCALING: Scaling = Scaling::Halves;
+    const MINIMA: Minima = Minima::Halves;
 
     fn unpack(block: &[u8; 84], out: &mut Unpacked) {
         for (i, &s) in block[..16].iter().enumerate() {
@@ -214,6 +246,7 @@ struct Q3K;
 
 impl Format<110> for Q3K {
     const RUNS: usize = 8;
+    const SCALING: Scaling = Scaling::Halves;
 
     fn unpack(block: &[u8; 110], out: &mut Unpacked) {
         for (scales, packed) in out.scale.chunks_mut(8).zip(q3_k_scales(block)) {
@@ -247,6 +280,7 @@ struct Q4K;
 
 impl Format<144> for Q4K {
     const RUNS: usize = 8;
+    const MINIMA: Minima = Minima::Run;
 
     fn unpack(block: &[u8; 144], out: &mut Unpacked) {
         q4_k_header(block, out);
@@ -261,6 +295,7 @@ struct Q5K;
 
 impl Format<176> for Q5K {
     const RUNS: usize = 8;
+    const MINIMA: Minima = Minima::Run;
 
     fn unpack(block: &[u8; 176], out: &mut Unpacked) {
         q4_k_header(block, out);
@@ -276,6 +311,7 @@ struct Q6K;
 
 impl Format<210> for Q6K {
     const RUNS: usize = 8;
+    const SCALING: Scaling = Scaling::Halves;
 
     fn unpack(block: &[u8; 210], out: &mut Unpacked) {
         for (i, q) in out.q.iter_mut().enumerate() {

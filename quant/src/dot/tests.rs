@@ -61,7 +61,7 @@ fn assert_same(a: &[f32], b: &[f32], what: impl std::fmt::Debug) {
 fn run_i8(kernels: &Kernels, ty: GgmlType, w: &[u8], act: &ActQ8) -> Vec<f32> {
     let rows: Vec<_> = (0..act.rows()).map(|i| act.row(i)).collect();
     let mut out = vec![f32::INFINITY; act.rows()];
-    kernels.dot_i8(ty).unwrap()(w, &rows, &mut out);
+    kernels.matmul_i8(ty).unwrap()(w, &rows, &mut out, &mut Scratch::default());
     out
 }
 
@@ -322,7 +322,7 @@ fn float_versions_agree_with_decoding_first() {
                     .map(|x| Kernels::scalar().dot_f32()(&w, x))
                     .collect();
                 let mut out = vec![f32::INFINITY; rows];
-                kernels.dot_rows(ty).unwrap()(&bytes, &x, &mut out);
+                kernels.matmul_f32(ty).unwrap()(&bytes, &x, &mut out);
                 assert_same(&expected, &out, (kernels, ty, len, rows));
                 out.fill(f32::INFINITY);
                 kernels.dot_f32_rows()(&w, &x, &mut out);
@@ -378,8 +378,8 @@ fn axpy_versions_agree() {
 fn exactly_the_named_types_have_a_kernel() {
     let k = Kernels::detect();
     for &ty in GgmlType::ALL {
-        assert_eq!(k.dot_i8(ty).is_some(), INT8.contains(&ty), "{ty}");
-        assert!(k.dot_i8(ty).is_none() || k.dot_rows(ty).is_none());
+        assert_eq!(k.matmul_i8(ty).is_some(), INT8.contains(&ty), "{ty}");
+        assert!(k.matmul_i8(ty).is_none() || k.matmul_f32(ty).is_none());
     }
     assert!(Kernels::by_name("sse9").is_none());
     assert_eq!(

@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{load_16, load_ps, store_ps, sum8};
+use super::{load_16, load_ps, prefetch, store_ps, sum8};
+use crate::dot::by_row;
 
 /// A float format of weights, read 32 values (`BYTES` bytes) at a time.
 pub(super) trait Float<const BYTES: usize> {
@@ -73,28 +74,29 @@ pub(super) fn dot_f32(w: &[f32], x: &[f32]) -> f32 {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn dot_f32_rows(w: &[f32], x: &[&[f32]], out: &mut [f32]) {
+    debug_assert_eq!(x.len(), out.len());
     // SAFETY: the same memory, of a type without alignment or invalid values.
     let bytes = unsafe { std::slice::from_raw_parts(w.as_ptr().cast(), size_of_val(w)) };
-    dot_rows::<F32, 128>(bytes, x, out);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_rows<F: Float<BYTES>, const BYTES: usize>(
-    w: &[u8],
-    x: &[&[f32]],
-    out: &mut [f32],
-) {
-    debug_assert_eq!(x.len(), out.len());
     let (x, x_rest) = x.as_chunks::<3>();
     let (out, out_rest) = out.as_chunks_mut::<3>();
     for (x, out) in x.iter().zip(out) {
-        *out = few_rows::<F, BYTES, 3>(w, x);
+        *out = few_rows::<F32, 128, 3>(bytes, x);
     }
     match (x_rest, out_rest) {
-        ([a, b], [p, q]) => [*p, *q] = few_rows::<F, BYTES, 2>(w, &[a, b]),
-        ([a, ..], [p, ..]) => [*p] = few_rows::<F, BYTES, 1>(w, &[a]),
+        ([a, b], [p, q]) => [*p, *q] = few_rows::<F32, 128, 2>(bytes, &[a, b]),
+        ([a, ..], [p, ..]) => [*p] = few_rows::<F32, 128, 1>(bytes, &[a]),
         _ => {}
     }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(w: &[u8], x: &[&[f32]], out: &mut [f32]) {
+    by_row::<3>(w, x.len(), out, |row, t, out| match x[t] {
+        [a] => [out[0]] = few_rows::<F, BYTES, 1>(row, &[a]),
+        [a, b] => [out[0], out[1]] = few_rows::<F, BYTES, 2>(row, &[a, b]),
+        [a, b, c] => *out = few_rows::<F, BYTES, 3>(row, &[a, b, c]),
+        _ => {}
+    });
 }
 
 #[inline]
@@ -112,6 +114,7 @@ fn few_rows<F: Float<BYTES>, const BYTES: usize, const R: usize>(
     let x_chunks = x.map(|x| &x[..len].as_chunks::<32>().0[..chunks.len()]);
     let mut acc = [[_mm256_setzero_ps(); 4]; R];
     for (i, chunk) in chunks.iter().enumerate() {
+        prefetch(chunk.as_ptr_range());
         for v in 0..4 {
             // SAFETY: this function has the features.
             let w = unsafe { F::load(chunk, v) };

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::load_ps;
+use super::{load_ps, sum8};
 use crate::dot::ActRow;
 use crate::dot::scalar::scales;
 
@@ -52,13 +52,41 @@ pub(super) fn quantize(x: &[[f32; 32]], q: &mut [[i8; 32]], d: &mut [f32], sums:
     }
 }
 
-/// The lane integers of 32 products, as floats. `scale` holds the integer scale of
+/// The integers of 32 products, four to a lane. `scale` holds the integer scale of
 /// each pair of values. No pair's sum passes 16 bits: 2 * 128 * 127 < 2^15.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_fours(magnitude: __m256i, x: __m256i, scale: __m256i) -> __m256 {
-    let pairs = _mm256_maddubs_epi16(magnitude, x);
-    _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, scale))
+pub(super) fn dot_fours(magnitude: __m256i, x: __m256i, scale: __m256i) -> __m256i {
+    _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), scale)
+}
+
+/// The sums of eight vectors' lanes, in order.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn sums(v: &[__m256i; 8]) -> __m256i {
+    let quad = |i: usize| {
+        let (a, b) = (
+            _mm256_hadd_epi32(v[i], v[i + 1]),
+            _mm256_hadd_epi32(v[i + 2], v[i + 3]),
+        );
+        _mm256_hadd_epi32(a, b)
+    };
+    let (a, b) = (quad(0), quad(4));
+    _mm256_add_epi32(
+        _mm256_permute2x128_si256::<0x20>(a, b),
+        _mm256_permute2x128_si256::<0x31>(a, b),
+    )
+}
+
+/// Both eights of each row added, and the tree.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn finish<const R: usize>(acc: &[[__m256; 2]; R]) -> [f32; R] {
+    let mut out = [0.0; R];
+    for r in 0..R {
+        out[r] = sum8(_mm256_add_ps(acc[r][0], acc[r][1]));
+    }
+    out
 }
 
 /// The quantised values of some rows, `blocks` times 32 each.

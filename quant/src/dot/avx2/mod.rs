@@ -44,23 +44,33 @@ macro_rules! entry {
     };
 }
 
+/// The same for int8 products, which need no scratch here.
+macro_rules! int8 {
+    ($f:expr) => {
+        |w, acts, out, _| {
+            // SAFETY: as in `entry`.
+            unsafe { $f(w, acts, out) }
+        }
+    };
+}
+
 pub(super) const KERNELS: Kernels = Kernels {
     isa: Isa::Avx2,
     quantize: entry!(int8::quantize, x, q, d, sums),
     dot_f32: entry!(float::dot_f32, w, x),
     dot_f32_rows: entry!(float::dot_f32_rows, w, x, out),
-    rows_f32: entry!(float::dot_rows::<float::F32, 128>, w, x, out),
-    rows_f16: entry!(float::dot_rows::<float::F16, 64>, w, x, out),
-    rows_bf16: entry!(float::dot_rows::<float::Bf16, 64>, w, x, out),
+    rows_f32: entry!(float::matmul::<float::F32, 128>, w, x, out),
+    rows_f16: entry!(float::matmul::<float::F16, 64>, w, x, out),
+    rows_bf16: entry!(float::matmul::<float::Bf16, 64>, w, x, out),
     axpy: entry!(float::axpy, acc, w, v),
-    q8_0: entry!(runs::dot::<runs::Q8_0, 34>, w, acts, out),
-    mxfp4: entry!(runs::dot::<runs::Mxfp4, 17>, w, acts, out),
-    q2_k: entry!(superblock::dot::<superblock::Q2K, 84>, w, acts, out),
-    q3_k: entry!(superblock::dot::<superblock::Q3K, 110>, w, acts, out),
-    q4_k: entry!(superblock::dot::<superblock::Q4K, 144>, w, acts, out),
-    q5_k: entry!(superblock::dot::<superblock::Q5K, 176>, w, acts, out),
-    q6_k: entry!(superblock::dot::<superblock::Q6K, 210>, w, acts, out),
-    iq2_xxs: entry!(superblock::dot::<superblock::Iq2Xxs, 66>, w, acts, out),
+    q8_0: int8!(runs::matmul::<runs::Q8_0, 34>),
+    mxfp4: int8!(runs::matmul::<runs::Mxfp4, 17>),
+    q2_k: int8!(superblock::matmul::<superblock::Q2K, 84>),
+    q3_k: int8!(superblock::matmul::<superblock::Q3K, 110>),
+    q4_k: int8!(superblock::matmul::<superblock::Q4K, 144>),
+    q5_k: int8!(superblock::matmul::<superblock::Q5K, 176>),
+    q6_k: int8!(superblock::matmul::<superblock::Q6K, 210>),
+    iq2_xxs: int8!(superblock::matmul::<superblock::Iq2Xxs, 66>),
 };
 
 /// The eight lanes added as the tree.
@@ -119,4 +129,19 @@ fn f16_at<const N: usize>(bytes: &[u8; N], at: usize) -> __m256 {
         bytes[at],
         bytes[at + 1],
     ])))
+}
+
+/// Asks for the memory that comes some way after these bytes of a row: the
+/// processor's own prefetching stops at each page, and a product has too many
+/// instructions per byte to be far ahead by itself.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch<T>(bytes: std::ops::Range<*const T>) {
+    const AHEAD: usize = 3 << 10;
+    let mut line = bytes.start.cast::<i8>().wrapping_add(AHEAD);
+    let end = bytes.end.cast::<i8>().wrapping_add(AHEAD);
+    while line < end {
+        _mm_prefetch::<_MM_HINT_T0>(line);
+        line = line.wrapping_add(64);
+    }
 }

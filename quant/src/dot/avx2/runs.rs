@@ -2,19 +2,24 @@
 
 use std::arch::x86_64::*;
 
-use super::int8::{dot_fours, values};
-use super::{f16_at, load_16, load_32, load_i8, sum8};
+use super::int8::{dot_fours, finish, sums};
+use super::{load_16, load_32, load_i8, load_ps, prefetch};
 use crate::dot::layout::MXFP4_SCALE;
-use crate::dot::{ActRow, blocks_of};
+use crate::dot::{ActRow, blocks_of, by_row};
 use crate::tables::E2M1_DOUBLED;
 
 pub(super) trait Run<const BYTES: usize> {
-    /// The weights' integers twice, as magnitudes (up to 128) and with a sign, and
-    /// their scale in all lanes.
+    /// The weights' integers twice: as magnitudes (up to 128) and with a sign.
     ///
     /// # Safety
     /// The CPU must have AVX2, FMA and F16C.
-    unsafe fn load(block: &[u8; BYTES]) -> (__m256i, __m256i, __m256);
+    unsafe fn load(block: &[u8; BYTES]) -> (__m256i, __m256i);
+
+    /// The scales of eight blocks.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2, FMA and F16C.
+    unsafe fn scales(blocks: &[[u8; BYTES]; 8]) -> __m256;
 }
 
 pub(super) struct Q8_0;
@@ -22,9 +27,25 @@ pub(super) struct Q8_0;
 impl Run<34> for Q8_0 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn load(block: &[u8; 34]) -> (__m256i, __m256i, __m256) {
+    unsafe fn load(block: &[u8; 34]) -> (__m256i, __m256i) {
         let w = load_32(block, 2);
-        (_mm256_abs_epi8(w), w, f16_at(block, 0))
+        (_mm256_abs_epi8(w), w)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn scales(b: &[[u8; 34]; 8]) -> __m256 {
+        let d = |i: usize| i16::from_le_bytes([b[i][0], b[i][1]]);
+        _mm256_cvtph_ps(_mm_setr_epi16(
+            d(0),
+            d(1),
+            d(2),
+            d(3),
+            d(4),
+            d(5),
+            d(6),
+            d(7),
+        ))
     }
 }
 
@@ -33,7 +54,7 @@ pub(super) struct Mxfp4;
 impl Run<17> for Mxfp4 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn load(block: &[u8; 17]) -> (__m256i, __m256i, __m256) {
+    unsafe fn load(block: &[u8; 17]) -> (__m256i, __m256i) {
         const SIGNED: [[i8; 16]; 2] = [E2M1_DOUBLED; 2];
         const MAGNITUDE: [[i8; 16]; 2] = {
             let mut table = SIGNED;
@@ -53,73 +74,103 @@ impl Run<17> for Mxfp4 {
             let table = unsafe { _mm256_loadu_si256(table.as_ptr().cast()) };
             _mm256_shuffle_epi8(table, codes)
         };
-        (
-            look_up(&MAGNITUDE),
-            look_up(&SIGNED),
-            _mm256_broadcast_ss(&MXFP4_SCALE[usize::from(block[0])]),
-        )
+        (look_up(&MAGNITUDE), look_up(&SIGNED))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn scales(b: &[[u8; 17]; 8]) -> __m256 {
+        let d = |i: usize| MXFP4_SCALE[usize::from(b[i][0])];
+        _mm256_setr_ps(d(0), d(1), d(2), d(3), d(4), d(5), d(6), d(7))
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot<F: Run<BYTES>, const BYTES: usize>(
+pub(super) fn matmul<F: Run<BYTES>, const BYTES: usize>(
     w: &[u8],
     acts: &[ActRow<'_>],
     out: &mut [f32],
 ) {
-    let w = blocks_of::<BYTES>(w, acts, out, 1);
-    let (acts, acts_rest) = acts.as_chunks::<4>();
-    let (out, out_rest) = out.as_chunks_mut::<4>();
-    for (acts, out) in acts.iter().zip(out) {
-        *out = few_rows::<F, BYTES, 4>(w, acts);
-    }
-    match (acts_rest, out_rest) {
-        (&[a, b, c], [p, q, r]) => [*p, *q, *r] = few_rows::<F, BYTES, 3>(w, &[a, b, c]),
-        (&[a, b], [p, q]) => [*p, *q] = few_rows::<F, BYTES, 2>(w, &[a, b]),
-        (&[a, ..], [p, ..]) => [*p] = few_rows::<F, BYTES, 1>(w, &[a]),
-        _ => {}
-    }
+    by_row::<4>(w, acts.len(), out, |row, t, out| {
+        let acts = &acts[t];
+        let row = blocks_of::<BYTES>(row, acts, 1);
+        match *acts {
+            [a] => [out[0]] = few_rows::<F, BYTES, 1>(row, &[a]),
+            [a, b] => [out[0], out[1]] = few_rows::<F, BYTES, 2>(row, &[a, b]),
+            [a, b, c] => [out[0], out[1], out[2]] = few_rows::<F, BYTES, 3>(row, &[a, b, c]),
+            [a, b, c, d] => *out = few_rows::<F, BYTES, 4>(row, &[a, b, c, d]),
+            _ => {}
+        }
+    });
 }
 
+/// One weight row against a few activation rows.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn few_rows<F: Run<BYTES>, const BYTES: usize, const R: usize>(
     w: &[[u8; BYTES]],
     acts: &[ActRow<'_>; R],
 ) -> [f32; R] {
-    let n = w.len();
-    let q = values(acts, n);
-    let d = acts.map(|act| &act.d[..n]);
-    let mut acc = [_mm256_setzero_ps(); R];
-    let mut acc_odd = acc;
-    for pair in 0..n / 2 {
-        let b = 2 * pair;
-        step::<F, BYTES, R>(&w[b], q.map(|q| &q[b]), d.map(|d| &d[b]), &mut acc);
-        let b = b + 1;
-        step::<F, BYTES, R>(&w[b], q.map(|q| &q[b]), d.map(|d| &d[b]), &mut acc_odd);
+    let (groups, rest) = w.as_chunks::<8>();
+    let q = acts.map(|act| act.q.as_chunks::<32>().0.as_chunks::<8>());
+    let d = acts.map(|act| act.d.as_chunks::<8>());
+    let mut acc = [[_mm256_setzero_ps(); 2]; R];
+    for (g, group) in groups.iter().enumerate() {
+        let q: [_; R] = std::array::from_fn(|r| &q[r].0[g]);
+        let d: [_; R] = std::array::from_fn(|r| &d[r].0[g]);
+        prefetch(group.as_ptr_range());
+        step::<F, BYTES, R>(group, q, d, &mut acc, g % 2);
     }
-    if n % 2 == 1 {
-        let b = n - 1;
-        step::<F, BYTES, R>(&w[b], q.map(|q| &q[b]), d.map(|d| &d[b]), &mut acc);
+    if !rest.is_empty() {
+        // As if the row went on with blocks of zeros.
+        let mut group = [[0; BYTES]; 8];
+        group[..rest.len()].copy_from_slice(rest);
+        let mut more_q = [[[0; 32]; 8]; R];
+        let mut more_d = [[0.0; 8]; R];
+        for r in 0..R {
+            let (q, d) = (
+                &acts[r].q[groups.len() * 256..],
+                &acts[r].d[groups.len() * 8..],
+            );
+            more_q[r].as_flattened_mut()[..rest.len() * 32].copy_from_slice(&q[..rest.len() * 32]);
+            more_d[r][..rest.len()].copy_from_slice(&d[..rest.len()]);
+        }
+        step::<F, BYTES, R>(
+            &group,
+            more_q.each_ref(),
+            more_d.each_ref(),
+            &mut acc,
+            groups.len() % 2,
+        );
     }
-    std::array::from_fn(|r| sum8(_mm256_add_ps(acc[r], acc_odd[r])))
+    finish(&acc)
 }
 
-/// Adds one block against its activations of each row.
+/// Adds eight blocks against their activations of each row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn step<F: Run<BYTES>, const BYTES: usize, const R: usize>(
-    block: &[u8; BYTES],
-    q: [&[i8; 32]; R],
-    d: [&f32; R],
-    acc: &mut [__m256; R],
+    group: &[[u8; BYTES]; 8],
+    q: [&[[i8; 32]; 8]; R],
+    d: [&[f32; 8]; R],
+    acc: &mut [[__m256; 2]; R],
+    eight: usize,
 ) {
     let ones = _mm256_set1_epi16(1);
+    let mut fours = [[_mm256_setzero_si256(); 8]; R];
+    for (i, block) in group.iter().enumerate() {
+        // SAFETY: this function has the features.
+        let (magnitude, signed) = unsafe { F::load(block) };
+        for r in 0..R {
+            let x = _mm256_sign_epi8(load_i8(&q[r][i]), signed);
+            fours[r][i] = dot_fours(magnitude, x, ones);
+        }
+    }
     // SAFETY: this function has the features.
-    let (magnitude, signed, dw) = unsafe { F::load(block) };
+    let dw = unsafe { F::scales(group) };
     for r in 0..R {
-        let x = _mm256_sign_epi8(load_i8(q[r]), signed);
-        let scale = _mm256_mul_ps(dw, _mm256_broadcast_ss(d[r]));
-        acc[r] = _mm256_fmadd_ps(dot_fours(magnitude, x, ones), scale, acc[r]);
+        let n = _mm256_cvtepi32_ps(sums(&fours[r]));
+        let scale = _mm256_mul_ps(dw, load_ps(d[r]));
+        acc[r][eight] = _mm256_fmadd_ps(n, scale, acc[r][eight]);
     }
 }

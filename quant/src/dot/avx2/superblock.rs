@@ -2,22 +2,31 @@
 
 use std::arch::x86_64::*;
 
-use super::int8::{dot_fours, values};
-use super::{f16_at, load_16, load_32, load_i8, load_ps, store_ps, sum8};
+use super::int8::{dot_fours, finish, sums, values};
+use super::{f16_at, load_16, load_32, load_i8, load_ps, prefetch};
 use crate::dot::layout::{IQ2_XXS_SIGNS, q3_k_scales, q4_k_scales};
-use crate::dot::{ActRow, blocks_of};
+use crate::dot::{ActRow, blocks_of, by_row};
 use crate::tables::IQ2_XXS_GRID;
 
 /// What a block has once.
 pub(super) struct Head {
-    /// The weights' scale in all lanes.
+    /// The weights' scale of each run of 32 values.
     d: __m256,
-    /// The integer scales as 16 bits: lower half those of the first 16 values of
-    /// each run of 32, upper half those of the last 16.
-    scales: __m256i,
-    /// The scale of the minima in all lanes, and the sixteen minima as 16 bits in
-    /// order; for formats that have them.
-    minima: Option<(__m256, __m256i)>,
+    /// The integer scales as 16 bits, for formats that have one for each 16 values:
+    /// lower half those of the first 16 values of each run, upper half those of the
+    /// last 16.
+    scales: Option<__m256i>,
+    /// For formats that have them.
+    minima: Minima,
+}
+
+/// Minima with their scale, one per run.
+enum Minima {
+    None,
+    /// Of all 32 values.
+    Run(__m256),
+    /// Of the first 16 values and of the last.
+    Halves(__m256, __m256),
 }
 
 pub(super) trait Superblock<const BYTES: usize> {
@@ -34,6 +43,13 @@ pub(super) trait Superblock<const BYTES: usize> {
     /// # Safety
     /// The CPU must have AVX2, FMA and F16C.
     unsafe fn quad(block: &[u8; BYTES], h: usize) -> [__m256i; 4];
+}
+
+/// Eight bytes as floats.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn floats(bytes: __m128i) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
 }
 
 /// Sixteen bytes, one per 16 values, as [`Head::scales`] before widening: evens,
@@ -118,10 +134,15 @@ impl Superblock<84> for Q2K {
         let nibble = _mm_set1_epi8(15);
         let scales = _mm_and_si128(packed, nibble);
         let minima = _mm_and_si128(_mm_srli_epi16::<4>(packed), nibble);
+        let minima = by_halves(minima);
+        let dmin = f16_at(block, 82);
         Head {
             d: f16_at(block, 80),
-            scales: _mm256_cvtepu8_epi16(by_halves(scales)),
-            minima: Some((f16_at(block, 82), _mm256_cvtepu8_epi16(minima))),
+            scales: Some(_mm256_cvtepu8_epi16(by_halves(scales))),
+            minima: Minima::Halves(
+                _mm256_mul_ps(dmin, floats(minima)),
+                _mm256_mul_ps(dmin, floats(_mm_unpackhi_epi64(minima, minima))),
+            ),
         }
     }
 
@@ -144,8 +165,8 @@ impl Superblock<110> for Q3K {
         let scales = _mm_sub_epi8(_mm_set_epi64x(high, low), _mm_set1_epi8(32));
         Head {
             d: f16_at(block, 108),
-            scales: _mm256_cvtepi8_epi16(by_halves(scales)),
-            minima: None,
+            scales: Some(_mm256_cvtepi8_epi16(by_halves(scales))),
+            minima: Minima::None,
         }
     }
 
@@ -165,15 +186,11 @@ impl Superblock<110> for Q3K {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q4_k_head<const BYTES: usize>(block: &[u8; BYTES]) -> Head {
     let (scales, minima) = q4_k_scales(block);
-    let minima = _mm_cvtsi64_si128(minima.cast_signed());
+    let eight = |bytes: u64| floats(_mm_cvtsi64_si128(bytes.cast_signed()));
     Head {
-        d: f16_at(block, 0),
-        scales: _mm256_cvtepu8_epi16(_mm_set1_epi64x(scales.cast_signed())),
-        // Each twice, as the activations' sums are of 16 values.
-        minima: Some((
-            f16_at(block, 2),
-            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(minima, minima)),
-        )),
+        d: _mm256_mul_ps(f16_at(block, 0), eight(scales)),
+        scales: None,
+        minima: Minima::Run(_mm256_mul_ps(f16_at(block, 2), eight(minima))),
     }
 }
 
@@ -232,8 +249,8 @@ impl Superblock<210> for Q6K {
     unsafe fn head(block: &[u8; 210]) -> Head {
         Head {
             d: f16_at(block, 208),
-            scales: _mm256_cvtepi8_epi16(by_halves(load_16(block, 192))),
-            minima: None,
+            scales: Some(_mm256_cvtepi8_epi16(by_halves(load_16(block, 192)))),
+            minima: Minima::None,
         }
     }
 
@@ -265,9 +282,12 @@ impl Superblock<66> for Iq2Xxs {
             scales |= i64::from(scale) << (8 * run);
         }
         Head {
-            d: _mm256_mul_ps(f16_at(block, 0), _mm256_set1_ps(0.125)),
-            scales: _mm256_cvtepu8_epi16(_mm_set1_epi64x(scales)),
-            minima: None,
+            d: _mm256_mul_ps(
+                _mm256_mul_ps(f16_at(block, 0), _mm256_set1_ps(0.125)),
+                floats(_mm_cvtsi64_si128(scales)),
+            ),
+            scales: None,
+            minima: Minima::None,
         }
     }
 
@@ -292,23 +312,22 @@ impl Superblock<66> for Iq2Xxs {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot<F: Superblock<BYTES>, const BYTES: usize>(
+pub(super) fn matmul<F: Superblock<BYTES>, const BYTES: usize>(
     w: &[u8],
     acts: &[ActRow<'_>],
     out: &mut [f32],
 ) {
-    let w = blocks_of::<BYTES>(w, acts, out, 8);
-    let (acts, acts_rest) = acts.as_chunks::<4>();
-    let (out, out_rest) = out.as_chunks_mut::<4>();
-    for (acts, out) in acts.iter().zip(out) {
-        *out = few_rows::<F, BYTES, 4>(w, acts);
-    }
-    match (acts_rest, out_rest) {
-        (&[a, b, c], [p, q, r]) => [*p, *q, *r] = few_rows::<F, BYTES, 3>(w, &[a, b, c]),
-        (&[a, b], [p, q]) => [*p, *q] = few_rows::<F, BYTES, 2>(w, &[a, b]),
-        (&[a, ..], [p, ..]) => [*p] = few_rows::<F, BYTES, 1>(w, &[a]),
-        _ => {}
-    }
+    by_row::<4>(w, acts.len(), out, |row, t, out| {
+        let acts = &acts[t];
+        let row = blocks_of::<BYTES>(row, acts, 8);
+        match *acts {
+            [a] => [out[0]] = few_rows::<F, BYTES, 1>(row, &[a]),
+            [a, b] => [out[0], out[1]] = few_rows::<F, BYTES, 2>(row, &[a, b]),
+            [a, b, c] => [out[0], out[1], out[2]] = few_rows::<F, BYTES, 3>(row, &[a, b, c]),
+            [a, b, c, d] => *out = few_rows::<F, BYTES, 4>(row, &[a, b, c, d]),
+            _ => {}
+        }
+    });
 }
 
 /// For run `k` of a block: the bytes of its two scales in [`Head::scales`], which
@@ -323,6 +342,7 @@ const SPREAD: [[u8; 32]; 8] = {
     table
 };
 
+/// One weight row against a few activation rows.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn few_rows<F: Superblock<BYTES>, const BYTES: usize, const R: usize>(
@@ -332,66 +352,61 @@ fn few_rows<F: Superblock<BYTES>, const BYTES: usize, const R: usize>(
     let n = w.len();
     let q = values(acts, 8 * n);
     let d = acts.map(|act| &act.d.as_chunks::<8>().0[..n]);
-    let sums = acts.map(|act| &act.sums.as_chunks::<16>().0[..n]);
-    let mut acc = [_mm256_setzero_ps(); R];
-    let mut acc_odd = acc;
-    let mut acc_min = [_mm256_setzero_ps(); R];
+    let scaled = acts.map(|act| &act.scaled.as_chunks::<8>().0[..n]);
+    let scaled_halves = acts.map(|act| &act.scaled_halves.as_chunks::<8>().0[..2 * n]);
+    let ones = _mm256_set1_epi16(1);
+    let mut acc = [[_mm256_setzero_ps(); 2]; R];
     for (i, block) in w.iter().enumerate() {
+        prefetch(block.as_ptr_range());
         // SAFETY: this function has the features.
         let head = unsafe { F::head(block) };
-        let mut scale = [[0.0; 8]; R];
-        for r in 0..R {
-            let da = load_ps(&d[r][i]);
-            store_ps(&mut scale[r], _mm256_mul_ps(head.d, da));
-            if let Some((dmin, minima)) = head.minima {
-                // SAFETY: reads the 32 bytes of the sixteen sums.
-                let sums = unsafe { _mm256_loadu_si256(sums[r][i].as_ptr().cast()) };
-                let m = _mm256_cvtepi32_ps(_mm256_madd_epi16(minima, sums));
-                acc_min[r] = _mm256_fmadd_ps(m, _mm256_mul_ps(dmin, da), acc_min[r]);
-            }
-        }
+        let mut fours = [[_mm256_setzero_si256(); 8]; R];
         for h in 0..2 {
             // SAFETY: this function has the features.
             let quad = unsafe { F::quad(block, h) };
-            let run = |k: usize| {
+            for (k, weights) in quad.into_iter().enumerate() {
                 let run = 4 * h + k;
-                let fours = _mm256_shuffle_epi8(head.scales, load_32(&SPREAD[run], 0));
-                let q: [_; R] = std::array::from_fn(|r| &q[r][8 * i + run]);
-                let scale: [_; R] = std::array::from_fn(|r| &scale[r][run]);
-                (quad[k], fours, q, scale)
-            };
-            step::<F, BYTES, R>(run(0), &mut acc);
-            step::<F, BYTES, R>(run(1), &mut acc_odd);
-            step::<F, BYTES, R>(run(2), &mut acc);
-            step::<F, BYTES, R>(run(3), &mut acc_odd);
+                let scale = match head.scales {
+                    Some(scales) => _mm256_shuffle_epi8(scales, load_32(&SPREAD[run], 0)),
+                    None => ones,
+                };
+                let magnitude = if F::SIGNED {
+                    _mm256_abs_epi8(weights)
+                } else {
+                    weights
+                };
+                for r in 0..R {
+                    let mut x = load_i8(&q[r][8 * i + run]);
+                    if F::SIGNED {
+                        x = _mm256_sign_epi8(x, weights);
+                    }
+                    fours[r][run] = dot_fours(magnitude, x, scale);
+                }
+            }
+        }
+        for r in 0..R {
+            let lane = &mut acc[r][i % 2];
+            let n = _mm256_cvtepi32_ps(sums(&fours[r]));
+            *lane = _mm256_fmadd_ps(n, _mm256_mul_ps(head.d, load_ps(&d[r][i])), *lane);
+            match head.minima {
+                Minima::None => {}
+                Minima::Run(min) => *lane = _mm256_fnmadd_ps(min, load_ps(&scaled[r][i]), *lane),
+                Minima::Halves(first, last) => {
+                    let a = load_ps(&scaled_halves[r][2 * i]);
+                    let b = load_ps(&scaled_halves[r][2 * i + 1]);
+                    // Evens and odds of both, put in order.
+                    let order = |v: __m256| {
+                        _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(
+                            v,
+                        )))
+                    };
+                    let firsts = order(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
+                    let lasts = order(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+                    *lane = _mm256_fnmadd_ps(first, firsts, *lane);
+                    *lane = _mm256_fnmadd_ps(last, lasts, *lane);
+                }
+            }
         }
     }
-    let mut out = [0.0; R];
-    for r in 0..R {
-        out[r] = sum8(_mm256_add_ps(acc[r], acc_odd[r])) - sum8(acc_min[r]);
-    }
-    out
-}
-
-/// Adds one run of 32 values, given its weights and their scales for
-/// [`dot_fours`], and the activations and float scale for each row.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn step<F: Superblock<BYTES>, const BYTES: usize, const R: usize>(
-    (weights, fours, q, scale): (__m256i, __m256i, [&[i8; 32]; R], [&f32; R]),
-    acc: &mut [__m256; R],
-) {
-    let magnitude = if F::SIGNED {
-        _mm256_abs_epi8(weights)
-    } else {
-        weights
-    };
-    for r in 0..R {
-        let mut x = load_i8(q[r]);
-        if F::SIGNED {
-            x = _mm256_sign_epi8(x, weights);
-        }
-        let scale = _mm256_broadcast_ss(scale[r]);
-        acc[r] = _mm256_fmadd_ps(dot_fours(magnitude, x, fours), scale, acc[r]);
-    }
+    finish(&acc)
 }

@@ -5,7 +5,7 @@ use wide::f32x8;
 
 use super::elementwise::load;
 use super::index::best_first;
-use super::matmul::{Activations, transpose};
+use super::matmul::{Activations, gather};
 use super::{Cpu, Matrix};
 use crate::backend::{Choose, ExpertWeights, RouteSpec, Routing};
 use crate::math;
@@ -68,7 +68,7 @@ struct Group<'a> {
     tokens: Vec<(usize, f32)>,
 }
 
-/// A piece of one group's output rows: `out` is `[rows, tokens]`.
+/// A piece of one group's output rows: `out` is `[tokens, rows]`.
 struct Task<'a, 'b> {
     group: &'b Group<'a>,
     index: usize,
@@ -116,19 +116,21 @@ impl Cpu {
 
         // Per token, in the order in which its experts were chosen; shared last.
         y.reshape(tokens, d);
-        y.data
-            .par_chunks_mut(d)
-            .zip(&places)
-            .for_each(|(y, places)| {
+        y.data.par_chunks_mut(d).zip(&places).for_each_init(
+            || vec![0.0; d],
+            |part, (y, places)| {
                 y.fill(0.0);
                 for &(g, i) in places {
                     let m = groups[g].tokens.len();
-                    let out = &out[starts[g] * d..][..m * d];
-                    for (r, y) in y.iter_mut().enumerate() {
-                        *y += out[r * m + i];
+                    let pieces = &out[starts[g] * d..][..m * d];
+                    let step = Self::task_rows(&groups[g].weights.down, d, m);
+                    gather(pieces, step, m, i, part);
+                    for (y, v) in y.iter_mut().zip(&*part) {
+                        *y += v;
                     }
                 }
-            });
+            },
+        );
     }
 
     /// `weight * silu(gate) * up` of every group's tokens: `[pairs, ff]`, in
@@ -167,24 +169,29 @@ impl Cpu {
             self.dot_rows(&weights.gate, rows.clone(), gate_input, task.out);
             self.dot_rows(&weights.up, rows, up_input, &mut up);
             swiglu(task.out, &up, weights.limit);
-            for row in task.out.chunks_exact_mut(m) {
-                for (v, (_, w)) in row.iter_mut().zip(tokens) {
-                    *v *= w;
-                }
+            let n = task.out.len() / m;
+            for (row, (_, w)) in task.out.chunks_exact_mut(n).zip(tokens) {
+                row.iter_mut().for_each(|v| *v *= w);
             }
         });
-        // Per group from [ff, tokens] to [tokens, ff].
-        let mut hidden = vec![0.0; pairs * ff];
-        let starts = starts(groups);
-        for (g, &s) in groups.iter().zip(&starts) {
-            let m = g.tokens.len();
-            let part = s * ff..(s + m) * ff;
-            if m == 1 {
-                hidden[part.clone()].copy_from_slice(&out[part]);
-            } else {
-                transpose(&out[part.clone()], ff, m, &mut hidden[part]);
-            }
+        if pairs == groups.len() {
+            // One token each: its pieces are its row.
+            return out;
         }
+        let mut hidden = vec![0.0; pairs * ff];
+        let mut rest = hidden.as_mut_slice();
+        let mut rows = Vec::with_capacity(pairs);
+        for (group, start) in groups.iter().zip(starts(groups)) {
+            let m = group.tokens.len();
+            let pieces = &out[start * ff..(start + m) * ff];
+            let step = Self::task_rows(&group.weights.gate, ff, m);
+            let (part, after) = rest.split_at_mut(m * ff);
+            rest = after;
+            let part = part.chunks_exact_mut(ff).enumerate();
+            rows.extend(part.map(|(t, row)| (pieces, step, m, t, row)));
+        }
+        rows.into_par_iter()
+            .for_each(|(pieces, step, m, t, row)| gather(pieces, step, m, t, row));
         hidden
     }
 }
@@ -252,7 +259,7 @@ fn tasks<'a, 'b>(
         let m = group.tokens.len();
         let (part, rest) = out.split_at_mut(m * rows);
         out = rest;
-        let step = Cpu::task_rows(weight(group), rows);
+        let step = Cpu::task_rows(weight(group), rows, m);
         for (c, out) in part.chunks_mut(step * m).enumerate() {
             tasks.push(Task {
                 group,

@@ -1,10 +1,11 @@
 //! Matrix products with weights in any ggml type.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 use v4_quant::GgmlType;
-use v4_quant::dot::{ActQ8, ActRow};
+use v4_quant::dot::{ActQ8, ActRow, Scratch};
 
 use super::{Cpu, Matrix};
 use crate::model::Tensor;
@@ -20,9 +21,31 @@ pub enum Precision {
     Fast,
 }
 
-/// Bytes of weights that one task reads: enough to hide a task's cost, small
-/// enough to balance.
+/// Bytes of weights that one task reads where there are few activation rows: enough
+/// to hide a task's cost, small enough to balance.
 const TASK_BYTES: usize = 64 << 10;
+
+/// From this number of activation rows on, weights are taken apart once for all.
+const MANY_INPUTS: usize = 5;
+
+/// Values of weights in one task where there are many activation rows. Taken apart,
+/// they stay in a core's second-level cache.
+const TASK_VALUES: usize = 256 << 10;
+
+/// Tasks are whole panels of the kernels.
+const PANEL_ROWS: usize = 16;
+
+/// What a worker's products reuse.
+#[derive(Default)]
+struct Buffers {
+    scratch: Scratch,
+    decoded: Vec<f32>,
+    results: Vec<f32>,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
 
 /// Decodes one row. The type was checked when the tensor was loaded and row
 /// lengths are whole blocks, so this cannot fail.
@@ -84,19 +107,24 @@ impl<'a> Activations<'a> {
 impl Cpu {
     /// Whether products with this type round activations to int8.
     pub(super) fn int8(&self, ty: GgmlType) -> bool {
-        self.precision == Precision::Fast && self.kernels.dot_i8(ty).is_some()
+        self.precision == Precision::Fast && self.kernels.matmul_i8(ty).is_some()
     }
 
-    /// Rows of a weight that make up one task for `inputs` activation rows.
-    pub(super) fn task_rows(w: &Tensor, rows: usize) -> usize {
-        let by_bytes = (TASK_BYTES / w.row_bytes().max(1)).max(1);
+    /// Rows of a weight that make up one task for `inputs` activation rows; `rows`
+    /// is the number of rows that all tasks together have.
+    pub(super) fn task_rows(w: &Tensor, rows: usize, inputs: usize) -> usize {
+        let step = if inputs < MANY_INPUTS {
+            TASK_BYTES / w.row_bytes().max(1)
+        } else {
+            TASK_VALUES / w.cols().max(1)
+        };
         // At least a few tasks per thread, so that no thread waits for long.
         let by_threads = rows.div_ceil(8 * rayon::current_num_threads());
-        by_bytes.min(by_threads).max(1)
+        step.min(by_threads).max(1).next_multiple_of(PANEL_ROWS)
     }
 
-    /// `out[r][i] = w[rows.start + r] . input[i]`, on the calling thread.
-    /// Rows count through all matrices of the tensor.
+    /// `out[t][r] = w[rows.start + r] . input[t]`, on the calling thread. Rows
+    /// count through all matrices of the tensor.
     pub(super) fn dot_rows(
         &self,
         w: &Tensor,
@@ -105,29 +133,32 @@ impl Cpu {
         out: &mut [f32],
     ) {
         let bytes = w.row_bytes();
+        let n = rows.len();
         let data = &w.data()[rows.start * bytes..rows.end * bytes];
-        let lines = data
-            .chunks_exact(bytes)
-            .zip(out.chunks_exact_mut(input.len()));
-        match input {
+        BUFFERS.with_borrow_mut(|buffers| match input {
             Input::Int8(acts) => {
-                if let Some(dot) = self.kernels.dot_i8(w.ty()) {
-                    lines.for_each(|(row, out)| dot(row, acts, out));
+                if let Some(matmul) = self.kernels.matmul_i8(w.ty()) {
+                    matmul(data, acts, out, &mut buffers.scratch);
                 }
             }
             Input::Float(xs) => {
-                if let Some(dot) = self.kernels.dot_rows(w.ty()) {
-                    lines.for_each(|(row, out)| dot(row, xs, out));
-                } else {
-                    let dot = self.kernels.dot_f32_rows();
-                    let mut decoded = vec![0.0; w.cols()];
-                    lines.for_each(|(row, out)| {
-                        decode(w, row, &mut decoded);
-                        dot(&decoded, xs, out);
-                    });
+                if let Some(matmul) = self.kernels.matmul_f32(w.ty()) {
+                    return matmul(data, xs, out);
+                }
+                let dot = self.kernels.dot_f32_rows();
+                let decoded = &mut buffers.decoded;
+                decoded.resize(w.cols(), 0.0);
+                let results = &mut buffers.results;
+                results.resize(xs.len(), 0.0);
+                for (r, row) in data.chunks_exact(bytes).enumerate() {
+                    decode(w, row, decoded);
+                    dot(decoded, xs, results);
+                    for (t, v) in results.iter().enumerate() {
+                        out[t * n + r] = *v;
+                    }
                 }
             }
-        }
+        });
     }
 
     /// `y = x w^T`, or group by group: see [`super::Backend::matmul_grouped`].
@@ -135,7 +166,7 @@ impl Cpu {
         let (k, n, m) = (w.cols(), w.rows(), x.rows);
         debug_assert_eq!(x.cols, k * groups, "{}", w.name());
         y.reshape(m, n);
-        if m == 0 {
+        if m == 0 || n == 0 {
             return;
         }
         let acts = Activations::new(self, &x.data, k, &[w.ty()]);
@@ -143,38 +174,44 @@ impl Cpu {
         let inputs: Vec<Input<'_>> = (0..groups)
             .map(|g| acts.input(self, w.ty(), (0..m).map(move |t| t * groups + g)))
             .collect();
-        let step = Self::task_rows(w, per_group);
+        let step = Self::task_rows(w, n, m);
         let run = |out: &mut [f32]| {
-            out.par_chunks_mut(per_group * m)
+            let tasks: Vec<_> = out
+                .chunks_mut(per_group * m)
                 .enumerate()
-                .for_each(|(g, group)| {
-                    group
-                        .par_chunks_mut(step * m)
-                        .enumerate()
-                        .for_each(|(c, chunk)| {
-                            let first = g * per_group + c * step;
-                            let rows = first..first + chunk.len() / m;
-                            self.dot_rows(w, rows, &inputs[g], chunk);
-                        });
-                });
+                .flat_map(|(g, group)| {
+                    let pieces = group.chunks_mut(step * m).enumerate();
+                    pieces.map(move |(c, piece)| (g, c, piece))
+                })
+                .collect();
+            tasks.into_par_iter().for_each(|(g, c, piece)| {
+                let first = g * per_group + c * step;
+                let rows = first..first + piece.len() / m;
+                self.dot_rows(w, rows, &inputs[g], piece);
+            });
         };
         if m == 1 {
             run(&mut y.data);
         } else {
-            let mut transposed = vec![0.0; m * n];
-            run(&mut transposed);
-            transpose(&transposed, n, m, &mut y.data);
+            let mut pieces = vec![0.0; m * n];
+            run(&mut pieces);
+            y.data.par_chunks_mut(n).enumerate().for_each(|(t, y)| {
+                for (g, y) in y.chunks_mut(per_group).enumerate() {
+                    let group = &pieces[g * per_group * m..][..per_group * m];
+                    gather(group, step, m, t, y);
+                }
+            });
         }
     }
 }
 
-/// `[rows, cols]` to `[cols, rows]`.
-pub(super) fn transpose(src: &[f32], rows: usize, cols: usize, dst: &mut [f32]) {
-    dst.par_chunks_mut(rows).enumerate().for_each(|(c, out)| {
-        for (r, v) in out.iter_mut().enumerate() {
-            *v = src[r * cols + c];
-        }
-    });
+/// Row `t` of `m`, from pieces of `step` of its values each (the last one may be
+/// shorter): each piece has its values of all rows, row after row.
+pub(super) fn gather(pieces: &[f32], step: usize, m: usize, t: usize, row: &mut [f32]) {
+    for (piece, row) in pieces.chunks(step * m).zip(row.chunks_mut(step)) {
+        let n = row.len();
+        row.copy_from_slice(&piece[t * n..(t + 1) * n]);
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,27 @@
+//! Memory that products reuse.
+
+/// Buffers of a product, reused from call to call by one thread.
+///
+/// A product with many activation rows takes some weight rows apart once, for all
+/// of them; this is where they lie.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Weights as bytes, 64 at a time, aligned as vector registers are.
+    pub(super) weights: Vec<Line>,
+    /// Their scales.
+    pub(super) scales: Vec<Lanes>,
+    /// Their minima.
+    pub(super) minima: Vec<Lanes>,
+    /// Partial sums.
+    pub(super) sums: Vec<Lanes>,
+}
+
+/// A cache line of bytes.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Line(pub [u8; 64]);
+
+/// Sixteen floats.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Lanes(pub [f32; 16]);
