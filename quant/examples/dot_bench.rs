@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use v4_quant::GgmlType;
-use v4_quant::dot::{ActQ8, ActRow, Kernels, Scratch};
+use v4_quant::dot::{ActQ8, ActRows, Kernels, Scratch};
 
 const COLS: usize = 4096;
-const BATCH: usize = 24;
+const BATCH: usize = 192;
 /// Weight rows of one call, as in a task of the engine.
-const TASK_ROWS: usize = 32;
+const TASK_ROWS: usize = 64;
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -135,7 +135,7 @@ impl<'a> Bench<'a> {
     /// Weight bytes per second when each weight row meets `batch` activation rows.
     fn gb_per_s(&self, weights: &[u8], batch: usize) -> f64 {
         let row = COLS / self.ty.block_values() * self.ty.block_bytes();
-        let acts: Vec<ActRow<'_>> = (0..batch).map(|i| self.act.row(i)).collect();
+        let acts = ActRows::new(self.kernels, (0..batch).map(|i| self.act.row(i)).collect());
         let mut out = vec![0.0; batch * TASK_ROWS];
         let mut scratch = Scratch::default();
         let mut rates = Vec::<f64>::new();

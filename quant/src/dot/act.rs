@@ -33,7 +33,8 @@ pub struct ActQ8 {
     pub(super) halves: Vec<i8>,
     pub(super) offset: Vec<i32>,
     pub(super) scaled: Vec<f32>,
-    pub(super) scaled_halves: Vec<f32>,
+    pub(super) scaled_firsts: Vec<f32>,
+    pub(super) scaled_lasts: Vec<f32>,
 }
 
 /// Blocks that [`ActRow::halves`] has side by side.
@@ -52,8 +53,8 @@ fn fill(kernels: &Kernels, x: &[f32], blocks: usize, part: Part<'_>) {
         let sum = i32::from(*a) + i32::from(*b);
         part.offset[i] = -128 * sum;
         part.scaled[i] = sum as f32 * d;
-        part.scaled_halves[2 * i] = f32::from(*a) * d;
-        part.scaled_halves[2 * i + 1] = f32::from(*b) * d;
+        part.scaled_firsts[i] = f32::from(*a) * d;
+        part.scaled_lasts[i] = f32::from(*b) * d;
     }
     let quads = blocks.div_ceil(QUAD);
     let rows = part.q.chunks(blocks * BLOCK);
@@ -75,7 +76,8 @@ struct Part<'a> {
     halves: &'a mut [i8],
     offset: &'a mut [i32],
     scaled: &'a mut [f32],
-    scaled_halves: &'a mut [f32],
+    scaled_firsts: &'a mut [f32],
+    scaled_lasts: &'a mut [f32],
 }
 
 /// Values quantised by one task.
@@ -141,7 +143,8 @@ impl ActQ8 {
         self.halves.resize(rows * padded, 0);
         self.offset.resize(values / BLOCK, 0);
         self.scaled.resize(values / BLOCK, 0.0);
-        self.scaled_halves.resize(values / 16, 0.0);
+        self.scaled_firsts.resize(values / BLOCK, 0.0);
+        self.scaled_lasts.resize(values / BLOCK, 0.0);
         if values == 0 {
             return Ok(());
         }
@@ -154,21 +157,25 @@ impl ActQ8 {
             self.halves.par_chunks_mut(step * padded),
             self.offset.par_chunks_mut(step * blocks),
             self.scaled.par_chunks_mut(step * blocks),
-            self.scaled_halves.par_chunks_mut(2 * step * blocks),
+            self.scaled_firsts.par_chunks_mut(step * blocks),
+            self.scaled_lasts.par_chunks_mut(step * blocks),
         )
             .into_par_iter()
-            .for_each(|(x, q, d, sums, halves, offset, scaled, scaled_halves)| {
-                let part = Part {
-                    q,
-                    d,
-                    sums,
-                    halves,
-                    offset,
-                    scaled,
-                    scaled_halves,
-                };
-                fill(kernels, x, blocks, part);
-            });
+            .for_each(
+                |(x, q, d, sums, halves, offset, scaled, scaled_firsts, scaled_lasts)| {
+                    let part = Part {
+                        q,
+                        d,
+                        sums,
+                        halves,
+                        offset,
+                        scaled,
+                        scaled_firsts,
+                        scaled_lasts,
+                    };
+                    fill(kernels, x, blocks, part);
+                },
+            );
         Ok(())
     }
 
@@ -202,7 +209,8 @@ impl ActQ8 {
             },
             offset: &self.offset[i * blocks..(i + 1) * blocks],
             scaled: &self.scaled[i * blocks..(i + 1) * blocks],
-            scaled_halves: &self.scaled_halves[i * blocks * 2..(i + 1) * blocks * 2],
+            scaled_firsts: &self.scaled_firsts[i * blocks..(i + 1) * blocks],
+            scaled_lasts: &self.scaled_lasts[i * blocks..(i + 1) * blocks],
         }
     }
 }
@@ -223,8 +231,10 @@ pub struct ActRow<'a> {
     pub(super) offset: &'a [i32],
     /// The sum of a block times its scale.
     pub(super) scaled: &'a [f32],
-    /// The same of 16 values each.
-    pub(super) scaled_halves: &'a [f32],
+    /// The same of a block's first 16 values.
+    pub(super) scaled_firsts: &'a [f32],
+    /// The same of its last 16 values.
+    pub(super) scaled_lasts: &'a [f32],
 }
 
 impl<'a> ActRow<'a> {
@@ -251,5 +261,37 @@ impl<'a> ActRow<'a> {
     pub fn to_f32(&self) -> Vec<f32> {
         let value = |(i, &q): (usize, &i8)| f32::from(q) * self.d[i / BLOCK];
         self.q.iter().enumerate().map(value).collect()
+    }
+}
+
+/// Activation rows that are to meet the same weights.
+///
+/// Where there are many, they are also laid out as the kernels want them; so one
+/// of these should serve a whole matrix.
+#[derive(Debug, Clone)]
+pub struct ActRows<'a> {
+    pub(super) rows: Vec<ActRow<'a>>,
+    pub(super) packed: Vec<u32>,
+}
+
+impl<'a> ActRows<'a> {
+    /// Puts rows of one length together.
+    #[must_use]
+    pub fn new(kernels: &Kernels, rows: Vec<ActRow<'a>>) -> Self {
+        let mut packed = Vec::new();
+        (kernels.pack)(&rows, &mut packed);
+        Self { rows, packed }
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 }

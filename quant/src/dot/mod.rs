@@ -7,7 +7,7 @@
 //! set; [`Kernels::detect`] picks the best for the CPU once.
 //!
 //! ```
-//! use v4_quant::{GgmlType, dot::{ActQ8, Kernels, Scratch}};
+//! use v4_quant::{GgmlType, dot::{ActQ8, ActRows, Kernels, Scratch}};
 //!
 //! let kernels = Kernels::detect();
 //! let x = ActQ8::quantize(kernels, &[0.5; 64], 1, 64).unwrap();
@@ -17,7 +17,8 @@
 //! let row = [block.clone(), block].concat();
 //! let matmul = kernels.matmul_i8(GgmlType::Q8_0).unwrap();
 //! let mut out = [0.0];
-//! matmul(&row, &[x.row(0)], &mut out, &mut Scratch::default());
+//! let x = ActRows::new(kernels, vec![x.row(0)]);
+//! matmul(&row, &x, &mut out, &mut Scratch::default());
 //! assert!((out[0] - 64.0).abs() < 1e-3);
 //! ```
 //!
@@ -55,7 +56,7 @@ mod tests;
 
 use std::sync::OnceLock;
 
-pub use act::{ActQ8, ActRow};
+pub use act::{ActQ8, ActRow, ActRows};
 pub use scratch::Scratch;
 
 use crate::GgmlType;
@@ -65,7 +66,7 @@ use crate::GgmlType;
 ///
 /// Each activation row has as many values as a weight row, and `w` is `rows` rows
 /// of one length. Debug builds check that; otherwise what is too long is ignored.
-pub type MatmulI8 = fn(w: &[u8], acts: &[ActRow<'_>], out: &mut [f32], scratch: &mut Scratch);
+pub type MatmulI8 = fn(w: &[u8], acts: &ActRows<'_>, out: &mut [f32], scratch: &mut Scratch);
 
 /// As [`MatmulI8`], for weight rows of floats and float32 activations.
 pub type MatmulF32 = fn(w: &[u8], x: &[&[f32]], out: &mut [f32]);
@@ -101,12 +102,16 @@ impl Isa {
     }
 }
 
+/// Lays rows out once for all weights that they meet, if that helps.
+type Pack = fn(acts: &[ActRow<'_>], packed: &mut Vec<u32>);
+
 type Quantize = fn(x: &[[f32; 32]], q: &mut [[i8; 32]], d: &mut [f32], sums: &mut [[i16; 2]]);
 
 /// The kernels of one instruction set. Holding one proves that the CPU has it.
 pub struct Kernels {
     isa: Isa,
     quantize: Quantize,
+    pack: Pack,
     dot_f32: fn(&[f32], &[f32]) -> f32,
     dot_f32_rows: DotF32Rows,
     rows_f32: MatmulF32,

@@ -4,12 +4,13 @@ use half::{bf16, f16};
 
 use super::act::{BLOCK, TINY};
 use super::layout::{IQ2_XXS_SIGNS, MXFP4_SCALE, q3_k_scales, q4_k_scales};
-use super::{ActRow, Isa, Kernels, Scratch, blocks_of, by_row};
+use super::{ActRow, ActRows, Isa, Kernels, Scratch, blocks_of, by_row};
 use crate::tables::{E2M1_DOUBLED, IQ2_XXS_GRID};
 
 pub(super) static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
     quantize,
+    pack: |_, _| {},
     dot_f32,
     dot_f32_rows: |w, x, out| {
         for (x, out) in x.iter().zip(out) {
@@ -139,12 +140,12 @@ trait Format<const BYTES: usize> {
 
 fn matmul_i8<F: Format<BYTES>, const BYTES: usize>(
     w: &[u8],
-    acts: &[ActRow<'_>],
+    acts: &ActRows<'_>,
     out: &mut [f32],
     _: &mut Scratch,
 ) {
     by_row::<1>(w, acts.len(), out, |row, t, out| {
-        out[0] = dot_i8::<F, BYTES>(row, &acts[t.start]);
+        out[0] = dot_i8::<F, BYTES>(row, &acts.rows[t.start]);
     });
 }
 
@@ -180,9 +181,8 @@ fn dot_i8<F: Format<BYTES>, const BYTES: usize>(row: &[u8], act: &ActRow<'_>) ->
                 Minima::None => {}
                 Minima::Run => *lane = min(0).mul_add(act.scaled[b], *lane),
                 Minima::Halves => {
-                    for half in 0..2 {
-                        *lane = min(half).mul_add(act.scaled_halves[2 * b + half], *lane);
-                    }
+                    *lane = min(0).mul_add(act.scaled_firsts[b], *lane);
+                    *lane = min(1).mul_add(act.scaled_lasts[b], *lane);
                 }
             }
         }

@@ -59,8 +59,9 @@ fn assert_same(a: &[f32], b: &[f32], what: impl std::fmt::Debug) {
 }
 
 fn run_i8(kernels: &Kernels, ty: GgmlType, w: &[u8], act: &ActQ8) -> Vec<f32> {
-    let rows: Vec<_> = (0..act.rows()).map(|i| act.row(i)).collect();
+    let rows = (0..act.rows()).map(|i| act.row(i)).collect();
     let mut out = vec![f32::INFINITY; act.rows()];
+    let rows = ActRows::new(kernels, rows);
     kernels.matmul_i8(ty).unwrap()(w, &rows, &mut out, &mut Scratch::default());
     out
 }
@@ -114,6 +115,42 @@ fn int8_versions_agree_on_any_bytes() {
                 let expected = run_i8(Kernels::scalar(), ty, &w, &act);
                 let actual = run_i8(kernels, ty, &w, &act);
                 assert_same(&expected, &actual, (kernels, ty, cols, rows));
+            }
+        }
+    }
+}
+
+/// Any number of weight rows and of activation rows, to and beyond the sizes that
+/// versions work in.
+#[test]
+fn int8_versions_agree_on_whole_matrices() {
+    let mut rng = SmallRng::seed_from_u64(10);
+    for kernels in versions() {
+        for ty in INT8 {
+            for (rows, inputs, blocks) in [
+                (1, 1, 3),
+                (5, 4, 17),
+                (16, 5, 16),
+                (17, 12, 33),
+                (40, 13, 2),
+                (33, 29, 21),
+            ] {
+                let cols = (32 * blocks as usize).next_multiple_of(ty.block_values());
+                let w: Vec<u8> = (0..rows)
+                    .flat_map(|_| sane_row(&mut rng, ty, cols))
+                    .collect();
+                let x = random_floats(&mut rng, inputs * cols);
+                let act = ActQ8::quantize(kernels, &x, inputs, cols).unwrap();
+                let acts = (0..inputs).map(|i| act.row(i)).collect();
+                let acts = ActRows::new(kernels, acts);
+                let mut out = vec![f32::INFINITY; rows * inputs];
+                let mut scratch = Scratch::default();
+                kernels.matmul_i8(ty).unwrap()(&w, &acts, &mut out, &mut scratch);
+                for (r, w) in w.chunks_exact(w.len() / rows).enumerate() {
+                    let expected = run_i8(Kernels::scalar(), ty, w, &act);
+                    let column: Vec<f32> = (0..inputs).map(|t| out[t * rows + r]).collect();
+                    assert_same(&expected, &column, (kernels, ty, rows, inputs, cols, r));
+                }
             }
         }
     }

@@ -49,7 +49,7 @@ macro_rules! int8 {
     ($f:expr) => {
         |w, acts, out, _| {
             // SAFETY: as in `entry`.
-            unsafe { $f(w, acts, out) }
+            unsafe { $f(w, &acts.rows, out) }
         }
     };
 }
@@ -57,6 +57,7 @@ macro_rules! int8 {
 pub(super) const KERNELS: Kernels = Kernels {
     isa: Isa::Avx2,
     quantize: entry!(int8::quantize, x, q, d, sums),
+    pack: |_, _| {},
     dot_f32: entry!(float::dot_f32, w, x),
     dot_f32_rows: entry!(float::dot_f32_rows, w, x, out),
     rows_f32: entry!(float::matmul::<float::F32, 128>, w, x, out),
@@ -76,7 +77,7 @@ pub(super) const KERNELS: Kernels = Kernels {
 /// The eight lanes added as the tree.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum8(v: __m256) -> f32 {
+pub(super) fn sum8(v: __m256) -> f32 {
     let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
     let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
@@ -136,7 +137,7 @@ fn f16_at<const N: usize>(bytes: &[u8; N], at: usize) -> __m256 {
 /// instructions per byte to be far ahead by itself.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch<T>(bytes: std::ops::Range<*const T>) {
+pub(super) fn prefetch<T>(bytes: std::ops::Range<*const T>) {
     const AHEAD: usize = 3 << 10;
     let mut line = bytes.start.cast::<i8>().wrapping_add(AHEAD);
     let end = bytes.end.cast::<i8>().wrapping_add(AHEAD);

@@ -353,7 +353,8 @@ fn few_rows<F: Superblock<BYTES>, const BYTES: usize, const R: usize>(
     let q = values(acts, 8 * n);
     let d = acts.map(|act| &act.d.as_chunks::<8>().0[..n]);
     let scaled = acts.map(|act| &act.scaled.as_chunks::<8>().0[..n]);
-    let scaled_halves = acts.map(|act| &act.scaled_halves.as_chunks::<8>().0[..2 * n]);
+    let firsts = acts.map(|act| &act.scaled_firsts.as_chunks::<8>().0[..n]);
+    let lasts = acts.map(|act| &act.scaled_lasts.as_chunks::<8>().0[..n]);
     let ones = _mm256_set1_epi16(1);
     let mut acc = [[_mm256_setzero_ps(); 2]; R];
     for (i, block) in w.iter().enumerate() {
@@ -392,18 +393,8 @@ fn few_rows<F: Superblock<BYTES>, const BYTES: usize, const R: usize>(
                 Minima::None => {}
                 Minima::Run(min) => *lane = _mm256_fnmadd_ps(min, load_ps(&scaled[r][i]), *lane),
                 Minima::Halves(first, last) => {
-                    let a = load_ps(&scaled_halves[r][2 * i]);
-                    let b = load_ps(&scaled_halves[r][2 * i + 1]);
-                    // Evens and odds of both, put in order.
-                    let order = |v: __m256| {
-                        _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(
-                            v,
-                        )))
-                    };
-                    let firsts = order(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
-                    let lasts = order(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
-                    *lane = _mm256_fnmadd_ps(first, firsts, *lane);
-                    *lane = _mm256_fnmadd_ps(last, lasts, *lane);
+                    *lane = _mm256_fnmadd_ps(first, load_ps(&firsts[r][i]), *lane);
+                    *lane = _mm256_fnmadd_ps(last, load_ps(&lasts[r][i]), *lane);
                 }
             }
         }

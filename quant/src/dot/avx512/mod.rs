@@ -3,9 +3,18 @@
 //! The functions with these features are `unsafe` to call for code without them.
 //! That code is [`KERNELS`] alone, which only [`Avx512`] gives away.
 #![allow(unsafe_code)]
+// Loops over rows and registers index several arrays at once.
+#![allow(clippy::needless_range_loop)]
 
+mod group;
+mod panel;
+mod runs;
+
+use std::arch::x86_64::*;
+
+use self::group::{Group, few_rows};
 use super::avx2::{self, Avx2};
-use super::{Isa, Kernels};
+use super::{ActRows, Isa, Kernels, Scratch, by_row};
 
 /// Proof that the CPU has AVX2, FMA and F16C, and of AVX-512 F, BW, DQ, VL, VNNI
 /// and VBMI.
@@ -29,7 +38,86 @@ impl Avx512 {
     }
 }
 
+macro_rules! int8 {
+    ($($f:tt)*) => {
+        |w, acts, out, scratch| {
+            // SAFETY: the pointer is got from `KERNELS`, and that from an `Avx512`,
+            // which exists only where the CPU has the features.
+            unsafe { $($f)*(w, acts, out, scratch) }
+        }
+    };
+}
+
+/// Activation rows for which it does not pay to take weights apart.
+const FEW: usize = 4;
+
 static KERNELS: Kernels = Kernels {
     isa: Isa::Avx512,
+    pack: |acts, packed| {
+        // SAFETY: as in `int8`.
+        unsafe { panel::pack(acts, packed) }
+    },
+    q8_0: int8!(matmul::<runs::Q8_0, 544>),
+    mxfp4: int8!(matmul::<runs::Mxfp4, 272>),
     ..avx2::KERNELS
 };
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn matmul<F: Group<GROUP>, const GROUP: usize>(
+    w: &[u8],
+    acts: &ActRows<'_>,
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    if acts.len() > FEW {
+        return panel::matmul::<F, GROUP>(w, acts, out, scratch);
+    }
+    let acts = &acts.rows;
+    by_row::<4>(w, acts.len(), out, |row, t, out| match acts[t] {
+        [a] => [out[0]] = few_rows::<F, GROUP, 1>(row, &[a]),
+        [a, b] => [out[0], out[1]] = few_rows::<F, GROUP, 2>(row, &[a, b]),
+        [a, b, c] => [out[0], out[1], out[2]] = few_rows::<F, GROUP, 3>(row, &[a, b, c]),
+        [a, b, c, d] => *out = few_rows::<F, GROUP, 4>(row, &[a, b, c, d]),
+        _ => {}
+    });
+}
+
+/// Lanes `l` and `l + 8` added, then the eight as the tree.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn sum16(v: __m512) -> f32 {
+    let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+    avx2::sum8(eight)
+}
+
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn load_ps(v: &[f32; 16]) -> __m512 {
+    // SAFETY: reads the 64 bytes of `v`.
+    unsafe { _mm512_loadu_ps(v.as_ptr()) }
+}
+
+/// The 64 bytes from `at` on.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn load_64<const N: usize>(bytes: &[u8; N], at: usize) -> __m512i {
+    let v = &bytes[at..at + 64];
+    // SAFETY: reads the 64 bytes of `v`.
+    unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
+}
+
+/// The same of signed bytes.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn load_i8<const N: usize>(values: &[i8; N], at: usize) -> __m512i {
+    let v = &values[at..at + 64];
+    // SAFETY: reads the 64 bytes of `v`.
+    unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
+}
+
+/// See [`avx2::prefetch`].
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn prefetch<T>(bytes: std::ops::Range<*const T>) {
+    avx2::prefetch(bytes);
+}

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use v4_quant::GgmlType;
-use v4_quant::dot::{ActQ8, ActRow, Scratch};
+use v4_quant::dot::{ActQ8, ActRows, Scratch};
 
 use super::{Cpu, Matrix};
 use crate::model::Tensor;
@@ -59,7 +59,7 @@ pub(super) fn decode(w: &Tensor, row: &[u8], out: &mut [f32]) {
 /// Activation rows as the weights' type wants them.
 pub(super) enum Input<'a> {
     /// Rounded to int8.
-    Int8(Vec<ActRow<'a>>),
+    Int8(ActRows<'a>),
     /// As they are.
     Float(Vec<&'a [f32]>),
 }
@@ -95,7 +95,10 @@ impl<'a> Activations<'a> {
     /// The rows `rows`, for weights of type `ty`.
     pub fn input(&self, cpu: &Cpu, ty: GgmlType, rows: impl Iterator<Item = usize>) -> Input<'_> {
         match &self.int8 {
-            Some(act) if cpu.int8(ty) => Input::Int8(rows.map(|r| act.row(r)).collect()),
+            Some(act) if cpu.int8(ty) => Input::Int8(ActRows::new(
+                cpu.kernels,
+                rows.map(|r| act.row(r)).collect(),
+            )),
             _ => Input::Float(
                 rows.map(|r| &self.float[r * self.cols..(r + 1) * self.cols])
                     .collect(),

@@ -1,0 +1,261 @@
+//! Few activation rows: sums within registers, sixteen blocks at a time.
+
+use std::arch::x86_64::*;
+
+use super::panel::transpose;
+use super::{load_i8, load_ps, prefetch, sum16};
+use crate::dot::ActRow;
+use crate::dot::scratch::Line;
+
+/// Blocks of 32 values in a group.
+pub(super) const GROUP: usize = 16;
+
+/// Minima with their scale, one per block.
+pub(super) enum Minima {
+    None,
+    /// Of all 32 values.
+    Block(__m512),
+    /// Of the first 16 values and of the last.
+    Halves(__m512, __m512),
+}
+
+/// A format, read in groups of sixteen blocks (`BYTES` bytes).
+pub(super) trait Group<const BYTES: usize> {
+    /// Whether a weight `w` is stored as the byte `w + 128`; else as `w`.
+    const OFFSET: bool;
+    /// Whether [`Group::dots`] reads the activations as [`ActRow::halves`] are.
+    const HALVES: bool = false;
+    /// Minima of a block.
+    const MINIMA: usize = 0;
+
+    /// Blocks `2i` and `2i + 1` as bytes.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this module.
+    unsafe fn pair(group: &[u8; BYTES], i: usize) -> __m512i;
+
+    /// The sixteen blocks' sums of products with each row's 512 activations.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this module.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    unsafe fn dots<const R: usize>(group: &[u8; BYTES], q: [&[i8; 512]; R]) -> [__m512i; R] {
+        let mut pairs = [[_mm512_setzero_si512(); 8]; R];
+        for i in 0..8 {
+            // SAFETY: this function has the features.
+            let w = unsafe { Self::pair(group, i) };
+            for r in 0..R {
+                pairs[r][i] = _mm512_dpbusd_epi32(pairs[r][i], w, load_i8(q[r], 64 * i));
+            }
+        }
+        let mut dots = [_mm512_setzero_si512(); R];
+        for r in 0..R {
+            dots[r] = sums_of_pairs(&pairs[r]);
+        }
+        dots
+    }
+
+    /// The blocks of sixteen rows: line `k` of block `b` has values `4k..4k + 4` of
+    /// each row.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this module.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    unsafe fn interleave(rows: [&[u8; BYTES]; 16], blocks: &mut [[Line; 8]; GROUP]) {
+        let mut pairs = [Line([0; 64]); 16];
+        for i in 0..8 {
+            for (pair, row) in pairs.iter_mut().zip(rows) {
+                // SAFETY: this function has the features; the line has 64 bytes.
+                unsafe { _mm512_store_si512(pair.0.as_mut_ptr().cast(), Self::pair(row, i)) };
+            }
+            for s in 0..4 {
+                let lines = &mut blocks[2 * i + s / 2][4 * (s % 2)..];
+                for (line, v) in lines.iter_mut().zip(transpose(&pairs, s)) {
+                    // SAFETY: the line has 64 bytes.
+                    unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), v) };
+                }
+            }
+        }
+    }
+
+    /// The blocks' scales.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this module.
+    unsafe fn scales(group: &[u8; BYTES]) -> __m512;
+
+    /// The blocks' minima.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this module.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    unsafe fn minima(_: &[u8; BYTES]) -> Minima {
+        Minima::None
+    }
+}
+
+/// The activations of one row for one group.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    q: &'a [i8; 512],
+    d: &'a [f32; GROUP],
+    offset: &'a [i32; GROUP],
+    scaled: &'a [f32; GROUP],
+    firsts: &'a [f32; GROUP],
+    lasts: &'a [f32; GROUP],
+}
+
+impl<'a> Part<'a> {
+    #[inline(always)]
+    fn new(q: &'a [i8], act: &ActRow<'a>, group: usize) -> Self {
+        Self {
+            q: &q.as_chunks().0[group],
+            d: &act.d.as_chunks().0[group],
+            offset: &act.offset.as_chunks().0[group],
+            scaled: &act.scaled.as_chunks().0[group],
+            firsts: &act.scaled_firsts.as_chunks().0[group],
+            lasts: &act.scaled_lasts.as_chunks().0[group],
+        }
+    }
+}
+
+/// The same, filled up with zeros.
+struct Padded {
+    q: [i8; 512],
+    d: [f32; GROUP],
+    offset: [i32; GROUP],
+    scaled: [f32; GROUP],
+    firsts: [f32; GROUP],
+    lasts: [f32; GROUP],
+}
+
+pub(super) fn pad<T: Copy + Default, const N: usize>(values: &[T]) -> [T; N] {
+    let mut out = [T::default(); N];
+    let n = values.len().min(N);
+    out[..n].copy_from_slice(&values[..n]);
+    out
+}
+
+impl Padded {
+    fn new(q: &[i8], act: &ActRow<'_>, from: usize) -> Self {
+        Self {
+            q: pad(&q[from * 32..]),
+            d: pad(&act.d[from..]),
+            offset: pad(&act.offset[from..]),
+            scaled: pad(&act.scaled[from..]),
+            firsts: pad(&act.scaled_firsts[from..]),
+            lasts: pad(&act.scaled_lasts[from..]),
+        }
+    }
+
+    fn part(&self) -> Part<'_> {
+        Part {
+            q: &self.q,
+            d: &self.d,
+            offset: &self.offset,
+            scaled: &self.scaled,
+            firsts: &self.firsts,
+            lasts: &self.lasts,
+        }
+    }
+}
+
+/// One weight row against a few activation rows.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn few_rows<F: Group<BYTES>, const BYTES: usize, const R: usize>(
+    w: &[u8],
+    acts: &[ActRow<'_>; R],
+) -> [f32; R] {
+    let (groups, rest) = w.as_chunks::<BYTES>();
+    let q = acts.map(|act| if F::HALVES { act.halves } else { act.q });
+    let mut acc = [_mm512_setzero_ps(); R];
+    for (g, group) in groups.iter().enumerate() {
+        prefetch(group.as_ptr_range());
+        // Plain loops: closures would not be inlined into the iteration's functions,
+        // which lack the features.
+        let mut parts = [Part::new(q[0], &acts[0], g); R];
+        for r in 1..R {
+            parts[r] = Part::new(q[r], &acts[r], g);
+        }
+        step::<F, BYTES, R>(group, parts, &mut acc);
+    }
+    if !rest.is_empty() {
+        // As if the row went on with blocks of zeros.
+        let group = pad(rest);
+        let from = groups.len() * GROUP;
+        let padded: [_; R] = std::array::from_fn(|r| Padded::new(q[r], &acts[r], from));
+        step::<F, BYTES, R>(&group, padded.each_ref().map(Padded::part), &mut acc);
+    }
+    let mut out = [0.0; R];
+    for r in 0..R {
+        out[r] = sum16(acc[r]);
+    }
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
+    group: &[u8; BYTES],
+    parts: [Part<'_>; R],
+    acc: &mut [__m512; R],
+) {
+    let mut q = [parts[0].q; R];
+    for r in 1..R {
+        q[r] = parts[r].q;
+    }
+    // SAFETY: this function has the features.
+    let (dots, scales, minima) = unsafe { (F::dots(group, q), F::scales(group), F::minima(group)) };
+    for r in 0..R {
+        let mut n = dots[r];
+        if F::OFFSET {
+            // SAFETY: reads the 64 bytes of the array.
+            let offset = unsafe { _mm512_loadu_si512(parts[r].offset.as_ptr().cast()) };
+            n = _mm512_add_epi32(n, offset);
+        }
+        let scale = _mm512_mul_ps(scales, load_ps(parts[r].d));
+        acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(n), scale, acc[r]);
+        match minima {
+            Minima::None => {}
+            Minima::Block(min) => {
+                acc[r] = _mm512_fnmadd_ps(min, load_ps(parts[r].scaled), acc[r]);
+            }
+            Minima::Halves(first, last) => {
+                acc[r] = _mm512_fnmadd_ps(first, load_ps(parts[r].firsts), acc[r]);
+                acc[r] = _mm512_fnmadd_ps(last, load_ps(parts[r].lasts), acc[r]);
+            }
+        }
+    }
+}
+
+/// The sums of pairs of blocks: vector `i` has eight lanes of block `2i` and then
+/// eight of block `2i + 1`.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn sums_of_pairs(v: &[__m512i; 8]) -> __m512i {
+    let (a, b) = (
+        quarters([v[0], v[1], v[2], v[3]]),
+        quarters([v[4], v[5], v[6], v[7]]),
+    );
+    // 128-bit lanes: those of even blocks are 0 and 2, two for each block.
+    let sums = _mm512_add_epi32(
+        _mm512_shuffle_i64x2::<0b10_00_10_00>(a, b),
+        _mm512_shuffle_i64x2::<0b11_01_11_01>(a, b),
+    );
+    // Now a lane has the same half of four vectors.
+    let order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    _mm512_permutexvar_epi32(order, sums)
+}
+
+/// In each 128 bits, the sums of the four integers there of four vectors.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn quarters(v: [__m512i; 4]) -> __m512i {
+    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (a, b) = (pair(v[0], v[1]), pair(v[2], v[3]));
+    _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
+}

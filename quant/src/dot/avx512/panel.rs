@@ -1,0 +1,370 @@
+//! Many activation rows: sixteen weight rows are taken apart once for all.
+//!
+//! A panel has, for each block of 32 values, eight vectors with four values of each
+//! of its sixteen rows, and a vector with their scales. A tile is up to twelve
+//! activation rows, four values of which are spread over a vector at a time. So a
+//! block's sum needs no addition across lanes. Both are ordered by lane of the sum
+//! (block number modulo 16), as one sum after the other is finished.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::group::{GROUP, Group, Minima, pad};
+use super::{FEW, load_ps};
+use crate::dot::scratch::{Lanes, Line};
+use crate::dot::{ActRow, ActRows, Scratch, shape};
+
+/// Weight rows of a panel.
+const ROWS: usize = 16;
+
+/// Activation rows of a tile: as many as registers allow.
+const TILE: usize = 12;
+
+/// Words of a tile for each block and row: 32 values, the scale, the offset and
+/// three sums.
+const WORDS: usize = 8 + 5;
+
+/// Where block `b` of `n` lies.
+fn place(b: usize, n: usize) -> usize {
+    let lane = b % GROUP;
+    lane * (n / GROUP) + lane.min(n % GROUP) + b / GROUP
+}
+
+/// See [`crate::dot::MatmulI8`].
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn matmul<F: Group<BYTES>, const BYTES: usize>(
+    w: &[u8],
+    acts: &ActRows<'_>,
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let inputs = acts.rows.len();
+    let (rows, bytes) = shape(w, inputs, out);
+    let n = bytes / (BYTES / GROUP);
+    debug_assert_eq!(acts.packed.len(), inputs * n * WORDS);
+    if n == 0 || acts.packed.len() < inputs * n * WORDS {
+        out.fill(0.0);
+        return;
+    }
+    let panels = rows.div_ceil(ROWS);
+    let Scratch {
+        weights,
+        scales,
+        minima,
+        sums,
+    } = scratch;
+    weights.resize(panels * n * 8, Line([0; 64]));
+    scales.resize(panels * n, Lanes([0.0; 16]));
+    minima.resize(panels * n * F::MINIMA, Lanes([0.0; 16]));
+    for (p, w) in w.chunks(ROWS * bytes).take(panels).enumerate() {
+        let panel = Panel {
+            weights: weights[p * n * 8..(p + 1) * n * 8].as_chunks_mut().0,
+            scales: &mut scales[p * n..(p + 1) * n],
+            minima: &mut minima[p * n * F::MINIMA..(p + 1) * n * F::MINIMA],
+        };
+        fill::<F, BYTES>(w, bytes, n, panel);
+    }
+    for tile in tiles(inputs) {
+        let (first, size) = (tile.start, tile.len());
+        let words = &acts.packed[first * n * WORDS..tile.end * n * WORDS];
+        for p in 0..panels {
+            let panel = Taken {
+                weights: weights[p * n * 8..(p + 1) * n * 8].as_chunks().0,
+                scales: &scales[p * n..(p + 1) * n],
+                minima: &minima[p * n * F::MINIMA..(p + 1) * n * F::MINIMA],
+            };
+            run_tile::<F, BYTES>(size, &panel, words, sums);
+            let count = ROWS.min(rows - p * ROWS);
+            for t in 0..size {
+                let to = (first + t) * rows + p * ROWS;
+                let mut lanes = [0.0; ROWS];
+                // SAFETY: writes the 64 bytes of the array.
+                unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), total(sums, t, size)) };
+                out[to..to + count].copy_from_slice(&lanes[..count]);
+            }
+        }
+    }
+}
+
+/// A panel to be filled.
+struct Panel<'a> {
+    weights: &'a mut [[Line; 8]],
+    scales: &'a mut [Lanes],
+    minima: &'a mut [Lanes],
+}
+
+/// A panel that is filled.
+struct Taken<'a> {
+    weights: &'a [[Line; 8]],
+    scales: &'a [Lanes],
+    minima: &'a [Lanes],
+}
+
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn store(line: &mut Line, v: __m512i) {
+    // SAFETY: writes the 64 bytes of the line.
+    unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), v) }
+}
+
+/// Takes up to sixteen rows of `n` blocks apart.
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn fill<F: Group<BYTES>, const BYTES: usize>(w: &[u8], bytes: usize, n: usize, panel: Panel<'_>) {
+    let empty = [0; BYTES];
+    let mut padded = [[0; BYTES]; ROWS];
+    let mut lines = [[Line([0; 64]); 8]; GROUP];
+    let mut scales = [Line([0; 64]); ROWS];
+    let mut minima = [[Line([0; 64]); ROWS]; 2];
+    for g in 0..n.div_ceil(GROUP) {
+        let mut groups = [&empty; ROWS];
+        let whole = n >= (g + 1) * GROUP;
+        for ((group, padded), row) in groups
+            .iter_mut()
+            .zip(&mut padded)
+            .zip(w.chunks_exact(bytes))
+        {
+            if whole {
+                *group = &row.as_chunks::<BYTES>().0[g];
+            } else {
+                *padded = pad(&row[g * BYTES..]);
+                *group = padded;
+            }
+        }
+        // SAFETY: this function has the features.
+        unsafe { F::interleave(groups, &mut lines) };
+        for (r, group) in groups.iter().enumerate() {
+            // SAFETY: this function has the features.
+            let (scale, minimum) = unsafe { (F::scales(group), F::minima(group)) };
+            store(&mut scales[r], _mm512_castps_si512(scale));
+            match minimum {
+                Minima::None => {}
+                Minima::Block(min) => store(&mut minima[0][r], _mm512_castps_si512(min)),
+                Minima::Halves(first, last) => {
+                    store(&mut minima[0][r], _mm512_castps_si512(first));
+                    store(&mut minima[1][r], _mm512_castps_si512(last));
+                }
+            }
+        }
+        for (i, lines) in lines.iter().enumerate().take(n - g * GROUP) {
+            panel.weights[place(g * GROUP + i, n)] = *lines;
+        }
+        let to_rows = |from: &[Line; ROWS], to: &mut [Lanes], each: usize, k: usize| {
+            for s in 0..4 {
+                let block = g * GROUP + 4 * s;
+                for (i, v) in transpose(from, s).into_iter().enumerate() {
+                    if block + i < n {
+                        let lanes = &mut to[place(block + i, n) * each + k];
+                        // SAFETY: writes the 64 bytes of the lanes.
+                        unsafe { _mm512_store_ps(lanes.0.as_mut_ptr(), _mm512_castsi512_ps(v)) };
+                    }
+                }
+            }
+        };
+        to_rows(&scales, panel.scales, 1, 0);
+        for k in 0..F::MINIMA {
+            to_rows(&minima[k], panel.minima, F::MINIMA, k);
+        }
+    }
+}
+
+/// Words `4s..4s + 4` of sixteen lines: vector `q` has word `4s + q` of each.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn transpose(lines: &[Line; 16], s: usize) -> [__m512i; 4] {
+    let mut rows = [&[0; 16]; 16];
+    for (row, line) in rows.iter_mut().zip(lines) {
+        *row = &line.0.as_chunks().0[s & 3];
+    }
+    transpose_words(rows)
+}
+
+/// Vector `q` has word `q` of each of sixteen rows of four words.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn transpose_words(rows: [&[u8; 16]; 16]) -> [__m512i; 4] {
+    let mut z = [_mm512_setzero_si512(); 4];
+    for p in 0..4 {
+        // SAFETY: reads the sixteen bytes of each row.
+        let load = |r: usize| unsafe { _mm_loadu_si128(rows[r].as_ptr().cast()) };
+        // Broadcasts under a mask need no shuffle.
+        let v = _mm512_broadcast_i32x4(load(p));
+        let v = _mm512_mask_broadcast_i32x4(v, 0x00f0, load(4 + p));
+        let v = _mm512_mask_broadcast_i32x4(v, 0x0f00, load(8 + p));
+        z[p] = _mm512_mask_broadcast_i32x4(v, 0xf000, load(12 + p));
+    }
+    let (a, b) = (
+        _mm512_unpacklo_epi32(z[0], z[1]),
+        _mm512_unpackhi_epi32(z[0], z[1]),
+    );
+    let (c, d) = (
+        _mm512_unpacklo_epi32(z[2], z[3]),
+        _mm512_unpackhi_epi32(z[2], z[3]),
+    );
+    [
+        _mm512_unpacklo_epi64(a, c),
+        _mm512_unpackhi_epi64(a, c),
+        _mm512_unpacklo_epi64(b, d),
+        _mm512_unpackhi_epi64(b, d),
+    ]
+}
+
+/// The rows of each tile: of nearly one size, so that none leaves registers idle.
+fn tiles(inputs: usize) -> impl Iterator<Item = Range<usize>> {
+    let tiles = inputs.div_ceil(TILE);
+    (0..tiles).map(move |i| i * inputs / tiles..(i + 1) * inputs / tiles)
+}
+
+/// See [`crate::dot::Pack`]: puts the activations of each tile side by side, in the
+/// order of the panels.
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn pack(acts: &[ActRow<'_>], packed: &mut Vec<u32>) {
+    packed.clear();
+    let n = acts.iter().map(|act| act.d.len()).min().unwrap_or(0);
+    if acts.len() <= FEW {
+        return;
+    }
+    packed.resize(acts.len() * n * WORDS, 0);
+    let mut parts = Vec::new();
+    let mut rest = packed.as_mut_slice();
+    for tile in tiles(acts.len()) {
+        let (part, after) = rest.split_at_mut(tile.len() * n * WORDS);
+        rest = after;
+        parts.push((&acts[tile], part));
+    }
+    parts.into_par_iter().for_each(|(acts, part)| {
+        // SAFETY: the caller has the features, and so has every thread of its
+        // process.
+        unsafe { pack_tile(acts, n, part) }
+    });
+}
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn pack_tile(acts: &[ActRow<'_>], n: usize, tile: &mut [u32]) {
+    let size = acts.len();
+    let zeros = [0u8; 16];
+    for b in 0..n {
+        let words = &mut tile[place(b, n) * WORDS * size..][..WORDS * size];
+        for half in 0..2 {
+            let mut rows = [&zeros; 16];
+            for (row, act) in rows.iter_mut().zip(acts) {
+                let q = &act.q[32 * b + 16 * half..][..16];
+                // SAFETY: sixteen bytes, whose sign does not matter here.
+                *row = unsafe { &*q.as_ptr().cast() };
+            }
+            for (k, v) in transpose_words(rows).into_iter().enumerate() {
+                let mut lanes = [0u32; 16];
+                // SAFETY: writes the 64 bytes of the array.
+                unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), v) };
+                words[(4 * half + k) * size..][..size].copy_from_slice(&lanes[..size]);
+            }
+        }
+        let (d, rest) = words[8 * size..].split_at_mut(size);
+        let (offset, rest) = rest.split_at_mut(size);
+        let (scaled, rest) = rest.split_at_mut(size);
+        let (firsts, lasts) = rest.split_at_mut(size);
+        for (t, act) in acts.iter().enumerate() {
+            d[t] = act.d[b].to_bits();
+            offset[t] = act.offset[b].cast_unsigned();
+            scaled[t] = act.scaled[b].to_bits();
+            firsts[t] = act.scaled_firsts[b].to_bits();
+            lasts[t] = act.scaled_lasts[b].to_bits();
+        }
+    }
+}
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn run_tile<F: Group<BYTES>, const BYTES: usize>(
+    size: usize,
+    panel: &Taken<'_>,
+    tile: &[u32],
+    sums: &mut Vec<Lanes>,
+) {
+    sums.resize(GROUP * TILE, Lanes([0.0; 16]));
+    match size {
+        1 => lanes::<F, BYTES, 1>(panel, tile, sums),
+        2 => lanes::<F, BYTES, 2>(panel, tile, sums),
+        3 => lanes::<F, BYTES, 3>(panel, tile, sums),
+        4 => lanes::<F, BYTES, 4>(panel, tile, sums),
+        5 => lanes::<F, BYTES, 5>(panel, tile, sums),
+        6 => lanes::<F, BYTES, 6>(panel, tile, sums),
+        7 => lanes::<F, BYTES, 7>(panel, tile, sums),
+        8 => lanes::<F, BYTES, 8>(panel, tile, sums),
+        9 => lanes::<F, BYTES, 9>(panel, tile, sums),
+        10 => lanes::<F, BYTES, 10>(panel, tile, sums),
+        11 => lanes::<F, BYTES, 11>(panel, tile, sums),
+        _ => lanes::<F, BYTES, TILE>(panel, tile, sums),
+    }
+}
+
+/// The sixteen lanes of each sum: `sums[lane * T + t]` has those of row `t` of the
+/// tile, for the panel's sixteen rows.
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+    panel: &Taken<'_>,
+    tile: &[u32],
+    sums: &mut [Lanes],
+) {
+    let n = panel.weights.len();
+    let mut blocks = panel
+        .weights
+        .iter()
+        .zip(panel.scales)
+        .zip(tile.chunks_exact(WORDS * T))
+        .enumerate();
+    for (lane, sums) in sums.chunks_exact_mut(T).enumerate().take(GROUP) {
+        let count = n / GROUP + usize::from(lane < n % GROUP);
+        let mut acc = [_mm512_setzero_ps(); T];
+        for _ in 0..count {
+            let Some((at, ((lines, scale), words))) = blocks.next() else {
+                break;
+            };
+            let (q, floats) = words.split_at(8 * T);
+            let (d, offset) = (&floats[..T], &floats[T..2 * T]);
+            let mut dots = [_mm512_setzero_si512(); T];
+            if F::OFFSET {
+                for t in 0..T {
+                    dots[t] = _mm512_set1_epi32(offset[t].cast_signed());
+                }
+            }
+            for (line, q) in lines.iter().zip(q.chunks_exact(T)) {
+                // SAFETY: reads the 64 bytes of the line.
+                let w = unsafe { _mm512_load_si512(line.0.as_ptr().cast()) };
+                for t in 0..T {
+                    let x = _mm512_set1_epi32(q[t].cast_signed());
+                    dots[t] = _mm512_dpbusd_epi32(dots[t], w, x);
+                }
+            }
+            let dw = load_ps(&scale.0);
+            for t in 0..T {
+                let scale = _mm512_mul_ps(dw, _mm512_set1_ps(f32::from_bits(d[t])));
+                acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), scale, acc[t]);
+            }
+            for k in 0..F::MINIMA {
+                let min = load_ps(&panel.minima[at * F::MINIMA + k].0);
+                // One minimum goes with the whole block's sum, two with its halves'.
+                let sums = &floats[(1 + F::MINIMA + k) * T..][..T];
+                for t in 0..T {
+                    let sum = _mm512_set1_ps(f32::from_bits(sums[t]));
+                    acc[t] = _mm512_fnmadd_ps(min, sum, acc[t]);
+                }
+            }
+        }
+        for t in 0..T {
+            // SAFETY: writes the 64 bytes of the lanes.
+            unsafe { _mm512_store_ps(sums[t].0.as_mut_ptr(), acc[t]) };
+        }
+    }
+}
+
+/// Row `t`'s lanes added: `l` and `l + 8`, then the tree.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn total(sums: &[Lanes], t: usize, size: usize) -> __m512 {
+    let lane = |l: usize| load_ps(&sums[l * size + t].0);
+    let eight = |l: usize| _mm512_add_ps(lane(l), lane(l + 8));
+    let four = |l: usize| _mm512_add_ps(eight(l), eight(l + 4));
+    let two = |l: usize| _mm512_add_ps(four(l), four(l + 2));
+    _mm512_add_ps(two(0), two(1))
+}

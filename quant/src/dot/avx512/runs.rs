@@ -1,0 +1,217 @@
+//! Formats whose block is 32 values with one scale.
+
+use std::arch::x86_64::*;
+
+use super::group::{GROUP, Group, quarters};
+use super::panel::transpose_words;
+use super::{load_64, load_i8, load_ps};
+use crate::dot::layout::MXFP4_SCALE;
+use crate::dot::scratch::Line;
+use crate::tables::E2M1_DOUBLED;
+
+pub(super) struct Q8_0;
+
+/// Bytes of a Q8_0 block.
+const Q8_0_BYTES: usize = 34;
+
+impl Group<544> for Q8_0 {
+    const OFFSET: bool = true;
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    unsafe fn pair(group: &[u8; 544], i: usize) -> __m512i {
+        let at = 2 * Q8_0_BYTES * i + 2;
+        let (a, b) = (
+            &group[at..at + 32],
+            &group[at + Q8_0_BYTES..at + Q8_0_BYTES + 32],
+        );
+        // SAFETY: read 32 bytes each.
+        let (a, b) = unsafe {
+            (
+                _mm256_loadu_si256(a.as_ptr().cast()),
+                _mm256_loadu_si256(b.as_ptr().cast()),
+            )
+        };
+        // A broadcast under a mask needs no shuffle.
+        let pair = _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(a), 0xf0, b);
+        _mm512_xor_si512(pair, _mm512_set1_epi8(-128))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    unsafe fn scales(group: &[u8; 544]) -> __m512 {
+        // The scales of a pair of blocks lie at its bytes 0 and 34.
+        const ORDER: [u8; 64] = {
+            let mut order = [0; 64];
+            let mut i = 0;
+            while i < 64 {
+                order[i] = [0, 1, 34, 35][i % 4];
+                i += 1;
+            }
+            order
+        };
+        let order = load_64(&ORDER, 0);
+        let mut halves = _mm512_setzero_si512();
+        for i in 0..8 {
+            let pair = load_64(group, 2 * Q8_0_BYTES * i);
+            halves = _mm512_mask_permutexvar_epi8(halves, 15 << (4 * i), order, pair);
+        }
+        _mm512_cvtph_ps(_mm512_castsi512_si256(halves))
+    }
+}
+
+pub(super) struct Mxfp4;
+
+/// Bytes of an MXFP4 block.
+const MXFP4_BYTES: usize = 17;
+
+/// `w + 128` by code, four times: a look-up by six bits then ignores the upper two.
+const MXFP4_VALUES: [u8; 64] = {
+    let mut values = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        values[i] = (E2M1_DOUBLED[i % 16] as i16 + 128) as u8;
+        i += 1;
+    }
+    values
+};
+
+impl Mxfp4 {
+    /// The codes of four blocks from `4i` on, sixteen bytes each.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    fn quad(group: &[u8; 272], i: usize) -> __m512i {
+        const ORDER: [u8; 64] = {
+            let mut order = [0; 64];
+            let mut i = 0;
+            while i < 48 {
+                order[i] = (MXFP4_BYTES * (i / 16) + 1 + i % 16) as u8;
+                i += 1;
+            }
+            order
+        };
+        let at = 4 * MXFP4_BYTES * i;
+        let three = _mm512_permutexvar_epi8(load_64(&ORDER, 0), load_64(group, at));
+        let last = &group[at + 3 * MXFP4_BYTES + 1..at + 4 * MXFP4_BYTES];
+        // SAFETY: reads the sixteen bytes.
+        let last = unsafe { _mm_loadu_si128(last.as_ptr().cast()) };
+        _mm512_mask_broadcast_i32x4(three, 0xf000, last)
+    }
+
+    /// The scales that go with sixteen exponents.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    fn exponents(e: __m512i) -> __m512 {
+        let two = _mm512_set1_epi32(2);
+        // 2 to 254 are normal numbers, 2^(e - 128).
+        let special = _mm512_cmpge_epu32_mask(_mm512_sub_epi32(e, two), _mm512_set1_epi32(253));
+        if special == 0 {
+            let bits = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));
+            return _mm512_castsi512_ps(bits);
+        }
+        let mut index = [0u32; 16];
+        // SAFETY: writes the 64 bytes of the array.
+        unsafe { _mm512_storeu_si512(index.as_mut_ptr().cast(), e) };
+        let mut scales = [0.0; 16];
+        for (scale, e) in scales.iter_mut().zip(index) {
+            *scale = MXFP4_SCALE[e as usize & 255];
+        }
+        load_ps(&scales)
+    }
+}
+
+impl Group<272> for Mxfp4 {
+    const OFFSET: bool = true;
+    const HALVES: bool = true;
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    unsafe fn pair(group: &[u8; 272], i: usize) -> __m512i {
+        let at = 2 * MXFP4_BYTES * i + 1;
+        let (a, b) = (
+            &group[at..at + 16],
+            &group[at + MXFP4_BYTES..at + MXFP4_BYTES + 16],
+        );
+        // SAFETY: read sixteen bytes each.
+        let (a, b) = unsafe {
+            (
+                _mm_loadu_si128(a.as_ptr().cast()),
+                _mm_loadu_si128(b.as_ptr().cast()),
+            )
+        };
+        let codes = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(a), 0xff00, b);
+        // Each block twice: the low nibbles, then the high ones.
+        let codes = _mm512_srlv_epi64(codes, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
+        _mm512_permutexvar_epi8(codes, load_64(&MXFP4_VALUES, 0))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    unsafe fn interleave(rows: [&[u8; 272]; 16], blocks: &mut [[Line; 8]; GROUP]) {
+        let values = load_64(&MXFP4_VALUES, 0);
+        for (i, block) in blocks.iter_mut().enumerate() {
+            let at = MXFP4_BYTES * i + 1;
+            let mut codes = [&[0; 16]; 16];
+            for (codes, row) in codes.iter_mut().zip(rows) {
+                *codes = &row[at..at + 16].as_chunks().0[0];
+            }
+            let (low, high) = block.split_at_mut(4);
+            for ((low, high), codes) in low.iter_mut().zip(high).zip(transpose_words(codes)) {
+                let first = _mm512_permutexvar_epi8(codes, values);
+                let last = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(codes), values);
+                // SAFETY: lines have 64 bytes.
+                unsafe {
+                    _mm512_store_si512(low.0.as_mut_ptr().cast(), first);
+                    _mm512_store_si512(high.0.as_mut_ptr().cast(), last);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    unsafe fn dots<const R: usize>(group: &[u8; 272], q: [&[i8; 512]; R]) -> [__m512i; R] {
+        let values = load_64(&MXFP4_VALUES, 0);
+        let mut quads = [[_mm512_setzero_si512(); 4]; R];
+        for i in 0..4 {
+            let codes = Self::quad(group, i);
+            let first = _mm512_permutexvar_epi8(codes, values);
+            let last = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(codes), values);
+            for r in 0..R {
+                let sum = &mut quads[r][i];
+                *sum = _mm512_dpbusd_epi32(*sum, first, load_i8(q[r], 128 * i));
+                *sum = _mm512_dpbusd_epi32(*sum, last, load_i8(q[r], 128 * i + 64));
+            }
+        }
+        // Four blocks in a vector, a quarter each.
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let mut dots = [_mm512_setzero_si512(); R];
+        for r in 0..R {
+            dots[r] = _mm512_permutexvar_epi32(order, quarters(quads[r]));
+        }
+        dots
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    unsafe fn scales(group: &[u8; 272]) -> __m512 {
+        // The exponents of four blocks, one for each integer.
+        const ORDER: [u8; 64] = {
+            let mut order = [0; 64];
+            let mut i = 0;
+            while i < 16 {
+                order[4 * i] = (MXFP4_BYTES * (i % 4)) as u8;
+                i += 1;
+            }
+            order
+        };
+        let order = load_64(&ORDER, 0);
+        let mut e = _mm512_setzero_si512();
+        for i in 0..4 {
+            let lowest = 0x1111 << (16 * i);
+            let quad = load_64(group, 4 * MXFP4_BYTES * i);
+            e = _mm512_mask_permutexvar_epi8(e, lowest, order, quad);
+        }
+        Self::exponents(e)
+    }
+}
