@@ -150,7 +150,7 @@ impl<'a> Bench<'a> {
                     if let Some(matmul) = self.kernels.matmul_i8(self.ty) {
                         matmul(w, &acts, out, &mut scratch);
                     } else if let Some(matmul) = self.kernels.matmul_f32(self.ty) {
-                        matmul(w, &self.x[..batch], out);
+                        matmul(w, &self.x[..batch], out, &mut scratch);
                     }
                     black_box(&out);
                 }

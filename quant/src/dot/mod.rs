@@ -69,7 +69,7 @@ use crate::GgmlType;
 pub type MatmulI8 = fn(w: &[u8], acts: &ActRows<'_>, out: &mut [f32], scratch: &mut Scratch);
 
 /// As [`MatmulI8`], for weight rows of floats and float32 activations.
-pub type MatmulF32 = fn(w: &[u8], x: &[&[f32]], out: &mut [f32]);
+pub type MatmulF32 = fn(w: &[u8], x: &[&[f32]], out: &mut [f32], scratch: &mut Scratch);
 
 /// One weight row, as its bytes in a file, against several rows of float32
 /// activations: `out[i] = w . x[i]`; lengths as for [`MatmulI8`].
@@ -216,6 +216,18 @@ impl Kernels {
             GgmlType::BF16 => self.rows_bf16,
             _ => return None,
         })
+    }
+
+    /// As [`Kernels::matmul_f32`], for weight rows that were decoded.
+    pub fn matmul_decoded(&self, w: &[f32], x: &[&[f32]], out: &mut [f32], scratch: &mut Scratch) {
+        // File bytes are little-endian; so are all machines with other kernels than
+        // the portable ones, which read them one by one.
+        if cfg!(target_endian = "little") {
+            (self.rows_f32)(bytemuck::cast_slice(w), x, out, scratch);
+        } else {
+            let bytes: Vec<u8> = w.iter().flat_map(|w| w.to_le_bytes()).collect();
+            (self.rows_f32)(&bytes, x, out, scratch);
+        }
     }
 
     /// The dot product of two float32 rows of one length.

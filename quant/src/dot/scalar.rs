@@ -17,9 +17,9 @@ pub(super) static KERNELS: Kernels = Kernels {
             *out = dot_f32(w, x);
         }
     },
-    rows_f32: |w, x, out| matmul_f32(w, x, out, f32::from_le_bytes),
-    rows_f16: |w, x, out| matmul_f32(w, x, out, |b| f16::from_le_bytes(b).to_f32()),
-    rows_bf16: |w, x, out| matmul_f32(w, x, out, |b| bf16::from_le_bytes(b).to_f32()),
+    rows_f32: |w, x, out, _| matmul_f32(w, x, out, f32::from_le_bytes),
+    rows_f16: |w, x, out, _| matmul_f32(w, x, out, |b| f16::from_le_bytes(b).to_f32()),
+    rows_bf16: |w, x, out, _| matmul_f32(w, x, out, |b| bf16::from_le_bytes(b).to_f32()),
     axpy,
     q8_0: matmul_i8::<Q8_0, 34>,
     mxfp4: matmul_i8::<Mxfp4, 17>,

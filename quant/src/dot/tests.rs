@@ -359,13 +359,36 @@ fn float_versions_agree_with_decoding_first() {
                     .map(|x| Kernels::scalar().dot_f32()(&w, x))
                     .collect();
                 let mut out = vec![f32::INFINITY; rows];
-                kernels.matmul_f32(ty).unwrap()(&bytes, &x, &mut out);
+                kernels.matmul_f32(ty).unwrap()(&bytes, &x, &mut out, &mut Scratch::default());
                 assert_same(&expected, &out, (kernels, ty, len, rows));
                 out.fill(f32::INFINITY);
                 kernels.dot_f32_rows()(&w, &x, &mut out);
                 assert_same(&expected, &out, (kernels, len, rows));
                 let one = kernels.dot_f32()(&w, x[0]);
                 assert_same(&expected[..1], &[one], (kernels, len));
+            }
+        }
+    }
+}
+
+#[test]
+fn float_versions_agree_on_whole_matrices() {
+    let mut rng = SmallRng::seed_from_u64(11);
+    for kernels in versions().into_iter().chain([Kernels::scalar()]) {
+        for ty in [GgmlType::F32, GgmlType::F16, GgmlType::BF16] {
+            for (rows, inputs, len) in [(1, 1, 64), (4, 3, 100), (9, 7, 33), (6, 2, 320)] {
+                let bytes = bytes_of(ty, &random_floats(&mut rng, rows * len));
+                let w = values_of(ty, &bytes);
+                let x = random_floats(&mut rng, inputs * len);
+                let x: Vec<&[f32]> = x.chunks(len).collect();
+                let mut out = vec![f32::INFINITY; rows * inputs];
+                kernels.matmul_f32(ty).unwrap()(&bytes, &x, &mut out, &mut Scratch::default());
+                for (t, x) in x.iter().enumerate() {
+                    let dot = |w| Kernels::scalar().dot_f32()(w, x);
+                    let expected: Vec<f32> = w.chunks(len).map(dot).collect();
+                    let what = (kernels, ty, rows, inputs, len);
+                    assert_same(&expected, &out[t * rows..(t + 1) * rows], what);
+                }
             }
         }
     }

@@ -54,15 +54,25 @@ macro_rules! int8 {
     };
 }
 
+/// The same for float products.
+macro_rules! float {
+    ($f:expr) => {
+        |w, x, out, _| {
+            // SAFETY: as in `entry`.
+            unsafe { $f(w, x, out) }
+        }
+    };
+}
+
 pub(super) const KERNELS: Kernels = Kernels {
     isa: Isa::Avx2,
     quantize: entry!(int8::quantize, x, q, d, sums),
     pack: |_, _| {},
     dot_f32: entry!(float::dot_f32, w, x),
     dot_f32_rows: entry!(float::dot_f32_rows, w, x, out),
-    rows_f32: entry!(float::matmul::<float::F32, 128>, w, x, out),
-    rows_f16: entry!(float::matmul::<float::F16, 64>, w, x, out),
-    rows_bf16: entry!(float::matmul::<float::Bf16, 64>, w, x, out),
+    rows_f32: float!(float::matmul::<float::F32, 128>),
+    rows_f16: float!(float::matmul::<float::F16, 64>),
+    rows_bf16: float!(float::matmul::<float::Bf16, 64>),
     axpy: entry!(float::axpy, acc, w, v),
     q8_0: int8!(runs::matmul::<runs::Q8_0, 34>),
     mxfp4: int8!(runs::matmul::<runs::Mxfp4, 17>),

@@ -28,11 +28,11 @@ pub(super) trait Group<const BYTES: usize> {
     /// Minima of a block.
     const MINIMA: usize = 0;
 
-    /// Blocks `2i` and `2i + 1` as bytes.
+    /// The weights as bytes, two blocks in each vector.
     ///
     /// # Safety
     /// The CPU must have the features of this module.
-    unsafe fn pair(group: &[u8; BYTES], i: usize) -> __m512i;
+    unsafe fn pairs(group: &[u8; BYTES]) -> [__m512i; 8];
 
     /// The sixteen blocks' sums of products with each row's 512 activations.
     ///
@@ -41,12 +41,12 @@ pub(super) trait Group<const BYTES: usize> {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
     unsafe fn dots<const R: usize>(group: &[u8; BYTES], q: [&[i8; 512]; R]) -> [__m512i; R] {
+        // SAFETY: this function has the features.
+        let w = unsafe { Self::pairs(group) };
         let mut pairs = [[_mm512_setzero_si512(); 8]; R];
         for i in 0..8 {
-            // SAFETY: this function has the features.
-            let w = unsafe { Self::pair(group, i) };
             for r in 0..R {
-                pairs[r][i] = _mm512_dpbusd_epi32(pairs[r][i], w, load_i8(q[r], 64 * i));
+                pairs[r][i] = _mm512_dpbusd_epi32(pairs[r][i], w[i], load_i8(q[r], 64 * i));
             }
         }
         let mut dots = [_mm512_setzero_si512(); R];
@@ -64,15 +64,19 @@ pub(super) trait Group<const BYTES: usize> {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
     unsafe fn interleave(rows: [&[u8; BYTES]; 16], blocks: &mut [[Line; 8]; GROUP]) {
-        let mut pairs = [Line([0; 64]); 16];
-        for i in 0..8 {
-            for (pair, row) in pairs.iter_mut().zip(rows) {
-                // SAFETY: this function has the features; the line has 64 bytes.
-                unsafe { _mm512_store_si512(pair.0.as_mut_ptr().cast(), Self::pair(row, i)) };
+        let mut pairs = [[Line([0; 64]); 16]; 8];
+        for (r, row) in rows.into_iter().enumerate() {
+            // SAFETY: this function has the features.
+            let w = unsafe { Self::pairs(row) };
+            for i in 0..8 {
+                // SAFETY: the line has 64 bytes.
+                unsafe { _mm512_store_si512(pairs[i][r].0.as_mut_ptr().cast(), w[i]) };
             }
+        }
+        for (pair, blocks) in pairs.iter().zip(blocks.as_chunks_mut::<2>().0) {
             for s in 0..4 {
-                let lines = &mut blocks[2 * i + s / 2][4 * (s % 2)..];
-                for (line, v) in lines.iter_mut().zip(transpose(&pairs, s)) {
+                let lines = &mut blocks[s / 2][4 * (s % 2)..];
+                for (line, v) in lines.iter_mut().zip(transpose(pair, s)) {
                     // SAFETY: the line has 64 bytes.
                     unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), v) };
                 }

@@ -6,9 +6,11 @@
 // Loops over rows and registers index several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
+mod float;
 mod group;
 mod panel;
 mod runs;
+mod superblock;
 
 use std::arch::x86_64::*;
 
@@ -48,6 +50,15 @@ macro_rules! int8 {
     };
 }
 
+macro_rules! float {
+    ($($f:tt)*) => {
+        |w, x, out, scratch| {
+            // SAFETY: as in `int8`.
+            unsafe { $($f)*(w, x, out, scratch) }
+        }
+    };
+}
+
 /// Activation rows for which it does not pay to take weights apart.
 const FEW: usize = 4;
 
@@ -57,8 +68,15 @@ static KERNELS: Kernels = Kernels {
         // SAFETY: as in `int8`.
         unsafe { panel::pack(acts, packed) }
     },
+    rows_f32: float!(float::matmul::<float::F32, 128>),
+    rows_f16: float!(float::matmul::<float::F16, 64>),
+    rows_bf16: float!(float::matmul::<float::Bf16, 64>),
     q8_0: int8!(matmul::<runs::Q8_0, 544>),
     mxfp4: int8!(matmul::<runs::Mxfp4, 272>),
+    q2_k: int8!(matmul::<superblock::Q2K, 168>),
+    q4_k: int8!(matmul::<superblock::Q4K, 288>),
+    q5_k: int8!(matmul::<superblock::Q5K, 352>),
+    iq2_xxs: int8!(matmul::<superblock::Iq2Xxs, 132>),
     ..avx2::KERNELS
 };
 
@@ -88,6 +106,15 @@ fn matmul<F: Group<GROUP>, const GROUP: usize>(
 fn sum16(v: __m512) -> f32 {
     let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
     avx2::sum8(eight)
+}
+
+/// The 32 lanes of a float sum added: lane `l` of eight is
+/// `(l + (l + 8)) + ((l + 16) + (l + 24))`, then the tree.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn sum32(v: [__m512; 2]) -> f32 {
+    let half = |v: __m512| _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+    avx2::sum8(_mm256_add_ps(half(v[0]), half(v[1])))
 }
 
 #[inline]

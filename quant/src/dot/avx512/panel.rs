@@ -42,7 +42,7 @@ pub(super) fn matmul<F: Group<BYTES>, const BYTES: usize>(
 ) {
     let inputs = acts.rows.len();
     let (rows, bytes) = shape(w, inputs, out);
-    let n = bytes / (BYTES / GROUP);
+    let n = bytes * GROUP / BYTES;
     debug_assert_eq!(acts.packed.len(), inputs * n * WORDS);
     if n == 0 || acts.packed.len() < inputs * n * WORDS {
         out.fill(0.0);
@@ -234,9 +234,7 @@ pub(super) fn pack(acts: &[ActRow<'_>], packed: &mut Vec<u32>) {
         parts.push((&acts[tile], part));
     }
     parts.into_par_iter().for_each(|(acts, part)| {
-        // SAFETY: the caller has the features, and so has every thread of its
-        // process.
-        unsafe { pack_tile(acts, n, part) }
+        pack_tile(acts, n, part);
     });
 }
 

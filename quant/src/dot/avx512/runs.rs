@@ -19,22 +19,26 @@ impl Group<544> for Q8_0 {
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-    unsafe fn pair(group: &[u8; 544], i: usize) -> __m512i {
-        let at = 2 * Q8_0_BYTES * i + 2;
-        let (a, b) = (
-            &group[at..at + 32],
-            &group[at + Q8_0_BYTES..at + Q8_0_BYTES + 32],
-        );
-        // SAFETY: read 32 bytes each.
-        let (a, b) = unsafe {
-            (
-                _mm256_loadu_si256(a.as_ptr().cast()),
-                _mm256_loadu_si256(b.as_ptr().cast()),
-            )
-        };
-        // A broadcast under a mask needs no shuffle.
-        let pair = _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(a), 0xf0, b);
-        _mm512_xor_si512(pair, _mm512_set1_epi8(-128))
+    unsafe fn pairs(group: &[u8; 544]) -> [__m512i; 8] {
+        let mut pairs = [_mm512_setzero_si512(); 8];
+        for (i, pair) in pairs.iter_mut().enumerate() {
+            let at = 2 * Q8_0_BYTES * i + 2;
+            let (a, b) = (
+                &group[at..at + 32],
+                &group[at + Q8_0_BYTES..at + Q8_0_BYTES + 32],
+            );
+            // SAFETY: read 32 bytes each.
+            let (a, b) = unsafe {
+                (
+                    _mm256_loadu_si256(a.as_ptr().cast()),
+                    _mm256_loadu_si256(b.as_ptr().cast()),
+                )
+            };
+            // A broadcast under a mask needs no shuffle.
+            let both = _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(a), 0xf0, b);
+            *pair = _mm512_xor_si512(both, _mm512_set1_epi8(-128));
+        }
+        pairs
     }
 
     #[inline]
@@ -126,23 +130,27 @@ impl Group<272> for Mxfp4 {
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-    unsafe fn pair(group: &[u8; 272], i: usize) -> __m512i {
-        let at = 2 * MXFP4_BYTES * i + 1;
-        let (a, b) = (
-            &group[at..at + 16],
-            &group[at + MXFP4_BYTES..at + MXFP4_BYTES + 16],
-        );
-        // SAFETY: read sixteen bytes each.
-        let (a, b) = unsafe {
-            (
-                _mm_loadu_si128(a.as_ptr().cast()),
-                _mm_loadu_si128(b.as_ptr().cast()),
-            )
-        };
-        let codes = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(a), 0xff00, b);
-        // Each block twice: the low nibbles, then the high ones.
-        let codes = _mm512_srlv_epi64(codes, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
-        _mm512_permutexvar_epi8(codes, load_64(&MXFP4_VALUES, 0))
+    unsafe fn pairs(group: &[u8; 272]) -> [__m512i; 8] {
+        let mut pairs = [_mm512_setzero_si512(); 8];
+        for (i, pair) in pairs.iter_mut().enumerate() {
+            let at = 2 * MXFP4_BYTES * i + 1;
+            let (a, b) = (
+                &group[at..at + 16],
+                &group[at + MXFP4_BYTES..at + MXFP4_BYTES + 16],
+            );
+            // SAFETY: read sixteen bytes each.
+            let (a, b) = unsafe {
+                (
+                    _mm_loadu_si128(a.as_ptr().cast()),
+                    _mm_loadu_si128(b.as_ptr().cast()),
+                )
+            };
+            let codes = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(a), 0xff00, b);
+            // Each block twice: the low nibbles, then the high ones.
+            let codes = _mm512_srlv_epi64(codes, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
+            *pair = _mm512_permutexvar_epi8(codes, load_64(&MXFP4_VALUES, 0));
+        }
+        pairs
     }
 
     #[inline]

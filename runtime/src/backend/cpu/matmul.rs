@@ -64,16 +64,6 @@ pub(super) enum Input<'a> {
     Float(Vec<&'a [f32]>),
 }
 
-impl Input<'_> {
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Int8(rows) => rows.len(),
-            Self::Float(rows) => rows.len(),
-        }
-    }
-}
-
 /// A matrix of activations, rounded once if any product needs it.
 pub(super) struct Activations<'a> {
     float: &'a [f32],
@@ -146,18 +136,25 @@ impl Cpu {
             }
             Input::Float(xs) => {
                 if let Some(matmul) = self.kernels.matmul_f32(w.ty()) {
-                    return matmul(data, xs, out);
+                    return matmul(data, xs, out, &mut buffers.scratch);
                 }
-                let dot = self.kernels.dot_f32_rows();
-                let decoded = &mut buffers.decoded;
-                decoded.resize(w.cols(), 0.0);
-                let results = &mut buffers.results;
-                results.resize(xs.len(), 0.0);
-                for (r, row) in data.chunks_exact(bytes).enumerate() {
-                    decode(w, row, decoded);
-                    dot(decoded, xs, results);
-                    for (t, v) in results.iter().enumerate() {
-                        out[t * n + r] = *v;
+                let k = w.cols();
+                let Buffers {
+                    scratch,
+                    decoded,
+                    results,
+                } = buffers;
+                for first in (0..n).step_by(PANEL_ROWS) {
+                    let count = PANEL_ROWS.min(n - first);
+                    decoded.resize(count * k, 0.0);
+                    let packed = data[first * bytes..].chunks_exact(bytes);
+                    for (row, to) in packed.zip(decoded.chunks_exact_mut(k)) {
+                        decode(w, row, to);
+                    }
+                    results.resize(count * xs.len(), 0.0);
+                    self.kernels.matmul_decoded(decoded, xs, results, scratch);
+                    for (t, results) in results.chunks_exact(count).enumerate() {
+                        out[t * n + first..][..count].copy_from_slice(results);
                     }
                 }
             }
