@@ -31,6 +31,7 @@ pub fn engine(args: &EngineArgs) -> EngineOptions {
         replay: !args.no_replay,
         engram: engram(&args.disk),
         engram_off: args.disk.engram_tables == EngramArg::Off,
+        profile: false,
     }
 }
 

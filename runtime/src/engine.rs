@@ -9,6 +9,7 @@ use crate::error::EngineError;
 use crate::forward::{Forward, KvPrecision};
 use crate::gguf::GgufFile;
 use crate::model::{ModelConfig, Weights};
+use crate::profile::Profile;
 use crate::tokenizer::Tokenizer;
 use crate::workers::Workers;
 
@@ -29,6 +30,8 @@ pub struct EngineOptions {
     /// Shuts the Engram gates, so that the tables add nothing: another model,
     /// for measuring what they are worth.
     pub engram_off: bool,
+    /// Whether to keep account of every operation: [`Engine::take_profile`].
+    pub profile: bool,
 }
 
 impl Default for EngineOptions {
@@ -40,6 +43,7 @@ impl Default for EngineOptions {
             replay: true,
             engram: EngramOptions::default(),
             engram_off: false,
+            profile: false,
         }
     }
 }
@@ -87,7 +91,7 @@ impl Engine {
             _ => None,
         };
         let workers = Workers::start(options.threads)?;
-        let backend = Cpu::new(options.precision);
+        let backend = Cpu::new(options.precision).profiled(options.profile);
         let weights = Weights::load(&backend, &file, &cfg)?;
         Ok(Arc::new(Self {
             tokenizer,
@@ -163,6 +167,13 @@ impl Engine {
                 }
             })
             .sum()
+    }
+
+    /// What was done since the last call, by all sessions together; `None` unless
+    /// [`EngineOptions::profile`] is set.
+    #[must_use]
+    pub fn take_profile(&self) -> Option<Profile> {
+        self.forward.backend().take_profile()
     }
 
     pub(crate) fn forward(&self) -> &Forward<Cpu> {

@@ -24,6 +24,7 @@ pub mod io;
 mod kv;
 mod math;
 pub mod model;
+pub mod profile;
 pub mod sampling;
 mod session;
 pub mod tokenizer;

@@ -108,6 +108,12 @@ impl HostRows {
         self.width
     }
 
+    /// Bytes of a row.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
     /// Rows pushed so far; dropped rows keep their numbers.
     #[must_use]
     pub fn len(&self) -> usize {

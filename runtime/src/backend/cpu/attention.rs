@@ -7,6 +7,7 @@ use wide::f32x8;
 use super::elementwise::load;
 use super::{Cpu, Matrix};
 use crate::backend::{Attend, Entries};
+use crate::profile::Work;
 
 /// Heads that one task computes.
 const TASK_HEADS: usize = 4;
@@ -72,6 +73,38 @@ pub(super) fn attend(
                     heads(kernels, q, far, near, sinks, args.scale, width, out);
                 });
         });
+}
+
+/// What [`attend`] reads and computes.
+pub(super) fn work(args: &Attend<'_, Cpu>, q: &Matrix) -> Work {
+    let end = args.first + q.rows;
+    let from = (args.first + 1).saturating_sub(args.window);
+    let mut bytes = (end - from) * args.rows.row_bytes();
+    let mut keys = 0;
+    for p in args.first..end {
+        keys += args.window.min(p + 1);
+        match args.entries {
+            Entries::None => {}
+            Entries::Visible(rows) => {
+                let visible = ((p + 1) / args.ratio).min(rows.len());
+                keys += visible;
+                if p + 1 == end {
+                    bytes += visible * rows.row_bytes();
+                }
+            }
+            Entries::Selected(rows, selection) => {
+                let chosen = selection.entries(p).len();
+                keys += chosen;
+                bytes += chosen * rows.row_bytes();
+            }
+        }
+    }
+    Work {
+        cache_bytes: bytes as u64,
+        // Scores, and the weighted sum.
+        operations: (2 * 2 * keys * q.cols) as u64,
+        ..Work::default()
+    }
 }
 
 /// Decodes `n` rows in parallel.

@@ -10,6 +10,7 @@ use super::{Cpu, Matrix};
 use crate::backend::{Choose, ExpertWeights, RouteSpec, Routing};
 use crate::math;
 use crate::model::Tensor;
+use crate::profile::Work;
 
 /// See [`super::super::Backend::route`].
 pub(super) fn route(logits: &Matrix, spec: RouteSpec, choose: Choose<'_>) -> Routing {
@@ -57,6 +58,26 @@ pub(super) fn route(logits: &Matrix, spec: RouteSpec, choose: Choose<'_>) -> Rou
         routing.experts.extend(&order);
     }
     routing
+}
+
+/// What [`Cpu::run_experts`] reads and computes.
+pub(super) fn work(
+    routed: &ExpertWeights<Cpu>,
+    shared: Option<&ExpertWeights<Cpu>>,
+    routing: &Routing,
+    tokens: usize,
+) -> Work {
+    let mut experts = routing.experts.clone();
+    experts.sort_unstable();
+    experts.dedup();
+    let of = |weights: &ExpertWeights<Cpu>, matrices: usize, pairs: usize| {
+        let each = [&weights.gate, &weights.up, &weights.down];
+        let bytes: usize = each.iter().map(|w| w.rows() * w.row_bytes()).sum();
+        let values: usize = each.iter().map(|w| w.rows() * w.cols()).sum();
+        super::weights(matrices * bytes, 2 * pairs * values)
+    };
+    let shared = shared.map(|shared| of(shared, 1, tokens));
+    of(routed, experts.len(), routing.experts.len()).plus(shared.unwrap_or_default())
 }
 
 /// The tokens that one expert works on.

@@ -9,6 +9,7 @@ use v4_quant::dot::Kernels;
 use super::{Cpu, Matrix};
 use crate::backend::{CandidatePool, IndexSpec};
 use crate::kv::HostRows;
+use crate::profile::Work;
 
 /// What was chosen for each query of a chunk, in ascending order: entries, or
 /// blocks of them.
@@ -49,6 +50,38 @@ impl Selection {
 
 /// Scores that one task computes.
 const TASK_KEYS: usize = 256;
+
+/// What [`select`] reads and computes.
+pub(super) fn work(
+    spec: IndexSpec,
+    q: &Matrix,
+    keys: &HostRows,
+    pool: &CandidatePool<'_, Cpu>,
+) -> Work {
+    let visible = |t: usize| ((spec.first + t + 1) / spec.ratio).min(keys.len());
+    let (mut scored, mut most) = (0, 0);
+    for t in 0..q.rows {
+        let n = visible(t);
+        let among = match pool {
+            CandidatePool::All => n,
+            CandidatePool::Keep { blocks, size, .. } if n <= spec.top_k.min(blocks * size) => 0,
+            CandidatePool::Keep { .. } => n,
+            CandidatePool::Within { size, kept } => {
+                n.min(kept.entries(spec.first + t).len() * size)
+            }
+        };
+        let keeps = matches!(pool, CandidatePool::Keep { .. });
+        if among > spec.top_k || keeps && among > 0 {
+            scored += among;
+            most = n;
+        }
+    }
+    Work {
+        cache_bytes: (most * keys.row_bytes()) as u64,
+        operations: (2 * scored * q.cols) as u64,
+        ..Work::default()
+    }
+}
 
 /// See [`super::super::Backend::index`].
 pub(super) fn select(

@@ -25,6 +25,7 @@ use crate::error::EngineError;
 use crate::kv::{HostRows, RowFormat};
 use crate::math::RopeTable;
 use crate::model::Tensor;
+use crate::profile::{Operation, Profile, Profiler, Work};
 
 pub use index::Selection;
 pub use matmul::Precision;
@@ -56,6 +57,7 @@ impl Matrix {
 pub struct Cpu {
     kernels: &'static Kernels,
     precision: Precision,
+    profiler: Profiler,
 }
 
 impl Cpu {
@@ -65,7 +67,23 @@ impl Cpu {
         Self {
             kernels: Kernels::detect(),
             precision,
+            profiler: Profiler::default(),
         }
+    }
+
+    /// The same backend, keeping account of its operations or not.
+    #[must_use]
+    pub fn profiled(self, on: bool) -> Self {
+        Self {
+            profiler: Profiler::new(on),
+            ..self
+        }
+    }
+
+    /// The work since the last call, if the backend keeps account of it.
+    #[must_use]
+    pub fn take_profile(&self) -> Option<Profile> {
+        self.profiler.take()
     }
 
     /// Instruction set of the kernels in use.
@@ -105,9 +123,11 @@ impl Backend for Cpu {
     }
 
     fn push_rows(&self, rows: &mut HostRows, x: &Matrix) {
-        for row in x.data.chunks_exact(x.cols.max(1)) {
-            rows.push(row);
-        }
+        self.profiler.time(Operation::CacheRows, Work::default, || {
+            for row in x.data.chunks_exact(x.cols.max(1)) {
+                rows.push(row);
+            }
+        });
     }
 
     fn restart_rows(&self, rows: &mut HostRows, next: usize) {
@@ -134,7 +154,10 @@ impl Backend for Cpu {
         ape: Option<&[f32]>,
         out: &mut Matrix,
     ) {
-        pending.pool(kv, gate, ape, out);
+        self.profiler
+            .time(Operation::Compressor, Work::default, || {
+                pending.pool(kv, gate, ape, out);
+            });
     }
 
     fn buf_rows(&self, x: &Matrix) -> usize {
@@ -175,42 +198,53 @@ impl Backend for Cpu {
         let d = table.cols();
         h.reshape(ids.len(), streams * d);
         let bytes = table.row_bytes();
-        h.data
-            .par_chunks_mut(streams * d)
-            .zip(ids)
-            .for_each(|(row, &id)| {
-                let src = &table.data()[id as usize * bytes..][..bytes];
-                let (first, rest) = row.split_at_mut(d);
-                matmul::decode(table, src, first);
-                for copy in rest.chunks_exact_mut(d) {
-                    copy.copy_from_slice(first);
-                }
-            });
+        let work = || weights(ids.len() * bytes, 0);
+        self.profiler.time(Operation::Embedding, work, || {
+            h.data
+                .par_chunks_mut(streams * d)
+                .zip(ids)
+                .for_each(|(row, &id)| {
+                    let src = &table.data()[id as usize * bytes..][..bytes];
+                    let (first, rest) = row.split_at_mut(d);
+                    matmul::decode(table, src, first);
+                    for copy in rest.chunks_exact_mut(d) {
+                        copy.copy_from_slice(first);
+                    }
+                });
+        });
     }
 
     fn matmul(&self, w: &Tensor, x: &Matrix, y: &mut Matrix) {
-        self.product(w, 1, x, y);
+        self.matmul_grouped(w, 1, x, y);
     }
 
     fn matmul_grouped(&self, w: &Tensor, groups: usize, x: &Matrix, y: &mut Matrix) {
-        self.product(w, groups, x, y);
+        let work = || product_work(w, x.rows);
+        let run = || self.product(w, groups, x, y);
+        self.profiler.time(Operation::Dense(w.ty()), work, run);
     }
 
     fn rms_norm(&self, x: &mut Matrix, width: usize, gain: Option<&[f32]>, eps: f32) {
-        elementwise::rms_norm(x, width, gain, eps);
+        let run = || elementwise::rms_norm(x, width, gain, eps);
+        self.profiler.time(Operation::Norm, Work::default, run);
     }
 
     fn rope(&self, x: &mut Matrix, width: usize, table: &RopeTable, inverse: bool) {
-        elementwise::rope(x, width, table, inverse);
+        let run = || elementwise::rope(x, width, table, inverse);
+        self.profiler.time(Operation::Rope, Work::default, run);
     }
 
     fn round_index(&self, x: &mut Matrix, width: usize, hadamard: bool) {
-        elementwise::round_index(x, width, hadamard);
+        let run = || elementwise::round_index(x, width, hadamard);
+        self.profiler.time(Operation::CacheRows, Work::default, run);
     }
 
     fn hc_mix(&self, h: &Matrix, site: &HcWeights<Self>, p: HcParams, mix: &mut Matrix) {
-        self.product(&site.func, 1, h, mix);
-        hyper::mix(h, site, p, mix);
+        let work = || product_work(&site.func, h.rows);
+        self.profiler.time(Operation::HyperConnections, work, || {
+            self.product(&site.func, 1, h, mix);
+            hyper::mix(h, site, p, mix);
+        });
     }
 
     fn hc_first_stream(&self, rows: usize, streams: usize, mix: &mut Matrix) {
@@ -222,22 +256,30 @@ impl Backend for Cpu {
     }
 
     fn hc_collapse(&self, h: &Matrix, mix: &Matrix, p: HcParams, x: &mut Matrix) {
-        hyper::collapse(h, mix, p.streams, x);
+        let run = || hyper::collapse(h, mix, p.streams, x);
+        let kind = Operation::HyperConnections;
+        self.profiler.time(kind, Work::default, run);
     }
 
     fn hc_expand(&self, h: &mut Matrix, y: &Matrix, mix: &Matrix, p: HcParams) {
-        hyper::expand(h, y, mix, p.streams);
+        let run = || hyper::expand(h, y, mix, p.streams);
+        let kind = Operation::HyperConnections;
+        self.profiler.time(kind, Work::default, run);
     }
 
     fn hc_head(&self, h: &Matrix, head: &HcWeights<Self>, p: HcParams, x: &mut Matrix) {
-        let mut pre = Matrix::default();
-        self.product(&head.func, 1, h, &mut pre);
-        hyper::head(h, head, p, &mut pre);
-        hyper::collapse(h, &pre, p.streams, x);
+        let work = || product_work(&head.func, h.rows);
+        self.profiler.time(Operation::HyperConnections, work, || {
+            let mut pre = Matrix::default();
+            self.product(&head.func, 1, h, &mut pre);
+            hyper::head(h, head, p, &mut pre);
+            hyper::collapse(h, &pre, p.streams, x);
+        });
     }
 
     fn engram(&self, h: &mut Matrix, kv: &Matrix, gain: &[f32], p: HcParams) {
-        engram::add(h, kv, gain, p);
+        let run = || engram::add(h, kv, gain, p);
+        self.profiler.time(Operation::Engram, Work::default, run);
     }
 
     fn index(
@@ -249,7 +291,10 @@ impl Backend for Cpu {
         pool: CandidatePool<'_, Self>,
         out: &mut Selection,
     ) {
-        index::select(self.kernels, spec, q, w, keys, pool, out);
+        let work = || index::work(spec, q, keys, &pool);
+        let work = self.profiler.is_on().then(work).unwrap_or_default();
+        let run = || index::select(self.kernels, spec, q, w, keys, pool, out);
+        self.profiler.time(Operation::Indexer, || work, run);
     }
 
     fn selection_margins(&self, selection: &Selection) -> Vec<f32> {
@@ -257,11 +302,14 @@ impl Backend for Cpu {
     }
 
     fn attend(&self, args: &Attend<'_, Self>, q: &Matrix, out: &mut Matrix) {
-        attention::attend(self.kernels, args, q, out);
+        let work = || attention::work(args, q);
+        let run = || attention::attend(self.kernels, args, q, out);
+        self.profiler.time(Operation::Attention, work, run);
     }
 
     fn route(&self, logits: &Matrix, spec: RouteSpec, choose: Choose<'_>) -> Routing {
-        experts::route(logits, spec, choose)
+        let run = || experts::route(logits, spec, choose);
+        self.profiler.time(Operation::Router, Work::default, run)
     }
 
     fn experts(
@@ -272,6 +320,22 @@ impl Backend for Cpu {
         x: &Matrix,
         y: &mut Matrix,
     ) {
-        self.run_experts(routed, shared, routing, x, y);
+        let work = || experts::work(routed, shared, routing, x.rows);
+        let run = || self.run_experts(routed, shared, routing, x, y);
+        self.profiler.time(Operation::Experts, work, run);
     }
+}
+
+/// Work of reading weights once for so many operations.
+fn weights(bytes: usize, operations: usize) -> Work {
+    Work {
+        weight_bytes: bytes as u64,
+        operations: operations as u64,
+        ..Work::default()
+    }
+}
+
+/// Work of a product with `rows` rows of activations.
+fn product_work(w: &Tensor, rows: usize) -> Work {
+    weights(w.rows() * w.row_bytes(), 2 * rows * w.rows() * w.cols())
 }
