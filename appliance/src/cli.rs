@@ -434,9 +434,18 @@ pub struct BenchArgs {
         default_missing_value = "all"
     )]
     pub engram: Option<EngramBench>,
+    /// Also show what each kind of operation takes
+    #[arg(long)]
+    pub profile: bool,
+    /// Do not measure first what the machine can do at best
+    #[arg(long)]
+    pub no_probe: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Print one line of comma-separated values for each test
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
     /// No progress on standard error
     #[arg(short, long)]
     pub quiet: bool,

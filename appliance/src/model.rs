@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use v4_runtime::{Engine, Session};
+use v4_runtime::{Engine, EngineOptions, Session};
 
 use crate::cli::EngineArgs;
 use crate::options;
@@ -19,9 +19,14 @@ const DEFAULT_ANSWER: usize = 4_096;
 
 /// Opens the model file.
 pub fn open(path: &Path, args: &EngineArgs, notes: Notes) -> anyhow::Result<Arc<Engine>> {
+    open_with(path, options::engine(args), notes)
+}
+
+/// The same with options that are decided.
+pub fn open_with(path: &Path, options: EngineOptions, notes: Notes) -> anyhow::Result<Arc<Engine>> {
     check_is_file(path)?;
     let spinner = notes.spinner(format!("opening {}", path.display()));
-    let engine = Engine::open(path, options::engine(args));
+    let engine = Engine::open(path, options);
     spinner.finish_and_clear();
     Ok(engine?)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::cpu::{Cpu, Precision};
+use crate::ceilings::Ceilings;
 use crate::engram::{EngramOptions, EngramStore};
 use crate::error::EngineError;
 use crate::forward::{Forward, KvPrecision};
@@ -167,6 +168,14 @@ impl Engine {
                 }
             })
             .sum()
+    }
+
+    /// Measures what the machine can do at best with this engine's threads and
+    /// instructions; takes a second or two and up to `memory` bytes, which should
+    /// be free. `None` if they are fewer than 512 MiB.
+    #[must_use]
+    pub fn ceilings(&self, memory: u64) -> Option<Ceilings> {
+        Ceilings::measure(&self.workers, self.forward.backend().kernels(), memory)
     }
 
     /// What was done since the last call, by all sessions together; `None` unless

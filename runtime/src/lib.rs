@@ -15,6 +15,7 @@
 //! ```
 
 mod backend;
+mod ceilings;
 mod engine;
 pub mod engram;
 mod error;
@@ -32,6 +33,7 @@ mod trace;
 mod workers;
 
 pub use backend::cpu::Precision;
+pub use ceilings::Ceilings;
 pub use engine::{Engine, EngineOptions};
 pub use error::EngineError;
 pub use forward::KvPrecision;

@@ -170,6 +170,19 @@ impl Session {
         self.cache.layer_rows
     }
 
+    /// Another session that has seen the same tokens. Both go on by themselves.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self {
+            engine: Arc::clone(&self.engine),
+            tokens: self.tokens.clone(),
+            cache: self.cache.clone(),
+            scratch: Scratch::default(),
+            context: self.context,
+            chunk: self.chunk,
+        }
+    }
+
     /// Forgets everything.
     pub fn reset(&mut self) {
         self.tokens.clear();

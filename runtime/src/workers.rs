@@ -36,6 +36,11 @@ impl Workers {
         self.pool.current_num_threads()
     }
 
+    /// Runs `f` once on each worker, with its number.
+    pub fn each<T: Send>(&self, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
+        self.pool.broadcast(|context| f(context.index()))
+    }
+
     /// Runs `f` on the workers. All arithmetic of the engine happens in here.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.pool.install(f)

@@ -49,6 +49,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod layout;
+mod probe;
 mod scalar;
 mod scratch;
 #[cfg(test)]
@@ -110,6 +111,7 @@ type Quantize = fn(x: &[[f32; 32]], q: &mut [[i8; 32]], d: &mut [f32], sums: &mu
 /// The kernels of one instruction set. Holding one proves that the CPU has it.
 pub struct Kernels {
     isa: Isa,
+    probe: probe::Probe,
     quantize: Quantize,
     pack: Pack,
     dot_f32: fn(&[f32], &[f32]) -> f32,

@@ -9,6 +9,7 @@ use crate::tables::{E2M1_DOUBLED, IQ2_XXS_GRID};
 
 pub(super) static KERNELS: Kernels = Kernels {
     isa: Isa::Scalar,
+    probe: super::probe::SCALAR,
     quantize,
     pack: |_, _| {},
     dot_f32,

@@ -175,14 +175,14 @@ pub struct ExpertWeights<B: Backend> {
 /// A narrow set of operations; see the module's text for shapes and rules.
 pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// An f32 matrix in the device's memory.
-    type Buf: Send + std::fmt::Debug + Default;
+    type Buf: Clone + Send + std::fmt::Debug + Default;
     /// A matrix of weights in any ggml type, possibly with a leading dimension
     /// of experts.
     type Weight: Send + Sync + std::fmt::Debug;
     /// Cache rows, appended as the context grows.
-    type Rows: Send + Sync + std::fmt::Debug;
+    type Rows: Clone + Send + Sync + std::fmt::Debug;
     /// Rows of the groups that have not ended yet, of one compressor.
-    type Pending: Send + std::fmt::Debug;
+    type Pending: Clone + Send + std::fmt::Debug;
     /// The entries chosen by an indexer for a chunk.
     type Selection: Send + std::fmt::Debug + Default;
 

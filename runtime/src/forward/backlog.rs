@@ -27,6 +27,17 @@ impl<B: Backend> Default for Backlog<B> {
     }
 }
 
+impl<B: Backend> Clone for Backlog<B> {
+    fn clone(&self) -> Self {
+        Self {
+            first: self.first,
+            ids: self.ids.clone(),
+            h: self.h.clone(),
+            lagged: self.lagged.clone(),
+        }
+    }
+}
+
 impl<B: Backend> Backlog<B> {
     /// Adds the rows that are about to enter the decoder, and forgets those
     /// before `needed`.

@@ -39,6 +39,38 @@ pub struct Cache<B: Backend> {
     pub layer_rows: u64,
 }
 
+// Derived, these would ask for backends that can be cloned.
+impl<B: Backend> Clone for Branch<B> {
+    fn clone(&self) -> Self {
+        Self {
+            pending: self.pending.clone(),
+            entries: self.entries.clone(),
+        }
+    }
+}
+
+impl<B: Backend> Clone for LayerCache<B> {
+    fn clone(&self) -> Self {
+        Self {
+            window: self.window.clone(),
+            main: self.main.clone(),
+            index: self.index.clone(),
+        }
+    }
+}
+
+impl<B: Backend> Clone for Cache<B> {
+    fn clone(&self) -> Self {
+        Self {
+            layers: self.layers.clone(),
+            backlog: self.backlog.clone(),
+            behind: self.behind,
+            len: self.len,
+            layer_rows: self.layer_rows,
+        }
+    }
+}
+
 impl<B: Backend> Cache<B> {
     /// An empty one.
     pub(super) fn new(b: &B, c: &ModelConfig, kv: KvPrecision) -> Self {

@@ -77,7 +77,7 @@ impl RowFormat {
 const PAGE_ROWS: usize = 64;
 
 /// Cache rows in host memory, in pages allocated as the context grows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HostRows {
     format: RowFormat,
     width: usize,

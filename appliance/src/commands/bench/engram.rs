@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use v4_runtime::engram::{EngramStats, EngramStore};
 use v4_runtime::gguf::GgufFile;
 use v4_runtime::model::ModelConfig;
+use v4_runtime::profile::Profile;
 use v4_runtime::tokenizer::Tokenizer;
 
+use super::timing::{Kind, Run, Timing};
 use super::tokens::Tokens;
-use super::{Kind, Timing};
 use crate::cli::BenchArgs;
 use crate::{model, options};
 
@@ -141,20 +142,21 @@ pub fn time_rows(
             kind.name(),
             kind.tokens()
         ));
-        let before = store.stats();
-        let mut rates = Vec::new();
-        let mut seconds = 0.0;
+        let mut timing = Timing::new(kind, 0);
         for _ in 0..args.reps {
             // Never the same twice: their rows would be in the cache.
             let ids = tokens.get(*start, kind.tokens());
             *start += kind.tokens();
-            let took = fetch(store, &ids, kind)?;
-            rates.push(ids.len() as f64 / took.max(1e-9));
-            seconds += took;
+            let before = store.stats();
+            let seconds = fetch(store, &ids, kind)?;
+            let stats = store.stats().since(&before);
+            timing.push(Run {
+                seconds,
+                engram: Some(Usage { stats, seconds }),
+                profile: Profile::default(),
+            });
         }
-        let stats = store.stats().since(&before);
-        let usage = Usage { stats, seconds };
-        timings.push(Timing::new(kind, 0, rates, Some(usage)));
+        timings.push(timing);
     }
     Ok(timings)
 }

@@ -8,6 +8,7 @@
 
 mod float;
 mod int8;
+mod probe;
 mod runs;
 mod superblock;
 
@@ -66,6 +67,7 @@ macro_rules! float {
 
 pub(super) const KERNELS: Kernels = Kernels {
     isa: Isa::Avx2,
+    probe: probe::PROBE,
     quantize: entry!(int8::quantize, x, q, d, sums),
     pack: |_, _| {},
     dot_f32: entry!(float::dot_f32, w, x),

@@ -9,6 +9,7 @@
 mod float;
 mod group;
 mod panel;
+mod probe;
 mod runs;
 mod superblock;
 
@@ -64,6 +65,7 @@ const FEW: usize = 4;
 
 static KERNELS: Kernels = Kernels {
     isa: Isa::Avx512,
+    probe: probe::PROBE,
     pack: |acts, packed| {
         // SAFETY: as in `int8`.
         unsafe { panel::pack(acts, packed) }

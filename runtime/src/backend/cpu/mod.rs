@@ -86,6 +86,12 @@ impl Cpu {
         self.profiler.take()
     }
 
+    /// The kernels in use.
+    #[must_use]
+    pub fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
     /// Instruction set of the kernels in use.
     #[must_use]
     pub fn isa(&self) -> &'static str {

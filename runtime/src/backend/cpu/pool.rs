@@ -8,7 +8,7 @@ use crate::math;
 
 /// Rows of the group that has not ended, and of the group before it where
 /// entries overlap: values and pooling logits, side by side.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pending {
     spec: PoolSpec,
     /// `[rows, 2 * channels]`: value, then logit with `ape` added.

@@ -1,0 +1,174 @@
+//! What was timed.
+
+use serde_json::{Value, json};
+use v4_runtime::profile::{Profile, Work};
+
+use super::engram::Usage;
+
+/// One thing to time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Reading a prompt of so many tokens at once.
+    Prefill(usize),
+    /// Reading so many tokens one at a time.
+    Decode(usize),
+}
+
+impl Kind {
+    pub fn tokens(self) -> usize {
+        match self {
+            Kind::Prefill(n) | Kind::Decode(n) => n,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Prefill(_) => "prefill",
+            Kind::Decode(_) => "decode",
+        }
+    }
+}
+
+/// What one run gave.
+pub struct Run {
+    pub seconds: f64,
+    pub engram: Option<Usage>,
+    pub profile: Profile,
+}
+
+/// Several runs of one thing.
+#[derive(Debug)]
+pub struct Timing {
+    pub kind: Kind,
+    pub depth: usize,
+    /// Tokens per second of each run, ascending.
+    rates: Vec<f64>,
+    /// What Engram rows took in all of the runs, where there are any.
+    pub engram: Option<Usage>,
+    /// What was done in all of the runs.
+    pub profile: Profile,
+}
+
+impl Timing {
+    pub fn new(kind: Kind, depth: usize) -> Self {
+        Self {
+            kind,
+            depth,
+            rates: Vec::new(),
+            engram: None,
+            profile: Profile::default(),
+        }
+    }
+
+    pub fn push(&mut self, run: Run) {
+        let rate = self.kind.tokens() as f64 / run.seconds.max(1e-9);
+        let at = self.rates.partition_point(|r| *r < rate);
+        self.rates.insert(at, rate);
+        self.engram = match (self.engram, run.engram) {
+            (Some(a), Some(b)) => Some(a.plus(&b)),
+            (a, b) => a.or(b),
+        };
+        self.profile.add(&run.profile);
+    }
+
+    pub fn median(&self) -> f64 {
+        let n = self.rates.len();
+        if n == 0 {
+            return 0.0;
+        }
+        f64::midpoint(self.rates[(n - 1) / 2], self.rates[n / 2])
+    }
+
+    pub fn min(&self) -> f64 {
+        self.rates.first().copied().unwrap_or(0.0)
+    }
+
+    pub fn max(&self) -> f64 {
+        self.rates.last().copied().unwrap_or(0.0)
+    }
+
+    /// Tokens of all runs.
+    pub fn tokens(&self) -> f64 {
+        (self.kind.tokens() * self.rates.len().max(1)) as f64
+    }
+
+    /// All work per token.
+    pub fn per_token(&self) -> PerToken {
+        PerToken::new(self.profile.total(), self.tokens())
+    }
+
+    pub fn json(&self) -> Value {
+        let per_token = self.per_token();
+        let mut test = json!({
+            "test": self.kind.name(),
+            "tokens": self.kind.tokens(),
+            "depth": self.depth,
+            "tokens_per_second": {
+                "median": self.median(), "min": self.min(), "max": self.max(), "runs": self.rates,
+            },
+        });
+        if per_token.operations > 0.0 {
+            test["per_token"] = json!({
+                "weight_bytes": per_token.weights,
+                "kv_bytes": per_token.cache,
+                "operations": per_token.operations,
+            });
+            test["gb_per_second"] = (per_token.bytes() * self.median() / 1e9).into();
+            test["gop_per_second"] = (per_token.operations * self.median() / 1e9).into();
+        }
+        if let Some(usage) = &self.engram {
+            test["engram"] = usage.json();
+        }
+        test
+    }
+}
+
+/// Work for one token.
+#[derive(Debug, Clone, Copy)]
+pub struct PerToken {
+    /// Seconds.
+    pub seconds: f64,
+    /// Bytes of weights.
+    pub weights: f64,
+    /// Bytes of caches.
+    pub cache: f64,
+    /// Multiplications and additions.
+    pub operations: f64,
+}
+
+impl PerToken {
+    /// `work`, which was for so many tokens.
+    pub fn new(work: Work, tokens: f64) -> Self {
+        Self {
+            seconds: work.time.as_secs_f64() / tokens,
+            weights: work.weight_bytes as f64 / tokens,
+            cache: work.cache_bytes as f64 / tokens,
+            operations: work.operations as f64 / tokens,
+        }
+    }
+
+    pub fn bytes(&self) -> f64 {
+        self.weights + self.cache
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between() {
+        let mut timing = Timing::new(Kind::Decode(9), 0);
+        for rate in [9.0, 1.0, 4.0, 2.0] {
+            timing.push(Run {
+                seconds: 9.0 / rate,
+                engram: None,
+                profile: Profile::default(),
+            });
+        }
+        assert_eq!(
+            (timing.median(), timing.min(), timing.max()),
+            (3.0, 1.0, 9.0)
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! See [`crate::dot::probe`].
+
+use std::arch::x86_64::*;
+
+use crate::dot::probe::{Probe, SUMS};
+
+pub(in crate::dot) const PROBE: Probe = Probe {
+    // SAFETY: as in `entry`, here and below.
+    read: |bytes| unsafe { read(bytes) },
+    int8: |rounds| unsafe { int8(rounds) },
+    f32: |rounds| unsafe { f32(rounds) },
+};
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn read(bytes: &[u8]) -> u64 {
+    let mut sums = [_mm256_setzero_si256(); 4];
+    for line in bytes.as_chunks::<128>().0 {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = _mm256_xor_si256(*sum, super::load_32(line, 32 * i));
+        }
+    }
+    let all = _mm256_xor_si256(
+        _mm256_xor_si256(sums[0], sums[1]),
+        _mm256_xor_si256(sums[2], sums[3]),
+    );
+    (_mm256_extract_epi64::<0>(all) ^ _mm256_extract_epi64::<2>(all)).cast_unsigned()
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn int8(rounds: usize) -> u64 {
+    let ones = _mm256_set1_epi16(1);
+    let x = std::hint::black_box(_mm256_set1_epi8(3));
+    let mut sums = [_mm256_setzero_si256(); SUMS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            // The sum is part of the product, so that no product can be shared.
+            let pairs = _mm256_maddubs_epi16(x, *sum);
+            *sum = _mm256_madd_epi16(pairs, ones);
+        }
+    }
+    std::hint::black_box(sums);
+    (rounds * SUMS * 64) as u64
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn f32(rounds: usize) -> u64 {
+    let x = std::hint::black_box(_mm256_set1_ps(0.5));
+    let mut sums = [x; SUMS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm256_fmadd_ps(x, *sum, x);
+        }
+    }
+    std::hint::black_box(sums);
+    (rounds * SUMS * 16) as u64
+}

@@ -1,0 +1,51 @@
+//! See [`crate::dot::probe`].
+
+use std::arch::x86_64::*;
+
+use crate::dot::probe::{Probe, SUMS};
+
+pub(super) const PROBE: Probe = Probe {
+    // SAFETY: as in `int8`, here and below.
+    read: |bytes| unsafe { read(bytes) },
+    int8: |rounds| unsafe { int8(rounds) },
+    f32: |rounds| unsafe { f32(rounds) },
+};
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn read(bytes: &[u8]) -> u64 {
+    let mut sums = [_mm512_setzero_si512(); 4];
+    for lines in bytes.as_chunks::<256>().0 {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = _mm512_xor_si512(*sum, super::load_64(lines, 64 * i));
+        }
+    }
+    let a = _mm512_xor_si512(sums[0], sums[1]);
+    let b = _mm512_xor_si512(sums[2], sums[3]);
+    _mm512_reduce_add_epi64(_mm512_xor_si512(a, b)).cast_unsigned()
+}
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn int8(rounds: usize) -> u64 {
+    let x = std::hint::black_box(_mm512_set1_epi8(3));
+    let mut sums = [_mm512_setzero_si512(); SUMS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, x, x);
+        }
+    }
+    std::hint::black_box(sums);
+    (rounds * SUMS * 128) as u64
+}
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn f32(rounds: usize) -> u64 {
+    let x = std::hint::black_box(_mm512_set1_ps(0.5));
+    let mut sums = [x; SUMS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(x, *sum, x);
+        }
+    }
+    std::hint::black_box(sums);
+    (rounds * SUMS * 32) as u64
+}

@@ -1,0 +1,73 @@
+//! Loops that show what an instruction set can do at best, for measuring how near
+//! to it the kernels come.
+
+use super::Kernels;
+
+/// Loops of one instruction set. What they return must be used, or a compiler may
+/// leave them out.
+#[derive(Clone, Copy)]
+pub(super) struct Probe {
+    /// Reads all bytes and returns something that depends on them.
+    pub read: fn(bytes: &[u8]) -> u64,
+    /// Multiplies and adds int8 in registers; returns the number of operations.
+    pub int8: fn(rounds: usize) -> u64,
+    /// Multiplies and adds f32 in registers; returns the number of operations.
+    pub f32: fn(rounds: usize) -> u64,
+}
+
+impl Kernels {
+    /// Reads all bytes as fast as this instruction set can, for measuring a
+    /// memory's bandwidth. The result depends on every byte.
+    #[must_use]
+    pub fn probe_read(&self, bytes: &[u8]) -> u64 {
+        (self.probe.read)(bytes)
+    }
+
+    /// Does nothing but int8 dot products on registers, with the best instruction
+    /// that the kernels use; returns the number of operations, two per product.
+    #[must_use]
+    pub fn probe_int8(&self, rounds: usize) -> u64 {
+        (self.probe.int8)(rounds)
+    }
+
+    /// The same with f32 multiplications and additions.
+    #[must_use]
+    pub fn probe_f32(&self, rounds: usize) -> u64 {
+        (self.probe.f32)(rounds)
+    }
+}
+
+/// Independent sums of a loop: enough to hide the latency of an instruction.
+pub(super) const SUMS: usize = 12;
+
+/// The portable loops.
+pub(super) const SCALAR: Probe = Probe {
+    read: |bytes| {
+        let (lines, rest) = bytes.as_chunks::<8>();
+        let sum = lines.iter().fold(0u64, |sum, line| {
+            sum.wrapping_add(u64::from_le_bytes(*line))
+        });
+        rest.iter()
+            .fold(sum, |sum, &b| sum.wrapping_add(u64::from(b)))
+    },
+    int8: |rounds| {
+        let (mut sums, x) = ([1i32; SUMS], std::hint::black_box(3i8));
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = std::hint::black_box(sum.wrapping_add(i32::from(x) * i32::from(x)));
+            }
+        }
+        std::hint::black_box(sums);
+        (rounds * SUMS * 2) as u64
+    },
+    f32: |rounds| {
+        let (mut sums, x) = ([1f32; SUMS], std::hint::black_box(0.5f32));
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = std::hint::black_box(x.mul_add(*sum, x));
+            }
+        }
+        std::hint::black_box(sums);
+        (rounds * SUMS * 2) as u64
+    },
+};
