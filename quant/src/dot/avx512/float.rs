@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{load_ps, prefetch, sum32};
+use super::{STREAMS, load_ps, prefetch_stream, sum32};
 use crate::dot::scratch::{Lanes, Scratch};
 use crate::dot::shape;
 
@@ -127,8 +127,14 @@ pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
     }
     let row = |r: usize| &w[r.min(rows - 1) * bytes..][..len * F::SIZE];
     if let [x] = x {
-        for (r, out) in out.iter_mut().enumerate() {
-            *out = one::<F, BYTES>(row(r), &x[..len]);
+        let x = &x[..len];
+        let (many, rest) = out.as_chunks_mut::<STREAMS>();
+        let done = many.len() * STREAMS;
+        for (i, out) in many.iter_mut().enumerate() {
+            *out = one::<F, BYTES, STREAMS>(&w[i * STREAMS * bytes..], bytes, x);
+        }
+        for (i, out) in rest.iter_mut().enumerate() {
+            [*out] = one::<F, BYTES, 1>(&w[(done + i) * bytes..], bytes, x);
         }
         return;
     }
@@ -217,23 +223,40 @@ unsafe fn run_tile<F: Float<BYTES>, const BYTES: usize>(
     }
 }
 
-/// One weight row against one activation row, at memory's speed.
+/// Some weight rows against one activation row, at memory's speed.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-fn one<F: Float<BYTES>, const BYTES: usize>(w: &[u8], x: &[f32]) -> f32 {
-    let (w_chunks, w_rest) = w.as_chunks::<BYTES>();
+fn one<F: Float<BYTES>, const BYTES: usize, const N: usize>(
+    w: &[u8],
+    bytes: usize,
+    x: &[f32],
+) -> [f32; N] {
     let (x_chunks, x_rest) = x.as_chunks::<32>();
-    let mut acc = [_mm512_setzero_ps(); 2];
-    for (w, x) in w_chunks.iter().zip(x_chunks) {
-        prefetch(w.as_ptr_range());
-        // SAFETY: this function has the features.
-        let w = unsafe { F::load(w) };
-        let (x, _) = x.as_chunks::<16>();
-        for h in 0..2 {
-            acc[h] = _mm512_fmadd_ps(w[h], load_ps(&x[h]), acc[h]);
+    let n = x_chunks.len();
+    let mut rows = [w[..bytes].as_chunks::<BYTES>(); N];
+    for i in 1..N {
+        rows[i] = w[i * bytes..(i + 1) * bytes].as_chunks::<BYTES>();
+    }
+    let mut acc = [[_mm512_setzero_ps(); 2]; N];
+    for k in 0..n {
+        let (halves, _) = x_chunks[k].as_chunks::<16>();
+        let x = [load_ps(&halves[0]), load_ps(&halves[1])];
+        for i in 0..N {
+            let chunk = &rows[i].0[k];
+            prefetch_stream(chunk.as_ptr_range(), BYTES * (n - k), (N - 1) * bytes);
+            // SAFETY: this function has the features.
+            let w = unsafe { F::load(chunk) };
+            for h in 0..2 {
+                acc[i][h] = _mm512_fmadd_ps(w[h], x[h], acc[i][h]);
+            }
         }
     }
-    finish::<F, BYTES>(acc, w_rest, x_rest)
+    let mut sums = [0.0; N];
+    for i in 0..N {
+        let rest = &w[i * bytes + n * BYTES..(i + 1) * bytes];
+        sums[i] = finish::<F, BYTES>(acc[i], rest, x_rest);
+    }
+    sums
 }
 
 /// Adds what is left of a row to its lanes, and these up.

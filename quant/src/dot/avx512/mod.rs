@@ -60,6 +60,11 @@ macro_rules! float {
     };
 }
 
+/// Weight rows of floats that a lone activation row meets at a time: memory gives
+/// more to several streams than to one. (Quantised rows are too short, and take too
+/// long, to gain by it.)
+const STREAMS: usize = 8;
+
 /// Activation rows for which it does not pay to take weights apart.
 const FEW: usize = 4;
 
@@ -142,6 +147,25 @@ fn load_i8<const N: usize>(values: &[i8; N], at: usize) -> __m512i {
     let v = &values[at..at + 64];
     // SAFETY: reads the 64 bytes of `v`.
     unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
+}
+
+/// Asks for the memory that comes a little after these bytes of a row, of which
+/// `left` remain with them. The row that follows in its stream begins `skip` bytes
+/// after this row's end.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+fn prefetch_stream<T>(bytes: std::ops::Range<*const T>, left: usize, skip: usize) {
+    const AHEAD: usize = 512;
+    let mut line = bytes.start.cast::<i8>().wrapping_add(AHEAD);
+    let mut end = bytes.end.cast::<i8>().wrapping_add(AHEAD);
+    if AHEAD >= left {
+        line = line.wrapping_add(skip);
+        end = end.wrapping_add(skip);
+    }
+    while line < end {
+        _mm_prefetch::<_MM_HINT_T0>(line);
+        line = line.wrapping_add(64);
+    }
 }
 
 /// See [`avx2::prefetch`].
