@@ -146,15 +146,18 @@ fn f16_at<const N: usize>(bytes: &[u8; N], at: usize) -> __m256 {
 
 /// Asks for the memory that comes some way after these bytes of a row: the
 /// processor's own prefetching stops at each page, and a product has too many
-/// instructions per byte to be far ahead by itself.
+/// instructions per byte to be far ahead by itself. What is far goes to the second
+/// level first, whose queue to memory is longer.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn prefetch<T>(bytes: std::ops::Range<*const T>) {
-    const AHEAD: usize = 3 << 10;
-    let mut line = bytes.start.cast::<i8>().wrapping_add(AHEAD);
-    let end = bytes.end.cast::<i8>().wrapping_add(AHEAD);
+    const NEAR: usize = 2 << 10;
+    const FAR: usize = 8 << 10;
+    let mut line = bytes.start.cast::<i8>();
+    let end = bytes.end.cast::<i8>();
     while line < end {
-        _mm_prefetch::<_MM_HINT_T0>(line);
+        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(NEAR));
+        _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(FAR));
         line = line.wrapping_add(64);
     }
 }

@@ -32,7 +32,9 @@ const MANY_INPUTS: usize = 5;
 /// they stay in a core's second-level cache.
 const TASK_VALUES: usize = 256 << 10;
 
-/// Tasks are whole panels of the kernels.
+/// Rows that kernels take at a time, with few activation rows and with many; tasks
+/// are multiples of them.
+const STREAMS: usize = 8;
 const PANEL_ROWS: usize = 16;
 
 /// What a worker's products reuse.
@@ -106,14 +108,14 @@ impl Cpu {
     /// Rows of a weight that make up one task for `inputs` activation rows; `rows`
     /// is the number of rows that all tasks together have.
     pub(super) fn task_rows(w: &Tensor, rows: usize, inputs: usize) -> usize {
-        let step = if inputs < MANY_INPUTS {
-            TASK_BYTES / w.row_bytes().max(1)
+        let (step, whole) = if inputs < MANY_INPUTS {
+            (TASK_BYTES / w.row_bytes().max(1), STREAMS)
         } else {
-            TASK_VALUES / w.cols().max(1)
+            (TASK_VALUES / w.cols().max(1), PANEL_ROWS)
         };
         // At least a few tasks per thread, so that no thread waits for long.
         let by_threads = rows.div_ceil(8 * rayon::current_num_threads());
-        step.min(by_threads).max(1).next_multiple_of(PANEL_ROWS)
+        step.min(by_threads).max(1).next_multiple_of(whole)
     }
 
     /// `out[t][r] = w[rows.start + r] . input[t]`, on the calling thread. Rows
