@@ -103,7 +103,7 @@ pub struct Session {
 impl Session {
     /// Tokens per chunk if the caller has no opinion: enough that each expert's
     /// weights serve several tokens, few enough that buffers stay small.
-    pub const DEFAULT_CHUNK: usize = 256;
+    pub const DEFAULT_CHUNK: usize = 512;
 
     /// An empty session for at most `context` tokens, run in chunks of `chunk`.
     ///

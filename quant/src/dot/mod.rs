@@ -76,6 +76,12 @@ pub type MatmulF32 = fn(w: &[u8], x: &[&[f32]], out: &mut [f32], scratch: &mut S
 /// activations: `out[i] = w . x[i]`; lengths as for [`MatmulI8`].
 pub type DotRows = fn(w: &[u8], x: &[&[f32]], out: &mut [f32]);
 
+/// Sums of value rows: `out[h] = sum_i weights[h * n + i] * values[i]`, where
+/// `values` is `[n, width]`, `out` is `[heads, width]` and `weights` `[heads, n]`,
+/// with `n = values.len() / width`. Values are added in order by
+/// `fma(weight, value, sum)`, beginning with zero.
+pub type WeightedSums = fn(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]);
+
 /// As [`DotRows`], for a weight row that is float32 already.
 pub type DotF32Rows = fn(w: &[f32], x: &[&[f32]], out: &mut [f32]);
 
@@ -119,7 +125,7 @@ pub struct Kernels {
     rows_f32: MatmulF32,
     rows_f16: MatmulF32,
     rows_bf16: MatmulF32,
-    axpy: fn(acc: &mut [f32], w: f32, v: &[f32]),
+    weighted_sums: WeightedSums,
     q8_0: MatmulI8,
     mxfp4: MatmulI8,
     q2_k: MatmulI8,
@@ -245,10 +251,10 @@ impl Kernels {
         self.dot_f32_rows
     }
 
-    /// `acc[i] = fma(w, v[i], acc[i])` for rows of one length.
+    /// Sums of value rows, as attention needs them.
     #[must_use]
-    pub fn axpy(&self) -> fn(acc: &mut [f32], w: f32, v: &[f32]) {
-        self.axpy
+    pub fn weighted_sums(&self) -> WeightedSums {
+        self.weighted_sums
     }
 }
 

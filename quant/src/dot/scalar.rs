@@ -21,7 +21,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     rows_f32: |w, x, out, _| matmul_f32(w, x, out, f32::from_le_bytes),
     rows_f16: |w, x, out, _| matmul_f32(w, x, out, |b| f16::from_le_bytes(b).to_f32()),
     rows_bf16: |w, x, out, _| matmul_f32(w, x, out, |b| bf16::from_le_bytes(b).to_f32()),
-    axpy,
+    weighted_sums,
     q8_0: matmul_i8::<Q8_0, 34>,
     mxfp4: matmul_i8::<Mxfp4, 17>,
     q2_k: matmul_i8::<Q2K, 84>,
@@ -83,10 +83,15 @@ fn matmul_f32<const SIZE: usize>(
     });
 }
 
-fn axpy(acc: &mut [f32], w: f32, v: &[f32]) {
-    debug_assert_eq!(acc.len(), v.len());
-    for (acc, v) in acc.iter_mut().zip(v) {
-        *acc = w.mul_add(*v, *acc);
+fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
+    let n = values.len().checked_div(width).unwrap_or(0);
+    out.fill(0.0);
+    for (h, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
+        for (i, value) in values.chunks_exact(width).enumerate() {
+            for (out, v) in out.iter_mut().zip(value) {
+                *out = weights[h * n + i].mul_add(*v, *out);
+            }
+        }
     }
 }
 

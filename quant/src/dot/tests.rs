@@ -420,16 +420,21 @@ fn a_float_dot_is_near_the_f64_sum() {
 }
 
 #[test]
-fn axpy_versions_agree() {
+fn weighted_sums_agree() {
     let mut rng = SmallRng::seed_from_u64(8);
-    for kernels in versions() {
-        for len in (0..40).chain([511, 512, 576]) {
-            let v = random_floats(&mut rng, len);
-            let start = random_floats(&mut rng, len);
-            let (mut a, mut b) = (start.clone(), start);
-            Kernels::scalar().axpy()(&mut a, 0.37, &v);
-            kernels.axpy()(&mut b, 0.37, &v);
-            assert_same(&a, &b, len);
+    for kernels in versions().into_iter().chain([Kernels::scalar()]) {
+        for (heads, n, width) in [(1, 0, 64), (1, 1, 3), (7, 5, 64), (13, 33, 128), (3, 9, 72)] {
+            let weights = random_floats(&mut rng, heads * n);
+            let values = random_floats(&mut rng, n * width);
+            let mut out = vec![f32::INFINITY; heads * width];
+            kernels.weighted_sums()(&weights, &values, width, &mut out);
+            for (i, v) in out.iter().enumerate() {
+                let (h, c) = (i / width, i % width);
+                let expected = (0..n).fold(0.0f32, |sum, i| {
+                    weights[h * n + i].mul_add(values[i * width + c], sum)
+                });
+                assert_same(&[expected], &[*v], (kernels, heads, n, width, i));
+            }
         }
     }
 }

@@ -145,17 +145,54 @@ fn few_rows<F: Float<BYTES>, const BYTES: usize, const R: usize>(
     out
 }
 
+/// Channels of a tile of [`weighted_sums`], in vectors.
+const CHANNELS: usize = 4;
+
+/// See [`crate::dot::WeightedSums`]. Sums stay in registers while all values pass.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn axpy(acc: &mut [f32], w: f32, v: &[f32]) {
-    debug_assert_eq!(acc.len(), v.len());
-    let len = acc.len().min(v.len());
-    let (acc, acc_rest) = acc[..len].as_chunks_mut();
-    let (v, v_rest) = v[..len].as_chunks();
-    let all = _mm256_set1_ps(w);
-    for (acc, v) in acc.iter_mut().zip(v) {
-        store_ps(acc, _mm256_fmadd_ps(all, load_ps(v), load_ps(acc)));
+pub(in crate::dot) fn weighted_sums(
+    weights: &[f32],
+    values: &[f32],
+    width: usize,
+    out: &mut [f32],
+) {
+    let n = values.len().checked_div(width).unwrap_or(0);
+    if n == 0 {
+        return out.fill(0.0);
     }
-    for (acc, v) in acc_rest.iter_mut().zip(v_rest) {
-        *acc = w.mul_add(*v, *acc);
+    let whole = width - width % (8 * CHANNELS);
+    for (out, weights) in out
+        .chunks_mut(2 * width.max(1))
+        .zip(weights.chunks(2 * n.max(1)))
+    {
+        let pair = out.len() == 2 * width;
+        for c in (0..whole).step_by(8 * CHANNELS) {
+            let mut acc = [[_mm256_setzero_ps(); CHANNELS]; 2];
+            for (i, value) in values.chunks_exact(width).enumerate() {
+                let (value, _) = value[c..c + 8 * CHANNELS].as_chunks::<8>();
+                let w = [weights[i], weights[if pair { n + i } else { i }]];
+                for h in 0..2 {
+                    let w = _mm256_set1_ps(w[h]);
+                    for k in 0..CHANNELS {
+                        acc[h][k] = _mm256_fmadd_ps(w, load_ps(&value[k]), acc[h][k]);
+                    }
+                }
+            }
+            for (h, out) in out.chunks_exact_mut(width).enumerate() {
+                let (out, _) = out[c..c + 8 * CHANNELS].as_chunks_mut::<8>();
+                for k in 0..CHANNELS {
+                    store_ps(&mut out[k], acc[h][k]);
+                }
+            }
+        }
+        for (h, out) in out.chunks_exact_mut(width).enumerate() {
+            for (c, out) in out.iter_mut().enumerate().skip(whole) {
+                let weights = &weights[h * n..(h + 1) * n];
+                *out = values
+                    .chunks_exact(width)
+                    .zip(weights)
+                    .fold(0.0, |sum, (value, w)| w.mul_add(value[c], sum));
+            }
+        }
     }
 }

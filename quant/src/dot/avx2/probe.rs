@@ -5,10 +5,18 @@ use std::arch::x86_64::*;
 use crate::dot::probe::{Probe, SUMS};
 
 pub(in crate::dot) const PROBE: Probe = Probe {
-    // SAFETY: as in `entry`, here and below.
-    read: |bytes| unsafe { read(bytes) },
-    int8: |rounds| unsafe { int8(rounds) },
-    f32: |rounds| unsafe { f32(rounds) },
+    read: |bytes| {
+        // SAFETY: as in `entry`.
+        unsafe { read(bytes) }
+    },
+    int8: |rounds| {
+        // SAFETY: as in `entry`.
+        unsafe { int8(rounds) }
+    },
+    f32: |rounds| {
+        // SAFETY: as in `entry`.
+        unsafe { f32(rounds) }
+    },
 };
 
 #[target_feature(enable = "avx2,fma,f16c")]

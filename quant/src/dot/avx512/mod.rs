@@ -11,6 +11,7 @@ mod group;
 mod panel;
 mod probe;
 mod runs;
+mod sums;
 mod superblock;
 
 use std::arch::x86_64::*;
@@ -74,6 +75,10 @@ static KERNELS: Kernels = Kernels {
     pack: |acts, packed| {
         // SAFETY: as in `int8`.
         unsafe { panel::pack(acts, packed) }
+    },
+    weighted_sums: |weights, values, width, out| {
+        // SAFETY: as in `int8`.
+        unsafe { sums::weighted_sums(weights, values, width, out) }
     },
     rows_f32: float!(float::matmul::<float::F32, 128>),
     rows_f16: float!(float::matmul::<float::F16, 64>),

@@ -5,10 +5,18 @@ use std::arch::x86_64::*;
 use crate::dot::probe::{Probe, SUMS};
 
 pub(super) const PROBE: Probe = Probe {
-    // SAFETY: as in `int8`, here and below.
-    read: |bytes| unsafe { read(bytes) },
-    int8: |rounds| unsafe { int8(rounds) },
-    f32: |rounds| unsafe { f32(rounds) },
+    read: |bytes| {
+        // SAFETY: as in `int8`.
+        unsafe { read(bytes) }
+    },
+    int8: |rounds| {
+        // SAFETY: as in `int8`.
+        unsafe { int8(rounds) }
+    },
+    f32: |rounds| {
+        // SAFETY: as in `int8`.
+        unsafe { f32(rounds) }
+    },
 };
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]

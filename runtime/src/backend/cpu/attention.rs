@@ -1,7 +1,7 @@
 //! Attention over a window and compressed entries (spec 3.2).
 
 use rayon::prelude::*;
-use v4_quant::dot::Kernels;
+use v4_quant::dot::{Kernels, Scratch};
 use wide::f32x8;
 
 use super::elementwise::load;
@@ -9,16 +9,12 @@ use super::{Cpu, Matrix};
 use crate::backend::{Attend, Entries};
 use crate::profile::Work;
 
-/// Heads that one task computes.
-const TASK_HEADS: usize = 4;
+/// Heads that a task computes where there are few queries: whole tiles of the
+/// kernels.
+const TASK_HEADS: usize = 12;
 
-/// Keys (which are the values too) of one query, decoded: `[keys, width]`.
-enum Keys<'a> {
-    /// Two runs of shared rows: compressed entries, then the window.
-    Shared(&'a [f32], &'a [f32]),
-    /// Chosen entries, gathered for this query, then the window.
-    Gathered(Vec<f32>, &'a [f32]),
-}
+/// Rows that a task decodes.
+const TASK_ROWS: usize = 16;
 
 /// See [`super::super::Backend::attend`].
 pub(super) fn attend(
@@ -47,32 +43,54 @@ pub(super) fn attend(
         Entries::Visible(rows) => decode(visible(q.rows - 1), width, |i, row| rows.read(i, row)),
         _ => Vec::new(),
     };
-    out.data
-        .par_chunks_mut(q.cols)
-        .enumerate()
-        .for_each(|(t, out)| {
+    // With many queries each is one task; a lone one is cut by heads.
+    let task_heads = if q.rows < rayon::current_num_threads() {
+        TASK_HEADS
+    } else {
+        args.heads
+    };
+    out.data.par_chunks_mut(q.cols).enumerate().for_each_init(
+        Buffers::default,
+        |buffers, (t, out)| {
             let p = args.first + t;
             let start = (p + 1).saturating_sub(args.window) - from;
-            let window = &window[start * width..(p + 1 - from) * width];
-            let keys = match args.entries {
+            let near = &window[start * width..(p + 1 - from) * width];
+            // Compressed entries, then the window.
+            let keys = &mut buffers.keys;
+            keys.clear();
+            match args.entries {
+                Entries::None => {}
+                Entries::Visible(_) => keys.extend_from_slice(&all[..visible(t) * width]),
                 Entries::Selected(rows, selection) => {
                     let chosen = selection.entries(p);
-                    let gather = |i: usize, row: &mut [f32]| rows.read(chosen[i] as usize, row);
-                    Keys::Gathered(decode(chosen.len(), width, gather), window)
+                    keys.resize(chosen.len() * width, 0.0);
+                    keys.par_chunks_mut(TASK_ROWS * width)
+                        .zip(chosen.par_chunks(TASK_ROWS))
+                        .for_each(|(keys, chosen)| {
+                            for (row, &i) in keys.chunks_exact_mut(width).zip(chosen) {
+                                rows.read(i as usize, row);
+                            }
+                        });
                 }
-                _ => Keys::Shared(&all[..visible(t) * width], window),
-            };
-            let (far, near) = match &keys {
-                Keys::Shared(far, near) => (*far, *near),
-                Keys::Gathered(far, near) => (far.as_slice(), *near),
-            };
-            out.par_chunks_mut(TASK_HEADS * width)
-                .zip(q.row(t).par_chunks(TASK_HEADS * width))
-                .zip(args.sinks.par_chunks(TASK_HEADS))
-                .for_each(|((out, q), sinks)| {
-                    heads(kernels, q, far, near, sinks, args.scale, width, out);
+            }
+            keys.extend_from_slice(near);
+            let keys = keys.as_slice();
+            out.par_chunks_mut(task_heads * width)
+                .zip(q.row(t).par_chunks(task_heads * width))
+                .zip(args.sinks.par_chunks(task_heads))
+                .for_each_init(Default::default, |(scores, scratch), ((out, q), sinks)| {
+                    heads(
+                        kernels, q, keys, sinks, args.scale, width, scores, scratch, out,
+                    );
                 });
-        });
+        },
+    );
+}
+
+/// What a task reuses from query to query.
+#[derive(Default)]
+struct Buffers {
+    keys: Vec<f32>,
 }
 
 /// What [`attend`] reads and computes.
@@ -110,50 +128,39 @@ pub(super) fn work(args: &Attend<'_, Cpu>, q: &Matrix) -> Work {
 /// Decodes `n` rows in parallel.
 fn decode(n: usize, width: usize, read: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     let mut rows = vec![0.0; n * width];
-    rows.par_chunks_mut(16 * width)
+    rows.par_chunks_mut(TASK_ROWS * width)
         .enumerate()
         .for_each(|(c, rows)| {
             for (i, row) in rows.chunks_exact_mut(width).enumerate() {
-                read(c * 16 + i, row);
+                read(c * TASK_ROWS + i, row);
             }
         });
     rows
 }
 
-/// A few heads of one query over the same keys.
+/// A few heads of one query over the same keys, which are the values too.
 #[allow(clippy::too_many_arguments)] // the plain inputs of the formula
 fn heads(
     kernels: &Kernels,
     q: &[f32],
-    far: &[f32],
-    near: &[f32],
+    keys: &[f32],
     sinks: &[f32],
     scale: f32,
     width: usize,
+    scores: &mut Vec<f32>,
+    scratch: &mut Scratch,
     out: &mut [f32],
 ) {
-    let (dot, axpy) = (kernels.dot_f32_rows(), kernels.axpy());
     let queries: Vec<&[f32]> = q.chunks_exact(width).collect();
-    let n = (far.len() + near.len()) / width;
-    let keys = || far.chunks_exact(width).chain(near.chunks_exact(width));
+    let n = keys.len() / width;
     // scores[head][key]
-    let mut scores = vec![0.0; queries.len() * n];
-    let mut products = vec![0.0; queries.len()];
-    for (i, key) in keys().enumerate() {
-        dot(key, &queries, &mut products);
-        for (h, p) in products.iter().enumerate() {
-            scores[h * n + i] = p * scale;
-        }
-    }
+    scores.resize(queries.len() * n, 0.0);
+    kernels.matmul_decoded(keys, &queries, scores, scratch);
+    scores.iter_mut().for_each(|score| *score *= scale);
     for (weights, &sink) in scores.chunks_exact_mut(n.max(1)).zip(sinks) {
         softmax_with_sink(weights, sink);
     }
-    out.fill(0.0);
-    for (i, value) in keys().enumerate() {
-        for (h, out) in out.chunks_exact_mut(width).enumerate() {
-            axpy(out, scores[h * n + i], value);
-        }
-    }
+    kernels.weighted_sums()(scores, keys, width, out);
 }
 
 /// Softmax with one extra logit whose value is zero: it only adds to the
