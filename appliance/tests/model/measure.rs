@@ -75,6 +75,59 @@ fn bench_reports_every_case() {
     assert!(value["weight_bytes_per_token"].as_u64().unwrap() > 0);
 }
 
+/// Bytes and operations are those of the model's tensors, and kinds of operations
+/// add up to the whole.
+#[test]
+fn bench_counts_what_a_token_reads() {
+    let args = [
+        "bench", "MODEL", "--prompt", "8", "--gen", "3", "--depth", "9", "--reps", "1",
+    ];
+    let value = json(&[&args[..], &["--json", "--profile", "--threads", "1"]].concat());
+    let ceilings = &value["ceilings"];
+    for what in [
+        "bytes_per_second",
+        "int8_operations_per_second",
+        "f32_operations_per_second",
+    ] {
+        assert!(ceilings[what].as_f64().unwrap() > 1e6, "{ceilings}");
+    }
+    let number = |value: &Value| value.as_f64().unwrap();
+    for test in value["tests"].as_array().unwrap() {
+        let share = number(&test["share_of_ceiling"]);
+        assert!(share > 0.0 && share < 1.5, "{test}");
+        let per_token = &test["per_token"];
+        assert!(number(&per_token["kv_bytes"]) > 0.0);
+        let profile = test["profile"].as_array().unwrap();
+        for sum in ["weight_bytes", "kv_bytes", "operations"] {
+            let parts: f64 = profile.iter().map(|part| number(&part[sum])).sum();
+            assert!(
+                (parts / number(&per_token[sum]) - 1.0).abs() < 1e-9,
+                "{sum}"
+            );
+        }
+        let busy: f64 = profile.iter().map(|part| number(&part["seconds"])).sum();
+        let rate = number(&test["tokens_per_second"]["median"]);
+        assert!(busy > 0.0 && busy <= 1.0 / rate, "{busy} of {}", 1.0 / rate);
+    }
+    // A decoded token reads each weight that it uses once.
+    let decode = &value["tests"][1];
+    assert_eq!(decode["test"], "decode");
+    let file = number(&value["weight_bytes_per_token"]);
+    let read = number(&decode["per_token"]["weight_bytes"]);
+    // Vectors are not counted.
+    assert!(read <= file && read > 0.9 * file, "{read} of {file}");
+
+    let csv = run(
+        scratch().path(),
+        with_model(&[&args[..], &["--csv", "--no-probe", "--quiet"]].concat()),
+    );
+    let lines: Vec<Vec<&str>> = ok(&csv).lines().map(|l| l.split(',').collect()).collect();
+    assert_eq!(lines.len(), 3);
+    assert!(lines.iter().all(|line| line.len() == lines[0].len()));
+    assert_eq!(lines[2][..3], ["decode", "3", "9"]);
+    assert_eq!(lines[2][7], decode["per_token"]["weight_bytes"].to_string());
+}
+
 /// Rows, bytes, pages and waiting, by themselves and beside the model's steps,
 /// with numbers that agree with each other.
 #[test]

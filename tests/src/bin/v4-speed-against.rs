@@ -1,11 +1,10 @@
 //! Measures speed against llama.cpp: both run in turn, so that what disturbs the
 //! machine disturbs both, and medians go into a Markdown table.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde_json::Value;
 
@@ -59,14 +58,15 @@ enum What {
     Prefill,
 }
 
-/// One line of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Test {
+/// What one run of both programs measures: loading a model takes long.
+#[derive(Debug, Clone, Copy)]
+struct Case {
     threads: usize,
-    prefill: bool,
-    tokens: usize,
     depth: usize,
 }
+
+/// One line of the table, of one case: kind of test and tokens.
+type Test = (What, usize);
 
 /// What one run of our program says.
 struct Ours {
@@ -88,61 +88,59 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     ensure!(args.reps > 0, "--reps must be at least 1");
-    let mut tests = Vec::new();
-    for &threads in &args.threads {
-        for &depth in &args.depth {
-            let test = |prefill, tokens| Test {
-                threads,
-                prefill,
-                tokens,
-                depth,
-            };
-            if args.only.contains(&What::Decode) {
-                tests.push(test(false, args.r#gen));
-            }
-            if args.only.contains(&What::Prefill) {
-                tests.extend(args.prompt.iter().map(|&n| test(true, n)));
-            }
-        }
+    let mut tests: Vec<Test> = Vec::new();
+    if args.only.contains(&What::Decode) {
+        tests.push((What::Decode, args.r#gen));
+    }
+    if args.only.contains(&What::Prefill) {
+        tests.extend(args.prompt.iter().map(|&n| (What::Prefill, n)));
     }
     println!(
         "| file | threads | test | depth | llama.cpp t/s | v4-run t/s | ratio | GB/s | of the machine's best |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for model in &args.models {
-        let mut ours: BTreeMap<Test, Vec<Ours>> = BTreeMap::new();
-        let mut theirs: BTreeMap<Test, Vec<f64>> = BTreeMap::new();
-        for rep in 1..=args.reps {
-            for &test in &tests {
-                eprintln!("{}: run {rep} of {}, {test:?}", model.display(), args.reps);
-                theirs
-                    .entry(test)
-                    .or_default()
-                    .push(measure_peer(&args.peer, model, test)?);
-                ours.entry(test)
-                    .or_default()
-                    .push(measure_ours(model, test)?);
+        for &threads in &args.threads {
+            for &depth in &args.depth {
+                let case = Case { threads, depth };
+                measure(args, model, case, &tests)?;
             }
         }
-        for test in &tests {
-            let (Some(ours), Some(theirs)) = (ours.get(test), theirs.get(test)) else {
-                continue;
-            };
-            let rate = median(ours.iter().map(|o| o.rate));
-            let peer = median(theirs.iter().copied());
-            println!(
-                "| {} | {} | {} {} | {} | {peer:.2} | {rate:.2} | {:.2} | {:.1} | {:.0}% of {} |",
-                model.file_name().unwrap_or_default().to_string_lossy(),
-                test.threads,
-                if test.prefill { "prefill" } else { "decode" },
-                test.tokens,
-                test.depth,
-                rate / peer,
-                median(ours.iter().map(|o| o.bytes)) * rate / 1e9,
-                100.0 * median(ours.iter().map(|o| o.share)),
-                if test.prefill { "int8" } else { "reading" },
-            );
-        }
+    }
+    Ok(())
+}
+
+/// Runs both programs in turn and prints a line for each test.
+fn measure(args: &Args, model: &Path, case: Case, tests: &[Test]) -> Result<()> {
+    let mut ours: Vec<Vec<Ours>> = Vec::new();
+    let mut theirs: Vec<Vec<f64>> = Vec::new();
+    for run in 1..=args.reps {
+        eprintln!(
+            "{}: {} threads, depth {}, run {run} of {}",
+            model.display(),
+            case.threads,
+            case.depth,
+            args.reps
+        );
+        theirs.push(measure_peer(&args.peer, model, case, tests)?);
+        ours.push(measure_ours(model, case, tests)?);
+    }
+    for (i, (what, tokens)) in tests.iter().enumerate() {
+        let rate = median(ours.iter().map(|run| run[i].rate));
+        let peer = median(theirs.iter().map(|run| run[i]));
+        let (name, bound) = match what {
+            What::Decode => ("decode", "reading"),
+            What::Prefill => ("prefill", "int8"),
+        };
+        println!(
+            "| {} | {} | {name} {tokens} | {} | {peer:.2} | {rate:.2} | {:.2} | {:.1} | {:.0}% of {bound} |",
+            model.file_name().unwrap_or_default().to_string_lossy(),
+            case.threads,
+            case.depth,
+            rate / peer,
+            median(ours.iter().map(|run| run[i].bytes)) * rate / 1e9,
+            100.0 * median(ours.iter().map(|run| run[i].share)),
+        );
     }
     Ok(())
 }
@@ -154,24 +152,31 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     f64::midpoint(values[(n - 1) / 2], values[n / 2])
 }
 
-/// Tokens per second of llama-bench.
-fn measure_peer(peer: &Path, model: &Path, test: Test) -> Result<f64> {
-    let (prompt, r#gen) = if test.prefill {
-        (test.tokens, 0)
+/// The numbers of that kind of test, separated by commas; `none` where there is
+/// none.
+fn list(tests: &[Test], kind: What, none: &str) -> String {
+    let of_kind = tests.iter().filter(|(what, _)| *what == kind);
+    let numbers: Vec<String> = of_kind.map(|(_, tokens)| tokens.to_string()).collect();
+    if numbers.is_empty() {
+        none.to_owned()
     } else {
-        (0, test.tokens)
-    };
+        numbers.join(",")
+    }
+}
+
+/// Tokens per second of llama-bench.
+fn measure_peer(peer: &Path, model: &Path, case: Case, tests: &[Test]) -> Result<Vec<f64>> {
     let mut command = Command::new(peer);
     command.arg("-m").arg(model);
     for (option, value) in [
-        ("-t", test.threads),
-        ("-p", prompt),
-        ("-n", r#gen),
-        ("-d", test.depth),
-        ("-fa", 1),
-        ("-r", 1),
+        ("-t", case.threads.to_string()),
+        ("-p", list(tests, What::Prefill, "0")),
+        ("-n", list(tests, What::Decode, "0")),
+        ("-d", case.depth.to_string()),
+        ("-fa", "1".to_owned()),
+        ("-r", "1".to_owned()),
     ] {
-        command.arg(option).arg(value.to_string());
+        command.arg(option).arg(value);
     }
     command.args(["-o", "json"]);
     if let Some(folder) = peer.parent() {
@@ -179,46 +184,55 @@ fn measure_peer(peer: &Path, model: &Path, test: Test) -> Result<f64> {
         command.env("LD_LIBRARY_PATH", folder);
     }
     let results = json_of(&mut command)?;
-    results[0]["avg_ts"]
-        .as_f64()
-        .with_context(|| format!("{}: no avg_ts in its output", peer.display()))
+    let results = results.as_array().map_or(&[][..], Vec::as_slice);
+    let find = |(what, tokens): &Test| {
+        let field = match what {
+            What::Decode => "n_gen",
+            What::Prefill => "n_prompt",
+        };
+        let found = results.iter().find(|r| r[field] == *tokens);
+        found
+            .and_then(|r| r["avg_ts"].as_f64())
+            .with_context(|| format!("{}: no result with {field} {tokens}", peer.display()))
+    };
+    tests.iter().map(find).collect()
 }
 
-fn measure_ours(model: &Path, test: Test) -> Result<Ours> {
+fn measure_ours(model: &Path, case: Case, tests: &[Test]) -> Result<Vec<Ours>> {
     let mut command = Command::new(std::env::current_exe()?.with_file_name("v4-run"));
     command
         .arg("bench")
         .arg(model)
         .args(["--json", "--quiet", "--reps", "1"]);
-    let (prompt, r#gen) = if test.prefill {
-        (test.tokens, 0)
-    } else {
-        // A prompt is always measured: the shortest.
-        (1, test.tokens)
-    };
     for (option, value) in [
-        ("--threads", test.threads),
-        ("--prompt", prompt),
-        ("--gen", r#gen),
-        ("--depth", test.depth),
+        ("--threads", case.threads.to_string()),
+        // A prompt is always measured: the shortest, if none is asked for.
+        ("--prompt", list(tests, What::Prefill, "1")),
+        ("--gen", list(tests, What::Decode, "0")),
+        ("--depth", case.depth.to_string()),
     ] {
-        command.arg(option).arg(value.to_string());
+        command.arg(option).arg(value);
     }
     let report = json_of(&mut command)?;
-    let name = if test.prefill { "prefill" } else { "decode" };
-    let found = report["tests"]
-        .as_array()
-        .and_then(|tests| tests.iter().find(|t| t["test"] == name));
-    let Some(found) = found else {
-        bail!("v4-run bench reported no {name}");
-    };
+    let results = report["tests"].as_array().map_or(&[][..], Vec::as_slice);
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    let per_token = &found["per_token"];
-    Ok(Ours {
-        rate: number(&found["tokens_per_second"]["median"]),
-        bytes: number(&per_token["weight_bytes"]) + number(&per_token["kv_bytes"]),
-        share: number(&found["share_of_ceiling"]),
-    })
+    let find = |(what, tokens): &Test| {
+        let name = match what {
+            What::Decode => "decode",
+            What::Prefill => "prefill",
+        };
+        let found = results
+            .iter()
+            .find(|r| r["test"] == name && r["tokens"] == *tokens)
+            .with_context(|| format!("v4-run bench reported no {name} of {tokens}"))?;
+        let per_token = &found["per_token"];
+        Ok(Ours {
+            rate: number(&found["tokens_per_second"]["median"]),
+            bytes: number(&per_token["weight_bytes"]) + number(&per_token["kv_bytes"]),
+            share: number(&found["share_of_ceiling"]),
+        })
+    };
+    tests.iter().map(find).collect()
 }
 
 fn json_of(command: &mut Command) -> Result<Value> {
