@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use v4_runtime::Session;
 
+use crate::commands::bench::BenchArgs;
 use crate::commands::render::RenderArgs;
 use crate::commands::tokenize::TokenizeArgs;
 
@@ -384,85 +385,6 @@ pub struct PerplexityArgs {
     pub engine: EngineArgs,
 }
 
-/// Arguments of `bench`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  v4-run bench model.gguf
-  v4-run bench model.gguf --prompt 128,1024 --gen 64 --depth 0,8192 --reps 5 --json
-  v4-run bench v4.1.gguf --engram --text book.txt
-  v4-run bench v4.1.gguf --engram=rows --prompt 256,4096 --reads threads --in-flight 64
-
-Each figure is the median of --reps runs, after one that is not counted,
-beside the slowest and the fastest.
-Prompts are token ids drawn from the whole vocabulary by a fixed seed, or those
-of --text. The weights touched are what one decoded token reads: all dense
-weights but the embedding table, and the experts that one token uses.
-
-Where the model has Engram tables, each run has tokens of its own, so that their
-rows are not known from the run before; drawn at random, hardly any row comes
-twice, which is the worst case. Under each figure stands what the tables took:
-read are whole sectors, pages are of 4096 bytes, waiting is the share of the time
-in which the computation stood still for rows.
---engram measures the rows also by themselves, as for prompts and token by token,
-with every run counted.")]
-pub struct BenchArgs {
-    /// Model file (GGUF)
-    pub model: PathBuf,
-    /// Prompt lengths to time, in tokens [default: 512; Engram rows: 256,1024,4096]
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = positive)]
-    pub prompt: Vec<usize>,
-    /// Tokens to decode in each run; 0 times prefill alone
-    #[arg(long, value_name = "N", default_value = "64")]
-    pub r#gen: usize,
-    /// Tokens already in the context before timing starts
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
-    pub depth: Vec<usize>,
-    /// Runs of each
-    #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
-    pub reps: usize,
-    /// Take the tokens of a text instead of random ones
-    #[arg(long, value_name = "FILE")]
-    pub text: Option<PathBuf>,
-    /// Also time the Engram rows by themselves; =rows leaves out the model
-    #[arg(
-        long,
-        value_enum,
-        value_name = "WHAT",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "all"
-    )]
-    pub engram: Option<EngramBench>,
-    /// Also show what each kind of operation takes
-    #[arg(long)]
-    pub profile: bool,
-    /// Do not measure first what the machine can do at best
-    #[arg(long)]
-    pub no_probe: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
-    /// Print one line of comma-separated values for each test
-    #[arg(long, conflicts_with = "json")]
-    pub csv: bool,
-    /// No progress on standard error
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Engine.
-    #[command(flatten)]
-    pub engine: EngineArgs,
-}
-
-/// What `bench --engram` times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EngramBench {
-    /// The rows, then the model.
-    All,
-    /// The rows alone; no weight is read.
-    Rows,
-}
-
 /// Arguments of `logits`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -519,7 +441,7 @@ fn size(text: &str) -> Result<usize, String> {
     usize::try_from(bytes).map_err(|e| e.to_string())
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(0) => Err("must be at least 1".into()),
         Ok(n) => Ok(n),

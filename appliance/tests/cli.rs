@@ -55,6 +55,8 @@ fn wrong_usage_exits_2() {
         ],
         &["logits", "m.gguf", "--ids", "a"],
         &["perplexity", "m.gguf"],
+        &["bench", "m.gguf", "--csv", "--profile"],
+        &["bench", "m.gguf", "--csv", "--engram=rows"],
         &["m.gguf", "-p", "x", "--no-think", "--effort", "max"],
     ] {
         let output = run(dir.path(), args);

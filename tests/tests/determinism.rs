@@ -2,11 +2,12 @@
 //! time.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use v4_runtime::{Engine, EngineOptions, KvPrecision, Precision, Session, Want};
 use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, logits, tiny};
+use v4_tests::program::{bin, data, logits, tiny};
 
 const MODELS: [&str; 2] = ["tiny-v4", "tiny-v41"];
 
@@ -84,6 +85,48 @@ fn threads_and_chunks_do_not_change_a_bit() {
     }
 }
 
+/// The kernels of every instruction set that this machine has.
+#[test]
+fn instruction_sets_do_not_change_a_bit() {
+    for (name, recipe) in [
+        ("tiny-v4", "native"),
+        ("tiny-v4", "q2"),
+        ("tiny-v4", "q3"),
+        ("tiny-v4", "q4"),
+        ("tiny-v41", "native"),
+    ] {
+        let model = tiny(name, recipe, &[]);
+        let ids = &ids(name, "medium")[..48];
+        let with = |isa: &str, precision: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let (file, out) = (dir.path().join("ids"), dir.path().join("out"));
+            let words: Vec<String> = ids.iter().map(u32::to_string).collect();
+            std::fs::write(&file, words.join(" ")).unwrap();
+            let output = Command::new(bin("v4-run"))
+                .env("V4_ISA", isa)
+                .arg("logits")
+                .arg(&model)
+                .args(["--precision", precision, "--trace", "--quiet", "--ids"])
+                .arg(&file)
+                .arg("--out")
+                .arg(&out)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+            std::fs::read(out).unwrap()
+        };
+        for (precision, _) in PRECISIONS {
+            let expected = with("scalar", precision);
+            for isa in ["avx2", "avx512"] {
+                assert!(
+                    with(isa, precision) == expected,
+                    "{name}, {recipe}, {precision}: {isa} and scalar differ"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn modes_differ_from_each_other() {
     // Else the test above could compare a mode with itself under two names.
@@ -134,6 +177,31 @@ fn decoding_token_by_token_gives_the_bits_of_one_prefill() {
                 );
             }
         }
+    }
+}
+
+/// A fork and the session that it was made of do not see each other.
+#[test]
+fn a_fork_goes_on_by_itself() {
+    for model in MODELS {
+        let ids = ids(model, "long");
+        let engine = engine(model, Precision::Fast, KvPrecision::Published, 2);
+        let (start, rest) = ids[..400].split_at(200);
+        let other: Vec<u32> = rest.iter().rev().copied().collect();
+        let alone = |rest: &[u32]| {
+            let mut session = Session::new(&engine, ids.len(), 64).unwrap();
+            let _ = session.append(start, Want::None).unwrap();
+            session.append(rest, Want::All).unwrap()
+        };
+        let mut session = Session::new(&engine, ids.len(), 64).unwrap();
+        let _ = session.append(start, Want::None).unwrap();
+        let mut fork = session.fork();
+        assert_eq!(fork.tokens(), start);
+        let forked = fork.append(&other, Want::All).unwrap();
+        let kept = session.append(rest, Want::All).unwrap();
+        assert!(forked == alone(&other), "{model}: the fork differs");
+        assert!(kept == alone(rest), "{model}: the session differs");
+        assert!(forked.data != kept.data);
     }
 }
 

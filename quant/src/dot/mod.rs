@@ -72,17 +72,15 @@ pub type MatmulI8 = fn(w: &[u8], acts: &ActRows<'_>, out: &mut [f32], scratch: &
 /// As [`MatmulI8`], for weight rows of floats and float32 activations.
 pub type MatmulF32 = fn(w: &[u8], x: &[&[f32]], out: &mut [f32], scratch: &mut Scratch);
 
-/// One weight row, as its bytes in a file, against several rows of float32
-/// activations: `out[i] = w . x[i]`; lengths as for [`MatmulI8`].
-pub type DotRows = fn(w: &[u8], x: &[&[f32]], out: &mut [f32]);
+/// Adds value rows to sums: `out[h] += sum_i weights[h][i] * values[i]`, where
+/// `values` is `[n, width]`, `out` is `[heads, width]`, and each head's weights are
+/// the `n` at the start of `stride`, the last head's possibly of fewer. Values are
+/// added in order, by `fma(weight, value, sum)`.
+pub type WeightedSums =
+    fn(weights: &[f32], stride: usize, values: &[f32], width: usize, out: &mut [f32]);
 
-/// Sums of value rows: `out[h] = sum_i weights[h * n + i] * values[i]`, where
-/// `values` is `[n, width]`, `out` is `[heads, width]` and `weights` `[heads, n]`,
-/// with `n = values.len() / width`. Values are added in order by
-/// `fma(weight, value, sum)`, beginning with zero.
-pub type WeightedSums = fn(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]);
-
-/// As [`DotRows`], for a weight row that is float32 already.
+/// One float32 weight row against several activation rows: `out[i] = w . x[i]`;
+/// lengths as for [`MatmulI8`].
 pub type DotF32Rows = fn(w: &[f32], x: &[&[f32]], out: &mut [f32]);
 
 /// An instruction set that kernels are written for.
@@ -296,6 +294,25 @@ fn by_row<const R: usize>(
         }
     }
 }
+
+/// Calls a kernel that is generic over the number of activation rows, for one to
+/// four of them.
+#[cfg(target_arch = "x86_64")]
+macro_rules! few {
+    ($kernel:ident<$($arg:ident),*>, $row:expr, $acts:expr, $out:expr) => {
+        match $acts[..] {
+            [a] => [$out[0]] = $kernel::<$($arg,)* 1>($row, &[a]),
+            [a, b] => [$out[0], $out[1]] = $kernel::<$($arg,)* 2>($row, &[a, b]),
+            [a, b, c] => {
+                [$out[0], $out[1], $out[2]] = $kernel::<$($arg,)* 3>($row, &[a, b, c]);
+            }
+            [a, b, c, d] => *$out = $kernel::<$($arg,)* 4>($row, &[a, b, c, d]),
+            _ => {}
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use few;
 
 /// The blocks of a row that every activation row covers, `runs` times 32 values
 /// each: all of them if the lengths agree, as they must.

@@ -51,10 +51,11 @@ pub(super) const SCALAR: Probe = Probe {
             .fold(sum, |sum, &b| sum.wrapping_add(u64::from(b)))
     },
     int8: |rounds| {
-        let (mut sums, x) = ([1i32; SUMS], std::hint::black_box(3i8));
+        let (mut sums, x) = ([1i32; SUMS], std::hint::black_box(3i32));
         for _ in 0..rounds {
+            // The sum is a factor, so that rounds cannot be taken together.
             for sum in &mut sums {
-                *sum = std::hint::black_box(sum.wrapping_add(i32::from(x) * i32::from(x)));
+                *sum = sum.wrapping_mul(x).wrapping_add(x);
             }
         }
         std::hint::black_box(sums);
@@ -64,10 +65,32 @@ pub(super) const SCALAR: Probe = Probe {
         let (mut sums, x) = ([1f32; SUMS], std::hint::black_box(0.5f32));
         for _ in 0..rounds {
             for sum in &mut sums {
-                *sum = std::hint::black_box(x.mul_add(*sum, x));
+                *sum = x.mul_add(*sum, x);
             }
         }
         std::hint::black_box(sums);
         (rounds * SUMS * 2) as u64
     },
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a compiler could leave reading out, or a probe could.
+    #[test]
+    fn what_is_read_depends_on_every_byte() {
+        let all = [Some(Kernels::scalar()), Kernels::avx2(), Kernels::avx512()];
+        for kernels in all.into_iter().flatten() {
+            for len in [0, 7, 8, 100, 127, 128, 300, 512, 777] {
+                let mut bytes: Vec<u8> = (0..len).map(|i| (i * 37) as u8).collect();
+                let before = kernels.probe_read(&bytes);
+                for i in 0..len {
+                    bytes[i] ^= 0x10;
+                    assert_ne!(kernels.probe_read(&bytes), before, "{kernels:?}, byte {i}");
+                    bytes[i] ^= 0x10;
+                }
+            }
+        }
+    }
+}

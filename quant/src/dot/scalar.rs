@@ -83,13 +83,11 @@ fn matmul_f32<const SIZE: usize>(
     });
 }
 
-fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
-    let n = values.len().checked_div(width).unwrap_or(0);
-    out.fill(0.0);
+fn weighted_sums(weights: &[f32], stride: usize, values: &[f32], width: usize, out: &mut [f32]) {
     for (h, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
-        for (i, value) in values.chunks_exact(width).enumerate() {
+        for (i, value) in values.chunks_exact(width.max(1)).enumerate() {
             for (out, v) in out.iter_mut().zip(value) {
-                *out = weights[h * n + i].mul_add(*v, *out);
+                *out = weights[h * stride + i].mul_add(*v, *out);
             }
         }
     }

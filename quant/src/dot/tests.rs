@@ -423,17 +423,60 @@ fn a_float_dot_is_near_the_f64_sum() {
 fn weighted_sums_agree() {
     let mut rng = SmallRng::seed_from_u64(8);
     for kernels in versions().into_iter().chain([Kernels::scalar()]) {
-        for (heads, n, width) in [(1, 0, 64), (1, 1, 3), (7, 5, 64), (13, 33, 128), (3, 9, 72)] {
-            let weights = random_floats(&mut rng, heads * n);
+        for (heads, n, more, width) in [
+            (1, 0, 0, 64),
+            (1, 1, 2, 3),
+            (7, 5, 4, 64),
+            (13, 33, 0, 128),
+            (3, 9, 1, 72),
+        ] {
+            let stride = n + more;
+            // The last head's weights end with those that are used.
+            let weights = random_floats(&mut rng, heads * stride);
+            let weights = &weights[..weights.len() - more];
             let values = random_floats(&mut rng, n * width);
-            let mut out = vec![f32::INFINITY; heads * width];
-            kernels.weighted_sums()(&weights, &values, width, &mut out);
+            let before = random_floats(&mut rng, heads * width);
+            let mut out = before.clone();
+            kernels.weighted_sums()(weights, stride, &values, width, &mut out);
             for (i, v) in out.iter().enumerate() {
                 let (h, c) = (i / width, i % width);
-                let expected = (0..n).fold(0.0f32, |sum, i| {
-                    weights[h * n + i].mul_add(values[i * width + c], sum)
+                let expected = (0..n).fold(before[i], |sum, i| {
+                    weights[h * stride + i].mul_add(values[i * width + c], sum)
                 });
                 assert_same(&[expected], &[*v], (kernels, heads, n, width, i));
+            }
+        }
+    }
+}
+
+/// What is too long is ignored; debug builds refuse it.
+#[cfg(not(debug_assertions))]
+#[test]
+fn rows_of_different_lengths_meet_as_far_as_both_go() {
+    let mut rng = SmallRng::seed_from_u64(12);
+    for kernels in versions().into_iter().chain([Kernels::scalar()]) {
+        for ty in INT8 {
+            for inputs in [1, 3, 7] {
+                for (w_blocks, x_blocks) in [(4, 2), (2, 4), (5, 3)] {
+                    let values = |blocks: usize| blocks * 256;
+                    let w = sane_row(&mut rng, ty, values(w_blocks));
+                    let x = random_floats(&mut rng, inputs * values(x_blocks));
+                    let act = ActQ8::quantize(kernels, &x, inputs, values(x_blocks)).unwrap();
+                    let both = w_blocks.min(x_blocks);
+                    let short_w = &w[..ty.row_bytes(values(both)).unwrap()];
+                    let short_x: Vec<f32> = x
+                        .chunks(values(x_blocks))
+                        .flat_map(|x| x[..values(both)].to_vec())
+                        .collect();
+                    let short = ActQ8::quantize(kernels, &short_x, inputs, values(both)).unwrap();
+                    let expected = run_i8(kernels, ty, short_w, &short);
+                    let actual = run_i8(kernels, ty, &w, &act);
+                    assert_same(
+                        &expected,
+                        &actual,
+                        (kernels, ty, inputs, w_blocks, x_blocks),
+                    );
+                }
             }
         }
     }

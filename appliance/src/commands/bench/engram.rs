@@ -13,9 +13,9 @@ use v4_runtime::model::ModelConfig;
 use v4_runtime::profile::Profile;
 use v4_runtime::tokenizer::Tokenizer;
 
+use super::BenchArgs;
 use super::timing::{Kind, Run, Timing};
 use super::tokens::Tokens;
-use crate::cli::BenchArgs;
 use crate::{model, options};
 
 /// Prompt lengths where none are named, in tokens.

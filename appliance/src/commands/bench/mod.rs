@@ -1,5 +1,6 @@
 //! `v4-run bench`: prefill and decode speed.
 
+mod args;
 mod engram;
 mod report;
 mod timing;
@@ -12,12 +13,12 @@ use anyhow::bail;
 use serde_json::json;
 use v4_runtime::{Engine, EngineOptions, Session, Want};
 
+pub use self::args::{BenchArgs, EngramBench};
 use self::engram::Usage;
 use self::report::{Machine, Report};
 use self::timing::{Kind, Run, Timing};
 use self::tokens::Tokens;
 use super::print_json;
-use crate::cli::{BenchArgs, EngramBench};
 use crate::output::Notes;
 use crate::{model, options};
 

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use v4_runtime::{Ceilings, Engine};
 
+use super::BenchArgs;
 use super::timing::{Kind, PerToken, Timing};
-use crate::cli::BenchArgs;
 use crate::options;
 
 /// All that was measured.

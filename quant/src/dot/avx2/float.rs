@@ -152,46 +152,50 @@ const CHANNELS: usize = 4;
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in crate::dot) fn weighted_sums(
     weights: &[f32],
+    stride: usize,
     values: &[f32],
     width: usize,
     out: &mut [f32],
 ) {
     let n = values.len().checked_div(width).unwrap_or(0);
     if n == 0 {
-        return out.fill(0.0);
+        return;
     }
     let whole = width - width % (8 * CHANNELS);
-    for (out, weights) in out
-        .chunks_mut(2 * width.max(1))
-        .zip(weights.chunks(2 * n.max(1)))
-    {
-        let pair = out.len() == 2 * width;
+    for (first, out) in out.chunks_mut(2 * width).enumerate() {
+        let heads = out.len() / width;
+        // Where a second head is missing, the first is computed twice.
+        let row = |h: usize| &weights[(2 * first + h.min(heads - 1)) * stride..][..n];
+        let rows = [row(0), row(1)];
         for c in (0..whole).step_by(8 * CHANNELS) {
             let mut acc = [[_mm256_setzero_ps(); CHANNELS]; 2];
+            for h in 0..2 {
+                let from = &out[h.min(heads - 1) * width + c..][..8 * CHANNELS];
+                for k in 0..CHANNELS {
+                    acc[h][k] = load_ps(&from.as_chunks().0[k]);
+                }
+            }
             for (i, value) in values.chunks_exact(width).enumerate() {
                 let (value, _) = value[c..c + 8 * CHANNELS].as_chunks::<8>();
-                let w = [weights[i], weights[if pair { n + i } else { i }]];
                 for h in 0..2 {
-                    let w = _mm256_set1_ps(w[h]);
+                    let w = _mm256_set1_ps(rows[h][i]);
                     for k in 0..CHANNELS {
                         acc[h][k] = _mm256_fmadd_ps(w, load_ps(&value[k]), acc[h][k]);
                     }
                 }
             }
-            for (h, out) in out.chunks_exact_mut(width).enumerate() {
-                let (out, _) = out[c..c + 8 * CHANNELS].as_chunks_mut::<8>();
+            for h in 0..heads {
+                let to = &mut out[h * width + c..][..8 * CHANNELS];
                 for k in 0..CHANNELS {
-                    store_ps(&mut out[k], acc[h][k]);
+                    store_ps(&mut to.as_chunks_mut().0[k], acc[h][k]);
                 }
             }
         }
-        for (h, out) in out.chunks_exact_mut(width).enumerate() {
-            for (c, out) in out.iter_mut().enumerate().skip(whole) {
-                let weights = &weights[h * n..(h + 1) * n];
-                *out = values
-                    .chunks_exact(width)
-                    .zip(weights)
-                    .fold(0.0, |sum, (value, w)| w.mul_add(value[c], sum));
+        for (out, weights) in out.chunks_exact_mut(width).zip(rows) {
+            for (value, w) in values.chunks_exact(width).zip(weights) {
+                for (out, v) in out[whole..].iter_mut().zip(&value[whole..]) {
+                    *out = w.mul_add(*v, *out);
+                }
             }
         }
     }

@@ -75,7 +75,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     rows_f32: float!(float::matmul::<float::F32, 128>),
     rows_f16: float!(float::matmul::<float::F16, 64>),
     rows_bf16: float!(float::matmul::<float::Bf16, 64>),
-    weighted_sums: entry!(float::weighted_sums, weights, values, width, out),
+    weighted_sums: entry!(float::weighted_sums, weights, stride, values, width, out),
     q8_0: int8!(runs::matmul::<runs::Q8_0, 34>),
     mxfp4: int8!(runs::matmul::<runs::Mxfp4, 17>),
     q2_k: int8!(superblock::matmul::<superblock::Q2K, 84>),

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::dot::probe::{Probe, SUMS};
+use crate::dot::probe::{Probe, SCALAR, SUMS};
 
 pub(in crate::dot) const PROBE: Probe = Probe {
     read: |bytes| {
@@ -21,17 +21,24 @@ pub(in crate::dot) const PROBE: Probe = Probe {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn read(bytes: &[u8]) -> u64 {
+    let (blocks, rest) = bytes.as_chunks::<128>();
     let mut sums = [_mm256_setzero_si256(); 4];
-    for line in bytes.as_chunks::<128>().0 {
+    for block in blocks {
         for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = _mm256_xor_si256(*sum, super::load_32(line, 32 * i));
+            *sum = _mm256_xor_si256(*sum, super::load_32(block, 32 * i));
         }
     }
-    let all = _mm256_xor_si256(
+    let (a, b) = (
         _mm256_xor_si256(sums[0], sums[1]),
         _mm256_xor_si256(sums[2], sums[3]),
     );
-    (_mm256_extract_epi64::<0>(all) ^ _mm256_extract_epi64::<2>(all)).cast_unsigned()
+    let all = _mm256_xor_si256(a, b);
+    let half = _mm_xor_si128(
+        _mm256_castsi256_si128(all),
+        _mm256_extracti128_si256::<1>(all),
+    );
+    let sum = _mm_extract_epi64::<0>(half) ^ _mm_extract_epi64::<1>(half);
+    sum.cast_unsigned().wrapping_add((SCALAR.read)(rest))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::int8::{dot_fours, finish, sums};
 use super::{load_16, load_32, load_i8, load_ps, prefetch};
 use crate::dot::layout::MXFP4_SCALE;
-use crate::dot::{ActRow, blocks_of, by_row};
+use crate::dot::{ActRow, blocks_of, by_row, few};
 use crate::tables::E2M1_DOUBLED;
 
 pub(super) trait Run<const BYTES: usize> {
@@ -94,13 +94,7 @@ pub(super) fn matmul<F: Run<BYTES>, const BYTES: usize>(
     by_row::<4>(w, acts.len(), out, |row, t, out| {
         let acts = &acts[t];
         let row = blocks_of::<BYTES>(row, acts, 1);
-        match *acts {
-            [a] => [out[0]] = few_rows::<F, BYTES, 1>(row, &[a]),
-            [a, b] => [out[0], out[1]] = few_rows::<F, BYTES, 2>(row, &[a, b]),
-            [a, b, c] => [out[0], out[1], out[2]] = few_rows::<F, BYTES, 3>(row, &[a, b, c]),
-            [a, b, c, d] => *out = few_rows::<F, BYTES, 4>(row, &[a, b, c, d]),
-            _ => {}
-        }
+        few!(few_rows<F, BYTES>, row, acts, out);
     });
 }
 
@@ -116,10 +110,14 @@ fn few_rows<F: Run<BYTES>, const BYTES: usize, const R: usize>(
     let d = acts.map(|act| act.d.as_chunks::<8>());
     let mut acc = [[_mm256_setzero_ps(); 2]; R];
     for (g, group) in groups.iter().enumerate() {
-        let q: [_; R] = std::array::from_fn(|r| &q[r].0[g]);
-        let d: [_; R] = std::array::from_fn(|r| &d[r].0[g]);
         prefetch(group.as_ptr_range());
-        step::<F, BYTES, R>(group, q, d, &mut acc, g % 2);
+        // Plain loops: closures would not be inlined into the iteration's functions,
+        // which lack the features.
+        let (mut group_q, mut group_d) = ([&q[0].0[g]; R], [&d[0].0[g]; R]);
+        for r in 1..R {
+            (group_q[r], group_d[r]) = (&q[r].0[g], &d[r].0[g]);
+        }
+        step::<F, BYTES, R>(group, group_q, group_d, &mut acc, g % 2);
     }
     if !rest.is_empty() {
         // As if the row went on with blocks of zeros.

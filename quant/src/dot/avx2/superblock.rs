@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::int8::{dot_fours, finish, sums, values};
 use super::{f16_at, load_16, load_32, load_i8, load_ps, prefetch};
 use crate::dot::layout::{IQ2_XXS_SIGNS, q3_k_scales, q4_k_scales};
-use crate::dot::{ActRow, blocks_of, by_row};
+use crate::dot::{ActRow, blocks_of, by_row, few};
 use crate::tables::IQ2_XXS_GRID;
 
 /// What a block has once.
@@ -320,13 +320,7 @@ pub(super) fn matmul<F: Superblock<BYTES>, const BYTES: usize>(
     by_row::<4>(w, acts.len(), out, |row, t, out| {
         let acts = &acts[t];
         let row = blocks_of::<BYTES>(row, acts, 8);
-        match *acts {
-            [a] => [out[0]] = few_rows::<F, BYTES, 1>(row, &[a]),
-            [a, b] => [out[0], out[1]] = few_rows::<F, BYTES, 2>(row, &[a, b]),
-            [a, b, c] => [out[0], out[1], out[2]] = few_rows::<F, BYTES, 3>(row, &[a, b, c]),
-            [a, b, c, d] => *out = few_rows::<F, BYTES, 4>(row, &[a, b, c, d]),
-            _ => {}
-        }
+        few!(few_rows<F, BYTES>, row, acts, out);
     });
 }
 

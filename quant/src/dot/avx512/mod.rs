@@ -18,7 +18,7 @@ use std::arch::x86_64::*;
 
 use self::group::{Group, few_rows};
 use super::avx2::{self, Avx2};
-use super::{ActRows, Isa, Kernels, Scratch, by_row};
+use super::{ActRows, Isa, Kernels, Scratch, by_row, few, shape};
 
 /// Proof that the CPU has AVX2, FMA and F16C, and of AVX-512 F, BW, DQ, VL, VNNI
 /// and VBMI.
@@ -76,9 +76,9 @@ static KERNELS: Kernels = Kernels {
         // SAFETY: as in `int8`.
         unsafe { panel::pack(acts, packed) }
     },
-    weighted_sums: |weights, values, width, out| {
+    weighted_sums: |weights, stride, values, width, out| {
         // SAFETY: as in `int8`.
-        unsafe { sums::weighted_sums(weights, values, width, out) }
+        unsafe { sums::weighted_sums(weights, stride, values, width, out) }
     },
     rows_f32: float!(float::matmul::<float::F32, 128>),
     rows_f16: float!(float::matmul::<float::F16, 64>),
@@ -99,16 +99,17 @@ fn matmul<F: Group<GROUP>, const GROUP: usize>(
     out: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    if acts.len() > FEW {
-        return panel::matmul::<F, GROUP>(w, acts, out, scratch);
+    let (_, bytes) = shape(w, acts.len(), out);
+    let n = bytes * group::GROUP / GROUP;
+    if acts.len() > FEW && acts.packed.len() == acts.len() * n * panel::WORDS {
+        return panel::matmul::<F, GROUP>(w, acts, n, out, scratch);
     }
-    let acts = &acts.rows;
-    by_row::<4>(w, acts.len(), out, |row, t, out| match acts[t] {
-        [a] => [out[0]] = few_rows::<F, GROUP, 1>(row, &[a]),
-        [a, b] => [out[0], out[1]] = few_rows::<F, GROUP, 2>(row, &[a, b]),
-        [a, b, c] => [out[0], out[1], out[2]] = few_rows::<F, GROUP, 3>(row, &[a, b, c]),
-        [a, b, c, d] => *out = few_rows::<F, GROUP, 4>(row, &[a, b, c, d]),
-        _ => {}
+    // What the activations do not reach is ignored.
+    let reached = acts.rows.iter().fold(n, |n, act| n.min(act.d.len()));
+    let bytes = reached * GROUP / group::GROUP;
+    by_row::<FEW>(w, acts.len(), out, |row, t, out| {
+        let (row, acts) = (&row[..bytes], &acts.rows[t]);
+        few!(few_rows<F, GROUP>, row, acts, out);
     });
 }
 

@@ -24,7 +24,7 @@ const TILE: usize = 12;
 
 /// Words of a tile for each block and row: 32 values, the scale, the offset and
 /// three sums.
-const WORDS: usize = 8 + 5;
+pub(super) const WORDS: usize = 8 + 5;
 
 /// Where block `b` of `n` lies.
 fn place(b: usize, n: usize) -> usize {
@@ -32,22 +32,18 @@ fn place(b: usize, n: usize) -> usize {
     lane * (n / GROUP) + lane.min(n % GROUP) + b / GROUP
 }
 
-/// See [`crate::dot::MatmulI8`].
+/// See [`crate::dot::MatmulI8`]; all rows have `n` blocks, and the activations are
+/// packed.
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
 pub(super) fn matmul<F: Group<BYTES>, const BYTES: usize>(
     w: &[u8],
     acts: &ActRows<'_>,
+    n: usize,
     out: &mut [f32],
     scratch: &mut Scratch,
 ) {
     let inputs = acts.rows.len();
     let (rows, bytes) = shape(w, inputs, out);
-    let n = bytes * GROUP / BYTES;
-    debug_assert_eq!(acts.packed.len(), inputs * n * WORDS);
-    if n == 0 || acts.packed.len() < inputs * n * WORDS {
-        out.fill(0.0);
-        return;
-    }
     let panels = rows.div_ceil(ROWS);
     let Scratch {
         weights,

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::dot::probe::{Probe, SUMS};
+use crate::dot::probe::{Probe, SCALAR, SUMS};
 
 pub(super) const PROBE: Probe = Probe {
     read: |bytes| {
@@ -22,14 +22,16 @@ pub(super) const PROBE: Probe = Probe {
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
 fn read(bytes: &[u8]) -> u64 {
     let mut sums = [_mm512_setzero_si512(); 4];
-    for lines in bytes.as_chunks::<256>().0 {
+    let (blocks, rest) = bytes.as_chunks::<256>();
+    for block in blocks {
         for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = _mm512_xor_si512(*sum, super::load_64(lines, 64 * i));
+            *sum = _mm512_xor_si512(*sum, super::load_64(block, 64 * i));
         }
     }
     let a = _mm512_xor_si512(sums[0], sums[1]);
     let b = _mm512_xor_si512(sums[2], sums[3]);
-    _mm512_reduce_add_epi64(_mm512_xor_si512(a, b)).cast_unsigned()
+    let sum = _mm512_reduce_add_epi64(_mm512_xor_si512(a, b));
+    sum.cast_unsigned().wrapping_add((SCALAR.read)(rest))
 }
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]

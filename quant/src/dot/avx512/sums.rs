@@ -11,11 +11,20 @@ const CHANNELS: usize = 4;
 
 /// See [`crate::dot::WeightedSums`]. Sums stay in registers while all values pass.
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
-pub(super) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
+pub(super) fn weighted_sums(
+    weights: &[f32],
+    stride: usize,
+    values: &[f32],
+    width: usize,
+    out: &mut [f32],
+) {
     if width == 0 || !width.is_multiple_of(16 * CHANNELS) {
-        return avx2::weighted_sums(weights, values, width, out);
+        return avx2::weighted_sums(weights, stride, values, width, out);
     }
     let n = values.len() / width;
+    if n == 0 {
+        return;
+    }
     let heads = out.len() / width;
     for first in (0..heads).step_by(HEADS) {
         let count = HEADS.min(heads - first);
@@ -23,10 +32,16 @@ pub(super) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: 
         let mut rows = [&weights[..0]; HEADS];
         for (h, row) in rows.iter_mut().enumerate() {
             let head = first + h.min(count - 1);
-            *row = &weights[head * n..(head + 1) * n];
+            *row = &weights[head * stride..][..n];
         }
         for c in (0..width).step_by(16 * CHANNELS) {
             let mut acc = [[_mm512_setzero_ps(); CHANNELS]; HEADS];
+            for h in 0..count {
+                let from = &out[(first + h) * width + c..][..16 * CHANNELS];
+                for (acc, from) in acc[h].iter_mut().zip(from.as_chunks().0) {
+                    *acc = load_ps(from);
+                }
+            }
             for (i, value) in values.chunks_exact(width).enumerate() {
                 let (value, _) = value[c..c + 16 * CHANNELS].as_chunks::<16>();
                 let mut v = [_mm512_setzero_ps(); CHANNELS];

@@ -49,48 +49,41 @@ pub(super) fn attend(
     } else {
         args.heads
     };
-    out.data.par_chunks_mut(q.cols).enumerate().for_each_init(
-        Buffers::default,
-        |buffers, (t, out)| {
+    out.data
+        .par_chunks_mut(q.cols)
+        .enumerate()
+        .for_each_init(Vec::new, |gathered, (t, out)| {
             let p = args.first + t;
             let start = (p + 1).saturating_sub(args.window) - from;
-            let near = &window[start * width..(p + 1 - from) * width];
             // Compressed entries, then the window.
-            let keys = &mut buffers.keys;
-            keys.clear();
-            match args.entries {
-                Entries::None => {}
-                Entries::Visible(_) => keys.extend_from_slice(&all[..visible(t) * width]),
+            let far = match args.entries {
                 Entries::Selected(rows, selection) => {
                     let chosen = selection.entries(p);
-                    keys.resize(chosen.len() * width, 0.0);
-                    keys.par_chunks_mut(TASK_ROWS * width)
-                        .zip(chosen.par_chunks(TASK_ROWS))
-                        .for_each(|(keys, chosen)| {
-                            for (row, &i) in keys.chunks_exact_mut(width).zip(chosen) {
-                                rows.read(i as usize, row);
-                            }
-                        });
+                    decode_into(gathered, chosen.len(), width, |i, row| {
+                        rows.read(chosen[i] as usize, row);
+                    });
+                    gathered.as_slice()
                 }
-            }
-            keys.extend_from_slice(near);
-            let keys = keys.as_slice();
+                _ => &all[..visible(t) * width],
+            };
+            let keys = [far, &window[start * width..(p + 1 - from) * width]];
             out.par_chunks_mut(task_heads * width)
                 .zip(q.row(t).par_chunks(task_heads * width))
                 .zip(args.sinks.par_chunks(task_heads))
-                .for_each_init(Default::default, |(scores, scratch), ((out, q), sinks)| {
-                    heads(
-                        kernels, q, keys, sinks, args.scale, width, scores, scratch, out,
-                    );
+                .for_each_init(Buffers::default, |buffers, ((out, q), sinks)| {
+                    heads(kernels, q, keys, sinks, args.scale, width, buffers, out);
                 });
-        },
-    );
+        });
 }
 
-/// What a task reuses from query to query.
+/// What a task reuses.
 #[derive(Default)]
 struct Buffers {
-    keys: Vec<f32>,
+    /// `[heads, keys]`.
+    scores: Vec<f32>,
+    /// Those of one run of keys.
+    part: Vec<f32>,
+    scratch: Scratch,
 }
 
 /// What [`attend`] reads and computes.
@@ -127,7 +120,19 @@ pub(super) fn work(args: &Attend<'_, Cpu>, q: &Matrix) -> Work {
 
 /// Decodes `n` rows in parallel.
 fn decode(n: usize, width: usize, read: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let mut rows = vec![0.0; n * width];
+    let mut rows = Vec::new();
+    decode_into(&mut rows, n, width, read);
+    rows
+}
+
+/// The same into a buffer.
+fn decode_into(
+    rows: &mut Vec<f32>,
+    n: usize,
+    width: usize,
+    read: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    rows.resize(n * width, 0.0);
     rows.par_chunks_mut(TASK_ROWS * width)
         .enumerate()
         .for_each(|(c, rows)| {
@@ -135,32 +140,53 @@ fn decode(n: usize, width: usize, read: impl Fn(usize, &mut [f32]) + Sync) -> Ve
                 read(c * TASK_ROWS + i, row);
             }
         });
-    rows
 }
 
-/// A few heads of one query over the same keys, which are the values too.
+/// A few heads of one query over the same keys, which are the values too and lie in
+/// two runs.
 #[allow(clippy::too_many_arguments)] // the plain inputs of the formula
 fn heads(
     kernels: &Kernels,
     q: &[f32],
-    keys: &[f32],
+    keys: [&[f32]; 2],
     sinks: &[f32],
     scale: f32,
     width: usize,
-    scores: &mut Vec<f32>,
-    scratch: &mut Scratch,
+    buffers: &mut Buffers,
     out: &mut [f32],
 ) {
+    let Buffers {
+        scores,
+        part,
+        scratch,
+    } = buffers;
     let queries: Vec<&[f32]> = q.chunks_exact(width).collect();
-    let n = keys.len() / width;
-    // scores[head][key]
+    let [far, near] = keys.map(|run| run.len() / width);
+    let n = far + near;
+    if n == 0 {
+        return out.fill(0.0);
+    }
     scores.resize(queries.len() * n, 0.0);
-    kernels.matmul_decoded(keys, &queries, scores, scratch);
-    scores.iter_mut().for_each(|score| *score *= scale);
-    for (weights, &sink) in scores.chunks_exact_mut(n.max(1)).zip(sinks) {
+    for (run, columns) in keys.into_iter().zip([0..far, far..n]) {
+        if columns.is_empty() {
+            continue;
+        }
+        part.resize(queries.len() * columns.len(), 0.0);
+        kernels.matmul_decoded(run, &queries, part, scratch);
+        let rows = scores.chunks_exact_mut(n);
+        for (row, part) in rows.zip(part.chunks_exact(columns.len())) {
+            for (score, product) in row[columns.clone()].iter_mut().zip(part) {
+                *score = product * scale;
+            }
+        }
+    }
+    for (weights, &sink) in scores.chunks_exact_mut(n).zip(sinks) {
         softmax_with_sink(weights, sink);
     }
-    kernels.weighted_sums()(scores, keys, width, out);
+    out.fill(0.0);
+    let add = kernels.weighted_sums();
+    add(scores, n, keys[0], width, out);
+    add(&scores[far..], n, keys[1], width, out);
 }
 
 /// Softmax with one extra logit whose value is zero: it only adds to the
