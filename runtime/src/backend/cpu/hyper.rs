@@ -88,24 +88,34 @@ pub(super) fn collapse(h: &Matrix, mix: &Matrix, streams: usize, x: &mut Matrix)
     });
 }
 
+/// Channels that are mixed at a time.
+const LANES: usize = 16;
+
 /// `h_k = post_k y + sum_j comb[j][k] h_j`.
 pub(super) fn expand(h: &mut Matrix, y: &Matrix, mix: &Matrix, streams: usize) {
     let (s, d) = (streams, y.cols);
     h.data.par_chunks_mut(s * d).enumerate().for_each_init(
-        || vec![0.0f32; s],
+        || vec![[0.0; LANES]; s],
         |old, (t, h)| {
             let (y, m) = (y.row(t), mix.row(t));
             let (post, comb) = (&m[s..2 * s], &m[2 * s..]);
-            for i in 0..d {
-                for (j, o) in old.iter_mut().enumerate() {
-                    *o = h[j * d + i];
+            for (c, y) in y.chunks(LANES).enumerate() {
+                // All streams are read before the first is written.
+                let n = y.len();
+                for (old, h) in old.iter_mut().zip(h.chunks_exact(d)) {
+                    old[..n].copy_from_slice(&h[LANES * c..][..n]);
                 }
-                for k in 0..s {
-                    let mut sum = post[k] * y[i];
-                    for (j, o) in old.iter().enumerate() {
-                        sum += comb[j * s + k] * o;
+                let mut lanes = [0.0; LANES];
+                lanes[..n].copy_from_slice(y);
+                for (k, h) in h.chunks_exact_mut(d).enumerate() {
+                    let mut sum = lanes.map(|y| post[k] * y);
+                    for (j, old) in old.iter().enumerate() {
+                        let w = comb[j * s + k];
+                        for (sum, old) in sum.iter_mut().zip(old) {
+                            *sum += w * old;
+                        }
                     }
-                    h[k * d + i] = sum;
+                    h[LANES * c..][..n].copy_from_slice(&sum[..n]);
                 }
             }
         },
