@@ -91,7 +91,7 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// The same with AVX-512 F, BW, DQ, VL, VNNI and VBMI.
+    /// The same with AVX-512 F, BW, DQ, VL, VNNI and VBMI, and GFNI.
     Avx512,
 }
 

@@ -28,7 +28,7 @@ pub(super) struct F32;
 
 impl Float<128> for F32 {
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn load(chunk: &[u8; 128]) -> [__m512; 2] {
         let (halves, _) = chunk.as_chunks::<64>();
         // SAFETY: read 64 bytes each.
@@ -48,7 +48,7 @@ impl Float<128> for F32 {
 
 /// Both halves of 64 bytes.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn halves(chunk: &[u8; 64]) -> [__m256i; 2] {
     let (halves, _) = chunk.as_chunks::<32>();
     // SAFETY: read 32 bytes each.
@@ -64,7 +64,7 @@ pub(super) struct F16;
 
 impl Float<64> for F16 {
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn load(chunk: &[u8; 64]) -> [__m512; 2] {
         let [a, b] = halves(chunk);
         [_mm512_cvtph_ps(a), _mm512_cvtph_ps(b)]
@@ -80,7 +80,7 @@ pub(super) struct Bf16;
 
 impl Float<64> for Bf16 {
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn load(chunk: &[u8; 64]) -> [__m512; 2] {
         let [a, b] = halves(chunk);
         [
@@ -108,7 +108,7 @@ const DEPTH: usize = 32;
 type Sums = [[[__m512; 2]; X]; W];
 
 /// See [`crate::dot::MatmulF32`].
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
     w: &[u8],
     x: &[&[f32]],
@@ -179,7 +179,7 @@ pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
 /// # Safety
 /// The CPU must have the features of this module; each pointer must be good for
 /// reads of `depth` chunks.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 unsafe fn run_tile<F: Float<BYTES>, const BYTES: usize>(
     w: [*const u8; W],
     x: [*const f32; X],
@@ -225,7 +225,7 @@ unsafe fn run_tile<F: Float<BYTES>, const BYTES: usize>(
 
 /// Some weight rows against one activation row, at memory's speed.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn one<F: Float<BYTES>, const BYTES: usize, const N: usize>(
     w: &[u8],
     bytes: usize,
@@ -261,7 +261,7 @@ fn one<F: Float<BYTES>, const BYTES: usize, const N: usize>(
 
 /// Adds what is left of a row to its lanes, and these up.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn finish<F: Float<BYTES>, const BYTES: usize>(mut acc: [__m512; 2], w: &[u8], x: &[f32]) -> f32 {
     if !x.is_empty() {
         let mut lanes = [[0.0f32; 16]; 2];

@@ -39,7 +39,7 @@ pub(super) trait Group<const BYTES: usize> {
     /// # Safety
     /// The CPU must have the features of this module.
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn dots<const R: usize>(group: &[u8; BYTES], q: [&[i8; 512]; R]) -> [__m512i; R] {
         // SAFETY: this function has the features.
         let w = unsafe { Self::pairs(group) };
@@ -62,7 +62,7 @@ pub(super) trait Group<const BYTES: usize> {
     /// # Safety
     /// The CPU must have the features of this module.
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn interleave(rows: [&[u8; BYTES]; 16], blocks: &mut [[Line; 8]; GROUP]) {
         let mut pairs = [[Line([0; 64]); 16]; 8];
         for (r, row) in rows.into_iter().enumerate() {
@@ -95,7 +95,7 @@ pub(super) trait Group<const BYTES: usize> {
     /// # Safety
     /// The CPU must have the features of this module.
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn minima(_: &[u8; BYTES]) -> Minima {
         Minima::None
     }
@@ -169,7 +169,7 @@ impl Padded {
 
 /// One weight row against a few activation rows.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn few_rows<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     w: &[u8],
     acts: &[ActRow<'_>; R],
@@ -202,7 +202,7 @@ pub(super) fn few_rows<F: Group<BYTES>, const BYTES: usize, const R: usize>(
 }
 
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     group: &[u8; BYTES],
     parts: [Part<'_>; R],
@@ -239,7 +239,7 @@ fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
 /// The sums of pairs of blocks: vector `i` has eight lanes of block `2i` and then
 /// eight of block `2i + 1`.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn sums_of_pairs(v: &[__m512i; 8]) -> __m512i {
     let (a, b) = (
         quarters([v[0], v[1], v[2], v[3]]),
@@ -255,9 +255,31 @@ pub(super) fn sums_of_pairs(v: &[__m512i; 8]) -> __m512i {
     _mm512_permutexvar_epi32(order, sums)
 }
 
+/// The sixteen blocks' sums of products of weights in the order of
+/// [`ActRow::halves`] with each row's activations in that order.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn dots_of_halves<const R: usize>(
+    w: &[[__m512i; 2]; 4],
+    q: [&[i8; 512]; R],
+) -> [__m512i; R] {
+    // Four blocks in a vector, a quarter each.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let mut dots = [_mm512_setzero_si512(); R];
+    for r in 0..R {
+        let mut quads = [_mm512_setzero_si512(); 4];
+        for i in 0..4 {
+            let first = _mm512_dpbusd_epi32(quads[i], w[i][0], load_i8(q[r], 128 * i));
+            quads[i] = _mm512_dpbusd_epi32(first, w[i][1], load_i8(q[r], 128 * i + 64));
+        }
+        dots[r] = _mm512_permutexvar_epi32(order, quarters(quads));
+    }
+    dots
+}
+
 /// In each 128 bits, the sums of the four integers there of four vectors.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn quarters(v: [__m512i; 4]) -> __m512i {
     let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     let (a, b) = (pair(v[0], v[1]), pair(v[2], v[3]));

@@ -1,4 +1,4 @@
-//! Kernels for AVX-512 with VNNI and VBMI, on top of those for AVX2.
+//! Kernels for AVX-512 with VNNI, VBMI and GFNI, on top of those for AVX2.
 //!
 //! The functions with these features are `unsafe` to call for code without them.
 //! That code is [`KERNELS`] alone, which only [`Avx512`] gives away.
@@ -20,8 +20,8 @@ use self::group::{Group, few_rows};
 use super::avx2::{self, Avx2};
 use super::{ActRows, Isa, Kernels, Scratch, by_row, few, shape};
 
-/// Proof that the CPU has AVX2, FMA and F16C, and of AVX-512 F, BW, DQ, VL, VNNI
-/// and VBMI.
+/// Proof that the CPU has AVX2, FMA and F16C, of AVX-512 F, BW, DQ, VL, VNNI and
+/// VBMI, and GFNI.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
@@ -33,7 +33,8 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("avx512vbmi"))
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("gfni"))
         .then_some(Self(()))
     }
 
@@ -92,7 +93,7 @@ static KERNELS: Kernels = Kernels {
     ..avx2::KERNELS
 };
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn matmul<F: Group<GROUP>, const GROUP: usize>(
     w: &[u8],
     acts: &ActRows<'_>,
@@ -115,7 +116,7 @@ fn matmul<F: Group<GROUP>, const GROUP: usize>(
 
 /// Lanes `l` and `l + 8` added, then the eight as the tree.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn sum16(v: __m512) -> f32 {
     let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
     avx2::sum8(eight)
@@ -124,14 +125,14 @@ fn sum16(v: __m512) -> f32 {
 /// The 32 lanes of a float sum added: lane `l` of eight is
 /// `(l + (l + 8)) + ((l + 16) + (l + 24))`, then the tree.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn sum32(v: [__m512; 2]) -> f32 {
     let half = |v: __m512| _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
     avx2::sum8(_mm256_add_ps(half(v[0]), half(v[1])))
 }
 
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn load_ps(v: &[f32; 16]) -> __m512 {
     // SAFETY: reads the 64 bytes of `v`.
     unsafe { _mm512_loadu_ps(v.as_ptr()) }
@@ -139,7 +140,7 @@ fn load_ps(v: &[f32; 16]) -> __m512 {
 
 /// The 64 bytes from `at` on.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn load_64<const N: usize>(bytes: &[u8; N], at: usize) -> __m512i {
     let v = &bytes[at..at + 64];
     // SAFETY: reads the 64 bytes of `v`.
@@ -148,7 +149,7 @@ fn load_64<const N: usize>(bytes: &[u8; N], at: usize) -> __m512i {
 
 /// The same of signed bytes.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn load_i8<const N: usize>(values: &[i8; N], at: usize) -> __m512i {
     let v = &values[at..at + 64];
     // SAFETY: reads the 64 bytes of `v`.
@@ -159,7 +160,7 @@ fn load_i8<const N: usize>(values: &[i8; N], at: usize) -> __m512i {
 /// `left` remain with them. The row that follows in its stream begins `skip` bytes
 /// after this row's end.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn prefetch_stream<T>(bytes: std::ops::Range<*const T>, left: usize, skip: usize) {
     const AHEAD: usize = 512;
     let mut line = bytes.start.cast::<i8>().wrapping_add(AHEAD);
@@ -176,7 +177,7 @@ fn prefetch_stream<T>(bytes: std::ops::Range<*const T>, left: usize, skip: usize
 
 /// See [`avx2::prefetch`].
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn prefetch<T>(bytes: std::ops::Range<*const T>) {
     avx2::prefetch(bytes);
 }

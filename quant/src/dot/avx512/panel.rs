@@ -34,7 +34,7 @@ fn place(b: usize, n: usize) -> usize {
 
 /// See [`crate::dot::MatmulI8`]; all rows have `n` blocks, and the activations are
 /// packed.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn matmul<F: Group<BYTES>, const BYTES: usize>(
     w: &[u8],
     acts: &ActRows<'_>,
@@ -99,14 +99,14 @@ struct Taken<'a> {
 }
 
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn store(line: &mut Line, v: __m512i) {
     // SAFETY: writes the 64 bytes of the line.
     unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), v) }
 }
 
 /// Takes up to sixteen rows of `n` blocks apart.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn fill<F: Group<BYTES>, const BYTES: usize>(w: &[u8], bytes: usize, n: usize, panel: Panel<'_>) {
     let empty = [0; BYTES];
     let mut padded = [[0; BYTES]; ROWS];
@@ -167,7 +167,7 @@ fn fill<F: Group<BYTES>, const BYTES: usize>(w: &[u8], bytes: usize, n: usize, p
 
 /// Words `4s..4s + 4` of sixteen lines: vector `q` has word `4s + q` of each.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn transpose(lines: &[Line; 16], s: usize) -> [__m512i; 4] {
     let mut rows = [&[0; 16]; 16];
     for (row, line) in rows.iter_mut().zip(lines) {
@@ -178,7 +178,7 @@ pub(super) fn transpose(lines: &[Line; 16], s: usize) -> [__m512i; 4] {
 
 /// Vector `q` has word `q` of each of sixteen rows of four words.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn transpose_words(rows: [&[u8; 16]; 16]) -> [__m512i; 4] {
     let mut z = [_mm512_setzero_si512(); 4];
     for p in 0..4 {
@@ -214,7 +214,7 @@ fn tiles(inputs: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// See [`crate::dot::Pack`]: puts the activations of each tile side by side, in the
 /// order of the panels.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn pack(acts: &[ActRow<'_>], packed: &mut Vec<u32>) {
     packed.clear();
     let n = acts.iter().map(|act| act.d.len()).min().unwrap_or(0);
@@ -234,7 +234,7 @@ pub(super) fn pack(acts: &[ActRow<'_>], packed: &mut Vec<u32>) {
     });
 }
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn pack_tile(acts: &[ActRow<'_>], n: usize, tile: &mut [u32]) {
     let size = acts.len();
     let zeros = [0u8; 16];
@@ -268,7 +268,7 @@ fn pack_tile(acts: &[ActRow<'_>], n: usize, tile: &mut [u32]) {
     }
 }
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn run_tile<F: Group<BYTES>, const BYTES: usize>(
     size: usize,
     panel: &Taken<'_>,
@@ -294,7 +294,7 @@ fn run_tile<F: Group<BYTES>, const BYTES: usize>(
 
 /// The sixteen lanes of each sum: `sums[lane * T + t]` has those of row `t` of the
 /// tile, for the panel's sixteen rows.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
     panel: &Taken<'_>,
     tile: &[u32],
@@ -354,7 +354,7 @@ fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
 
 /// Row `t`'s lanes added: `l` and `l + 8`, then the tree.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn total(sums: &[Lanes], t: usize, size: usize) -> __m512 {
     let lane = |l: usize| load_ps(&sums[l * size + t].0);
     let eight = |l: usize| _mm512_add_ps(lane(l), lane(l + 8));

@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{GROUP, Group, quarters};
+use super::group::{GROUP, Group, dots_of_halves};
 use super::panel::transpose_words;
-use super::{load_64, load_i8, load_ps};
+use super::{load_64, load_ps};
 use crate::dot::layout::MXFP4_SCALE;
 use crate::dot::scratch::Line;
 use crate::tables::E2M1_DOUBLED;
@@ -18,7 +18,7 @@ impl Group<544> for Q8_0 {
     const OFFSET: bool = true;
 
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn pairs(group: &[u8; 544]) -> [__m512i; 8] {
         let mut pairs = [_mm512_setzero_si512(); 8];
         for (i, pair) in pairs.iter_mut().enumerate() {
@@ -42,7 +42,7 @@ impl Group<544> for Q8_0 {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn scales(group: &[u8; 544]) -> __m512 {
         // The scales of a pair of blocks lie at its bytes 0 and 34.
         const ORDER: [u8; 64] = {
@@ -83,7 +83,7 @@ const MXFP4_VALUES: [u8; 64] = {
 impl Mxfp4 {
     /// The codes of four blocks from `4i` on, sixteen bytes each.
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     fn quad(group: &[u8; 272], i: usize) -> __m512i {
         const ORDER: [u8; 64] = {
             let mut order = [0; 64];
@@ -104,7 +104,7 @@ impl Mxfp4 {
 
     /// The scales that go with sixteen exponents.
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     fn exponents(e: __m512i) -> __m512 {
         let two = _mm512_set1_epi32(2);
         // 2 to 254 are normal numbers, 2^(e - 128).
@@ -129,7 +129,7 @@ impl Group<272> for Mxfp4 {
     const HALVES: bool = true;
 
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn pairs(group: &[u8; 272]) -> [__m512i; 8] {
         let mut pairs = [_mm512_setzero_si512(); 8];
         for (i, pair) in pairs.iter_mut().enumerate() {
@@ -154,7 +154,7 @@ impl Group<272> for Mxfp4 {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn interleave(rows: [&[u8; 272]; 16], blocks: &mut [[Line; 8]; GROUP]) {
         let values = load_64(&MXFP4_VALUES, 0);
         for (i, block) in blocks.iter_mut().enumerate() {
@@ -177,31 +177,20 @@ impl Group<272> for Mxfp4 {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn dots<const R: usize>(group: &[u8; 272], q: [&[i8; 512]; R]) -> [__m512i; R] {
         let values = load_64(&MXFP4_VALUES, 0);
-        let mut quads = [[_mm512_setzero_si512(); 4]; R];
-        for i in 0..4 {
+        let mut w = [[_mm512_setzero_si512(); 2]; 4];
+        for (i, w) in w.iter_mut().enumerate() {
             let codes = Self::quad(group, i);
-            let first = _mm512_permutexvar_epi8(codes, values);
-            let last = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(codes), values);
-            for r in 0..R {
-                let sum = &mut quads[r][i];
-                *sum = _mm512_dpbusd_epi32(*sum, first, load_i8(q[r], 128 * i));
-                *sum = _mm512_dpbusd_epi32(*sum, last, load_i8(q[r], 128 * i + 64));
-            }
+            w[0] = _mm512_permutexvar_epi8(codes, values);
+            w[1] = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(codes), values);
         }
-        // Four blocks in a vector, a quarter each.
-        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        let mut dots = [_mm512_setzero_si512(); R];
-        for r in 0..R {
-            dots[r] = _mm512_permutexvar_epi32(order, quarters(quads[r]));
-        }
-        dots
+        dots_of_halves(&w, q)
     }
 
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn scales(group: &[u8; 272]) -> __m512 {
         // The exponents of four blocks, one for each integer.
         const ORDER: [u8; 64] = {
