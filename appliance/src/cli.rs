@@ -122,6 +122,9 @@ pub struct EngineArgs {
     /// Worker threads [default: one per core that this process may use]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
+    /// Bind each worker thread to a core; not beside programs that keep a core busy
+    #[arg(long)]
+    pub pin: bool,
     /// Arithmetic: fast integer products, or exact f32
     #[arg(long, value_enum, default_value = "fast")]
     pub precision: PrecisionArg,

@@ -26,6 +26,7 @@ pub fn engine(args: &EngineArgs) -> EngineOptions {
     };
     EngineOptions {
         threads: args.threads,
+        pin: args.pin,
         precision,
         kv,
         replay: !args.no_replay,

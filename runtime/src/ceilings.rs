@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn ceilings_are_positive_and_too_little_memory_is_told() {
-        let workers = Workers::start(Some(2)).unwrap();
+        let workers = Workers::start(Some(2), false).unwrap();
         let measured = Ceilings::measure(&workers, Kernels::detect(), 1 << 30).unwrap();
         assert!(measured.read_bytes > 1e8);
         assert!(measured.int8_operations > 1e7 && measured.f32_operations > 1e7);

@@ -19,6 +19,8 @@ use crate::workers::Workers;
 pub struct EngineOptions {
     /// Worker threads; all cores that this process may use if not given.
     pub threads: Option<usize>,
+    /// Whether each worker is bound to a core of its own.
+    pub pin: bool,
     /// How products are computed.
     pub precision: Precision,
     /// How caches are stored.
@@ -39,6 +41,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             threads: None,
+            pin: false,
             precision: Precision::default(),
             kv: KvPrecision::default(),
             replay: true,
@@ -91,7 +94,7 @@ impl Engine {
             }
             _ => None,
         };
-        let workers = Workers::start(options.threads)?;
+        let workers = Workers::start(options.threads, options.pin)?;
         let backend = Cpu::new(options.precision).profiled(options.profile);
         let weights = Weights::load(&backend, &file, &cfg)?;
         Ok(Arc::new(Self {

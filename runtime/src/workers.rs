@@ -13,8 +13,13 @@ pub(crate) struct Workers {
 const MAX_THREADS: usize = 1024;
 
 impl Workers {
-    /// Starts `threads` workers, or one per core that this process may use.
-    pub fn start(threads: Option<usize>) -> Result<Self, EngineError> {
+    /// Starts `threads` workers, or one per core that this process may use; if `pin`,
+    /// each is bound to one of these cores.
+    ///
+    /// # Errors
+    /// If there are too many, fewer cores than workers to be bound, or the system
+    /// refuses.
+    pub fn start(threads: Option<usize>, pin: bool) -> Result<Self, EngineError> {
         let threads = threads
             .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
             .unwrap_or(1);
@@ -22,13 +27,28 @@ impl Workers {
         if threads == 0 || threads > MAX_THREADS {
             return Err(failed(format!("the limit is 1 to {MAX_THREADS}")));
         }
-        rayon::ThreadPoolBuilder::new()
+        let workers = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("v4-worker-{i}"))
             .start_handler(|_| flush_subnormals())
             .build()
             .map(|pool| Self { pool })
-            .map_err(|e| failed(e.to_string()))
+            .map_err(|e| failed(e.to_string()))?;
+        if pin {
+            let cores = cores().map_err(failed)?;
+            if cores.len() < threads {
+                return Err(failed(format!(
+                    "this process may use {} cores, too few to bind each thread to its own",
+                    cores.len()
+                )));
+            }
+            let bound = workers.each(|i| bind(cores[i]));
+            bound
+                .into_iter()
+                .collect::<Result<(), _>>()
+                .map_err(failed)?;
+        }
+        Ok(workers)
     }
 
     /// Number of workers.
@@ -45,6 +65,33 @@ impl Workers {
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.pool.install(f)
     }
+}
+
+/// The cores that this process may use.
+#[cfg(target_os = "linux")]
+fn cores() -> Result<Vec<usize>, String> {
+    let set = rustix::thread::sched_getaffinity(None).map_err(|e| e.to_string())?;
+    let all = 0..rustix::thread::CpuSet::MAX_CPU;
+    Ok(all.filter(|&core| set.is_set(core)).collect())
+}
+
+/// Binds this thread to a core.
+#[cfg(target_os = "linux")]
+fn bind(core: usize) -> Result<(), String> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|e| format!("cannot bind a thread to core {core}: {e}"))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn cores() -> Result<Vec<usize>, String> {
+    Err("threads can be bound to cores on Linux alone".into())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bind(_: usize) -> Result<(), String> {
+    Ok(())
 }
 
 /// Makes this thread read and write subnormal numbers as zero: scales near
@@ -73,16 +120,30 @@ mod tests {
 
     #[test]
     fn absurd_thread_counts_are_refused() {
-        assert!(Workers::start(Some(0)).is_err());
-        assert!(Workers::start(Some(1 << 20)).is_err());
+        assert!(Workers::start(Some(0), false).is_err());
+        assert!(Workers::start(Some(1 << 20), false).is_err());
     }
 
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn workers_flush_subnormals() {
-        let workers = Workers::start(Some(2)).unwrap();
+        let workers = Workers::start(Some(2), false).unwrap();
         let tiny = std::hint::black_box(f32::MIN_POSITIVE);
         let half = workers.run(|| tiny * std::hint::black_box(0.5));
         assert_eq!(half, 0.0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn bound_workers_have_a_core_each() {
+        let cores = cores().unwrap();
+        let workers = Workers::start(Some(cores.len()), true).unwrap();
+        let bound = workers.each(|_| {
+            let set = rustix::thread::sched_getaffinity(None).unwrap();
+            let all = 0..rustix::thread::CpuSet::MAX_CPU;
+            all.filter(|&core| set.is_set(core)).collect::<Vec<_>>()
+        });
+        assert_eq!(bound.concat(), cores);
+        assert!(Workers::start(Some(cores.len() + 1), true).is_err());
     }
 }

@@ -102,6 +102,11 @@ impl Tensor {
         self.file.data(&self.info)
     }
 
+    /// See [`GgufFile::advise_huge_pages`].
+    pub fn advise_huge_pages(&self) {
+        self.file.advise_huge_pages(&self.info);
+    }
+
     /// Bytes of one row.
     #[must_use]
     pub fn row_bytes(&self) -> usize {

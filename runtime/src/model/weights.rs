@@ -127,7 +127,7 @@ impl<B: Backend> Weights<B> {
         let l = Loader { backend, file, cfg };
         let d = cfg.embedding;
         Ok(Self {
-            embedding: l.matrix("token_embd.weight", &[d, cfg.vocab])?,
+            embedding: l.rows("token_embd.weight", &[d, cfg.vocab])?,
             layers: cfg
                 .layers
                 .iter()
@@ -145,7 +145,19 @@ impl<B: Backend> Weights<B> {
 }
 
 impl<B: Backend> Loader<'_, B> {
+    /// A tensor that is read from end to end.
+    fn tensor(&self, name: &str, dims: &[usize]) -> Result<Tensor, EngineError> {
+        let tensor = Tensor::find(self.file, name)?.expect_dims(dims)?;
+        tensor.advise_huge_pages();
+        Ok(tensor)
+    }
+
     fn matrix(&self, name: &str, dims: &[usize]) -> Result<B::Weight, EngineError> {
+        self.backend.load(&self.tensor(name, dims)?)
+    }
+
+    /// A matrix of which rows are read here and there: huge pages would read more.
+    fn rows(&self, name: &str, dims: &[usize]) -> Result<B::Weight, EngineError> {
         let tensor = Tensor::find(self.file, name)?.expect_dims(dims)?;
         self.backend.load(&tensor)
     }
@@ -157,7 +169,7 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn vector(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, EngineError> {
-        let tensor = Tensor::find(self.file, name)?.expect_dims(dims)?;
+        let tensor = self.tensor(name, dims)?;
         let values = tensor.to_f32()?;
         if values.iter().all(|v| v.is_finite()) {
             Ok(values)
@@ -325,7 +337,7 @@ impl<B: Backend> Loader<'_, B> {
     /// The experts of every token id, checked.
     fn token_table(&self, name: &str) -> Result<Vec<u32>, EngineError> {
         let c = self.cfg;
-        let tensor = Tensor::find(self.file, name)?.expect_dims(&[c.experts_used, c.vocab])?;
+        let tensor = self.tensor(name, &[c.experts_used, c.vocab])?;
         if tensor.ty() != v4_quant::GgmlType::I32 {
             return Err(tensor.error(format_args!("is {}, expected I32", tensor.ty())));
         }

@@ -38,17 +38,30 @@ struct Args {
         default_value = "decode,prefill"
     )]
     only: Vec<What>,
-    /// Tokens in the context before timing starts
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    /// Tokens in the context before tokens are decoded
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "0,2048"
+    )]
     depth: Vec<usize>,
     /// Prompt lengths
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "512,2048"
+    )]
     prompt: Vec<usize>,
     /// Tokens decoded
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 32)]
     r#gen: usize,
-    /// Runs of each program
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    /// Times that the programs take turns
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+    /// Measurements of each test in a round, which share the loading of the model
+    #[arg(long, value_name = "N", default_value_t = 2)]
     reps: usize,
 }
 
@@ -58,23 +71,29 @@ enum What {
     Prefill,
 }
 
-/// What one run of both programs measures: loading a model takes long.
+/// One line of the table: tokens decoded at a depth, or read from an empty context.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    threads: usize,
+struct Test {
+    what: What,
+    tokens: usize,
     depth: usize,
 }
 
-/// One line of the table, of one case: kind of test and tokens.
-type Test = (What, usize);
-
-/// What one run of our program says.
-struct Ours {
-    rate: f64,
+/// What runs of one test gave.
+#[derive(Default)]
+struct Measured {
+    /// Tokens per second.
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+    /// Bytes that we read per token.
     bytes: f64,
-    /// Of what bounds the test: bytes for decode, int8 operations for prefill.
-    share: f64,
+    /// Tokens per second at which we would reach what bounds the test: reading for
+    /// decode, int8 operations for prefill.
+    bound: Vec<f64>,
 }
+
+/// Tokens of a first prompt whose time is not counted.
+const WARM_UP: usize = 64;
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
@@ -87,152 +106,175 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
+    ensure!(args.rounds > 0, "--rounds must be at least 1");
     ensure!(args.reps > 0, "--reps must be at least 1");
-    let mut tests: Vec<Test> = Vec::new();
-    if args.only.contains(&What::Decode) {
-        tests.push((What::Decode, args.r#gen));
-    }
-    if args.only.contains(&What::Prefill) {
-        tests.extend(args.prompt.iter().map(|&n| (What::Prefill, n)));
-    }
     println!(
         "| file | threads | test | depth | llama.cpp t/s | v4-run t/s | ratio | GB/s | of the machine's best |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for model in &args.models {
         for &threads in &args.threads {
-            for &depth in &args.depth {
-                let case = Case { threads, depth };
-                measure(args, model, case, &tests)?;
+            for &what in &args.only {
+                measure(args, model, threads, &tests(args, what))?;
             }
         }
     }
     Ok(())
 }
 
-/// Runs both programs in turn and prints a line for each test.
-fn measure(args: &Args, model: &Path, case: Case, tests: &[Test]) -> Result<()> {
-    let mut ours: Vec<Vec<Ours>> = Vec::new();
-    let mut theirs: Vec<Vec<f64>> = Vec::new();
-    for run in 1..=args.reps {
-        eprintln!(
-            "{}: {} threads, depth {}, run {run} of {}",
-            model.display(),
-            case.threads,
-            case.depth,
-            args.reps
-        );
-        theirs.push(measure_peer(&args.peer, model, case, tests)?);
-        ours.push(measure_ours(model, case, tests)?);
+fn tests(args: &Args, what: What) -> Vec<Test> {
+    let test = |tokens, depth| Test {
+        what,
+        tokens,
+        depth,
+    };
+    match what {
+        What::Decode => args.depth.iter().map(|&d| test(args.r#gen, d)).collect(),
+        What::Prefill => args.prompt.iter().map(|&n| test(n, 0)).collect(),
     }
-    for (i, (what, tokens)) in tests.iter().enumerate() {
-        let rate = median(ours.iter().map(|run| run[i].rate));
-        let peer = median(theirs.iter().map(|run| run[i]));
-        let (name, bound) = match what {
+}
+
+/// Runs both programs in turn and prints a line for each test, all of one kind.
+fn measure(args: &Args, model: &Path, threads: usize, tests: &[Test]) -> Result<()> {
+    let mut measured: Vec<Measured> = tests.iter().map(|_| Measured::default()).collect();
+    for round in 1..=args.rounds {
+        eprintln!(
+            "{}: {threads} threads, {:?}, round {round} of {}",
+            model.display(),
+            tests.first().map(|test| test.what),
+            args.rounds
+        );
+        measure_peer(args, model, threads, tests, &mut measured)?;
+        measure_ours(args, model, threads, tests, &mut measured)?;
+    }
+    for (test, m) in tests.iter().zip(&measured) {
+        let (rate, peer) = (median(&m.ours), median(&m.theirs));
+        let (name, bound) = match test.what {
             What::Decode => ("decode", "reading"),
             What::Prefill => ("prefill", "int8"),
         };
         println!(
-            "| {} | {} | {name} {tokens} | {} | {peer:.2} | {rate:.2} | {:.2} | {:.1} | {:.0}% of {bound} |",
+            "| {} | {threads} | {name} {} | {} | {peer:.2} | {rate:.2} | {:.2} | {:.1} | {:.0}% of {bound} |",
             model.file_name().unwrap_or_default().to_string_lossy(),
-            case.threads,
-            case.depth,
+            test.tokens,
+            test.depth,
             rate / peer,
-            median(ours.iter().map(|run| run[i].bytes)) * rate / 1e9,
-            100.0 * median(ours.iter().map(|run| run[i].share)),
+            m.bytes * rate / 1e9,
+            100.0 * rate / median(&m.bound),
         );
+        eprintln!("llama.cpp {:.2?}, v4-run {:.2?}", m.theirs, m.ours);
     }
     Ok(())
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     let n = values.len();
     f64::midpoint(values[(n - 1) / 2], values[n / 2])
 }
 
-/// The numbers of that kind of test, separated by commas; `none` where there is
-/// none.
-fn list(tests: &[Test], kind: What, none: &str) -> String {
-    let of_kind = tests.iter().filter(|(what, _)| *what == kind);
-    let numbers: Vec<String> = of_kind.map(|(_, tokens)| tokens.to_string()).collect();
-    if numbers.is_empty() {
-        none.to_owned()
-    } else {
-        numbers.join(",")
-    }
+/// Numbers separated by commas.
+fn list(numbers: impl Iterator<Item = usize>) -> String {
+    let numbers: Vec<String> = numbers.map(|n| n.to_string()).collect();
+    numbers.join(",")
 }
 
-/// Tokens per second of llama-bench.
-fn measure_peer(peer: &Path, model: &Path, case: Case, tests: &[Test]) -> Result<Vec<f64>> {
+/// Adds llama-bench's tokens per second.
+fn measure_peer(
+    args: &Args,
+    model: &Path,
+    threads: usize,
+    tests: &[Test],
+    measured: &mut [Measured],
+) -> Result<()> {
+    let peer = &args.peer;
     let mut command = Command::new(peer);
-    command.arg("-m").arg(model);
-    for (option, value) in [
-        ("-t", case.threads.to_string()),
-        ("-p", list(tests, What::Prefill, "0")),
-        ("-n", list(tests, What::Decode, "0")),
-        ("-d", case.depth.to_string()),
-        ("-fa", "1".to_owned()),
-        ("-r", "1".to_owned()),
-    ] {
-        command.arg(option).arg(value);
+    command
+        .arg("-m")
+        .arg(model)
+        .args(["-fa", "1", "-o", "json"]);
+    command.args(["-t", &threads.to_string(), "-r", &args.reps.to_string()]);
+    let tokens = || tests.iter().map(|test| test.tokens);
+    match tests.first().map(|test| test.what) {
+        Some(What::Decode) => {
+            let depths = list(tests.iter().map(|test| test.depth));
+            let generated = list(tokens().take(1));
+            command.args(["-p", "0", "-n", &generated, "-d", &depths]);
+        }
+        // Its own warm-up would read every prompt once more.
+        _ => {
+            let prompts = list(std::iter::once(WARM_UP).chain(tokens()));
+            command.args(["-p", &prompts, "-n", "0", "--no-warmup"]);
+        }
     }
-    command.args(["-o", "json"]);
     if let Some(folder) = peer.parent() {
         // Its libraries lie beside it.
         command.env("LD_LIBRARY_PATH", folder);
     }
     let results = json_of(&mut command)?;
     let results = results.as_array().map_or(&[][..], Vec::as_slice);
-    let find = |(what, tokens): &Test| {
-        let field = match what {
+    for (test, measured) in tests.iter().zip(measured) {
+        let field = match test.what {
             What::Decode => "n_gen",
             What::Prefill => "n_prompt",
         };
-        let found = results.iter().find(|r| r[field] == *tokens);
-        found
-            .and_then(|r| r["avg_ts"].as_f64())
-            .with_context(|| format!("{}: no result with {field} {tokens}", peer.display()))
-    };
-    tests.iter().map(find).collect()
+        let samples = results
+            .iter()
+            .find(|r| r[field] == test.tokens && r["n_depth"] == test.depth)
+            .and_then(|r| r["samples_ts"].as_array())
+            .with_context(|| format!("{}: no result for {test:?}", peer.display()))?;
+        measured
+            .theirs
+            .extend(samples.iter().filter_map(Value::as_f64));
+    }
+    Ok(())
 }
 
-fn measure_ours(model: &Path, case: Case, tests: &[Test]) -> Result<Vec<Ours>> {
+/// Adds what v4-run measures.
+fn measure_ours(
+    args: &Args,
+    model: &Path,
+    threads: usize,
+    tests: &[Test],
+    measured: &mut [Measured],
+) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?.with_file_name("v4-run"));
-    command
-        .arg("bench")
-        .arg(model)
-        .args(["--json", "--quiet", "--reps", "1"]);
-    for (option, value) in [
-        ("--threads", case.threads.to_string()),
-        // A prompt is always measured: the shortest, if none is asked for.
-        ("--prompt", list(tests, What::Prefill, "1")),
-        ("--gen", list(tests, What::Decode, "0")),
-        ("--depth", case.depth.to_string()),
-    ] {
-        command.arg(option).arg(value);
+    command.arg("bench").arg(model).args(["--json", "--quiet"]);
+    command.args(["--threads", &threads.to_string()]);
+    command.args(["--reps", &args.reps.to_string()]);
+    let tokens = || tests.iter().map(|test| test.tokens);
+    match tests.first().map(|test| test.what) {
+        Some(What::Decode) => {
+            let depths = list(tests.iter().map(|test| test.depth));
+            let generated = list(tokens().take(1));
+            // A prompt is always measured.
+            command.args(["--prompt", "1", "--gen", &generated, "--depth", &depths]);
+        }
+        _ => {
+            command.args(["--prompt", &list(tokens()), "--gen", "0"]);
+        }
     }
     let report = json_of(&mut command)?;
     let results = report["tests"].as_array().map_or(&[][..], Vec::as_slice);
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    let find = |(what, tokens): &Test| {
-        let name = match what {
+    for (test, measured) in tests.iter().zip(measured) {
+        let name = match test.what {
             What::Decode => "decode",
             What::Prefill => "prefill",
         };
         let found = results
             .iter()
-            .find(|r| r["test"] == name && r["tokens"] == *tokens)
-            .with_context(|| format!("v4-run bench reported no {name} of {tokens}"))?;
-        let per_token = &found["per_token"];
-        Ok(Ours {
-            rate: number(&found["tokens_per_second"]["median"]),
-            bytes: number(&per_token["weight_bytes"]) + number(&per_token["kv_bytes"]),
-            share: number(&found["share_of_ceiling"]),
-        })
-    };
-    tests.iter().map(find).collect()
+            .find(|r| r["test"] == name && r["tokens"] == test.tokens && r["depth"] == test.depth)
+            .with_context(|| format!("v4-run bench reported no {test:?}"))?;
+        let (rates, per_token) = (&found["tokens_per_second"], &found["per_token"]);
+        let runs = rates["runs"].as_array().context("v4-run bench: no runs")?;
+        measured.ours.extend(runs.iter().map(number));
+        measured.bytes = number(&per_token["weight_bytes"]) + number(&per_token["kv_bytes"]);
+        let bound = number(&rates["median"]) / number(&found["share_of_ceiling"]);
+        measured.bound.push(bound);
+    }
+    Ok(())
 }
 
 fn json_of(command: &mut Command) -> Result<Value> {
