@@ -138,8 +138,21 @@ pub struct EngineArgs {
     /// same result
     #[arg(long)]
     pub no_replay: bool,
+    /// Where weights are: mapped from the file and read as they are needed, or copied into memory
+    /// at the start, in huge pages
+    #[arg(long, value_enum, value_name = "PLACE", default_value = "mapped")]
+    pub weights: WeightsArg,
     #[command(flatten)]
     pub disk: DiskArgs,
+}
+
+/// Where weights are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightsArg {
+    /// In the mapped file; starts at once and shares memory with other processes.
+    Mapped,
+    /// In memory of the process; a few percent faster once it is read.
+    Copied,
 }
 
 /// How what does not stay in memory is read.

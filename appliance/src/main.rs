@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod generate;
 mod interrupt;
+mod memory;
 mod model;
 mod options;
 mod output;

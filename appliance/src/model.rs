@@ -2,9 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail};
-use v4_runtime::{Engine, EngineOptions, Session};
+use v4_runtime::gguf::GgufFile;
+use v4_runtime::model::copied_bytes;
+use v4_runtime::{Engine, EngineOptions, Session, WeightPlacement};
 
 use crate::cli::EngineArgs;
 use crate::options;
@@ -25,10 +28,39 @@ pub fn open(path: &Path, args: &EngineArgs, notes: Notes) -> anyhow::Result<Arc<
 /// The same with options that are decided.
 pub fn open_with(path: &Path, options: EngineOptions, notes: Notes) -> anyhow::Result<Arc<Engine>> {
     check_is_file(path)?;
+    if options.weights == WeightPlacement::Copied {
+        check_room(path)?;
+    }
     let spinner = notes.spinner(format!("opening {}", path.display()));
-    let engine = Engine::open(path, options);
+    let told = AtomicU64::new(0);
+    let progress = |done: u64, total: u64| {
+        let percent = done * 100 / total.max(1);
+        if told.swap(percent, Ordering::Relaxed) != percent {
+            let gb = total as f64 / 1e9;
+            spinner.set_message(format!("reading {gb:.1} GB of weights: {percent}%"));
+        }
+    };
+    let engine = Engine::open_with(path, options, &progress);
     spinner.finish_and_clear();
     Ok(engine?)
+}
+
+/// Weights that are copied must fit into what is free: the system would kill the
+/// process otherwise.
+fn check_room(path: &Path) -> anyhow::Result<()> {
+    let needed = copied_bytes(&GgufFile::open(path)?);
+    if let Some(free) = crate::memory::available()
+        && needed > free
+    {
+        bail!(
+            "{}: {:.1} GB of weights do not fit into the {:.1} GB of memory that are free; \
+             close other programs, or leave out --weights copied",
+            path.display(),
+            needed as f64 / 1e9,
+            free as f64 / 1e9
+        );
+    }
+    Ok(())
 }
 
 /// A first look that can say more than the GGUF reader would.

@@ -6,11 +6,11 @@ use std::hash::BuildHasher;
 use v4_runtime::engram::{EngramOptions, EngramPlacement};
 use v4_runtime::io::ReadMode;
 use v4_runtime::sampling::SamplerOptions;
-use v4_runtime::{EngineOptions, KvPrecision, Precision};
+use v4_runtime::{EngineOptions, KvPrecision, Precision, WeightPlacement};
 
 use crate::cli::{
     DiskArgs, EffortArg, EngineArgs, EngramArg, KvArg, PrecisionArg, PromptArgs, ReadsArg,
-    SamplingArgs,
+    SamplingArgs, WeightsArg,
 };
 
 /// The engine's options. Caches default to what the precision stands for: the
@@ -33,6 +33,10 @@ pub fn engine(args: &EngineArgs) -> EngineOptions {
         engram: engram(&args.disk),
         engram_off: args.disk.engram_tables == EngramArg::Off,
         profile: false,
+        weights: match args.weights {
+            WeightsArg::Mapped => WeightPlacement::Mapped,
+            WeightsArg::Copied => WeightPlacement::Copied,
+        },
     }
 }
 

@@ -9,7 +9,7 @@ use crate::engram::{EngramOptions, EngramStore};
 use crate::error::EngineError;
 use crate::forward::{Forward, KvPrecision};
 use crate::gguf::GgufFile;
-use crate::model::{ModelConfig, Weights};
+use crate::model::{Copier, LoadProgress, ModelConfig, Weights};
 use crate::profile::Profile;
 use crate::tokenizer::Tokenizer;
 use crate::workers::Workers;
@@ -35,6 +35,20 @@ pub struct EngineOptions {
     pub engram_off: bool,
     /// Whether to keep account of every operation: [`Engine::take_profile`].
     pub profile: bool,
+    /// Where weights are.
+    pub weights: WeightPlacement,
+}
+
+/// Where weights are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WeightPlacement {
+    /// In the mapped file: read as they are needed, kept by the page cache, shared
+    /// with other processes.
+    #[default]
+    Mapped,
+    /// In memory of the process, in huge pages where the system has them, read when
+    /// the model is opened: a little faster, and nothing can push them out.
+    Copied,
 }
 
 impl Default for EngineOptions {
@@ -48,6 +62,7 @@ impl Default for EngineOptions {
             engram: EngramOptions::default(),
             engram_off: false,
             profile: false,
+            weights: WeightPlacement::default(),
         }
     }
 }
@@ -64,13 +79,26 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens a GGUF file. Weights stay in the file and are mapped, not read.
+    /// Opens a GGUF file.
     ///
     /// # Errors
     /// If the file is damaged, of another architecture, lacks a tensor or has
     /// one of the wrong shape, stores Engram constants that do not follow from
-    /// its tokenizer, or the threads cannot be started.
+    /// its tokenizer, the threads cannot be started, or weights that are to be copied
+    /// cannot be read or have no room.
     pub fn open(path: &Path, options: EngineOptions) -> Result<Arc<Self>, EngineError> {
+        Self::open_with(path, options, &|_, _| {})
+    }
+
+    /// [`Self::open`], telling how far weights that are copied have been read.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(
+        path: &Path,
+        options: EngineOptions,
+        progress: LoadProgress<'_>,
+    ) -> Result<Arc<Self>, EngineError> {
         let file = Arc::new(GgufFile::open(path)?);
         let cfg = ModelConfig::from_gguf(&file)?;
         let tokenizer =
@@ -96,7 +124,12 @@ impl Engine {
         };
         let workers = Workers::start(options.threads, options.pin)?;
         let backend = Cpu::new(options.precision).profiled(options.profile);
-        let weights = Weights::load(&backend, &file, &cfg)?;
+        let copier = match options.weights {
+            WeightPlacement::Mapped => None,
+            WeightPlacement::Copied => Some(Copier::new(&file, progress)?),
+        };
+        let load = || Weights::load(&backend, &file, &cfg, copier.as_ref());
+        let weights = workers.run(load)?;
         Ok(Arc::new(Self {
             tokenizer,
             forward: Forward::new(backend, cfg, weights, options.kv),

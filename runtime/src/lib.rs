@@ -34,7 +34,7 @@ mod workers;
 
 pub use backend::cpu::Precision;
 pub use ceilings::Ceilings;
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, WeightPlacement};
 pub use error::EngineError;
 pub use forward::KvPrecision;
 pub use session::{Hooks, Logits, OnLogits, Progress, Session, Want};

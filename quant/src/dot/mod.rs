@@ -300,13 +300,29 @@ fn by_row<const R: usize>(
 #[cfg(target_arch = "x86_64")]
 macro_rules! few {
     ($kernel:ident<$($arg:ident),*>, $row:expr, $acts:expr, $out:expr) => {
-        match $acts[..] {
-            [a] => [$out[0]] = $kernel::<$($arg,)* 1>($row, &[a]),
-            [a, b] => [$out[0], $out[1]] = $kernel::<$($arg,)* 2>($row, &[a, b]),
-            [a, b, c] => {
-                [$out[0], $out[1], $out[2]] = $kernel::<$($arg,)* 3>($row, &[a, b, c]);
+        // By reference: copies of what describes the rows would take longer than some
+        // of them.
+        match $acts.len() {
+            1 => {
+                if let Some(acts) = $acts.first_chunk() {
+                    [$out[0]] = $kernel::<$($arg,)* 1>($row, acts);
+                }
             }
-            [a, b, c, d] => *$out = $kernel::<$($arg,)* 4>($row, &[a, b, c, d]),
+            2 => {
+                if let Some(acts) = $acts.first_chunk() {
+                    [$out[0], $out[1]] = $kernel::<$($arg,)* 2>($row, acts);
+                }
+            }
+            3 => {
+                if let Some(acts) = $acts.first_chunk() {
+                    [$out[0], $out[1], $out[2]] = $kernel::<$($arg,)* 3>($row, acts);
+                }
+            }
+            4 => {
+                if let Some(acts) = $acts.first_chunk() {
+                    *$out = $kernel::<$($arg,)* 4>($row, acts);
+                }
+            }
             _ => {}
         }
     };

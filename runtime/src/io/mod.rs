@@ -24,6 +24,7 @@ use std::sync::Arc;
 pub(crate) use buffer::AlignedBuffer;
 pub(crate) use file::ReadFile;
 pub(crate) use reader::{ReadCounts, Reader};
+pub(crate) use threads::read_into;
 
 /// How reads are submitted to the operating system. The results are the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -36,10 +36,15 @@ pub(super) enum Step {
 impl Progress {
     /// Nothing read yet. `unit` is the file's.
     pub fn new(request: &Request, unit: usize) -> Self {
+        Self::of(request.offset, request.len, request.need, unit)
+    }
+
+    /// The same of a read of `len` bytes at `offset`, of which `need` are needed.
+    pub fn of(offset: u64, len: usize, need: usize, unit: usize) -> Self {
         Self {
-            offset: request.offset,
-            len: request.len,
-            need: request.need,
+            offset,
+            len,
+            need,
             unit,
             got: 0,
             retries: 0,

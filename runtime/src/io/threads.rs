@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 
 use super::progress::{Progress, Step};
 use super::reader::Shared;
-use super::{ReadFailure, Request, guarded};
+use super::{ReadFailure, ReadFile, Request, guarded};
 
 /// A thread sorts rows and reads; it needs little.
 const STACK_BYTES: usize = 256 << 10;
@@ -57,6 +57,25 @@ pub(super) fn read(shared: &Shared, request: &mut Request) -> Result<(), ReadFai
         match progress.answer(shared.answered(offset, len, answer)) {
             Step::Done => return Ok(()),
             Step::Again => shared.counters.retried(),
+            Step::Failed(failure) => return Err(failure),
+        }
+    }
+}
+
+/// Reads the bytes from `offset` on into `out`, of which the first `need` must be
+/// there, in the calling thread. Offset, length and memory are as for a [`Request`].
+pub(crate) fn read_into(
+    file: &ReadFile,
+    offset: u64,
+    need: usize,
+    out: &mut [u8],
+) -> Result<(), ReadFailure> {
+    let mut progress = Progress::of(offset, out.len(), need, file.unit());
+    loop {
+        let (offset, range) = progress.rest();
+        match progress.answer(file.file().read_at(&mut out[range], offset)) {
+            Step::Done => return Ok(()),
+            Step::Again => {}
             Step::Failed(failure) => return Err(failure),
         }
     }

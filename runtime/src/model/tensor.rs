@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use v4_quant::GgmlType;
 
+use super::copy::Copied;
 use crate::error::EngineError;
 use crate::gguf::{GgufFile, TensorInfo};
 
@@ -10,6 +11,8 @@ use crate::gguf::{GgufFile, TensorInfo};
 pub struct Tensor {
     file: Arc<GgufFile>,
     info: TensorInfo,
+    /// The data, if they are not where they are mapped.
+    copy: Option<Arc<Copied>>,
 }
 
 impl Tensor {
@@ -32,6 +35,7 @@ impl Tensor {
         file.tensor(name).map(|info| Self {
             file: Arc::clone(file),
             info: info.clone(),
+            copy: None,
         })
     }
 
@@ -99,7 +103,24 @@ impl Tensor {
     /// All bytes of the tensor.
     #[must_use]
     pub fn data(&self) -> &[u8] {
-        self.file.data(&self.info)
+        match &self.copy {
+            Some(copy) => copy.data(),
+            None => self.file.data(&self.info),
+        }
+    }
+
+    /// The same tensor with its data elsewhere.
+    pub(super) fn with_copy(&self, copy: Copied) -> Self {
+        Self {
+            copy: Some(Arc::new(copy)),
+            ..self.clone()
+        }
+    }
+
+    /// Where the data start in the file, in bytes.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.file.position(&self.info)
     }
 
     /// See [`GgufFile::advise_huge_pages`].

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Attention, Family, IndexRole, LayerConfig, ModelConfig, Tensor};
+use super::{Attention, Copier, Family, IndexRole, LayerConfig, ModelConfig, Tensor};
 use crate::backend::{Backend, ExpertWeights, HcWeights};
 use crate::error::EngineError;
 use crate::gguf::GgufFile;
@@ -115,16 +115,28 @@ struct Loader<'a, B: Backend> {
     backend: &'a B,
     file: &'a Arc<GgufFile>,
     cfg: &'a ModelConfig,
+    copier: Option<&'a Copier<'a>>,
 }
 
 impl<B: Backend> Weights<B> {
-    /// Takes all tensors of the file into use.
+    /// Takes all tensors of the file into use: where they are mapped, or with
+    /// `copier` in memory of their own. To be called in the engine's pool.
     ///
     /// # Errors
     /// A tensor that is missing, has other dimensions than the metadata asks
-    /// for, or a type without a kernel.
-    pub fn load(backend: &B, file: &Arc<GgufFile>, cfg: &ModelConfig) -> Result<Self, EngineError> {
-        let l = Loader { backend, file, cfg };
+    /// for, or a type without a kernel; one that cannot be copied.
+    pub fn load(
+        backend: &B,
+        file: &Arc<GgufFile>,
+        cfg: &ModelConfig,
+        copier: Option<&Copier<'_>>,
+    ) -> Result<Self, EngineError> {
+        let l = Loader {
+            backend,
+            file,
+            cfg,
+            copier,
+        };
         let d = cfg.embedding;
         Ok(Self {
             embedding: l.rows("token_embd.weight", &[d, cfg.vocab])?,
@@ -153,7 +165,11 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn matrix(&self, name: &str, dims: &[usize]) -> Result<B::Weight, EngineError> {
-        self.backend.load(&self.tensor(name, dims)?)
+        let tensor = self.tensor(name, dims)?;
+        match self.copier {
+            Some(copier) => self.backend.load(&copier.copy(&tensor)?),
+            None => self.backend.load(&tensor),
+        }
     }
 
     /// A matrix of which rows are read here and there: huge pages would read more.

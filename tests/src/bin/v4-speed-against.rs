@@ -57,6 +57,14 @@ struct Args {
     /// Tokens decoded
     #[arg(long, value_name = "N", default_value_t = 32)]
     r#gen: usize,
+    /// What else to tell v4-run, as one word or several: --ours "--weights copied"
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    ours: String,
     /// Times that the programs take turns
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
@@ -243,6 +251,7 @@ fn measure_ours(
     command.arg("bench").arg(model).args(["--json", "--quiet"]);
     command.args(["--threads", &threads.to_string()]);
     command.args(["--reps", &args.reps.to_string()]);
+    command.args(args.ours.split_whitespace());
     let tokens = || tests.iter().map(|test| test.tokens);
     match tests.first().map(|test| test.what) {
         Some(What::Decode) => {

@@ -20,7 +20,7 @@ use self::timing::{Kind, Run, Timing};
 use self::tokens::Tokens;
 use super::print_json;
 use crate::output::Notes;
-use crate::{model, options};
+use crate::{memory, model, options};
 
 /// Prompt length where none is named, in tokens.
 const PROMPTS: [usize; 1] = [512];
@@ -84,7 +84,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         None
     } else {
         bar.set_message("measuring the machine");
-        engine.ceilings(report::free_memory())
+        // Half of what is free.
+        engine.ceilings(memory::available().unwrap_or(0) / 2)
     };
     let mut timings = Vec::new();
     // One session passes all depths; runs begin with what it has seen.

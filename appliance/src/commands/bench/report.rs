@@ -20,12 +20,6 @@ pub struct Report<'a> {
     pub timings: &'a [Timing],
 }
 
-/// Memory that the measurement of the machine may use: half of what is free.
-pub fn free_memory() -> u64 {
-    let wanted = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    System::new_with_specifics(wanted).map_or(0, |system| system.available_memory() / 2)
-}
-
 /// `part` of `whole` in percent, or a dash.
 fn percent(part: f64, whole: Option<f64>) -> String {
     whole.map_or("-".into(), |whole| format!("{:.0}%", 100.0 * part / whole))

@@ -155,11 +155,11 @@ fn f16_at<const N: usize>(bytes: &[u8; N], at: usize) -> __m256 {
 pub(super) fn prefetch<T>(bytes: std::ops::Range<*const T>) {
     const NEAR: usize = 2 << 10;
     const FAR: usize = 8 << 10;
-    let mut line = bytes.start.cast::<i8>();
-    let end = bytes.end.cast::<i8>();
-    while line < end {
-        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(NEAR));
-        _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(FAR));
-        line = line.wrapping_add(64);
+    let start = bytes.start.cast::<i8>();
+    // Of a block's bytes the number is known, so that this is no loop.
+    let len = bytes.end.addr() - bytes.start.addr();
+    for line in (0..len).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line + NEAR));
+        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line + FAR));
     }
 }

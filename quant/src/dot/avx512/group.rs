@@ -113,15 +113,31 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
+    /// What the format has no use for is not looked up.
     #[inline(always)]
-    fn new(q: &'a [i8], act: &ActRow<'a>, group: usize) -> Self {
+    fn new<F: Group<BYTES>, const BYTES: usize>(
+        q: &'a [i8],
+        act: &ActRow<'a>,
+        group: usize,
+    ) -> Self {
+        let floats = |used: bool, of: &'a [f32]| {
+            if used {
+                &of.as_chunks().0[group]
+            } else {
+                &[0.0; GROUP]
+            }
+        };
         Self {
             q: &q.as_chunks().0[group],
             d: &act.d.as_chunks().0[group],
-            offset: &act.offset.as_chunks().0[group],
-            scaled: &act.scaled.as_chunks().0[group],
-            firsts: &act.scaled_firsts.as_chunks().0[group],
-            lasts: &act.scaled_lasts.as_chunks().0[group],
+            offset: if F::OFFSET {
+                &act.offset.as_chunks().0[group]
+            } else {
+                &[0; GROUP]
+            },
+            scaled: floats(F::MINIMA == 1, act.scaled),
+            firsts: floats(F::MINIMA == 2, act.scaled_firsts),
+            lasts: floats(F::MINIMA == 2, act.scaled_lasts),
         }
     }
 }
@@ -175,15 +191,18 @@ pub(super) fn few_rows<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     acts: &[ActRow<'_>; R],
 ) -> [f32; R] {
     let (groups, rest) = w.as_chunks::<BYTES>();
-    let q = acts.map(|act| if F::HALVES { act.halves } else { act.q });
+    // Plain loops: closures would not be inlined into the iteration's functions, which
+    // lack the features.
+    let mut q = [acts[0].q; R];
+    for r in 0..R {
+        q[r] = if F::HALVES { acts[r].halves } else { acts[r].q };
+    }
     let mut acc = [_mm512_setzero_ps(); R];
     for (g, group) in groups.iter().enumerate() {
         prefetch(group.as_ptr_range());
-        // Plain loops: closures would not be inlined into the iteration's functions,
-        // which lack the features.
-        let mut parts = [Part::new(q[0], &acts[0], g); R];
+        let mut parts = [Part::new::<F, BYTES>(q[0], &acts[0], g); R];
         for r in 1..R {
-            parts[r] = Part::new(q[r], &acts[r], g);
+            parts[r] = Part::new::<F, BYTES>(q[r], &acts[r], g);
         }
         step::<F, BYTES, R>(group, parts, &mut acc);
     }

@@ -123,7 +123,7 @@ impl Cpu {
             .collect();
         let mut out = vec![0.0; pairs * d];
         let tasks = tasks(&groups, &mut out, d, |g| &g.weights.down);
-        tasks.into_par_iter().for_each(|task| {
+        tasks.into_par_iter().with_max_len(1).for_each(|task| {
             let m = task.group.tokens.len();
             let first = task.group.expert * d + task.first;
             let rows = first..first + task.out.len() / m;
@@ -176,7 +176,7 @@ impl Cpu {
         let pairs: usize = groups.iter().map(|g| g.tokens.len()).sum();
         let mut out = vec![0.0; pairs * ff];
         let tasks = tasks(groups, &mut out, ff, |g| &g.weights.gate);
-        tasks.into_par_iter().for_each(|task| {
+        tasks.into_par_iter().with_max_len(1).for_each(|task| {
             let Group {
                 weights,
                 expert,

@@ -23,7 +23,7 @@ pub enum Precision {
 
 /// Bytes of weights that one task reads where there are few activation rows: enough
 /// to hide a task's cost, small enough to balance.
-const TASK_BYTES: usize = 64 << 10;
+const TASK_BYTES: usize = 128 << 10;
 
 /// From this number of activation rows on, weights are taken apart once for all.
 const MANY_INPUTS: usize = 5;
@@ -186,11 +186,14 @@ impl Cpu {
                     pieces.map(move |(c, piece)| (g, c, piece))
                 })
                 .collect();
-            tasks.into_par_iter().for_each(|(g, c, piece)| {
-                let first = g * per_group + c * step;
-                let rows = first..first + piece.len() / m;
-                self.dot_rows(w, rows, &inputs[g], piece);
-            });
+            tasks
+                .into_par_iter()
+                .with_max_len(1)
+                .for_each(|(g, c, piece)| {
+                    let first = g * per_group + c * step;
+                    let rows = first..first + piece.len() / m;
+                    self.dot_rows(w, rows, &inputs[g], piece);
+                });
         };
         if m == 1 {
             run(&mut y.data);

@@ -1,0 +1,107 @@
+//! Weights in memory of their own.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use rayon::prelude::*;
+
+use super::Tensor;
+use crate::error::EngineError;
+use crate::gguf::GgufFile;
+use crate::io::{AlignedBuffer, ReadFile, read_into};
+
+/// Bytes of one read: a whole number of every file system's units, and of huge pages.
+const PIECE: usize = 8 << 20;
+
+/// Called with bytes read and bytes in all.
+pub type LoadProgress<'a> = &'a (dyn Fn(u64, u64) + Sync);
+
+/// The bytes of one tensor.
+#[derive(Debug)]
+pub(super) struct Copied {
+    buffer: AlignedBuffer,
+    /// Where in the buffer they begin.
+    start: usize,
+    len: usize,
+}
+
+impl Copied {
+    pub fn data(&self) -> &[u8] {
+        &self.buffer[self.start..][..self.len]
+    }
+}
+
+/// Reads tensors of a file, past the page cache where the file system allows it: what
+/// was cached in small pages would stay in them.
+pub struct Copier<'a> {
+    file: ReadFile,
+    total: u64,
+    done: AtomicU64,
+    progress: LoadProgress<'a>,
+}
+
+impl std::fmt::Debug for Copier<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Copier")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Copier<'a> {
+    /// Nothing read yet.
+    ///
+    /// # Errors
+    /// If the file cannot be opened a second time.
+    pub fn new(file: &GgufFile, progress: LoadProgress<'a>) -> Result<Self, EngineError> {
+        let again = ReadFile::reopen(file.file(), file.path(), true);
+        Ok(Self {
+            file: again.map_err(|e| EngineError::Model {
+                path: file.path().to_path_buf(),
+                what: format!("cannot be opened a second time: {e}"),
+            })?,
+            total: copied_bytes(file),
+            done: AtomicU64::new(0),
+            progress,
+        })
+    }
+
+    /// The same tensor with its data read into memory, in huge pages where the system
+    /// has them. To be called in the engine's pool.
+    ///
+    /// # Errors
+    /// If there is not so much memory, or the data cannot be read.
+    pub fn copy(&self, tensor: &Tensor) -> Result<Tensor, EngineError> {
+        let unit = self.file.unit() as u64;
+        let (position, len) = (tensor.position(), tensor.data().len());
+        let offset = position / unit * unit;
+        let start = (position - offset) as usize;
+        let room = (start + len).next_multiple_of(unit as usize);
+        let alignment = self.file.memory_unit();
+        let mut buffer = AlignedBuffer::pages(room, alignment).map_err(|e| {
+            tensor.error(format_args!(
+                "takes {len} bytes of memory: {e}; leave the weights mapped"
+            ))
+        })?;
+        buffer
+            .par_chunks_mut(PIECE)
+            .enumerate()
+            .try_for_each(|(i, piece)| {
+                let need = (start + len - i * PIECE).min(piece.len());
+                read_into(&self.file, offset + (i * PIECE) as u64, need, piece)?;
+                let done = self.done.fetch_add(need as u64, Relaxed) + need as u64;
+                (self.progress)(done.min(self.total), self.total);
+                Ok(())
+            })
+            .map_err(|failure: crate::io::ReadFailure| tensor.error(failure))?;
+        Ok(tensor.with_copy(Copied { buffer, start, len }))
+    }
+}
+
+/// Bytes that are read when all weights are copied: all but the tables of which rows
+/// are read as they are needed.
+#[must_use]
+pub fn copied_bytes(file: &GgufFile) -> u64 {
+    let by_row = |name: &str| name == "token_embd.weight" || name.ends_with(".engram_embd.weight");
+    let whole = file.tensors().iter().filter(|t| !by_row(&t.name));
+    whole.map(|t| t.bytes).sum()
+}
