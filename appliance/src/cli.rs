@@ -142,6 +142,10 @@ pub struct EngineArgs {
     /// at the start, in huge pages
     #[arg(long, value_enum, value_name = "PLACE", default_value = "mapped")]
     pub weights: WeightsArg,
+    /// Memory for weights, experts, caches and buffers together; experts that do not fit are read
+    /// from the disk as tokens need them [default: what is safe here, see v4-run plan]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<usize>,
     #[command(flatten)]
     pub disk: DiskArgs,
 }
@@ -166,12 +170,15 @@ pub struct DiskArgs {
     /// Memory for Engram rows that were read before
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64M")]
     pub engram_cache: usize,
-    /// How reads are submitted
+    /// How reads of experts and Engram rows are submitted
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     pub reads: ReadsArg,
     /// Read through the operating system's page cache
     #[arg(long)]
     pub no_direct: bool,
+    /// Experts kept in memory at most, however much there is; for measuring
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub most_experts: Option<usize>,
     /// Most reads that the disk is given at once
     #[arg(long, value_name = "N", value_parser = positive, default_value = "128")]
     pub in_flight: usize,

@@ -10,7 +10,6 @@ mod cli;
 mod commands;
 mod generate;
 mod interrupt;
-mod memory;
 mod model;
 mod options;
 mod output;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail};
 use v4_runtime::gguf::GgufFile;
+use v4_runtime::memory::{ByteSize, limits};
 use v4_runtime::model::copied_bytes;
 use v4_runtime::{Engine, EngineOptions, Session, WeightPlacement};
 
@@ -20,17 +21,21 @@ const DEFAULT_CONTEXT: usize = 32_768;
 /// context, in tokens.
 const DEFAULT_ANSWER: usize = 4_096;
 
-/// Opens the model file.
-pub fn open(path: &Path, args: &EngineArgs, notes: Notes) -> anyhow::Result<Arc<Engine>> {
-    open_with(path, options::engine(args), notes)
+/// Opens the model file for sessions of up to `context` tokens, or of the default.
+pub fn open(
+    path: &Path,
+    args: &EngineArgs,
+    context: Option<usize>,
+    notes: Notes,
+) -> anyhow::Result<Arc<Engine>> {
+    let context = context.unwrap_or(DEFAULT_CONTEXT);
+    open_with(path, options::engine(args, context), notes)
 }
 
 /// The same with options that are decided.
 pub fn open_with(path: &Path, options: EngineOptions, notes: Notes) -> anyhow::Result<Arc<Engine>> {
     check_is_file(path)?;
-    if options.weights == WeightPlacement::Copied {
-        check_room(path)?;
-    }
+    check_room(path, &options)?;
     let spinner = notes.spinner(format!("opening {}", path.display()));
     let told = AtomicU64::new(0);
     let progress = |done: u64, total: u64| {
@@ -45,19 +50,26 @@ pub fn open_with(path: &Path, options: EngineOptions, notes: Notes) -> anyhow::R
     Ok(engine?)
 }
 
-/// Weights that are copied must fit into what is free: the system would kill the
-/// process otherwise.
-fn check_room(path: &Path) -> anyhow::Result<()> {
-    let needed = copied_bytes(&GgufFile::open(path)?);
-    if let Some(free) = crate::memory::available()
-        && needed > free
-    {
+/// What is said to be allowed must be there: the system would kill the process
+/// otherwise.
+fn check_room(path: &Path, options: &EngineOptions) -> anyhow::Result<()> {
+    let (Some(allowed), Some(free)) = (options.memory, limits().free()) else {
+        return Ok(());
+    };
+    if allowed <= free {
+        return Ok(());
+    }
+    // Mapped weights are given up when memory is short.
+    let file = GgufFile::open(path)?;
+    let copied = options.weights == WeightPlacement::Copied;
+    if copied && copied_bytes(&file, false).min(allowed) > free {
         bail!(
-            "{}: {:.1} GB of weights do not fit into the {:.1} GB of memory that are free; \
-             close other programs, or leave out --weights copied",
+            "{}: --memory {} is more than the {} that are free; close other programs, or use \
+             --memory {}",
             path.display(),
-            needed as f64 / 1e9,
-            free as f64 / 1e9
+            ByteSize(allowed),
+            ByteSize(free),
+            ByteSize(limits().safe().unwrap_or(free)).as_option()
         );
     }
     Ok(())

@@ -4,7 +4,9 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use v4_runtime::engram::{EngramOptions, EngramPlacement};
+use v4_runtime::experts::ExpertOptions;
 use v4_runtime::io::ReadMode;
+use v4_runtime::memory::limits;
 use v4_runtime::sampling::SamplerOptions;
 use v4_runtime::{EngineOptions, KvPrecision, Precision, WeightPlacement};
 
@@ -13,9 +15,9 @@ use crate::cli::{
     SamplingArgs, WeightsArg,
 };
 
-/// The engine's options. Caches default to what the precision stands for: the
+/// The engine's options, for sessions of up to `context` tokens. Caches default to what the precision stands for: the
 /// trained roundings with `fast`, none with `exact`.
-pub fn engine(args: &EngineArgs) -> EngineOptions {
+pub fn engine(args: &EngineArgs, context: usize) -> EngineOptions {
     let precision = match args.precision {
         PrecisionArg::Exact => Precision::Exact,
         PrecisionArg::Fast => Precision::Fast,
@@ -37,6 +39,24 @@ pub fn engine(args: &EngineArgs) -> EngineOptions {
             WeightsArg::Mapped => WeightPlacement::Mapped,
             WeightsArg::Copied => WeightPlacement::Copied,
         },
+        memory: args.memory.map(|bytes| bytes as u64).or(limits().safe()),
+        context,
+        chunk: args.chunk,
+        experts: ExpertOptions {
+            reads: reads(&args.disk),
+            direct: !args.disk.no_direct,
+            in_flight: args.disk.in_flight,
+            most_slots: args.disk.most_experts,
+            ..ExpertOptions::default()
+        },
+    }
+}
+
+fn reads(args: &DiskArgs) -> ReadMode {
+    match args.reads {
+        ReadsArg::Auto => ReadMode::Auto,
+        ReadsArg::IoUring => ReadMode::Uring,
+        ReadsArg::Threads => ReadMode::Threads,
     }
 }
 
@@ -48,11 +68,7 @@ pub fn engram(args: &DiskArgs) -> EngramOptions {
             EngramArg::Memory => EngramPlacement::Memory,
         },
         cache_bytes: args.engram_cache,
-        reads: match args.reads {
-            ReadsArg::Auto => ReadMode::Auto,
-            ReadsArg::IoUring => ReadMode::Uring,
-            ReadsArg::Threads => ReadMode::Threads,
-        },
+        reads: reads(args),
         direct: !args.no_direct,
         in_flight: args.in_flight,
         ..EngramOptions::default()
@@ -125,7 +141,7 @@ mod tests {
 
     #[test]
     fn caches_follow_the_precision_unless_named() {
-        let kv = |more: &[&str]| engine(&parsed(more).engine).kv;
+        let kv = |more: &[&str]| engine(&parsed(more).engine, 1).kv;
         assert!(matches!(kv(&[]), KvPrecision::Published));
         assert!(matches!(kv(&["--precision=exact"]), KvPrecision::F32));
         assert!(matches!(

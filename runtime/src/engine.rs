@@ -9,8 +9,11 @@ use crate::engram::{EngramOptions, EngramStore};
 use crate::error::EngineError;
 use crate::forward::{Forward, KvPrecision};
 use crate::gguf::GgufFile;
-use crate::model::{Copier, LoadProgress, ModelConfig, Weights};
+use crate::experts::{ExpertOptions, ExpertStore};
+use crate::memory::{Budget, MemoryPlan, PlanRequest};
+use crate::model::{Copier, LoadProgress, ModelConfig, Sources, Weights, expert_tensors};
 use crate::profile::Profile;
+use crate::session::Session;
 use crate::tokenizer::Tokenizer;
 use crate::workers::Workers;
 
@@ -37,6 +40,16 @@ pub struct EngineOptions {
     pub profile: bool,
     /// Where weights are.
     pub weights: WeightPlacement,
+    /// Bytes that the engine and its sessions may use together. Where they are too few
+    /// for all weights, routed experts are read from the disk as tokens need them.
+    pub memory: Option<u64>,
+    /// Tokens that a session is planned for, at most the model's; sessions may have
+    /// more if there is room.
+    pub context: usize,
+    /// Tokens of a prompt that are planned to be run at once.
+    pub chunk: usize,
+    /// How experts are read.
+    pub experts: ExpertOptions,
 }
 
 /// Where weights are.
@@ -63,6 +76,29 @@ impl Default for EngineOptions {
             engram_off: false,
             profile: false,
             weights: WeightPlacement::default(),
+            memory: None,
+            context: Session::DEFAULT_CHUNK,
+            chunk: Session::DEFAULT_CHUNK,
+            experts: ExpertOptions::default(),
+        }
+    }
+}
+
+impl EngineOptions {
+    /// What memory is planned for.
+    #[must_use]
+    pub fn plan_request(&self, threads: usize, model_max: usize) -> PlanRequest {
+        PlanRequest {
+            memory: self.memory,
+            context: self.context.min(model_max),
+            chunk: self.chunk,
+            kv: self.kv,
+            threads,
+            engram: (!self.engram_off).then_some(self.engram.placement),
+            engram_cache: self.engram.cache_bytes as u64,
+            most_slots: self.experts.most_slots,
+            // No file system in mind reads in larger ones.
+            unit: 4096,
         }
     }
 }
@@ -75,6 +111,9 @@ pub struct Engine {
     forward: Forward<Cpu>,
     engram: Option<Arc<EngramStore>>,
     replay: bool,
+    plan: MemoryPlan,
+    experts: Option<Arc<ExpertStore>>,
+    budget: Arc<Budget>,
     workers: Workers,
 }
 
@@ -84,8 +123,9 @@ impl Engine {
     /// # Errors
     /// If the file is damaged, of another architecture, lacks a tensor or has
     /// one of the wrong shape, stores Engram constants that do not follow from
-    /// its tokenizer, the threads cannot be started, or weights that are to be copied
-    /// cannot be read or have no room.
+    /// its tokenizer, the threads cannot be started, weights that are to be copied
+    /// cannot be read or have no room, or what must be in memory does not fit into
+    /// [`EngineOptions::memory`].
     pub fn open(path: &Path, options: EngineOptions) -> Result<Arc<Self>, EngineError> {
         Self::open_with(path, options, &|_, _| {})
     }
@@ -123,14 +163,36 @@ impl Engine {
             _ => None,
         };
         let workers = Workers::start(options.threads, options.pin)?;
+        let request = options.plan_request(workers.threads(), cfg.context_length);
+        let plan = MemoryPlan::new(&file, &cfg, &request)?;
+        let experts = if plan.experts.streamed {
+            let tensors = expert_tensors(&file, &cfg)?;
+            let slots = plan.experts.slots_at_start;
+            Some(ExpertStore::open(&file, tensors, slots, &options.experts)?)
+        } else {
+            None
+        };
         let backend = Cpu::new(options.precision).profiled(options.profile);
         let copier = match options.weights {
             WeightPlacement::Mapped => None,
-            WeightPlacement::Copied => Some(Copier::new(&file, progress)?),
+            WeightPlacement::Copied => Some(Copier::new(&file, experts.is_some(), progress)?),
         };
-        let load = || Weights::load(&backend, &file, &cfg, copier.as_ref());
+        let sources = Sources {
+            copier: copier.as_ref(),
+            experts: experts.as_ref(),
+        };
+        let load = || Weights::load(&backend, &file, &cfg, sources);
         let weights = workers.run(load)?;
+        let whole = if experts.is_some() { 0 } else { plan.experts.bytes };
         Ok(Arc::new(Self {
+            budget: Budget::new(
+                options.memory,
+                plan.fixed() + whole,
+                plan.experts.least_slots,
+                experts.clone(),
+            ),
+            plan,
+            experts,
             tokenizer,
             forward: Forward::new(backend, cfg, weights, options.kv),
             engram,
@@ -168,6 +230,24 @@ impl Engine {
     #[must_use]
     pub fn engram(&self) -> Option<&Arc<EngramStore>> {
         self.engram.as_ref()
+    }
+
+    /// Where bytes were planned to be when the model was opened.
+    #[must_use]
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    /// The routed experts, if they are read as tokens need them.
+    #[must_use]
+    pub fn experts(&self) -> Option<&Arc<ExpertStore>> {
+        self.experts.as_ref()
+    }
+
+    /// The memory that sessions share.
+    #[must_use]
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// Worker threads.

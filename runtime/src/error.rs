@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::gguf::GgufError;
+use crate::memory::ByteSize;
 use crate::tokenizer::TokenizerError;
 
 /// Why a model cannot be opened or a request cannot be run.
@@ -95,6 +96,42 @@ pub enum EngineError {
         row: u64,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A routed expert that cannot be read.
+    #[error(
+        "{}: tensors {tensor}, expert {expert}: {reason}; if it stays so the file or its disk is damaged, copy or convert the model again",
+        path.display()
+    )]
+    Expert {
+        /// The model file.
+        path: PathBuf,
+        /// Its tensors.
+        tensor: String,
+        /// Its number in its layer.
+        expert: u32,
+        /// What the system says.
+        reason: String,
+    },
+    /// What is asked for does not fit into the memory that the engine may use.
+    #[error("{what} takes {needed} of memory, but {allowed} are allowed; {remedy}")]
+    Memory {
+        /// What does not fit.
+        what: String,
+        /// What it takes in all.
+        needed: ByteSize,
+        /// What is allowed.
+        allowed: ByteSize,
+        /// What would make it fit.
+        remedy: String,
+    },
+    /// The model file was cut short while it was open.
+    #[error(
+        "{}: the file was cut short while it was open: what was computed since is lost; restore the file and open it again",
+        path.display()
+    )]
+    FileLost {
+        /// The model file.
+        path: PathBuf,
     },
     /// The caller's progress hook asked to stop; the chunks done are kept.
     #[error("cancelled")]

@@ -8,6 +8,7 @@ use crate::engine::Engine;
 use crate::engram::{EngramStore, Fetch};
 use crate::error::EngineError;
 use crate::forward::{Cache, Chunk, Cone, Scratch};
+use crate::memory::{Share, backlog_bytes, kv_bytes, scratch_bytes};
 use crate::trace::Trace;
 
 /// Which positions' logits a call wants.
@@ -98,7 +99,12 @@ pub struct Session {
     scratch: Scratch<Cpu>,
     context: usize,
     chunk: usize,
+    share: Share,
 }
+
+/// Buffers of so many rows are kept from call to call; those of a prompt's chunks are
+/// given back, so that experts can have their room.
+const KEPT_ROWS: usize = 16;
 
 impl Session {
     /// Tokens per chunk if the caller has no opinion: enough that each expert's
@@ -108,7 +114,8 @@ impl Session {
     /// An empty session for at most `context` tokens, run in chunks of `chunk`.
     ///
     /// # Errors
-    /// If the model's context is smaller.
+    /// If the model's context is smaller, or so many tokens do not fit into the memory
+    /// that the engine may use.
     pub fn new(engine: &Arc<Engine>, context: usize, chunk: usize) -> Result<Self, EngineError> {
         let model_max = engine.config().context_length;
         if context > model_max {
@@ -117,14 +124,60 @@ impl Session {
                 model_max,
             });
         }
-        Ok(Self {
+        let chunk = chunk.max(1);
+        let mut session = Self {
             cache: engine.forward().cache(),
             scratch: Scratch::default(),
             engine: Arc::clone(engine),
             tokens: Vec::new(),
             context,
-            chunk: chunk.max(1),
-        })
+            chunk,
+            share: Share::new(engine.budget()),
+        };
+        let rows = chunk.min(context);
+        let most = session.bytes(context, rows, 1);
+        engine.budget().check(most, || session.described(context))?;
+        session.reserve(0, 1, 1)?;
+        Ok(session)
+    }
+
+    /// Bytes that the session takes with `tokens` tokens while it runs `rows` of them
+    /// at once and holds `logits` rows of logits.
+    fn bytes(&self, tokens: usize, rows: usize, logits: usize) -> u64 {
+        let (config, kv) = (self.engine.config(), self.engine.forward().kv_precision());
+        let threads = self.engine.threads();
+        let backlog = if rows >= self.chunk && tokens > rows {
+            backlog_bytes(config, self.chunk)
+        } else {
+            0
+        };
+        let scratch = scratch_bytes(config, rows, self.context, threads, logits);
+        // In steps, so that not every token changes it.
+        (kv_bytes(config, kv, tokens) + scratch + backlog).next_multiple_of(1 << 20)
+    }
+
+    /// What does not fit, and what would take less.
+    fn described(&self, tokens: usize) -> (String, String) {
+        (
+            format!("the model with a session of {tokens} tokens, beside other sessions,"),
+            ", or a smaller --ctx or --chunk".to_owned(),
+        )
+    }
+
+    /// Sees to it that there is memory for `tokens` tokens.
+    fn reserve(&mut self, tokens: usize, rows: usize, logits: usize) -> Result<(), EngineError> {
+        let bytes = self.bytes(tokens, rows, logits);
+        let described = self.described(tokens);
+        self.share.set(bytes, || described)
+    }
+
+    /// Gives back what was for a chunk.
+    fn settle(&mut self, rows: usize) {
+        if rows > KEPT_ROWS {
+            self.scratch = Scratch::default();
+        }
+        // Less than before: cannot fail.
+        let _ = self.reserve(self.tokens.len(), rows.min(KEPT_ROWS), 1);
     }
 
     /// The engine it runs on.
@@ -171,30 +224,37 @@ impl Session {
     }
 
     /// Another session that has seen the same tokens. Both go on by themselves.
-    #[must_use]
-    pub fn fork(&self) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// If its caches do not fit into the memory that the engine may use.
+    pub fn fork(&self) -> Result<Self, EngineError> {
+        let mut share = Share::new(self.engine.budget());
+        let bytes = self.bytes(self.tokens.len(), 1, 1);
+        share.set(bytes, || self.described(self.tokens.len()))?;
+        Ok(Self {
             engine: Arc::clone(&self.engine),
             tokens: self.tokens.clone(),
             cache: self.cache.clone(),
             scratch: Scratch::default(),
             context: self.context,
             chunk: self.chunk,
-        }
+            share,
+        })
     }
 
     /// Forgets everything.
     pub fn reset(&mut self) {
         self.tokens.clear();
         self.cache = self.engine.forward().cache();
+        self.settle(1);
     }
 
     /// Appends tokens.
     ///
     /// # Errors
-    /// A token outside the vocabulary or more tokens than fit: nothing is
-    /// appended then. Logits that are not finite, Engram rows that cannot be
-    /// read: the session is reset.
+    /// A token outside the vocabulary, more tokens than fit into the context or into
+    /// memory: nothing is appended then. Logits that are not finite, experts or Engram
+    /// rows that cannot be read: the session is reset.
     pub fn append(&mut self, ids: &[u32], want: Want) -> Result<Logits, EngineError> {
         self.append_with(ids, want, &mut Hooks::default())
     }
@@ -210,7 +270,24 @@ impl Session {
         hooks: &mut Hooks<'_>,
     ) -> Result<Logits, EngineError> {
         self.check(ids)?;
-        let config = self.engine.config();
+        let rows = self.chunk.min(ids.len());
+        let wanted = ids.len() - want.from(ids.len());
+        // Those of a chunk, and those kept for the caller.
+        let logits = wanted.min(rows) + if hooks.logits.is_some() { 0 } else { wanted };
+        self.reserve(self.tokens.len() + ids.len(), rows, logits)?;
+        let result = self.append_reserved(ids, want, hooks);
+        self.settle(rows);
+        result
+    }
+
+    fn append_reserved(
+        &mut self,
+        ids: &[u32],
+        want: Want,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<Logits, EngineError> {
+        let engine = Arc::clone(&self.engine);
+        let config = engine.config();
         let vocab = config.vocab;
         let from = want.from(ids.len());
         let mut all = Logits {

@@ -195,7 +195,7 @@ fn a_fork_goes_on_by_itself() {
         };
         let mut session = Session::new(&engine, ids.len(), 64).unwrap();
         let _ = session.append(start, Want::None).unwrap();
-        let mut fork = session.fork();
+        let mut fork = session.fork().unwrap();
         assert_eq!(fork.tokens(), start);
         let forked = fork.append(&other, Want::All).unwrap();
         let kept = session.append(rest, Want::All).unwrap();

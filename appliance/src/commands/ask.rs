@@ -31,7 +31,7 @@ pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
         bail!("the prompt is empty");
     }
 
-    let engine = model::open(path, &args.engine, notes)?;
+    let engine = model::open(path, &args.engine, args.length.ctx, notes)?;
     let tokenizer = engine.tokenizer();
     let mut conversation = prompt::conversation(&engine, options::thinking(&args.chat))?;
     conversation

@@ -50,7 +50,7 @@ pub fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
         },
     };
 
-    let engine = model::open(&args.model, &args.engine, notes)?;
+    let engine = model::open(&args.model, &args.engine, args.length.ctx, notes)?;
     let tokenizer = engine.tokenizer();
     let ids = encode(tokenizer, &source).with_context(|| args.model.display().to_string())?;
 

@@ -21,7 +21,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
     model::check_is_file(&args.model)?;
     let ids = ids::read(&args.ids)?;
-    let engine = model::open(&args.model, &args.engine, notes)?;
+    let engine = model::open(&args.model, &args.engine, Some(ids.len()), notes)?;
     let vocab = engine.config().vocab;
     ids::check(&ids, vocab).with_context(|| args.ids.display().to_string())?;
     let mut session = model::session(&engine, ids.len(), args.engine.chunk)?;

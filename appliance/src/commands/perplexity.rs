@@ -20,7 +20,7 @@ pub fn run(args: PerplexityArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
     model::check_is_file(&args.model)?;
     let text = read_text(&args.file)?;
-    let engine = model::open(&args.model, &args.engine, notes)?;
+    let engine = model::open(&args.model, &args.engine, Some(args.window), notes)?;
     let tokenizer = engine.tokenizer();
     let bos = tokenizer.bos().with_context(|| {
         format!(

@@ -12,6 +12,7 @@
 pub mod cpu;
 
 use crate::error::EngineError;
+use crate::experts::StreamedLayer;
 use crate::kv::RowFormat;
 use crate::math::RopeTable;
 use crate::model::Tensor;
@@ -170,6 +171,8 @@ pub struct ExpertWeights<B: Backend> {
     pub down: B::Weight,
     /// Bound of the clamped SwiGLU.
     pub limit: f32,
+    /// Where the experts come from if not all of them are in memory.
+    pub streamed: Option<StreamedLayer>,
 }
 
 /// A narrow set of operations; see the module's text for shapes and rules.
@@ -293,6 +296,9 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn route(&self, logits: &Self::Buf, spec: RouteSpec, choose: Choose<'_>) -> Routing;
     /// `y[t] = sum_j w2_e(weight_j * silu(g) * u)` over the token's experts in
     /// the order of `routing`, plus the shared expert.
+    ///
+    /// # Errors
+    /// An expert that cannot be read; `y` is then of no use.
     fn experts(
         &self,
         routed: &ExpertWeights<Self>,
@@ -300,5 +306,5 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         routing: &Routing,
         x: &Self::Buf,
         y: &mut Self::Buf,
-    );
+    ) -> Result<(), EngineError>;
 }

@@ -39,6 +39,32 @@ pub struct Cache<B: Backend> {
     pub layer_rows: u64,
 }
 
+/// How rows of each kind are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Formats {
+    pub window: RowFormat,
+    pub main: RowFormat,
+    pub index: RowFormat,
+}
+
+/// The formats of a model's caches.
+pub(crate) fn formats(c: &ModelConfig, kv: KvPrecision) -> Formats {
+    let rounded = |format| match kv {
+        KvPrecision::F32 => RowFormat::F32,
+        KvPrecision::Published => format,
+    };
+    let v4 = RowFormat::Fp8Tail { tail: c.rope_dim };
+    let (window, main) = match c.family {
+        Family::V4 => (rounded(v4), rounded(v4)),
+        Family::V41 => (rounded(RowFormat::Fp8), rounded(RowFormat::Fp4E4m3)),
+    };
+    Formats {
+        window,
+        main,
+        index: rounded(RowFormat::Fp4),
+    }
+}
+
 // Derived, these would ask for backends that can be cloned.
 impl<B: Backend> Clone for Branch<B> {
     fn clone(&self) -> Self {
@@ -74,16 +100,11 @@ impl<B: Backend> Clone for Cache<B> {
 impl<B: Backend> Cache<B> {
     /// An empty one.
     pub(super) fn new(b: &B, c: &ModelConfig, kv: KvPrecision) -> Self {
-        let rounded = |format| match kv {
-            KvPrecision::F32 => RowFormat::F32,
-            KvPrecision::Published => format,
-        };
-        let v4 = RowFormat::Fp8Tail { tail: c.rope_dim };
-        let (window, main) = match c.family {
-            Family::V4 => (rounded(v4), rounded(v4)),
-            Family::V41 => (rounded(RowFormat::Fp8), rounded(RowFormat::Fp4E4m3)),
-        };
-        let index = rounded(RowFormat::Fp4);
+        let Formats {
+            window,
+            main,
+            index,
+        } = formats(c, kv);
         let branch = |ratio, width, overlap, format| Branch {
             pending: b.pending(PoolSpec {
                 ratio,

@@ -18,6 +18,7 @@ use crate::model::{Family, ModelConfig, Weights};
 use crate::trace::Trace;
 
 pub use cache::Cache;
+pub(crate) use cache::formats;
 pub use cone::Cone;
 
 /// How caches store what was computed (design contract 2).
@@ -157,6 +158,11 @@ impl<B: Backend> Forward<B> {
         &self.backend
     }
 
+    /// How caches are stored.
+    pub fn kv_precision(&self) -> KvPrecision {
+        self.kv
+    }
+
     /// An empty cache.
     pub fn cache(&self) -> Cache<B> {
         Cache::new(&self.backend, &self.cfg, self.kv)
@@ -166,7 +172,7 @@ impl<B: Backend> Forward<B> {
     /// rows that [`Cone::from`] wants of the last layer.
     ///
     /// # Errors
-    /// Engram rows that cannot be read. The cache is then of no use.
+    /// Engram rows or experts that cannot be read. The cache is then of no use.
     pub fn chunk(
         &self,
         cache: &mut Cache<B>,
@@ -175,7 +181,8 @@ impl<B: Backend> Forward<B> {
     ) -> Result<(), EngineError> {
         let (b, c) = (&self.backend, &self.cfg);
         let decoder = chunk.cone.decoder();
-        self.catch_up(cache, s);
+        self.catch_up(cache, s)?;
+        self.expect_experts(chunk.ids);
         let end = cache.len + chunk.ids.len();
         // Whether the call could not end here without missing rows.
         let partial = chunk.cone.from(c.layers.len()) > end;
@@ -200,7 +207,7 @@ impl<B: Backend> Forward<B> {
                     self.trace_rows(l, rows, trace);
                 }
             }
-            self.layer(l, cache, chunk.cone, true, &mut span, s, &mut chunk.trace);
+            self.layer(l, cache, chunk.cone, true, &mut span, s, &mut chunk.trace)?;
             if span.ids.is_empty() {
                 break;
             }
@@ -219,12 +226,12 @@ impl<B: Backend> Forward<B> {
 
     /// After a call that was stopped: runs the decoder for the rows that it
     /// would have seen had the call ended there.
-    fn catch_up(&self, cache: &mut Cache<B>, s: &mut Scratch<B>) {
+    fn catch_up(&self, cache: &mut Cache<B>, s: &mut Scratch<B>) -> Result<(), EngineError> {
         if !std::mem::take(&mut cache.behind) {
-            return;
+            return Ok(());
         }
         let Some(backlog) = cache.backlog.take() else {
-            return;
+            return Ok(());
         };
         let (b, layers) = (&self.backend, self.cfg.layers.len());
         let cone = Cone::new(&self.cfg, cache.len, cache.len);
@@ -237,7 +244,7 @@ impl<B: Backend> Forward<B> {
             backlog.load(b, from, to, s);
             let mut span = self.span(backlog.first + from, &backlog.ids[from..to]);
             for l in decoder..layers {
-                self.layer(l, cache, &cone, false, &mut span, s, &mut None);
+                self.layer(l, cache, &cone, false, &mut span, s, &mut None)?;
                 if span.ids.is_empty() {
                     break;
                 }
@@ -245,6 +252,7 @@ impl<B: Backend> Forward<B> {
         }
         // The call that follows may be stopped as well.
         cache.backlog = Some(backlog);
+        Ok(())
     }
 
     /// Logits of the last `rows` rows that [`Self::chunk`] left in `s`.

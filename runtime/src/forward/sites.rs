@@ -21,12 +21,27 @@ impl<B: Backend> Forward<B> {
         span: &mut Span<'_>,
         s: &mut Scratch<B>,
         trace: &mut Option<&mut Trace>,
-    ) {
+    ) -> Result<(), EngineError> {
         let w = &self.weights.layers[l];
         self.attention_site(l, cache, cone, compress, span, s, trace);
         cache.layer_rows += span.ids.len() as u64;
-        if !span.ids.is_empty() {
-            self.ffn_site(l, w, span.ids, s, trace);
+        if span.ids.is_empty() {
+            return Ok(());
+        }
+        self.ffn_site(l, w, span.ids, s, trace)
+    }
+
+    /// Has the experts read that tokens alone name, before their layers' turn.
+    pub(super) fn expect_experts(&self, ids: &[u32]) {
+        let used = self.cfg.experts_used;
+        for layer in &self.weights.layers {
+            if let (Some(table), Some(streamed)) = (&layer.ffn.by_token, &layer.ffn.routed.streamed) {
+                let of = |&id: &u32| &table[id as usize * used..][..used];
+                let mut experts: Vec<u32> = ids.iter().flat_map(of).copied().collect();
+                experts.sort_unstable();
+                experts.dedup();
+                streamed.expect(&experts);
+            }
         }
     }
 
@@ -68,7 +83,7 @@ impl<B: Backend> Forward<B> {
         ids: &[u32],
         s: &mut Scratch<B>,
         trace: &mut Option<&mut Trace>,
-    ) {
+    ) -> Result<(), EngineError> {
         let (b, c) = (&self.backend, &self.cfg);
         b.hc_mix(&s.h, &w.hc_ffn, self.hc(), &mut s.mix);
         let collapse_by = if self.lagged() { &s.lagged } else { &s.mix };
@@ -96,9 +111,10 @@ impl<B: Backend> Forward<B> {
             &routing,
             &s.x,
             &mut s.y,
-        );
+        )?;
         b.hc_expand(&mut s.h, &s.y, &s.mix, self.hc());
         self.lag(s);
+        Ok(())
     }
 
     /// The site's mix is the next one's to collapse by.

@@ -74,7 +74,7 @@ impl RowFormat {
 }
 
 /// Rows per page: small enough that a short context stays small.
-const PAGE_ROWS: usize = 64;
+pub(crate) const PAGE_ROWS: usize = 64;
 
 /// Cache rows in host memory, in pages allocated as the context grows.
 #[derive(Debug, Clone)]

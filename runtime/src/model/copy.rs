@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::Tensor;
 use crate::error::EngineError;
 use crate::gguf::GgufFile;
+use crate::memory::is_expert;
 use crate::io::{AlignedBuffer, ReadFile, read_into};
 
 /// Bytes of one read: a whole number of every file system's units, and of huge pages.
@@ -48,18 +49,22 @@ impl std::fmt::Debug for Copier<'_> {
 }
 
 impl<'a> Copier<'a> {
-    /// Nothing read yet.
+    /// Nothing read yet; routed experts are left out if they are `streamed`.
     ///
     /// # Errors
     /// If the file cannot be opened a second time.
-    pub fn new(file: &GgufFile, progress: LoadProgress<'a>) -> Result<Self, EngineError> {
+    pub fn new(
+        file: &GgufFile,
+        streamed: bool,
+        progress: LoadProgress<'a>,
+    ) -> Result<Self, EngineError> {
         let again = ReadFile::reopen(file.file(), file.path(), true);
         Ok(Self {
             file: again.map_err(|e| EngineError::Model {
                 path: file.path().to_path_buf(),
                 what: format!("cannot be opened a second time: {e}"),
             })?,
-            total: copied_bytes(file),
+            total: copied_bytes(file, streamed),
             done: AtomicU64::new(0),
             progress,
         })
@@ -98,10 +103,11 @@ impl<'a> Copier<'a> {
 }
 
 /// Bytes that are read when all weights are copied: all but the tables of which rows
-/// are read as they are needed.
+/// are read as they are needed, and the routed experts if they are `streamed`.
 #[must_use]
-pub fn copied_bytes(file: &GgufFile) -> u64 {
+pub fn copied_bytes(file: &GgufFile, streamed: bool) -> u64 {
     let by_row = |name: &str| name == "token_embd.weight" || name.ends_with(".engram_embd.weight");
-    let whole = file.tensors().iter().filter(|t| !by_row(&t.name));
+    let left = |name: &str| by_row(name) || streamed && is_expert(name);
+    let whole = file.tensors().iter().filter(|t| !left(&t.name));
     whole.map(|t| t.bytes).sum()
 }

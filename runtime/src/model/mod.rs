@@ -10,5 +10,5 @@ pub use copy::{Copier, LoadProgress, copied_bytes};
 pub use tensor::Tensor;
 pub use weights::{
     AttentionWeights, Compressor, EngramWeights, FeedForward, IndexKeys, Indexer, LayerWeights,
-    Weights,
+    Sources, Weights, expert_tensors,
 };

@@ -109,6 +109,16 @@ impl Tensor {
         }
     }
 
+    /// The bytes of one matrix.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    #[must_use]
+    pub fn matrix(&self, i: usize) -> &[u8] {
+        let bytes = self.rows() * self.row_bytes();
+        &self.data()[i * bytes..][..bytes]
+    }
+
     /// The same tensor with its data elsewhere.
     pub(super) fn with_copy(&self, copy: Copied) -> Self {
         Self {

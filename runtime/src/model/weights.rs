@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Attention, Copier, Family, IndexRole, LayerConfig, ModelConfig, Tensor};
 use crate::backend::{Backend, ExpertWeights, HcWeights};
 use crate::error::EngineError;
+use crate::experts::{ExpertStore, StreamedLayer};
 use crate::gguf::GgufFile;
 
 /// A compressor's weights (spec 3.3 and 3.5).
@@ -110,17 +111,49 @@ pub struct Weights<B: Backend> {
     pub head: B::Weight,
 }
 
+/// Where weights are put.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sources<'a> {
+    /// Copies those that are not to be where they are mapped.
+    pub copier: Option<&'a Copier<'a>>,
+    /// Reads the routed experts, if they are not to be in memory.
+    pub experts: Option<&'a Arc<ExpertStore>>,
+}
+
 /// Loads tensors by name with their expected dimensions.
 struct Loader<'a, B: Backend> {
     backend: &'a B,
     file: &'a Arc<GgufFile>,
     cfg: &'a ModelConfig,
-    copier: Option<&'a Copier<'a>>,
+    sources: Sources<'a>,
+}
+
+/// Gate, up and down of the routed experts of every layer.
+///
+/// # Errors
+/// A tensor that is missing or has other dimensions than the metadata asks for.
+pub fn expert_tensors(
+    file: &Arc<GgufFile>,
+    cfg: &ModelConfig,
+) -> Result<Vec<[Tensor; 3]>, EngineError> {
+    let (d, ff, e) = (cfg.embedding, cfg.expert_ff, cfg.experts);
+    let find = |l: usize, part: &str, dims: &[usize]| {
+        Tensor::find(file, &format!("blk.{l}.ffn_{part}_exps.weight"))?.expect_dims(dims)
+    };
+    (0..cfg.layers.len())
+        .map(|l| {
+            Ok([
+                find(l, "gate", &[d, ff, e])?,
+                find(l, "up", &[d, ff, e])?,
+                find(l, "down", &[ff, d, e])?,
+            ])
+        })
+        .collect()
 }
 
 impl<B: Backend> Weights<B> {
-    /// Takes all tensors of the file into use: where they are mapped, or with
-    /// `copier` in memory of their own. To be called in the engine's pool.
+    /// Takes all tensors of the file into use: where they are mapped, unless `sources`
+    /// puts them elsewhere. To be called in the engine's pool.
     ///
     /// # Errors
     /// A tensor that is missing, has other dimensions than the metadata asks
@@ -129,13 +162,13 @@ impl<B: Backend> Weights<B> {
         backend: &B,
         file: &Arc<GgufFile>,
         cfg: &ModelConfig,
-        copier: Option<&Copier<'_>>,
+        sources: Sources<'_>,
     ) -> Result<Self, EngineError> {
         let l = Loader {
             backend,
             file,
             cfg,
-            copier,
+            sources,
         };
         let d = cfg.embedding;
         Ok(Self {
@@ -166,7 +199,7 @@ impl<B: Backend> Loader<'_, B> {
 
     fn matrix(&self, name: &str, dims: &[usize]) -> Result<B::Weight, EngineError> {
         let tensor = self.tensor(name, dims)?;
-        match self.copier {
+        match self.sources.copier {
             Some(copier) => self.backend.load(&copier.copy(&tensor)?),
             None => self.backend.load(&tensor),
         }
@@ -214,7 +247,7 @@ impl<B: Backend> Loader<'_, B> {
             attn: self.attention(&p, i, layer)?,
             hc_ffn: self.hc(&format!("{p}.hc_ffn"), mix, 3)?,
             ffn_norm: self.vector(&format!("{p}.ffn_norm.weight"), &[d])?,
-            ffn: self.feed_forward(&p, layer)?,
+            ffn: self.feed_forward(&p, i, layer)?,
         })
     }
 
@@ -315,7 +348,41 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
-    fn feed_forward(&self, p: &str, layer: &LayerConfig) -> Result<FeedForward<B>, EngineError> {
+    /// Routed experts, in memory or in the store.
+    fn routed(
+        &self,
+        p: &str,
+        i: usize,
+        layer: &LayerConfig,
+    ) -> Result<ExpertWeights<B>, EngineError> {
+        let c = self.cfg;
+        let (d, ff, e) = (c.embedding, c.expert_ff, c.experts);
+        let matrix = |part: &str, dims: &[usize]| {
+            let name = format!("{p}.ffn_{part}_exps.weight");
+            match self.sources.experts {
+                // Of the mapped bytes none is ever read.
+                Some(_) => self.rows(&name, dims),
+                None => self.matrix(&name, dims),
+            }
+        };
+        Ok(ExpertWeights {
+            gate: matrix("gate", &[d, ff, e])?,
+            up: matrix("up", &[d, ff, e])?,
+            down: matrix("down", &[ff, d, e])?,
+            limit: layer.swiglu_limit,
+            streamed: self.sources.experts.map(|store| StreamedLayer {
+                store: Arc::clone(store),
+                layer: i as u32,
+            }),
+        })
+    }
+
+    fn feed_forward(
+        &self,
+        p: &str,
+        i: usize,
+        layer: &LayerConfig,
+    ) -> Result<FeedForward<B>, EngineError> {
         let c = self.cfg;
         let (d, ff, e) = (c.embedding, c.expert_ff, c.experts);
         let shared = if c.experts_shared == 0 {
@@ -326,6 +393,7 @@ impl<B: Backend> Loader<'_, B> {
                 up: self.matrix(&format!("{p}.ffn_up_shexp.weight"), &[d, ff])?,
                 down: self.matrix(&format!("{p}.ffn_down_shexp.weight"), &[ff, d])?,
                 limit: layer.swiglu_limit_shared,
+                streamed: None,
             })
         };
         Ok(FeedForward {
@@ -340,12 +408,7 @@ impl<B: Backend> Loader<'_, B> {
             } else {
                 None
             },
-            routed: ExpertWeights {
-                gate: self.matrix(&format!("{p}.ffn_gate_exps.weight"), &[d, ff, e])?,
-                up: self.matrix(&format!("{p}.ffn_up_exps.weight"), &[d, ff, e])?,
-                down: self.matrix(&format!("{p}.ffn_down_exps.weight"), &[ff, d, e])?,
-                limit: layer.swiglu_limit,
-            },
+            routed: self.routed(p, i, layer)?,
             shared,
         })
     }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use serde_json::json;
+use v4_runtime::memory::limits;
 use v4_runtime::{Engine, EngineOptions, Session, Want};
 
 pub use self::args::{BenchArgs, EngramBench};
@@ -20,7 +21,7 @@ use self::timing::{Kind, Run, Timing};
 use self::tokens::Tokens;
 use super::print_json;
 use crate::output::Notes;
-use crate::{memory, model, options};
+use crate::{model, options};
 
 /// Prompt length where none is named, in tokens.
 const PROMPTS: [usize; 1] = [512];
@@ -47,17 +48,17 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
 
-    let options = EngineOptions {
-        profile: true,
-        ..options::engine(&args.engine)
-    };
-    let engine = model::open_with(&args.model, options, notes)?;
     let mut depths = args.depth.clone();
     depths.sort_unstable();
     depths.dedup();
     let cases = cases(&args);
     let longest = cases.iter().map(|kind| kind.tokens()).max().unwrap_or(1);
     let context = longest + depths.last().unwrap_or(&0).max(&1);
+    let options = EngineOptions {
+        profile: true,
+        ..options::engine(&args.engine, context)
+    };
+    let engine = model::open_with(&args.model, options, notes)?;
     let model_max = engine.config().context_length;
     if context > model_max {
         bail!(
@@ -85,7 +86,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     } else {
         bar.set_message("measuring the machine");
         // Half of what is free.
-        engine.ceilings(memory::available().unwrap_or(0) / 2)
+        engine.ceilings(limits().free().unwrap_or(0) / 2)
     };
     let mut timings = Vec::new();
     // One session passes all depths; runs begin with what it has seen.
@@ -117,7 +118,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
                     // Rows of tokens seen before would be in the cache.
                     start += ids.len();
                 }
-                let step = time(&engine, session.fork(), kind, &ids)?;
+                let step = time(&engine, session.fork()?, kind, &ids)?;
                 if run > 0 {
                     timing.push(step);
                 }

@@ -27,7 +27,7 @@ fn percent(part: f64, whole: Option<f64>) -> String {
 
 impl Report<'_> {
     pub fn print_text(&self) -> io::Result<()> {
-        let options = options::engine(&self.args.engine);
+        let options = options::engine(&self.args.engine, 1);
         let mut out = io::stdout().lock();
         writeln!(
             out,
@@ -193,7 +193,7 @@ impl Report<'_> {
     }
 
     pub fn json(&self) -> Value {
-        let options = options::engine(&self.args.engine);
+        let options = options::engine(&self.args.engine, 1);
         let mut report = json!({
             "machine": Machine::this().json(),
             "model": self.args.model.display().to_string(),

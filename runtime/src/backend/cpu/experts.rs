@@ -8,6 +8,7 @@ use super::index::best_first;
 use super::matmul::{Activations, gather};
 use super::{Cpu, Matrix};
 use crate::backend::{Choose, ExpertWeights, RouteSpec, Routing};
+use crate::error::EngineError;
 use crate::math;
 use crate::model::Tensor;
 use crate::profile::Work;
@@ -83,15 +84,26 @@ pub(super) fn work(
 /// The tokens that one expert works on.
 struct Group<'a> {
     weights: &'a ExpertWeights<Cpu>,
-    /// Index in the weights' tensors.
-    expert: usize,
+    /// Its number; `None` for the shared one.
+    expert: Option<u32>,
     /// Token, and the weight of this expert for it.
     tokens: Vec<(usize, f32)>,
+    /// Pairs of token and expert in the groups before.
+    start: usize,
+}
+
+/// A group whose expert is in memory: bytes of its gate, up and down matrices, and
+/// where its tokens' outputs go, `[tokens, d]` in the pieces of [`tasks`].
+struct Ready<'a, 'b> {
+    group: &'b Group<'a>,
+    matrices: [&'b [u8]; 3],
+    out: &'b mut [f32],
 }
 
 /// A piece of one group's output rows: `out` is `[tokens, rows]`.
 struct Task<'a, 'b> {
     group: &'b Group<'a>,
+    matrices: [&'b [u8]; 3],
     index: usize,
     first: usize,
     out: &'b mut [f32],
@@ -106,34 +118,53 @@ impl Cpu {
         routing: &Routing,
         x: &Matrix,
         y: &mut Matrix,
-    ) {
+    ) -> Result<(), EngineError> {
         let (tokens, d) = (x.rows, x.cols);
         let (groups, places) = group(routed, shared, routing, tokens);
-        let hidden = self.hidden(&groups, x);
-
-        let ff = routed.down.cols();
-        let types: Vec<_> = groups.iter().map(|g| g.weights.down.ty()).collect();
-        let acts = Activations::new(self, &hidden, ff, &types);
-        let starts = starts(&groups);
-        let pairs = starts[groups.len()];
-        let inputs: Vec<_> = groups
-            .iter()
-            .zip(&starts)
-            .map(|(g, &s)| acts.input(self, g.weights.down.ty(), s..s + g.tokens.len()))
-            .collect();
+        let pairs = groups.last().map_or(0, |g| g.start + g.tokens.len());
         let mut out = vec![0.0; pairs * d];
-        let tasks = tasks(&groups, &mut out, d, |g| &g.weights.down);
-        tasks.into_par_iter().with_max_len(1).for_each(|task| {
-            let m = task.group.tokens.len();
-            let first = task.group.expert * d + task.first;
-            let rows = first..first + task.out.len() / m;
-            self.dot_rows(
-                &task.group.weights.down,
-                rows,
-                &inputs[task.index],
-                task.out,
-            );
-        });
+        match &routed.streamed {
+            None => {
+                let parts = split(&groups, &mut out, d);
+                let ready = groups.iter().zip(parts).map(|(group, out)| Ready {
+                    group,
+                    matrices: group.resident(),
+                    out,
+                });
+                self.run_groups(ready.collect(), x);
+            }
+            Some(layer) => {
+                // By number of expert, the shared one last.
+                let experts: Vec<u32> = groups.iter().filter_map(|g| g.expert).collect();
+                let mut parts: Vec<_> = split(&groups, &mut out, d)
+                    .into_iter()
+                    .map(Some)
+                    .collect();
+                let mut shared_part = parts.drain(experts.len()..).next().flatten();
+                let first = || {
+                    if let (Some(group), Some(out)) = (groups.get(experts.len()), shared_part.take())
+                    {
+                        let ready = Ready {
+                            group,
+                            matrices: group.resident(),
+                            out,
+                        };
+                        self.run_groups(vec![ready], x);
+                    }
+                };
+                layer.each(&experts, first, |residents| {
+                    let ready = residents.iter().filter_map(|resident| {
+                        let at = experts.binary_search(&resident.expert()).ok()?;
+                        Some(Ready {
+                            group: &groups[at],
+                            matrices: resident.matrices(),
+                            out: parts[at].take()?,
+                        })
+                    });
+                    self.run_groups(ready.collect(), x);
+                })?;
+            }
+        }
 
         // Per token, in the order in which its experts were chosen; shared last.
         y.reshape(tokens, d);
@@ -143,7 +174,7 @@ impl Cpu {
                 y.fill(0.0);
                 for &(g, i) in places {
                     let m = groups[g].tokens.len();
-                    let pieces = &out[starts[g] * d..][..m * d];
+                    let pieces = &out[groups[g].start * d..][..m * d];
                     let step = Self::task_rows(&groups[g].weights.down, d, m);
                     gather(pieces, step, m, i, part);
                     for (y, v) in y.iter_mut().zip(&*part) {
@@ -152,69 +183,136 @@ impl Cpu {
                 }
             },
         );
+        Ok(())
+    }
+
+    /// The outputs of some groups.
+    fn run_groups(&self, mut ready: Vec<Ready<'_, '_>>, x: &Matrix) {
+        let hidden = self.hidden(&ready, x);
+        let Some(first) = ready.first() else {
+            return;
+        };
+        let (ff, d) = (first.group.weights.down.cols(), x.cols);
+        let types: Vec<_> = ready.iter().map(|r| r.group.weights.down.ty()).collect();
+        let acts = Activations::new(self, &hidden, ff, &types);
+        let mut start = 0;
+        let inputs: Vec<_> = ready
+            .iter()
+            .map(|r| {
+                let rows = start..start + r.group.tokens.len();
+                start = rows.end;
+                acts.input(self, r.group.weights.down.ty(), rows)
+            })
+            .collect();
+        let parts = ready
+            .iter_mut()
+            .map(|r| (r.group, r.matrices, &mut *r.out));
+        let tasks = tasks(parts, d, |g| &g.weights.down);
+        tasks.into_par_iter().with_max_len(1).for_each(|task| {
+            let down = &task.group.weights.down;
+            let data = rows_of(down, task.matrices[2], task.first, task.rows());
+            self.dot_rows(down, data, &inputs[task.index], task.out);
+        });
     }
 
     /// `weight * silu(gate) * up` of every group's tokens: `[pairs, ff]`, in
     /// the order of the groups.
-    fn hidden(&self, groups: &[Group<'_>], x: &Matrix) -> Vec<f32> {
-        let types: Vec<_> = groups
+    fn hidden(&self, ready: &[Ready<'_, '_>], x: &Matrix) -> Vec<f32> {
+        let types: Vec<_> = ready
             .iter()
-            .flat_map(|g| [g.weights.gate.ty(), g.weights.up.ty()])
+            .flat_map(|r| [r.group.weights.gate.ty(), r.group.weights.up.ty()])
             .collect();
         let acts = Activations::new(self, &x.data, x.cols, &types);
-        let Some(first) = groups.first() else {
+        let Some(first) = ready.first() else {
             return Vec::new();
         };
-        let inputs: Vec<_> = groups
+        let inputs: Vec<_> = ready
             .iter()
-            .map(|g| {
-                [&g.weights.gate, &g.weights.up]
-                    .map(|w| acts.input(self, w.ty(), g.tokens.iter().map(|&(t, _)| t)))
+            .map(|r| {
+                let tokens = || r.group.tokens.iter().map(|&(t, _)| t);
+                [&r.group.weights.gate, &r.group.weights.up]
+                    .map(|w| acts.input(self, w.ty(), tokens()))
             })
             .collect();
-        let ff = first.weights.gate.rows();
-        let pairs: usize = groups.iter().map(|g| g.tokens.len()).sum();
+        let ff = first.group.weights.gate.rows();
+        let pairs: usize = ready.iter().map(|r| r.group.tokens.len()).sum();
         let mut out = vec![0.0; pairs * ff];
-        let tasks = tasks(groups, &mut out, ff, |g| &g.weights.gate);
+        let mut rest = out.as_mut_slice();
+        let parts = ready.iter().map(|r| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(r.group.tokens.len() * ff);
+            rest = after;
+            (r.group, r.matrices, part)
+        });
+        let tasks = tasks(parts, ff, |g| &g.weights.gate);
         tasks.into_par_iter().with_max_len(1).for_each(|task| {
-            let Group {
-                weights,
-                expert,
-                tokens,
-            } = task.group;
-            let m = tokens.len();
-            let first = expert * ff + task.first;
-            let rows = first..first + task.out.len() / m;
+            let (m, n) = (task.group.tokens.len(), task.rows());
+            let weights = task.group.weights;
+            let [gate, up, _] = task.matrices;
+            let gate = rows_of(&weights.gate, gate, task.first, n);
+            let up = rows_of(&weights.up, up, task.first, n);
             let [gate_input, up_input] = &inputs[task.index];
-            let mut up = vec![0.0; task.out.len()];
-            self.dot_rows(&weights.gate, rows.clone(), gate_input, task.out);
-            self.dot_rows(&weights.up, rows, up_input, &mut up);
-            swiglu(task.out, &up, weights.limit);
-            let n = task.out.len() / m;
-            for (row, (_, w)) in task.out.chunks_exact_mut(n).zip(tokens) {
+            let mut ups = vec![0.0; m * n];
+            self.dot_rows(&weights.gate, gate, gate_input, task.out);
+            self.dot_rows(&weights.up, up, up_input, &mut ups);
+            swiglu(task.out, &ups, weights.limit);
+            for (row, (_, w)) in task.out.chunks_exact_mut(n).zip(&task.group.tokens) {
                 row.iter_mut().for_each(|v| *v *= w);
             }
         });
-        if pairs == groups.len() {
+        if pairs == ready.len() {
             // One token each: its pieces are its row.
             return out;
         }
         let mut hidden = vec![0.0; pairs * ff];
         let mut rest = hidden.as_mut_slice();
+        let mut pieces = out.as_slice();
         let mut rows = Vec::with_capacity(pairs);
-        for (group, start) in groups.iter().zip(starts(groups)) {
+        for Ready { group, .. } in ready {
             let m = group.tokens.len();
-            let pieces = &out[start * ff..(start + m) * ff];
             let step = Self::task_rows(&group.weights.gate, ff, m);
-            let (part, after) = rest.split_at_mut(m * ff);
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(m * ff);
             rest = after;
+            let (from, after) = pieces.split_at(m * ff);
+            pieces = after;
             let part = part.chunks_exact_mut(ff).enumerate();
-            rows.extend(part.map(|(t, row)| (pieces, step, m, t, row)));
+            rows.extend(part.map(|(t, row)| (from, step, m, t, row)));
         }
         rows.into_par_iter()
             .for_each(|(pieces, step, m, t, row)| gather(pieces, step, m, t, row));
         hidden
     }
+}
+
+impl Group<'_> {
+    /// The matrices where the model has them in memory.
+    fn resident(&self) -> [&[u8]; 3] {
+        let expert = self.expert.unwrap_or(0) as usize;
+        [&self.weights.gate, &self.weights.up, &self.weights.down].map(|w| w.matrix(expert))
+    }
+}
+
+impl Task<'_, '_> {
+    /// Rows of the weight.
+    fn rows(&self) -> usize {
+        self.out.len() / self.group.tokens.len().max(1)
+    }
+}
+
+/// Rows of one expert's matrix.
+fn rows_of<'a>(w: &Tensor, matrix: &'a [u8], first: usize, count: usize) -> &'a [u8] {
+    let bytes = w.row_bytes();
+    &matrix[first * bytes..(first + count) * bytes]
+}
+
+/// Cuts the outputs of all groups, `[pairs, d]`, into those of each.
+fn split<'b>(groups: &[Group<'_>], mut out: &'b mut [f32], d: usize) -> Vec<&'b mut [f32]> {
+    let mut parts = Vec::with_capacity(groups.len());
+    for group in groups {
+        let (part, rest) = std::mem::take(&mut out).split_at_mut(group.tokens.len() * d);
+        out = rest;
+        parts.push(part);
+    }
+    parts
 }
 
 /// Groups a chunk's tokens by expert, and says where each token's results
@@ -232,12 +330,13 @@ fn group<'a>(
     let mut groups: Vec<Group<'a>> = Vec::new();
     let mut places = vec![vec![(0, 0); used]; tokens];
     for pair in by_expert {
-        let expert = routing.experts[pair] as usize;
+        let expert = Some(routing.experts[pair]);
         if groups.last().is_none_or(|g| g.expert != expert) {
             groups.push(Group {
                 weights: routed,
                 expert,
                 tokens: Vec::new(),
+                start: groups.last().map_or(0, |g| g.start + g.tokens.len()),
             });
         }
         let last = groups.len() - 1;
@@ -251,39 +350,28 @@ fn group<'a>(
         }
         groups.push(Group {
             weights,
-            expert: 0,
+            expert: None,
             tokens: (0..tokens).map(|t| (t, 1.0)).collect(),
+            start: tokens * used,
         });
     }
     (groups, places)
 }
 
-/// Index of each group's first pair, and the number of pairs.
-fn starts(groups: &[Group<'_>]) -> Vec<usize> {
-    std::iter::once(0)
-        .chain(groups.iter().scan(0, |sum, g| {
-            *sum += g.tokens.len();
-            Some(*sum)
-        }))
-        .collect()
-}
-
-/// Cuts `out` into pieces of a group's rows.
-fn tasks<'a, 'b>(
-    groups: &'b [Group<'a>],
-    mut out: &'b mut [f32],
+/// Cuts the outputs of groups into pieces of their rows.
+fn tasks<'a: 'b, 'b>(
+    parts: impl Iterator<Item = (&'b Group<'a>, [&'b [u8]; 3], &'b mut [f32])>,
     rows: usize,
     weight: impl Fn(&'b Group<'a>) -> &'b Tensor,
 ) -> Vec<Task<'a, 'b>> {
     let mut tasks = Vec::new();
-    for (index, group) in groups.iter().enumerate() {
+    for (index, (group, matrices, part)) in parts.enumerate() {
         let m = group.tokens.len();
-        let (part, rest) = out.split_at_mut(m * rows);
-        out = rest;
         let step = Cpu::task_rows(weight(group), rows, m);
         for (c, out) in part.chunks_mut(step * m).enumerate() {
             tasks.push(Task {
                 group,
+                matrices,
                 index,
                 first: c * step,
                 out,

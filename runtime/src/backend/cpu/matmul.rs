@@ -1,7 +1,6 @@
 //! Matrix products with weights in any ggml type.
 
 use std::cell::RefCell;
-use std::ops::Range;
 
 use rayon::prelude::*;
 use v4_quant::GgmlType;
@@ -118,18 +117,11 @@ impl Cpu {
         step.min(by_threads).max(1).next_multiple_of(whole)
     }
 
-    /// `out[t][r] = w[rows.start + r] . input[t]`, on the calling thread. Rows
-    /// count through all matrices of the tensor.
-    pub(super) fn dot_rows(
-        &self,
-        w: &Tensor,
-        rows: Range<usize>,
-        input: &Input<'_>,
-        out: &mut [f32],
-    ) {
+    /// `out[t][r] = data[r] . input[t]`, on the calling thread, where `data` are whole
+    /// rows of `w`.
+    pub(super) fn dot_rows(&self, w: &Tensor, data: &[u8], input: &Input<'_>, out: &mut [f32]) {
         let bytes = w.row_bytes();
-        let n = rows.len();
-        let data = &w.data()[rows.start * bytes..rows.end * bytes];
+        let n = data.len() / bytes.max(1);
         BUFFERS.with_borrow_mut(|buffers| match input {
             Input::Int8(acts) => {
                 if let Some(matmul) = self.kernels.matmul_i8(w.ty()) {
@@ -192,7 +184,9 @@ impl Cpu {
                 .for_each(|(g, c, piece)| {
                     let first = g * per_group + c * step;
                     let rows = first..first + piece.len() / m;
-                    self.dot_rows(w, rows, &inputs[g], piece);
+                    let bytes = w.row_bytes();
+                    let data = &w.data()[rows.start * bytes..rows.end * bytes];
+                    self.dot_rows(w, data, &inputs[g], piece);
                 });
         };
         if m == 1 {

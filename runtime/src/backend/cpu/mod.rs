@@ -325,10 +325,10 @@ impl Backend for Cpu {
         routing: &Routing,
         x: &Matrix,
         y: &mut Matrix,
-    ) {
+    ) -> Result<(), EngineError> {
         let work = || experts::work(routed, shared, routing, x.rows);
         let run = || self.run_experts(routed, shared, routing, x, y);
-        self.profiler.time(Operation::Experts, work, run);
+        self.profiler.time(Operation::Experts, work, run)
     }
 }
 

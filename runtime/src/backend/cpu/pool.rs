@@ -87,6 +87,9 @@ impl Pending {
             ended * ratio
         };
         self.rows.drain(..(keep - self.first) * 2 * c);
+        // A prompt's chunk needs more room than what is left of it.
+        let open = if overlap { 2 * ratio } else { ratio };
+        self.rows.shrink_to(open * 2 * c);
         self.first = keep;
         self.entries = ended;
     }

@@ -1,0 +1,196 @@
+//! Experts read from the disk as tokens need them: the same bits, within the memory
+//! that is allowed, whatever the disk does.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use v4_runtime::experts::ExpertOptions;
+use v4_runtime::io::ReadHook;
+use v4_runtime::memory::kv_bytes;
+use v4_runtime::{Engine, EngineError, EngineOptions, KvPrecision, Session, Want};
+use v4_tests::numbers::Numbers;
+use v4_tests::program::{data, logits, run, tiny};
+use v4_tests::shared::shared;
+
+fn ids(model: &str, case: &str) -> Vec<u32> {
+    let golden = Numbers::read(&data(model).join("golden.safetensors"));
+    let ids = golden.ints(&format!("{case}.ids"));
+    ids.iter().map(|&id| id.try_into().unwrap()).collect()
+}
+
+fn models() -> Vec<(&'static str, PathBuf)> {
+    let mut models = vec![
+        ("tiny-v4", tiny("tiny-v4", "native", &[])),
+        ("tiny-v41", tiny("tiny-v41", "native", &[])),
+    ];
+    // Its tensors begin anywhere: an expert does not begin at a sector.
+    models.extend(shared("tiny-v4.llamacpp.gguf").map(|path| ("tiny-v4", path)));
+    models
+}
+
+/// A copy of a file where the file system has no direct reads, if there is such a
+/// place.
+fn in_memory(model: &Path) -> Option<tempfile::NamedTempFile> {
+    let copy = tempfile::NamedTempFile::new_in("/dev/shm").ok()?;
+    std::fs::copy(model, copy.path()).ok()?;
+    Some(copy)
+}
+
+#[test]
+fn streamed_experts_give_the_bits_of_resident_ones() {
+    for (name, model) in models() {
+        let ids = ids(name, "medium");
+        let resident = logits(&model, &ids, &["--threads", "2", "--trace"]);
+        for options in [
+            &["--most-experts", "1", "--threads", "1"][..],
+            &["--most-experts", "3", "--threads", "2", "--chunk", "7"],
+            &["--most-experts", "9", "--threads", "3", "--chunk", "64"],
+            &["--most-experts", "9", "--reads", "threads"],
+            &["--most-experts", "9", "--no-direct"],
+            &["--most-experts", "9", "--reads", "threads", "--no-direct"],
+            &["--most-experts", "9", "--in-flight", "1"],
+            &["--most-experts", "9", "--weights", "copied"],
+            &["--most-experts", "100000"],
+        ] {
+            let streamed = logits(&model, &ids, &[options, &["--trace"]].concat());
+            assert!(streamed == resident, "{name}: {options:?}");
+        }
+        if let Some(copy) = in_memory(&model) {
+            let streamed = logits(copy.path(), &ids, &["--most-experts", "5", "--trace"]);
+            assert!(streamed == resident, "{name}: in a file system in memory");
+        }
+    }
+}
+
+/// The bits of all logits of `ids`, one token at a time or in chunks.
+fn run_ids(session: &mut Session, ids: &[u32]) -> Result<Vec<u32>, EngineError> {
+    let logits = session.append(ids, Want::All)?;
+    Ok(logits.data.iter().map(|v| v.to_bits()).collect())
+}
+
+fn engine(model: &Path, options: EngineOptions) -> Arc<Engine> {
+    let options = EngineOptions {
+        threads: Some(2),
+        ..options
+    };
+    Engine::open(model, options).unwrap()
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_what_would() {
+    let model = tiny("tiny-v4", "native", &[]);
+    let file = ids("tiny-v4", "short");
+    let list = v4_tests::program::scratch().join("short.ids");
+    let text: Vec<String> = file.iter().map(u32::to_string).collect();
+    std::fs::write(&list, text.join(" ")).unwrap();
+    let out = v4_tests::program::scratch().join("refused.safetensors");
+    let with = |memory: &str| {
+        let [model, list, out] = [&model, &list, &out].map(|p| p.to_str().unwrap());
+        run(
+            "v4-run",
+            &["logits", model, "--ids", list, "--out", out, "--memory", memory],
+        )
+    };
+    let refused = with("10M");
+    refused.failed_with(&["of memory", "10.0 MiB are allowed", "use --memory"]);
+    let (_, rest) = refused.stderr.split_once("use --memory ").unwrap();
+    let enough = rest.split_whitespace().next().unwrap();
+    with(enough).ok();
+    // A context that cannot fit, in an engine that is open.
+    let engine = engine(
+        &model,
+        EngineOptions {
+            memory: Some(150 << 20),
+            ..EngineOptions::default()
+        },
+    );
+    let most = engine.config().context_length;
+    let error = Session::new(&engine, most, 512).unwrap_err().to_string();
+    for part in ["of memory", "150.0 MiB are allowed", "--memory", "--ctx"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[test]
+fn experts_give_way_to_a_session_and_come_back() {
+    let model = tiny("tiny-v4", "native", &[]);
+    let ids = ids("tiny-v4", "long");
+    let expected = {
+        let engine = engine(&model, EngineOptions::default());
+        run_ids(&mut Session::new(&engine, 4096, 64).unwrap(), &ids).unwrap()
+    };
+    let probe = engine(&model, EngineOptions::default());
+    let plan = probe.plan().clone();
+    // Room for all experts, but not beside the session's buffers.
+    let engine = engine(
+        &model,
+        EngineOptions {
+            memory: Some(plan.fixed() + plan.experts.bytes + (3 << 20)),
+            ..EngineOptions::default()
+        },
+    );
+    let store = Arc::clone(engine.experts().expect("streamed"));
+    let before = store.slots();
+    let mut session = Session::new(&engine, 4096, 64).unwrap();
+    assert_eq!(run_ids(&mut session, &ids).unwrap(), expected);
+    let held = engine.budget().taken();
+    let kv = kv_bytes(engine.config(), KvPrecision::Published, session.len());
+    assert!(held >= kv, "{held} bytes held, {kv} of caches");
+    assert!(store.held() <= store.slots());
+    let mut fork = session.fork().unwrap();
+    assert!(engine.budget().taken() > held);
+    fork.append(&ids[..1], Want::Last).unwrap();
+    drop(fork);
+    drop(session);
+    assert_eq!(engine.budget().taken(), 0);
+    assert_eq!(store.slots(), before);
+}
+
+/// Fails while it is broken.
+#[derive(Debug, Default)]
+struct Disk {
+    broken: AtomicBool,
+}
+
+impl ReadHook for Disk {
+    fn answer(&self, _: u64, _: usize, answer: io::Result<usize>) -> io::Result<usize> {
+        if self.broken.load(Relaxed) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        answer
+    }
+}
+
+#[test]
+fn after_a_disk_error_the_same_session_runs_again_to_the_same_bits() {
+    for (name, model) in models() {
+        let ids = ids(name, "short");
+        let expected = {
+            let engine = engine(&model, EngineOptions::default());
+            run_ids(&mut Session::new(&engine, 4096, 8).unwrap(), &ids).unwrap()
+        };
+        let disk = Arc::new(Disk::default());
+        let engine = engine(
+            &model,
+            EngineOptions {
+                experts: ExpertOptions {
+                    most_slots: Some(4),
+                    hook: Some(Arc::clone(&disk) as _),
+                    ..ExpertOptions::default()
+                },
+                ..EngineOptions::default()
+            },
+        );
+        let mut session = Session::new(&engine, 4096, 8).unwrap();
+        run_ids(&mut session, &ids[..3]).unwrap();
+        disk.broken.store(true, Relaxed);
+        let error = run_ids(&mut session, &ids[3..]).unwrap_err();
+        assert!(matches!(error, EngineError::Expert { .. }), "{error}");
+        assert!(error.to_string().contains("os error 5"), "{error}");
+        assert!(session.is_empty(), "a session that is half run starts again");
+        disk.broken.store(false, Relaxed);
+        assert_eq!(run_ids(&mut session, &ids).unwrap(), expected, "{name}");
+    }
+}
