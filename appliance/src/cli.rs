@@ -11,6 +11,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use v4_runtime::Session;
 
 use crate::commands::bench::BenchArgs;
+use crate::commands::doctor::DoctorArgs;
+use crate::commands::plan::PlanArgs;
 use crate::commands::render::RenderArgs;
 use crate::commands::tokenize::TokenizeArgs;
 
@@ -57,6 +59,10 @@ pub enum Command {
     Perplexity(PerplexityArgs),
     /// Measure prefill and decode speed.
     Bench(BenchArgs),
+    /// Tell where every group of bytes goes, and foretell speed.
+    Plan(PlanArgs),
+    /// Look what of this machine the engine can use.
+    Doctor(DoctorArgs),
     /// Write the logits of given token ids to a safetensors file.
     Logits(LogitsArgs),
     /// Print the token ids of a text on standard input.
@@ -456,7 +462,7 @@ pub fn usage_error(message: &str) -> anyhow::Result<ExitCode> {
 }
 
 /// Bytes, with binary units: 64M, 1.5G.
-fn size(text: &str) -> Result<usize, String> {
+pub fn size(text: &str) -> Result<usize, String> {
     let bytes = parse_size::Config::new()
         .with_binary()
         .parse_size(text)

@@ -49,6 +49,8 @@ fn run() -> anyhow::Result<ExitCode> {
         Some(Command::Complete(args)) => commands::complete::run(args),
         Some(Command::Perplexity(args)) => commands::perplexity::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
+        Some(Command::Plan(args)) => commands::plan::run(args),
+        Some(Command::Doctor(args)) => commands::doctor::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
         Some(Command::Tokenize(args)) => commands::tokenize::run(args),
         Some(Command::Render(args)) => commands::render::run(args),
@@ -67,6 +69,8 @@ v4-run runs DeepSeek-V4 models from one GGUF file, on this machine, offline.
   v4-run complete MODEL          continue raw text, or fill a gap in code
   v4-run perplexity MODEL FILE   measure how well a text is predicted
   v4-run bench MODEL             measure speed
+  v4-run plan MODEL              where its bytes would go, and how fast
+  v4-run doctor                  what of this machine it can use
 
 MODEL is a GGUF file; v4-convert makes one from a downloaded checkpoint:
   v4-convert CHECKPOINT model.gguf

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use v4_quant::dot::Kernels;
 
+use crate::error::EngineError;
 use crate::workers::Workers;
 
 /// Measured ceilings of a machine, all threads together.
@@ -26,6 +27,16 @@ const BUFFER: usize = 1 << 30;
 const RUNS: usize = 4;
 
 impl Ceilings {
+    /// Measures them with so many threads, or one per core, and no model open; see
+    /// [`Engine::ceilings`](crate::Engine::ceilings).
+    ///
+    /// # Errors
+    /// If the threads cannot be started.
+    pub fn of_machine(threads: Option<usize>, memory: u64) -> Result<Option<Self>, EngineError> {
+        let workers = Workers::start(threads, false)?;
+        Ok(Self::measure(&workers, Kernels::detect(), memory))
+    }
+
     /// Measures them in a second or two, with a buffer of at most `memory` bytes.
     /// `None` if that is too little to be beyond caches.
     pub(crate) fn measure(workers: &Workers, kernels: &Kernels, memory: u64) -> Option<Self> {

@@ -7,9 +7,9 @@ use crate::backend::cpu::{Cpu, Precision};
 use crate::ceilings::Ceilings;
 use crate::engram::{EngramOptions, EngramStore};
 use crate::error::EngineError;
+use crate::experts::{ExpertOptions, ExpertStore};
 use crate::forward::{Forward, KvPrecision};
 use crate::gguf::GgufFile;
-use crate::experts::{ExpertOptions, ExpertStore};
 use crate::memory::{Budget, MemoryPlan, PlanRequest};
 use crate::model::{Copier, LoadProgress, ModelConfig, Sources, Weights, expert_tensors};
 use crate::profile::Profile;
@@ -183,7 +183,16 @@ impl Engine {
         };
         let load = || Weights::load(&backend, &file, &cfg, sources);
         let weights = workers.run(load)?;
-        let whole = if experts.is_some() { 0 } else { plan.experts.bytes };
+        if file.lost() {
+            return Err(EngineError::FileLost {
+                path: path.to_path_buf(),
+            });
+        }
+        let whole = if experts.is_some() {
+            0
+        } else {
+            plan.experts.bytes
+        };
         Ok(Arc::new(Self {
             budget: Budget::new(
                 options.memory,
@@ -303,6 +312,17 @@ impl Engine {
 
     pub(crate) fn forward(&self) -> &Forward<Cpu> {
         &self.forward
+    }
+
+    /// # Errors
+    /// [`EngineError::FileLost`] once weights could not be read.
+    pub(crate) fn check_file(&self) -> Result<(), EngineError> {
+        if self.file.lost() {
+            return Err(EngineError::FileLost {
+                path: self.path().to_path_buf(),
+            });
+        }
+        Ok(())
     }
 
     pub(crate) fn replay(&self) -> bool {

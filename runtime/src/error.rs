@@ -124,9 +124,9 @@ pub enum EngineError {
         /// What would make it fit.
         remedy: String,
     },
-    /// The model file was cut short while it was open.
+    /// The model file was cut short, or its disk failed, while it was open.
     #[error(
-        "{}: the file was cut short while it was open: what was computed since is lost; restore the file and open it again",
+        "{}: the file was cut short, or its disk failed, while it was open; restore the file and open it again",
         path.display()
     )]
     FileLost {

@@ -41,3 +41,10 @@ pub use error::EngineError;
 pub use forward::KvPrecision;
 pub use session::{Hooks, Logits, OnLogits, Progress, Session, Want};
 pub use trace::{LayerTrace, Trace};
+
+/// Name of the instruction set that kernels use on this machine, and of what it was
+/// chosen from.
+#[must_use]
+pub fn isa() -> &'static str {
+    v4_quant::dot::Kernels::detect().isa().name()
+}

@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::engram::{EngramStore, Fetch};
 use crate::error::EngineError;
 use crate::forward::{Cache, Chunk, Cone, Scratch};
-use crate::memory::{Share, backlog_bytes, kv_bytes, scratch_bytes};
+use crate::memory::{SessionSize, Share, session_bytes};
 use crate::trace::Trace;
 
 /// Which positions' logits a call wants.
@@ -145,15 +145,14 @@ impl Session {
     /// at once and holds `logits` rows of logits.
     fn bytes(&self, tokens: usize, rows: usize, logits: usize) -> u64 {
         let (config, kv) = (self.engine.config(), self.engine.forward().kv_precision());
-        let threads = self.engine.threads();
-        let backlog = if rows >= self.chunk && tokens > rows {
-            backlog_bytes(config, self.chunk)
-        } else {
-            0
+        let size = SessionSize {
+            tokens,
+            context: self.context,
+            rows,
+            chunk: self.chunk,
+            logits,
         };
-        let scratch = scratch_bytes(config, rows, self.context, threads, logits);
-        // In steps, so that not every token changes it.
-        (kv_bytes(config, kv, tokens) + scratch + backlog).next_multiple_of(1 << 20)
+        session_bytes(config, kv, self.engine.threads(), size)
     }
 
     /// What does not fit, and what would take less.
@@ -310,6 +309,8 @@ impl Session {
                 ahead = next;
                 self.run_chunk(chunk, &cone, from.saturating_sub(done), rows, hooks)
             });
+            // Weights that could not be read were taken for zeros.
+            let ran = ran.and_then(|logits| engine.check_file().map(|()| logits));
             let logits = match ran {
                 Ok(logits) => logits,
                 Err(error) => {

@@ -64,10 +64,15 @@ fn streamed_experts_give_the_bits_of_resident_ones() {
     }
 }
 
-/// The bits of all logits of `ids`, one token at a time or in chunks.
+/// The bits of all logits of `ids`.
 fn run_ids(session: &mut Session, ids: &[u32]) -> Result<Vec<u32>, EngineError> {
-    let logits = session.append(ids, Want::All)?;
-    Ok(logits.data.iter().map(|v| v.to_bits()).collect())
+    let mut bits = Vec::new();
+    // Together they would take more memory than the model.
+    for ids in ids.chunks(64) {
+        let logits = session.append(ids, Want::All)?;
+        bits.extend(logits.data.iter().map(|v| v.to_bits()));
+    }
+    Ok(bits)
 }
 
 fn engine(model: &Path, options: EngineOptions) -> Arc<Engine> {
@@ -81,23 +86,16 @@ fn engine(model: &Path, options: EngineOptions) -> Arc<Engine> {
 #[test]
 fn what_does_not_fit_is_refused_with_what_would() {
     let model = tiny("tiny-v4", "native", &[]);
-    let file = ids("tiny-v4", "short");
-    let list = v4_tests::program::scratch().join("short.ids");
-    let text: Vec<String> = file.iter().map(u32::to_string).collect();
-    std::fs::write(&list, text.join(" ")).unwrap();
-    let out = v4_tests::program::scratch().join("refused.safetensors");
     let with = |memory: &str| {
-        let [model, list, out] = [&model, &list, &out].map(|p| p.to_str().unwrap());
-        run(
-            "v4-run",
-            &["logits", model, "--ids", list, "--out", out, "--memory", memory],
-        )
+        let model = model.to_str().unwrap();
+        let prompt = ["complete", model, "-p", "fn main() {", "-n", "4", "--quiet"];
+        run("v4-run", prompt.iter().chain(&["--memory", memory]))
     };
     let refused = with("10M");
     refused.failed_with(&["of memory", "10.0 MiB are allowed", "use --memory"]);
     let (_, rest) = refused.stderr.split_once("use --memory ").unwrap();
     let enough = rest.split_whitespace().next().unwrap();
-    with(enough).ok();
+    let _ = with(enough).ok();
     // A context that cannot fit, in an engine that is open.
     let engine = engine(
         &model,
@@ -121,14 +119,18 @@ fn experts_give_way_to_a_session_and_come_back() {
         let engine = engine(&model, EngineOptions::default());
         run_ids(&mut Session::new(&engine, 4096, 64).unwrap(), &ids).unwrap()
     };
-    let probe = engine(&model, EngineOptions::default());
-    let plan = probe.plan().clone();
-    // Room for all experts, but not beside the session's buffers.
+    let options = EngineOptions {
+        context: 4096,
+        chunk: 64,
+        ..EngineOptions::default()
+    };
+    let plan = engine(&model, options.clone()).plan().clone();
+    // Room for all experts, but not beside the session.
     let engine = engine(
         &model,
         EngineOptions {
-            memory: Some(plan.fixed() + plan.experts.bytes + (3 << 20)),
-            ..EngineOptions::default()
+            memory: Some(plan.total() - plan.experts.bytes / 2),
+            ..options
         },
     );
     let store = Arc::clone(engine.experts().expect("streamed"));
@@ -189,8 +191,62 @@ fn after_a_disk_error_the_same_session_runs_again_to_the_same_bits() {
         let error = run_ids(&mut session, &ids[3..]).unwrap_err();
         assert!(matches!(error, EngineError::Expert { .. }), "{error}");
         assert!(error.to_string().contains("os error 5"), "{error}");
-        assert!(session.is_empty(), "a session that is half run starts again");
+        assert!(
+            session.is_empty(),
+            "a session that is half run starts again"
+        );
         disk.broken.store(false, Relaxed);
         assert_eq!(run_ids(&mut session, &ids).unwrap(), expected, "{name}");
     }
+}
+
+#[test]
+fn a_model_cut_short_while_it_runs_is_an_error_and_not_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    for most_slots in [None, Some(4)] {
+        let model = dir.path().join("cut.gguf");
+        std::fs::copy(tiny("tiny-v4", "native", &[]), &model).unwrap();
+        let engine = engine(
+            &model,
+            EngineOptions {
+                experts: ExpertOptions {
+                    most_slots,
+                    ..ExpertOptions::default()
+                },
+                ..EngineOptions::default()
+            },
+        );
+        let mut session = Session::new(&engine, 4096, 8).unwrap();
+        run_ids(&mut session, &[1, 2, 3]).unwrap();
+        let file = std::fs::File::options().write(true).open(&model).unwrap();
+        let half = file.metadata().unwrap().len() / 2;
+        file.set_len(half).unwrap();
+        let error = run_ids(&mut session, &[4, 5, 6]).unwrap_err().to_string();
+        assert!(error.contains("cut short"), "{error}");
+        assert!(error.contains("cut.gguf"), "{error}");
+        assert!(run_ids(&mut session, &[1]).is_err(), "it stays so");
+    }
+}
+
+#[test]
+fn a_model_that_is_replaced_while_it_runs_stays_the_one_that_was_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("replaced.gguf");
+    std::fs::copy(tiny("tiny-v4", "native", &[]), &model).unwrap();
+    let ids = ids("tiny-v4", "short");
+    let options = || EngineOptions {
+        experts: ExpertOptions {
+            most_slots: Some(4),
+            ..ExpertOptions::default()
+        },
+        ..EngineOptions::default()
+    };
+    let engine = engine(&model, options());
+    let mut session = Session::new(&engine, 4096, 8).unwrap();
+    let expected = run_ids(&mut session, &ids).unwrap();
+    let other = dir.path().join("other");
+    std::fs::copy(tiny("tiny-v41", "native", &[]), &other).unwrap();
+    std::fs::rename(&other, &model).unwrap();
+    session.reset();
+    assert_eq!(run_ids(&mut session, &ids).unwrap(), expected);
 }

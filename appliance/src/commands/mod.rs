@@ -4,8 +4,10 @@ pub mod ask;
 pub mod bench;
 pub mod chat;
 pub mod complete;
+pub mod doctor;
 pub mod logits;
 pub mod perplexity;
+pub mod plan;
 pub mod render;
 pub mod tokenize;
 

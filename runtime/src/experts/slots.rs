@@ -175,6 +175,11 @@ impl Slots {
         (batch, slots)
     }
 
+    /// Has an expert of a batch wait for a slot again.
+    pub fn want(&mut self, batch: u64, key: Key) {
+        self.waiting.push_back(Wanted { batch, key });
+    }
+
     /// Remembers experts that a layer will ask for, to be read when nobody waits for
     /// others.
     pub fn expect(&mut self, layer: u32, experts: &[u32]) {

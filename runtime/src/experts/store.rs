@@ -269,7 +269,15 @@ impl Resident {
 struct Batch<'a> {
     layer: &'a StreamedLayer,
     number: u64,
-    held: HashMap<Key, usize>,
+    held: HashMap<Key, Held>,
+}
+
+/// A slot that a batch holds.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    slot: usize,
+    /// Whether its read was started for the batch, and not before.
+    own: bool,
 }
 
 impl StreamedLayer {
@@ -307,7 +315,10 @@ impl StreamedLayer {
             number,
             held: keys
                 .zip(there)
-                .filter_map(|(k, s)| Some((k, s?)))
+                .filter_map(|(key, slot)| {
+                    let (slot, own) = (slot?, false);
+                    Some((key, Held { slot, own }))
+                })
                 .collect(),
         };
         store.start(grants);
@@ -326,7 +337,9 @@ impl StreamedLayer {
         let matrices = &self.store.shared.layers[self.layer as usize];
         EngineError::Expert {
             path: self.store.shared.path.clone(),
-            tensor: matrices.tensors[0].name().replace("_gate_", "_{gate,up,down}_"),
+            tensor: matrices.tensors[0]
+                .name()
+                .replace("_gate_", "_{gate,up,down}_"),
             expert,
             reason,
         }
@@ -342,14 +355,19 @@ impl Batch<'_> {
         let mut waited = Duration::ZERO;
         loop {
             match slots.granted(self.number) {
-                Ok(granted) => self.held.extend(granted),
+                Ok(granted) => {
+                    let own = |(key, slot)| (key, Held { slot, own: true });
+                    self.held.extend(granted.into_iter().map(own));
+                }
                 Err(reason) => {
                     drop(slots);
                     return Err(self.layer.error(0, reason));
                 }
             }
             let mut ready = Vec::new();
-            for (&(_, expert), &slot) in &self.held {
+            let mut again = Vec::new();
+            for (&key, &Held { slot, own }) in &self.held {
+                let expert = key.1;
                 match slots.look(slot) {
                     Arrived::Pending => {}
                     Arrived::Ready(loaded) => ready.push(Resident {
@@ -358,11 +376,27 @@ impl Batch<'_> {
                         loaded,
                         bytes: [0, 1, 2].map(|m| matrices.bytes(m)),
                     }),
+                    // The failure may be older than the wish.
+                    Arrived::Failed(_) if !own => again.push(key),
                     Arrived::Failed(reason) => {
                         drop(slots);
                         return Err(self.layer.error(expert, reason));
                     }
                 }
+            }
+            if !again.is_empty() {
+                for key in again {
+                    if let Some(held) = self.held.remove(&key) {
+                        slots.release(held.slot);
+                        slots.want(self.number, key);
+                    }
+                }
+                let grants = slots.grant();
+                // Out of the lock: a reader that has ended says so at once.
+                drop(slots);
+                store.start(grants);
+                slots = store.shared.lock();
+                continue;
             }
             if !ready.is_empty() {
                 slots.stats.waited += waited;
@@ -409,7 +443,7 @@ impl Drop for Batch<'_> {
         let all: Vec<usize> = self
             .held
             .drain()
-            .map(|(_, slot)| slot)
+            .map(|(_, held)| held.slot)
             .chain(granted.into_iter().map(|(_, slot)| slot))
             .collect();
         if all.is_empty() {

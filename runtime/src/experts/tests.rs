@@ -32,7 +32,11 @@ fn file(alignment: u64) -> (tempfile::TempDir, Arc<GgufFile>) {
                 "down" => vec![rows, cols, EXPERTS as u64],
                 _ => vec![cols, rows, EXPERTS as u64],
             };
-            tensors.push((format!("blk.{l}.ffn_{part}_exps.weight"), GgmlType::F32, dims));
+            tensors.push((
+                format!("blk.{l}.ffn_{part}_exps.weight"),
+                GgmlType::F32,
+                dims,
+            ));
         }
     }
     let infos = layout_offsets(tensors, alignment).unwrap();

@@ -35,7 +35,8 @@ impl<B: Backend> Forward<B> {
     pub(super) fn expect_experts(&self, ids: &[u32]) {
         let used = self.cfg.experts_used;
         for layer in &self.weights.layers {
-            if let (Some(table), Some(streamed)) = (&layer.ffn.by_token, &layer.ffn.routed.streamed) {
+            if let (Some(table), Some(streamed)) = (&layer.ffn.by_token, &layer.ffn.routed.streamed)
+            {
                 let of = |&id: &u32| &table[id as usize * used..][..used];
                 let mut experts: Vec<u32> = ids.iter().flat_map(of).copied().collect();
                 experts.sort_unstable();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::error::GgufError;
+use super::guard::Guard;
 use super::metadata::Metadata;
 use super::reader::{Header, parse_header};
 use super::tensor::TensorInfo;
@@ -14,11 +15,14 @@ use super::tensor::TensorInfo;
 /// An open GGUF file: its header, checked, and its tensors' data, mapped.
 ///
 /// The file must not be changed while it is open: a tensor's bytes would change
-/// with it, and reading past a new, lower end would kill the process.
+/// with it. If it is cut short, zeros are read past its new end, and
+/// [`GgufFile::lost`] says so.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
     file: File,
+    /// Before the map, so that it ends first.
+    guard: Guard,
     map: Mmap,
     header: Header,
     /// Indices into the header's tensors in the order of their names.
@@ -57,9 +61,10 @@ impl GgufFile {
         // SAFETY: the map is read-only and private to this value. Its bytes are
         // only ever read as plain bytes that no invariant rests on once checked
         // (every use of them is valid for any content), so a change by another
-        // process can give wrong numbers, not undefined behaviour of ours; that
-        // nobody shortens the file is the documented condition of this type.
+        // process can give wrong numbers, not undefined behaviour of ours; a file that
+        // is cut short is seen to by the guard.
         let map = unsafe { Mmap::map(&file) }.map_err(io("map the file into memory"))?;
+        let guard = Guard::new(&map);
         let header = parse_header(&map, map.len() as u64)?;
         let by_name = super::sort_names(&header.tensors, |t| &t.name).map_err(|name| {
             GgufError::DuplicateTensor {
@@ -69,6 +74,7 @@ impl GgufFile {
         Ok(Self {
             path: path.to_owned(),
             file,
+            guard,
             map,
             header,
             by_name,
@@ -97,6 +103,13 @@ impl GgufFile {
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Whether some bytes could not be read since the file was opened, as it was cut
+    /// short or its disk failed; zeros were read instead.
+    #[must_use]
+    pub fn lost(&self) -> bool {
+        self.guard.lost()
     }
 
     /// Keys and values.

@@ -8,6 +8,7 @@
 mod cursor;
 mod error;
 mod file;
+mod guard;
 mod metadata;
 mod reader;
 mod tensor;

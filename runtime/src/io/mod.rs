@@ -9,6 +9,7 @@
 
 mod buffer;
 mod file;
+mod probe;
 mod progress;
 mod queue;
 mod reader;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 pub(crate) use buffer::AlignedBuffer;
 pub(crate) use file::ReadFile;
+pub use probe::{DiskRate, ReadSupport, disk_rate};
 pub(crate) use reader::{ReadCounts, Reader};
 pub(crate) use threads::read_into;
 

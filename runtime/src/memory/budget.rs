@@ -58,7 +58,11 @@ impl Budget {
     ///
     /// # Errors
     /// [`EngineError::Memory`] with what would make it fit.
-    pub(crate) fn check(&self, bytes: u64, what: impl FnOnce() -> (String, String)) -> Result<(), EngineError> {
+    pub(crate) fn check(
+        &self,
+        bytes: u64,
+        what: impl FnOnce() -> (String, String),
+    ) -> Result<(), EngineError> {
         match self.allowed {
             Some(allowed) if self.least().saturating_add(bytes) > allowed => {
                 Err(self.short(bytes, allowed, what()))

@@ -91,7 +91,11 @@ impl Forecast {
             // What is there is computed meanwhile; of what comes, the last expert's
             // time is left when it is there.
             let hits = (used * each - miss) / memory;
-            let last = if miss > 0.0 { miss.min(each) / memory } else { 0.0 };
+            let last = if miss > 0.0 {
+                miss.min(each) / memory
+            } else {
+                0.0
+            };
             let all = used * each / memory;
             time = (time + all).max((time + hits).max(there) + last);
         }
@@ -99,7 +103,9 @@ impl Forecast {
 
         // A chunk reads nearly every expert once, and computes meanwhile.
         let rows = chunk.max(1) as f64;
-        let distinct = 1.0 - (1.0 - used / (plan.experts.count.max(1) as f64 / plan.experts.layers.max(1) as f64)).powf(rows);
+        let distinct = 1.0
+            - (1.0 - used / (plan.experts.count.max(1) as f64 / plan.experts.layers.max(1) as f64))
+                .powf(rows);
         let values = (plan.dense as f64 + used * layers as f64 * each).max(1.0);
         // Two operations for each value; formats have from half to one byte for one.
         let operations = 2.0 * Self::values_per_token(cfg);

@@ -121,7 +121,9 @@ fn group(folder: &Path, names: &Names) -> (Option<u64>, Option<u64>) {
     };
     let stat = read("memory.stat").unwrap_or_default();
     let pages = |name: &str| -> u64 {
-        let line = stat.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        let line = stat
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|n| n.parse().ok()).unwrap_or(0)
     };
     let cached: u64 = names.file.iter().map(|name| pages(name)).sum();
@@ -150,7 +152,10 @@ mod tests {
         };
         write("a/memory.max", "1000\n");
         write("a/memory.current", "900\n");
-        write("a/memory.stat", "anon 100\ninactive_file 300\nactive_file 400\n");
+        write(
+            "a/memory.stat",
+            "anon 100\ninactive_file 300\nactive_file 400\n",
+        );
         write("a/b/memory.max", "max\n");
         write("a/b/c/memory.max", "5000\n");
         write("a/b/c/memory.high", "800\n");

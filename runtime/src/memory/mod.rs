@@ -15,7 +15,7 @@ pub use forecast::{Forecast, Rates};
 pub use limits::{Limits, limits};
 pub(crate) use plan::is_expert;
 pub use plan::{ExpertPlan, MemoryPlan, PlanRequest};
-pub(crate) use sizes::backlog_bytes;
+pub(crate) use sizes::{SessionSize, session_bytes};
 pub use sizes::{kv_bytes, scratch_bytes};
 
 /// A number of bytes, printed as a command line takes it.

@@ -1,6 +1,6 @@
 //! Where every group of bytes goes, from a file's header alone.
 
-use super::{ByteSize, backlog_bytes, kv_bytes, scratch_bytes};
+use super::{ByteSize, SessionSize, kv_bytes, session_bytes};
 use crate::engram::EngramPlacement;
 use crate::error::EngineError;
 use crate::experts::slot_bytes;
@@ -121,7 +121,14 @@ impl MemoryPlan {
             Some(EngramPlacement::Disk) => request.engram_cache,
         };
         let chunk = request.chunk.min(request.context).max(1);
-        let several = request.context > chunk;
+        let kv = kv_bytes(cfg, request.kv, request.context);
+        let size = SessionSize {
+            tokens: request.context,
+            context: request.context,
+            rows: chunk,
+            chunk,
+            logits: 1,
+        };
         let mut plan = Self {
             allowed: request.memory,
             dense: all - embedding - engram_tables - expert_bytes,
@@ -129,9 +136,8 @@ impl MemoryPlan {
             experts: Self::experts(file, cfg, request, expert_bytes),
             engram_tables,
             engram_memory,
-            kv: kv_bytes(cfg, request.kv, request.context),
-            scratch: scratch_bytes(cfg, chunk, request.context, request.threads, 1)
-                + if several { backlog_bytes(cfg, chunk) } else { 0 },
+            kv,
+            scratch: session_bytes(cfg, request.kv, request.threads, size) - kv,
             program: PROGRAM_BYTES + HEADER_FACTOR * file.header().data_offset,
             context: request.context,
         };

@@ -45,6 +45,44 @@ pub fn kv_bytes(cfg: &ModelConfig, kv: KvPrecision, tokens: usize) -> u64 {
     sum
 }
 
+/// A session at some moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SessionSize {
+    /// Tokens that it holds then.
+    pub tokens: usize,
+    /// Tokens that it may ever hold.
+    pub context: usize,
+    /// Tokens run at once.
+    pub rows: usize,
+    /// Most tokens run at once.
+    pub chunk: usize,
+    /// Rows of logits.
+    pub logits: usize,
+}
+
+/// Bytes that a session takes. In steps, so that not every token changes it.
+pub(crate) fn session_bytes(
+    cfg: &ModelConfig,
+    kv: KvPrecision,
+    threads: usize,
+    size: SessionSize,
+) -> u64 {
+    let SessionSize {
+        tokens,
+        context,
+        rows,
+        chunk,
+        logits,
+    } = size;
+    let backlog = if rows >= chunk && tokens > rows {
+        backlog_bytes(cfg, chunk)
+    } else {
+        0
+    };
+    let scratch = scratch_bytes(cfg, rows, context, threads, logits);
+    (kv_bytes(cfg, kv, tokens) + scratch + backlog).next_multiple_of(1 << 20)
+}
+
 /// Bytes of buffers that a session needs while it runs a chunk of `rows` tokens, with
 /// so many `threads`, after `context` tokens at most, of which `logits` rows are
 /// wanted.
@@ -61,7 +99,11 @@ pub fn scratch_bytes(
     let index_q = cfg.index_heads * cfg.index_dim;
     let low_rank = cfg.output_groups * cfg.output_lora_rank;
     let engram = cfg.engram.as_ref().map_or(0, |e| e.channels());
-    let widest = d.max(if engram > 0 { (cfg.hc_streams + 1) * d } else { 0 });
+    let widest = d.max(if engram > 0 {
+        (cfg.hc_streams + 1) * d
+    } else {
+        0
+    });
     // What lives from layer to layer, in floats per row.
     let held = (1 + cfg.hc_streams) * d // streams, x
         + 2 * cfg.hc_mix()
@@ -78,7 +120,8 @@ pub fn scratch_bytes(
     // Activations rounded to int8, with what is computed from them: under 3 bytes.
     let rounded = |cols: usize| cols * 3 / 4;
     // A product: its pieces, and its input rounded.
-    let product = (q + rounded(cfg.q_lora_rank)).max(widest + rounded(low_rank))
+    let product = (q + rounded(cfg.q_lora_rank))
+        .max(widest + rounded(low_rank))
         .max(low_rank + rounded(q));
     // Experts: per pair the hidden values twice, once rounded, and the output.
     let pairs = cfg.experts_used + cfg.experts_shared;
@@ -105,13 +148,17 @@ pub fn scratch_bytes(
         .unwrap_or(0);
     let keys = 4 * (cfg.head_dim * (visible + cfg.window + rows)) as u64;
     let index_keys = 4 * (cfg.index_dim * scored) as u64;
-    let per_thread = 4 * (cfg.heads * (visible + cfg.window + cfg.index_top_k)
-        + cfg.head_dim * (cfg.index_top_k + cfg.window)
-        + 4 * scored) as u64;
+    let per_thread = 4
+        * (cfg.heads * (visible + cfg.window + cfg.index_top_k)
+            + cfg.head_dim * (cfg.index_top_k + cfg.window)
+            + 4 * scored) as u64;
     // Until the chunk has passed a layer, its window has all of the chunk's rows and
     // its compressor all of their projections.
-    let window = formats(cfg, KvPrecision::F32).window.row_bytes(cfg.head_dim);
-    let in_layer = window * (cfg.layers.len() / 4 + 1) + 2 * 2 * 2 * 4 * (cfg.head_dim + cfg.index_dim);
+    let window = formats(cfg, KvPrecision::F32)
+        .window
+        .row_bytes(cfg.head_dim);
+    let in_layer =
+        window * (cfg.layers.len() / 4 + 1) + 2 * 2 * 2 * 4 * (cfg.head_dim + cfg.index_dim);
     let rows = rows.max(1) as u64;
     rows * (per_row + in_layer as u64)
         + keys.max(index_keys)
@@ -147,9 +194,7 @@ pub(crate) fn kv_read_bytes(cfg: &ModelConfig, depth: usize) -> u64 {
         let more = match layer.attention {
             Attention::Window => 0,
             Attention::All { .. } => entries * main,
-            Attention::Indexed { .. } => {
-                entries.min(cfg.index_top_k) * main + entries * index
-            }
+            Attention::Indexed { .. } => entries.min(cfg.index_top_k) * main + entries * index,
             Attention::Shared { index: role, .. } => {
                 let scored = matches!(role, crate::model::IndexRole::Source(_));
                 entries.min(cfg.index_top_k) * main + usize::from(scored) * entries * index

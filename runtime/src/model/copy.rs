@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::Tensor;
 use crate::error::EngineError;
 use crate::gguf::GgufFile;
-use crate::memory::is_expert;
 use crate::io::{AlignedBuffer, ReadFile, read_into};
+use crate::memory::is_expert;
 
 /// Bytes of one read: a whole number of every file system's units, and of huge pages.
 const PIECE: usize = 8 << 20;

@@ -152,6 +152,7 @@ pub fn time_rows(
             let stats = store.stats().since(&before);
             timing.push(Run {
                 seconds,
+                experts: None,
                 engram: Some(Usage { stats, seconds }),
                 profile: Profile::default(),
             });

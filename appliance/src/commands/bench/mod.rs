@@ -2,6 +2,7 @@
 
 mod args;
 mod engram;
+mod experts;
 mod report;
 mod timing;
 mod tokens;
@@ -168,6 +169,8 @@ fn cases(args: &BenchArgs) -> Vec<Kind> {
 fn time(engine: &Engine, mut session: Session, kind: Kind, ids: &[u32]) -> anyhow::Result<Run> {
     let stats = || engine.engram().map(|store| store.stats());
     let stats_before = stats();
+    let experts = || engine.experts().map(|store| store.stats());
+    let experts_before = experts();
     // What was done before is not asked for.
     let _ = engine.take_profile();
     let started = Instant::now();
@@ -186,9 +189,16 @@ fn time(engine: &Engine, mut session: Session, kind: Kind, ids: &[u32]) -> anyho
         stats: after.since(&before),
         seconds,
     });
+    let experts = experts().zip(experts_before);
+    let experts = experts.map(|(after, before)| experts::Usage {
+        stats: after.since(&before),
+        tokens: kind.tokens() as u64,
+        seconds,
+    });
     Ok(Run {
         seconds,
         engram,
+        experts,
         profile: engine.take_profile().unwrap_or_default(),
     })
 }

@@ -95,6 +95,9 @@ impl Report<'_> {
             if let Some(usage) = &timing.engram {
                 writeln!(out, "{}", usage.line())?;
             }
+            if let Some(usage) = &timing.experts {
+                writeln!(out, "{}", usage.line())?;
+            }
         }
         writeln!(
             out,

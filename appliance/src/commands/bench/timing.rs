@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use v4_runtime::profile::{Profile, Work};
 
 use super::engram::Usage;
+use super::experts;
 
 /// One thing to time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,7 @@ impl Kind {
 pub struct Run {
     pub seconds: f64,
     pub engram: Option<Usage>,
+    pub experts: Option<experts::Usage>,
     pub profile: Profile,
 }
 
@@ -45,6 +47,8 @@ pub struct Timing {
     rates: Vec<f64>,
     /// What Engram rows took in all of the runs, where there are any.
     pub engram: Option<Usage>,
+    /// What experts took in all of the runs, if they are read from the disk.
+    pub experts: Option<experts::Usage>,
     /// What was done in all of the runs.
     pub profile: Profile,
 }
@@ -56,6 +60,7 @@ impl Timing {
             depth,
             rates: Vec::new(),
             engram: None,
+            experts: None,
             profile: Profile::default(),
         }
     }
@@ -65,6 +70,10 @@ impl Timing {
         let at = self.rates.partition_point(|r| *r < rate);
         self.rates.insert(at, rate);
         self.engram = match (self.engram, run.engram) {
+            (Some(a), Some(b)) => Some(a.plus(&b)),
+            (a, b) => a.or(b),
+        };
+        self.experts = match (self.experts, run.experts) {
             (Some(a), Some(b)) => Some(a.plus(&b)),
             (a, b) => a.or(b),
         };
@@ -119,6 +128,9 @@ impl Timing {
         if let Some(usage) = &self.engram {
             test["engram"] = usage.json();
         }
+        if let Some(usage) = &self.experts {
+            test["experts"] = usage.json();
+        }
         test
     }
 }
@@ -163,6 +175,7 @@ mod tests {
             timing.push(Run {
                 seconds: 9.0 / rate,
                 engram: None,
+                experts: None,
                 profile: Profile::default(),
             });
         }

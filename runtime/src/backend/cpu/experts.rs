@@ -136,13 +136,11 @@ impl Cpu {
             Some(layer) => {
                 // By number of expert, the shared one last.
                 let experts: Vec<u32> = groups.iter().filter_map(|g| g.expert).collect();
-                let mut parts: Vec<_> = split(&groups, &mut out, d)
-                    .into_iter()
-                    .map(Some)
-                    .collect();
+                let mut parts: Vec<_> = split(&groups, &mut out, d).into_iter().map(Some).collect();
                 let mut shared_part = parts.drain(experts.len()..).next().flatten();
                 let first = || {
-                    if let (Some(group), Some(out)) = (groups.get(experts.len()), shared_part.take())
+                    if let (Some(group), Some(out)) =
+                        (groups.get(experts.len()), shared_part.take())
                     {
                         let ready = Ready {
                             group,
@@ -204,9 +202,7 @@ impl Cpu {
                 acts.input(self, r.group.weights.down.ty(), rows)
             })
             .collect();
-        let parts = ready
-            .iter_mut()
-            .map(|r| (r.group, r.matrices, &mut *r.out));
+        let parts = ready.iter_mut().map(|r| (r.group, r.matrices, &mut *r.out));
         let tasks = tasks(parts, d, |g| &g.weights.down);
         tasks.into_par_iter().with_max_len(1).for_each(|task| {
             let down = &task.group.weights.down;

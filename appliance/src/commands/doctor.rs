@@ -1,0 +1,248 @@
+//! `v4-run doctor`: what of this machine the engine can use, and what stands in its
+//! way.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::{Value, json};
+use sysinfo::{CpuRefreshKind, Disks, RefreshKind, System};
+use v4_runtime::io::ReadSupport;
+use v4_runtime::memory::{ByteSize, limits};
+
+use super::print_json;
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run doctor
+  v4-run doctor /models/v4-flash.gguf
+  v4-run doctor /models --json
+
+Lines that begin with ! name what slows the engine down or could end it, with a
+remedy. Nothing is changed; in a folder a file of 64 KiB is written and removed.")]
+pub struct DoctorArgs {
+    /// Model file, or the folder where it is to be
+    #[arg(default_value = ".")]
+    pub path: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One thing looked at.
+struct Finding {
+    name: &'static str,
+    value: String,
+    /// What is wrong with it, and what to do.
+    remedy: Option<String>,
+}
+
+/// Runs the command. Findings are no errors: the exit code is 0.
+pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
+    let mut findings = processor();
+    findings.extend(memory());
+    findings.extend(disk(&args.path)?);
+    if args.json {
+        let all: Vec<Value> = findings
+            .iter()
+            .map(|f| json!({ "name": f.name, "value": f.value, "remedy": f.remedy }))
+            .collect();
+        print_json(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "path": args.path.display().to_string(),
+            "findings": all,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut out = io::stdout().lock();
+    for Finding {
+        name,
+        value,
+        remedy,
+    } in &findings
+    {
+        let mark = if remedy.is_some() { '!' } else { ' ' };
+        writeln!(out, "{mark} {name:<16} {value}")?;
+        if let Some(remedy) = remedy {
+            writeln!(out, "  {:<16} {remedy}", "")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn finding(name: &'static str, value: impl Into<String>, remedy: Option<&str>) -> Finding {
+    Finding {
+        name,
+        value: value.into(),
+        remedy: remedy.map(str::to_owned),
+    }
+}
+
+fn processor() -> Vec<Finding> {
+    let wanted = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
+    let system = System::new_with_specifics(wanted);
+    let cpus = system.as_ref().map_or(&[][..], |s| s.cpus());
+    let brand = cpus.first().map_or("unknown", |cpu| cpu.brand().trim());
+    let usable = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = match cpus.len() {
+        all if all > usable => format!("{usable} of {all} that the machine has"),
+        _ => usable.to_string(),
+    };
+    let isa = v4_runtime::isa();
+    let slow = (isa == "scalar").then_some(
+        "no AVX2: kernels written for any processor are ten times slower; use another machine",
+    );
+    vec![
+        finding("processor", brand, None),
+        finding("cores", cores, None),
+        finding("instructions", isa, slow),
+    ]
+}
+
+fn memory() -> Vec<Finding> {
+    let limits = limits();
+    let shown =
+        |bytes: Option<u64>| bytes.map_or("unknown".to_owned(), |b| ByteSize(b).to_string());
+    let mut findings = vec![
+        finding("memory", shown(limits.total), None),
+        finding("memory free", shown(limits.free()), None),
+        Finding {
+            name: "control group",
+            value: limits
+                .group
+                .map_or("no limit".into(), |b| ByteSize(b).to_string()),
+            remedy: None,
+        },
+        Finding {
+            name: "--memory",
+            value: format!("{} unless given", shown(limits.safe())),
+            remedy: None,
+        },
+    ];
+    let swap = fs::read_to_string("/proc/meminfo").ok().and_then(|info| {
+        let line = info.lines().find_map(|l| l.strip_prefix("SwapTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    if let Some(kib) = swap.filter(|&kib| kib > 0) {
+        findings.push(finding(
+            "swap",
+            ByteSize(kib * 1024).to_string(),
+            Some(
+                "experts and caches may be swapped out, which is slower than to read them again; \
+                 swapoff -a, or a control group with memory.swap.max=0",
+            ),
+        ));
+    } else {
+        findings.push(finding("swap", "none", None));
+    }
+    let huge = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok();
+    let chosen = huge.as_deref().and_then(|text| {
+        let (_, rest) = text.split_once('[')?;
+        rest.split_once(']').map(|(word, _)| word.to_owned())
+    });
+    findings.push(match chosen.as_deref() {
+        None => finding(
+            "huge pages",
+            "none",
+            Some("this kernel has none: products lose some percent"),
+        ),
+        Some("never") => finding(
+            "huge pages",
+            "never",
+            Some(
+                "products lose some percent; \
+                 echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+            ),
+        ),
+        Some(word) => finding("huge pages", word, None),
+    });
+    findings
+}
+
+fn disk(path: &Path) -> anyhow::Result<Vec<Finding>> {
+    let name = || path.display().to_string();
+    let full = path.canonicalize().with_context(name)?;
+    let mut findings = Vec::new();
+    let disks = Disks::new_with_refreshed_list();
+    let under = disks
+        .iter()
+        .flat_map(|disks| disks.iter())
+        .filter(|disk| full.starts_with(disk.mount_point()))
+        .max_by_key(|disk| disk.mount_point().as_os_str().len());
+    if let Some(disk) = under {
+        let kind = disk.file_system().to_string_lossy().into_owned();
+        let remote = ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"];
+        let memory = ["tmpfs", "ramfs"];
+        let remedy = if remote.contains(&kind.as_str()) {
+            Some(
+                "a network's disk: experts would come over it; copy the model to a local NVMe drive",
+            )
+        } else if memory.contains(&kind.as_str()) {
+            Some("files here are in memory, which counts against every limit; use a disk")
+        } else {
+            None
+        };
+        findings.push(finding(
+            "file system",
+            format!("{kind} at {}", disk.mount_point().display()),
+            remedy,
+        ));
+        findings.push(finding(
+            "space free",
+            ByteSize(disk.available_space()).to_string(),
+            None,
+        ));
+    }
+    let made = match full.is_dir() {
+        true => match tempfile::NamedTempFile::new_in(&full) {
+            Ok(mut file) => {
+                file.write_all(&[1; 64 << 10])?;
+                Some(file)
+            }
+            Err(error) => {
+                findings.push(finding(
+                    "reads",
+                    format!("not tried: no file can be made here ({error})"),
+                    Some("give the path of a model file"),
+                ));
+                return Ok(findings);
+            }
+        },
+        false => None,
+    };
+    let file = made.as_ref().map_or(full.as_path(), |made| made.path());
+    let support = ReadSupport::of(file).with_context(name)?;
+    findings.push(match support.direct {
+        Some((unit, memory)) => finding(
+            "direct reads",
+            format!("in units of {unit} bytes, memory at multiples of {memory}"),
+            None,
+        ),
+        None => finding(
+            "direct reads",
+            "no",
+            Some(
+                "reads of experts go through the page cache and push out other weights; ext4 and \
+                 XFS on a local disk have direct reads",
+            ),
+        ),
+    });
+    findings.push(match support.io_uring {
+        Ok(()) => finding("io_uring", "yes", None),
+        Err(reason) => Finding {
+            name: "io_uring",
+            value: format!("no: {reason}"),
+            remedy: Some(
+                "threads read instead, with a little more work for the processor; see \
+                 kernel.io_uring_disabled, and the seccomp filter of the container or service"
+                    .into(),
+            ),
+        },
+    });
+    Ok(findings)
+}
