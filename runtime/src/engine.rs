@@ -168,7 +168,13 @@ impl Engine {
         let experts = if plan.experts.streamed {
             let tensors = expert_tensors(&file, &cfg)?;
             let slots = plan.experts.slots_at_start;
-            Some(ExpertStore::open(&file, tensors, slots, &options.experts)?)
+            Some(ExpertStore::open(
+                &file,
+                tensors,
+                slots,
+                cfg.experts_used,
+                &options.experts,
+            )?)
         } else {
             None
         };

@@ -256,7 +256,7 @@ fn hit_rates(path: &Path, cfg: &ModelConfig, slots: usize) -> anyhow::Result<Vec
         &traces,
         cfg.experts_used,
         slots,
-        Policy::default(),
+        Policy::for_model(cfg.experts, cfg.experts_used),
         tokens / 2,
     );
     Ok(counts

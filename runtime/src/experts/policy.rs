@@ -18,9 +18,15 @@ impl Policy {
     pub const LRU: Self = Self { half_life: 0.0 };
 }
 
-impl Default for Policy {
-    fn default() -> Self {
-        Self { half_life: 64.0 }
+impl Policy {
+    /// For a model that uses `used` of `experts` experts per layer: the time in which an
+    /// expert is used once on average. On recorded routings that was best, or within a
+    /// percent of it (`docs/streaming.md`).
+    #[must_use]
+    pub fn for_model(experts: usize, used: usize) -> Self {
+        Self {
+            half_life: experts as f64 / used.max(1) as f64,
+        }
     }
 }
 
@@ -170,7 +176,7 @@ mod tests {
     #[test]
     fn experts_of_different_layers_are_different() {
         let trace = [7, 7, 7, 7];
-        let counts = simulate(&[&trace, &trace], 1, 2, Policy::default(), 1);
+        let counts = simulate(&[&trace, &trace], 1, 2, Policy { half_life: 8.0 }, 1);
         assert!(counts.iter().all(|c| (c.asked, c.hits) == (3, 3)));
     }
 }

@@ -25,8 +25,8 @@ pub struct ExpertOptions {
     /// Most reads in flight, up to [`MAX_IN_FLIGHT`](crate::io::MAX_IN_FLIGHT); an
     /// expert takes three.
     pub in_flight: usize,
-    /// Which expert gives way to another.
-    pub policy: Policy,
+    /// Which expert gives way to another; what suits the model if not given.
+    pub policy: Option<Policy>,
     /// Most experts kept, however much memory there is; for measuring.
     pub most_slots: Option<usize>,
     /// Sees each answer of the system; for tests.
@@ -39,7 +39,7 @@ impl Default for ExpertOptions {
             reads: ReadMode::Auto,
             direct: true,
             in_flight: 32,
-            policy: Policy::default(),
+            policy: None,
             most_slots: None,
             hook: None,
         }
@@ -118,7 +118,8 @@ pub(crate) fn slot_bytes(matrices: impl Iterator<Item = [u64; 3]>, unit: usize) 
 
 impl ExpertStore {
     /// A store for the routed experts in `tensors`: gate, up and down of each layer,
-    /// of up to `slots` experts in memory at a time. Nothing is read.
+    /// of up to `slots` experts in memory at a time, of which a token uses `used` in
+    /// each. Nothing is read.
     ///
     /// # Errors
     /// If the file cannot be opened again, or the system refuses the way to read.
@@ -126,6 +127,7 @@ impl ExpertStore {
         file: &GgufFile,
         tensors: Vec<[Tensor; 3]>,
         slots: usize,
+        used: usize,
         options: &ExpertOptions,
     ) -> Result<Arc<Self>, EngineError> {
         let refused = |what: String| EngineError::Model {
@@ -146,13 +148,11 @@ impl ExpertStore {
             Ok([one(room[0])?, one(room[1])?, one(room[2])?])
         };
         let experts: usize = layers.iter().map(|l| l.tensors[0].matrices()).sum();
+        let per_layer = layers.first().map_or(1, |l| l.tensors[0].matrices());
+        let policy = options.policy;
+        let policy = policy.unwrap_or_else(|| Policy::for_model(per_layer, used));
         let most_slots = options.most_slots.unwrap_or(usize::MAX).min(experts).max(1);
-        let slots = Slots::new(
-            slots.min(most_slots),
-            layers.len(),
-            options.policy,
-            Box::new(make),
-        );
+        let slots = Slots::new(slots.min(most_slots), layers.len(), policy, Box::new(make));
         let mode = options.reads;
         let reader =
             Reader::start(again, mode, options.in_flight, options.hook.clone()).map_err(|e| {

@@ -57,7 +57,7 @@ fn store(file: &Arc<GgufFile>, slots: usize, options: &ExpertOptions) -> Vec<Str
         ["gate", "up", "down"]
             .map(|part| Tensor::find(file, &format!("blk.{l}.ffn_{part}_exps.weight")).unwrap())
     });
-    let store = ExpertStore::open(file, tensors.collect(), slots, options).unwrap();
+    let store = ExpertStore::open(file, tensors.collect(), slots, 2, options).unwrap();
     (0..LAYERS as u32)
         .map(|layer| StreamedLayer {
             store: Arc::clone(&store),

@@ -168,6 +168,19 @@ impl GgufFile {
         }
     }
 
+    /// Says that of a tensor's bytes a few are read here and there: what lies around
+    /// them is then not read as well, nor kept.
+    pub fn advise_random(&self, tensor: &TensorInfo) {
+        #[cfg(unix)]
+        if let (Ok(start), Ok(len)) = (
+            usize::try_from(self.position(tensor)),
+            usize::try_from(tensor.bytes),
+        ) {
+            // No more than advice.
+            let _ = self.map.advise_range(memmap2::Advice::Random, start, len);
+        }
+    }
+
     /// Wraps an error about this file's content so that it names the file.
     #[must_use]
     pub fn error(&self, error: GgufError) -> GgufError {

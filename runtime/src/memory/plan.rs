@@ -10,7 +10,7 @@ use crate::model::ModelConfig;
 
 /// What the program takes beside weights, caches and buffers: its code, threads'
 /// stacks, and what the allocator keeps.
-const PROGRAM_BYTES: u64 = 64 << 20;
+const PROGRAM_BYTES: u64 = 160 << 20;
 /// The tokenizer and the header take so many times the header's length, at most.
 const HEADER_FACTOR: u64 = 12;
 

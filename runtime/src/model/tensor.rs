@@ -138,6 +138,11 @@ impl Tensor {
         self.file.advise_huge_pages(&self.info);
     }
 
+    /// See [`GgufFile::advise_random`].
+    pub fn advise_random(&self) {
+        self.file.advise_random(&self.info);
+    }
+
     /// Bytes of one row.
     #[must_use]
     pub fn row_bytes(&self) -> usize {

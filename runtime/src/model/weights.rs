@@ -208,6 +208,7 @@ impl<B: Backend> Loader<'_, B> {
     /// A matrix of which rows are read here and there: huge pages would read more.
     fn rows(&self, name: &str, dims: &[usize]) -> Result<B::Weight, EngineError> {
         let tensor = Tensor::find(self.file, name)?.expect_dims(dims)?;
+        tensor.advise_random();
         self.backend.load(&tensor)
     }
 

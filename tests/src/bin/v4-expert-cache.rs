@@ -73,9 +73,12 @@ fn run(args: &Args) -> Result<()> {
             );
         }
         ensure!(!layers.is_empty(), "{}: no routing in it", path.display());
-        let positions = numbers.ints("positions").len();
-        let used = layers[0].len() / positions.max(1);
-        ensure!(used > 0, "{}: fewer experts than positions", path.display());
+        let used = numbers
+            .int_rows("0.experts")
+            .first()
+            .map_or(0, |row| row.len());
+        ensure!(used > 0, "{}: no experts used", path.display());
+        let positions = layers[0].len() / used;
         let greatest = layers.iter().flatten().max().copied().unwrap_or(0);
         let experts = args.experts.unwrap_or(greatest + 1);
         let all = layers.len() * experts as usize;
