@@ -8,6 +8,7 @@ mod chat;
 mod complete;
 mod logits;
 mod measure;
+mod plan;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -33,7 +33,7 @@ pub struct Forecast {
 /// measured, see `docs/speed.md`.
 const MEMORY_SHARE: f64 = 0.90;
 /// The same for the int8 operations of a prompt.
-const INT8_SHARE: f64 = 0.19;
+const INT8_SHARE: f64 = 0.21;
 
 impl Forecast {
     /// For one token at a time after `depth` tokens, and prompts in chunks of `chunk`.
@@ -110,13 +110,19 @@ impl Forecast {
         // Two operations for each value; formats have from half to one byte for one.
         let operations = 2.0 * Self::values_per_token(cfg);
         let compute = rows * operations / (rates.int8 * INT8_SHARE);
+        // In the last layer for the last token alone. What is in memory at a layer's
+        // turn is little where the layers take turns.
+        let per_layer = plan.experts.count as f64 / layers as f64;
         let missing = if plan.experts.streamed {
-            distinct * plan.experts.count as f64 - plan.experts.slots as f64
+            distinct * per_layer * layers.saturating_sub(1).max(1) as f64 * (1.0 - share)
         } else {
             0.0
         };
-        let read = missing.max(0.0) * each / rates.disk;
-        let prefill = rows / compute.max(read).max(values / memory);
+        let read = missing * each / rates.disk;
+        // Reading stops while a layer attends and slots are full: between the sum of
+        // both and the greater.
+        let both = f64::midpoint(compute + read, compute.max(read));
+        let prefill = rows / both.max(values / memory);
         Self {
             hit_rate: (0..layers).map(hit).sum::<f64>() / layers as f64,
             memory_bytes: dense + used * each * layers as f64,
@@ -137,6 +143,8 @@ impl Forecast {
             + d * 4 * cfg.head_dim
             + cfg.index_heads * cfg.index_dim * cfg.q_lora_rank;
         let experts = 3 * d * ff * (cfg.experts_used + cfg.experts_shared) + d * cfg.experts;
-        cfg.layers.len() as f64 * (attention + experts) as f64
+        // Of the last layer's rows only those wanted are computed.
+        let layers = cfg.layers.len().saturating_sub(1).max(1);
+        layers as f64 * (attention + experts) as f64
     }
 }
