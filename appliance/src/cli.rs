@@ -14,6 +14,7 @@ use crate::commands::bench::BenchArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::plan::PlanArgs;
 use crate::commands::render::RenderArgs;
+use crate::commands::repo::RepoArgs;
 use crate::commands::tokenize::TokenizeArgs;
 
 const EXAMPLES: &str = "\
@@ -55,6 +56,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Continue raw text, or fill the gap between two files.
     Complete(CompleteArgs),
+    /// Answer a question about a source tree.
+    Repo(RepoArgs),
     /// Measure how well the model predicts a text.
     Perplexity(PerplexityArgs),
     /// Measure prefill and decode speed.
@@ -144,8 +147,8 @@ pub struct EngineArgs {
     /// same result
     #[arg(long)]
     pub no_replay: bool,
-    /// Where weights are: mapped from the file and read as they are needed, or copied into memory
-    /// at the start, in huge pages
+    /// Where weights are: mapped from the file and read as they are needed, the same read at the
+    /// start and locked in memory, or copied into memory at the start, in huge pages
     #[arg(long, value_enum, value_name = "PLACE", default_value = "mapped")]
     pub weights: WeightsArg,
     /// Memory for weights, experts, caches and buffers together; experts that do not fit are read
@@ -161,6 +164,8 @@ pub struct EngineArgs {
 pub enum WeightsArg {
     /// In the mapped file; starts at once and shares memory with other processes.
     Mapped,
+    /// In the mapped file, read at the start and locked in memory.
+    Locked,
     /// In memory of the process; a few percent faster once it is read.
     Copied,
 }
@@ -254,6 +259,16 @@ pub struct LengthArgs {
     pub stop: Vec<String>,
 }
 
+/// Arguments of what is kept from run to run.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Session")]
+pub struct SessionArgs {
+    /// Keep what was read and said under NAME, and go on from there: what a prompt has in common
+    /// with it at its beginning is not read again. A path if it has a slash in it
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+}
+
 /// Arguments of chat prompts.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Prompt")]
@@ -292,6 +307,9 @@ pub struct AskArgs {
     /// Bounds.
     #[command(flatten)]
     pub length: LengthArgs,
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: SessionArgs,
     /// Sampler.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -326,6 +344,9 @@ pub struct ChatArgs {
     /// Bounds.
     #[command(flatten)]
     pub length: LengthArgs,
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: SessionArgs,
     /// Sampler.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -368,6 +389,9 @@ pub struct CompleteArgs {
     /// Bounds.
     #[command(flatten)]
     pub length: LengthArgs,
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: SessionArgs,
     /// Sampler.
     #[command(flatten)]
     pub sampling: SamplingArgs,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use v4_runtime::sampling::{Sampler, SamplerError};
+use v4_runtime::sessions::SessionLog;
 use v4_runtime::{EngineError, Hooks, Session, Want};
 
 use crate::interrupt;
@@ -13,6 +14,10 @@ use crate::output::Notes;
 
 /// Prompts from this length on show a progress bar, in new tokens.
 const LONG_PROMPT: usize = 512;
+
+/// A prompt that is kept can be gone on from so many tokens before its end as well: the
+/// last ones may be others when the text goes on.
+const TAIL: usize = 16;
 
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +102,18 @@ pub struct Sampled<'a> {
     pub session: &'a mut Session,
     /// The dice.
     pub sampler: &'a mut Sampler,
+    /// Where the session is kept.
+    pub log: Option<&'a mut SessionLog>,
+}
+
+impl Sampled<'_> {
+    /// Writes what the session holds, if it is kept.
+    pub fn save(&mut self) -> Result<(), EngineError> {
+        match &mut self.log {
+            Some(log) => self.session.save(log),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Continuation for Sampled<'_> {
@@ -117,11 +134,25 @@ impl Continuation for Sampled<'_> {
         prompt: &[u32],
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<u32, StepError> {
+        let read = self.session.reusable(prompt);
+        let new = prompt.len() - read;
+        if self.log.is_some() && new > 2 * TAIL {
+            let mut all = |done: usize, _: usize| progress(done, new);
+            let mut hooks = Hooks {
+                progress: Some(&mut all),
+                ..Hooks::default()
+            };
+            let most = &prompt[..prompt.len() - TAIL];
+            self.session.sync(most, Want::None, &mut hooks)?;
+            self.save()?;
+        }
         let mut hooks = Hooks {
             progress: Some(progress),
             ..Hooks::default()
         };
         let logits = self.session.sync(prompt, Want::Last, &mut hooks)?;
+        // A long prompt is worth keeping whatever becomes of the answer.
+        self.save()?;
         Ok(self.sampler.sample(logits.row(0), self.session.tokens())?)
     }
 

@@ -50,19 +50,17 @@ pub fn open_with(path: &Path, options: EngineOptions, notes: Notes) -> anyhow::R
     Ok(engine?)
 }
 
-/// What is said to be allowed must be there: the system would kill the process
-/// otherwise.
+/// Weights that are copied must fit into what is free, whatever is said to be allowed:
+/// the system would kill the process otherwise. Mapped ones are given up when memory
+/// is short.
 fn check_room(path: &Path, options: &EngineOptions) -> anyhow::Result<()> {
     let (Some(allowed), Some(free)) = (options.memory, limits().free()) else {
         return Ok(());
     };
-    if allowed <= free {
+    if allowed <= free || options.weights != WeightPlacement::Copied {
         return Ok(());
     }
-    // Mapped weights are given up when memory is short.
-    let file = GgufFile::open(path)?;
-    let copied = options.weights == WeightPlacement::Copied;
-    if copied && copied_bytes(&file, false).min(allowed) > free {
+    if copied_bytes(&GgufFile::open(path)?, false).min(allowed) > free {
         bail!(
             "{}: --memory {} is more than the {} that are free; close other programs, or use \
              --memory {}",

@@ -37,6 +37,7 @@ pub fn engine(args: &EngineArgs, context: usize) -> EngineOptions {
         profile: false,
         weights: match args.weights {
             WeightsArg::Mapped => WeightPlacement::Mapped,
+            WeightsArg::Locked => WeightPlacement::Locked,
             WeightsArg::Copied => WeightPlacement::Copied,
         },
         memory: args.memory.map(|bytes| bytes as u64).or(limits().safe()),

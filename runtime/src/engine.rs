@@ -1,7 +1,7 @@
 //! A loaded model.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::backend::cpu::{Cpu, Precision};
 use crate::ceilings::Ceilings;
@@ -14,6 +14,7 @@ use crate::memory::{Budget, MemoryPlan, PlanRequest};
 use crate::model::{Copier, LoadProgress, ModelConfig, Sources, Weights, expert_tensors};
 use crate::profile::Profile;
 use crate::session::Session;
+use crate::sessions::Fingerprint;
 use crate::tokenizer::Tokenizer;
 use crate::workers::Workers;
 
@@ -59,6 +60,8 @@ pub enum WeightPlacement {
     /// with other processes.
     #[default]
     Mapped,
+    /// The same, read when the model is opened and locked in memory.
+    Locked,
     /// In memory of the process, in huge pages where the system has them, read when
     /// the model is opened: a little faster, and nothing can push them out.
     Copied,
@@ -114,8 +117,12 @@ pub struct Engine {
     plan: MemoryPlan,
     experts: Option<Arc<ExpertStore>>,
     budget: Arc<Budget>,
+    fingerprint: OnceLock<Fingerprint>,
     workers: Workers,
 }
+
+/// Counts up when results change in any bit: caches of another count are of no use.
+const NUMBERS: u32 = 1;
 
 impl Engine {
     /// Opens a GGUF file.
@@ -180,12 +187,13 @@ impl Engine {
         };
         let backend = Cpu::new(options.precision).profiled(options.profile);
         let copier = match options.weights {
-            WeightPlacement::Mapped => None,
+            WeightPlacement::Mapped | WeightPlacement::Locked => None,
             WeightPlacement::Copied => Some(Copier::new(&file, experts.is_some(), progress)?),
         };
         let sources = Sources {
             copier: copier.as_ref(),
             experts: experts.as_ref(),
+            lock: options.weights == WeightPlacement::Locked,
         };
         let load = || Weights::load(&backend, &file, &cfg, sources);
         let weights = workers.run(load)?;
@@ -206,6 +214,7 @@ impl Engine {
                 plan.experts.least_slots,
                 experts.clone(),
             ),
+            fingerprint: OnceLock::new(),
             plan,
             experts,
             tokenizer,
@@ -263,6 +272,22 @@ impl Engine {
     #[must_use]
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// What session files of this model are known by, computed once: the first time it
+    /// reads a little of every tensor.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        *self.fingerprint.get_or_init(|| {
+            let forward = self.forward();
+            let mode = format!(
+                "numbers {NUMBERS}, {:?}, {:?}, engram {}",
+                forward.backend().precision(),
+                forward.kv_precision(),
+                self.engram.is_some()
+            );
+            Fingerprint::new(&self.file, &mode)
+        })
     }
 
     /// Worker threads.

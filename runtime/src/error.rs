@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::gguf::GgufError;
 use crate::memory::ByteSize;
+use crate::sessions::SessionError;
 use crate::tokenizer::TokenizerError;
 
 /// Why a model cannot be opened or a request cannot be run.
@@ -133,6 +134,9 @@ pub enum EngineError {
         /// The model file.
         path: PathBuf,
     },
+    /// A session file that cannot be used.
+    #[error(transparent)]
+    Session(#[from] SessionError),
     /// The caller's progress hook asked to stop; the chunks done are kept.
     #[error("cancelled")]
     Cancelled,

@@ -30,6 +30,7 @@ pub mod model;
 pub mod profile;
 pub mod sampling;
 mod session;
+pub mod sessions;
 pub mod tokenizer;
 mod trace;
 mod workers;

@@ -9,6 +9,7 @@ use crate::engram::{EngramStore, Fetch};
 use crate::error::EngineError;
 use crate::forward::{Cache, Chunk, Cone, Scratch};
 use crate::memory::{SessionSize, Share, session_bytes};
+use crate::sessions::SessionLog;
 use crate::trace::Trace;
 
 /// Which positions' logits a call wants.
@@ -239,6 +240,63 @@ impl Session {
             chunk: self.chunk,
             share,
         })
+    }
+
+    /// Writes what the session holds to its file: only what the file lacks. Steps of
+    /// the file that are no beginning of the session are forgotten.
+    ///
+    /// # Errors
+    /// If the file cannot be written; it then holds what it held, or a beginning of it.
+    pub fn save(&self, log: &mut SessionLog) -> Result<(), EngineError> {
+        let same = log.tokens().iter().zip(&self.tokens);
+        let same = same.take_while(|(a, b)| a == b).count();
+        log.keep(log.steps_within(same))?;
+        let from = log.tokens().len();
+        if from == self.tokens.len() {
+            return Ok(());
+        }
+        let (b, config) = (self.engine.forward().backend(), self.engine.config());
+        let rows = self.cache.saved_rows(b, config, from);
+        let state = self.cache.saved_state(b, config);
+        log.append(&self.tokens[from..], &rows, &state)?;
+        Ok(())
+    }
+
+    /// A session as it was when a file was written: of the file's steps the last that
+    /// holds no more than the first `most` tokens. Going on gives the same bits as if it
+    /// had never stopped.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; if the tokens do not fit into `context` or into memory, or the
+    /// file is damaged.
+    pub fn restore(
+        engine: &Arc<Engine>,
+        context: usize,
+        chunk: usize,
+        log: &SessionLog,
+        most: usize,
+    ) -> Result<Self, EngineError> {
+        let mut session = Self::new(engine, context, chunk)?;
+        let steps = log.steps_within(most);
+        let Some(last) = steps.checked_sub(1) else {
+            return Ok(session);
+        };
+        let tokens = usize::try_from(log.steps()[last].to).unwrap_or(usize::MAX);
+        let ids = &log.tokens()[..tokens];
+        session.check(ids)?;
+        session.reserve(tokens, 1, 1)?;
+        let (b, config) = (engine.forward().backend(), engine.config());
+        for (i, step) in log.steps()[..steps].iter().enumerate() {
+            let rows = log.rows(i)?;
+            let (from, to) = (step.from as usize, step.to as usize);
+            let restored = session.cache.restore_rows(b, config, from, to, &rows);
+            restored.ok_or_else(|| log.misfit(i))?;
+        }
+        let state = log.state(last)?;
+        let restored = session.cache.restore_state(b, config, tokens, &state);
+        restored.ok_or_else(|| log.misfit(last))?;
+        session.tokens.extend_from_slice(ids);
+        Ok(session)
     }
 
     /// Forgets everything.

@@ -251,3 +251,30 @@ fn a_model_that_is_replaced_while_it_runs_stays_the_one_that_was_opened() {
     session.reset();
     assert_eq!(run_ids(&mut session, &ids).unwrap(), expected);
 }
+
+#[test]
+fn caches_take_what_was_planned() {
+    for (name, model) in models() {
+        let ids = ids(name, "long");
+        for kv in [KvPrecision::Published, KvPrecision::F32] {
+            let engine = engine(
+                &model,
+                EngineOptions {
+                    kv,
+                    ..EngineOptions::default()
+                },
+            );
+            let mut session = Session::new(&engine, 4096, 100).unwrap();
+            for piece in ids.chunks(150) {
+                session.append(piece, Want::Last).unwrap();
+                let held = session.kv_bytes() as f64;
+                let planned = kv_bytes(engine.config(), kv, session.len()) as f64;
+                assert!(
+                    (held / planned - 1.0).abs() < 0.03,
+                    "{name}, {kv:?}, {} tokens: {held} held, {planned} planned",
+                    session.len()
+                );
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Weights in memory of their own, and threads bound to cores: the same bits.
 
 use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, logits, tiny};
+use v4_tests::program::{data, logits, run, tiny};
 use v4_tests::shared::shared;
 
 #[test]
@@ -25,4 +25,30 @@ fn copied_weights_give_the_bits_of_mapped_ones() {
             assert!(with(options) == mapped, "{name}: {options:?}");
         }
     }
+}
+
+#[test]
+fn locked_weights_give_the_same_text_or_say_what_forbids_it() {
+    let model = tiny("tiny-v4", "native", &[]);
+    let with = |more: &[&str]| {
+        let model = model.to_str().unwrap();
+        let prompt = [
+            "complete",
+            model,
+            "-p",
+            "fn main() {",
+            "-n",
+            "8",
+            "--temp",
+            "0",
+        ];
+        run("v4-run", prompt.iter().chain(more))
+    };
+    let locked = with(&["--weights", "locked", "--quiet"]);
+    if locked.code == Some(1) {
+        // Users who may lock little by default.
+        locked.failed_with(&["cannot be locked in memory", "ulimit -l"]);
+        return;
+    }
+    assert_eq!(locked.ok().stdout, with(&["--quiet"]).ok().stdout);
 }

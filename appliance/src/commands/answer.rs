@@ -13,7 +13,8 @@ use crate::generate::{Finish, Limits, Outcome, Sampled, statistics, timings};
 use crate::interrupt::{Busy, EXIT_INTERRUPTED};
 use crate::output::{Answer, Notes};
 use crate::reply::{self, Reply};
-use crate::{model, options};
+use crate::saved::Saved;
+use crate::{model, options, streamed};
 
 /// How to answer.
 pub struct Request<'a> {
@@ -21,6 +22,8 @@ pub struct Request<'a> {
     pub length: &'a LengthArgs,
     /// Sampler.
     pub sampling: &'a SamplingArgs,
+    /// Name of the session that is kept.
+    pub session: Option<&'a str>,
     /// Engine.
     pub engine: &'a EngineArgs,
     /// One JSON object instead of a stream of text.
@@ -48,16 +51,25 @@ impl Request<'_> {
             model_max,
         };
         limits.check_room(context, ids.len())?;
-        let mut session = model::session(engine, context, self.engine.chunk)?;
+        let mut saved = match self.session {
+            Some(name) => Some(Saved::open(engine, name)?),
+            None => None,
+        };
+        let mut session = match &saved {
+            Some(saved) => saved.beginning_of(engine, ids, context, self.engine.chunk)?,
+            None => model::session(engine, context, self.engine.chunk)?,
+        };
         let sampling = options::sampler(self.sampling);
         let seed = sampling.seed;
         let mut sampler = Sampler::new(sampling)?;
         let mut model = Sampled {
             session: &mut session,
             sampler: &mut sampler,
+            log: saved.as_mut().map(|saved| &mut saved.log),
         };
 
         let mut answer = (!self.json).then(Answer::stdout);
+        let before = streamed::stats(engine);
         let busy = Busy::start()?;
         let outcome = reply::stream(
             &mut model,
@@ -67,12 +79,16 @@ impl Request<'_> {
             &mut reply,
             answer.as_mut(),
         )?;
+        model.save()?;
         drop(busy);
 
+        let tokens = outcome.prompt_tokens - outcome.reused_tokens + outcome.decoded;
+        let seconds = (outcome.prefill + outcome.decode).as_secs_f64();
+        let experts = streamed::Usage::since(engine, before, tokens, seconds);
         match &mut answer {
             Some(answer) if self.raw => answer.end_raw()?,
             Some(answer) => answer.end()?,
-            None => print_json(&as_json(&reply, &outcome, seed))?,
+            None => print_json(&as_json(&reply, &outcome, seed, experts.as_ref()))?,
         }
         if outcome.finish == Finish::ContextFull {
             self.notes.line(&format!(
@@ -80,6 +96,9 @@ impl Request<'_> {
             ));
         }
         self.notes.line(&statistics(&outcome, seed));
+        if let Some(experts) = &experts {
+            self.notes.line(&format!("[{}]", experts.line()));
+        }
         Ok(match outcome.finish {
             Finish::Interrupted => ExitCode::from(EXIT_INTERRUPTED),
             _ => ExitCode::SUCCESS,
@@ -87,7 +106,12 @@ impl Request<'_> {
     }
 }
 
-fn as_json(reply: &Reply<'_>, outcome: &Outcome, seed: u64) -> serde_json::Value {
+fn as_json(
+    reply: &Reply<'_>,
+    outcome: &Outcome,
+    seed: u64,
+    experts: Option<&streamed::Usage>,
+) -> serde_json::Value {
     json!({
         "text": reply.content(),
         "reasoning": (!reply.reasoning().is_empty()).then_some(reply.reasoning()),
@@ -97,5 +121,6 @@ fn as_json(reply: &Reply<'_>, outcome: &Outcome, seed: u64) -> serde_json::Value
         "completion_tokens": outcome.ids.len(),
         "seed": seed,
         "timings": timings(outcome),
+        "experts": experts.map(streamed::Usage::json),
     })
 }

@@ -43,6 +43,7 @@ pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
     Request {
         length: &args.length,
         sampling: &args.sampling,
+        session: args.keep.session.as_deref(),
         engine: &args.engine,
         json: args.json,
         raw: false,

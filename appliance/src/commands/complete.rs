@@ -57,6 +57,7 @@ pub fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
     Request {
         length: &args.length,
         sampling: &args.sampling,
+        session: args.keep.session.as_deref(),
         engine: &args.engine,
         json: args.json,
         raw: true,

@@ -140,6 +140,20 @@ fn memory() -> Vec<Finding> {
     } else {
         findings.push(finding("swap", "none", None));
     }
+    // As in "Max locked memory  8388608  8388608  bytes".
+    let locked = fs::read_to_string("/proc/self/limits")
+        .ok()
+        .and_then(|text| {
+            let line = text
+                .lines()
+                .find_map(|l| l.strip_prefix("Max locked memory"))?;
+            line.split_whitespace().next().map(str::to_owned)
+        });
+    let locked = locked.map_or("unknown".to_owned(), |word| match word.parse() {
+        Ok(bytes) => ByteSize(bytes).to_string(),
+        Err(_) => word,
+    });
+    findings.push(finding("may be locked", locked, None));
     let huge = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok();
     let chosen = huge.as_deref().and_then(|text| {
         let (_, rest) = text.split_once('[')?;

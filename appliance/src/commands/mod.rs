@@ -9,6 +9,7 @@ pub mod logits;
 pub mod perplexity;
 pub mod plan;
 pub mod render;
+pub mod repo;
 pub mod tokenize;
 
 mod answer;

@@ -19,7 +19,7 @@ use v4_runtime::model::ModelConfig;
 use v4_runtime::{Ceilings, EngineOptions};
 
 use super::print_json;
-use crate::cli::{EngineArgs, positive};
+use crate::cli::{EngineArgs, WeightsArg, positive};
 use crate::options;
 use crate::output::Notes;
 
@@ -323,7 +323,12 @@ impl Shown<'_> {
                 ByteSize(bytes).to_string()
             )
         };
-        row("weights of every token", p.dense, "mapped")?;
+        let placed = match self.args.engine.weights {
+            WeightsArg::Mapped => "mapped",
+            WeightsArg::Locked => "mapped and locked",
+            WeightsArg::Copied => "copied into huge pages",
+        };
+        row("weights of every token", p.dense, placed)?;
         row("experts", in_memory, &experts)?;
         if p.engram_tables > 0 {
             row("Engram rows", p.engram_memory, "read before")?;

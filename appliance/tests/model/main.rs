@@ -9,6 +9,8 @@ mod complete;
 mod logits;
 mod measure;
 mod plan;
+mod repo;
+mod session;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{failure, ok, run, scratch, with_model};
+use super::{checkpoint, failure, ok, run, scratch, with_model};
 
 fn parsed(output: &std::process::Output) -> Value {
     serde_json::from_str(ok(output)).unwrap()
@@ -34,6 +34,29 @@ fn groups_of_bytes_add_up_and_streaming_begins_where_memory_ends() {
     assert_eq!(some["experts"]["slots"], 3);
     assert_eq!(some["disk_bytes"]["experts"], memory["experts"]);
     assert!(some["memory_bytes"]["total"].as_u64().unwrap() < sum + 3 * 4096 * 6);
+}
+
+#[test]
+fn a_checkpoint_is_planned_as_the_file_that_it_will_be() {
+    let checkpoint = checkpoint();
+    let folder = checkpoint.to_str().unwrap();
+    let of = |model: &str| {
+        let args = [
+            "plan",
+            model,
+            "--no-probe",
+            "--json",
+            "--ctx",
+            "64",
+            "--memory",
+            "8G",
+        ];
+        let found = parsed(&run(scratch().path(), with_model(&args)));
+        found["memory_bytes"].clone()
+    };
+    assert_eq!(of(folder), of("MODEL"));
+    let args = ["plan", folder, "--recipe", "nonsense"];
+    assert!(failure(&run(scratch().path(), args)).contains("nonsense"));
 }
 
 #[test]

@@ -199,6 +199,8 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn rows(&self, format: RowFormat, width: usize) -> Self::Rows;
     /// Number of rows in a store, dropped ones included.
     fn rows_len(&self, rows: &Self::Rows) -> usize;
+    /// Bytes of one row.
+    fn row_bytes(&self, rows: &Self::Rows) -> usize;
     /// Bytes that a store takes.
     fn rows_bytes(&self, rows: &Self::Rows) -> usize;
     /// Appends all rows of `x`, rounded as the store's format says.
@@ -207,6 +209,15 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn restart_rows(&self, rows: &mut Self::Rows, next: usize);
     /// Drops what lies before the last `keep` rows; they keep their numbers.
     fn keep_last_rows(&self, rows: &mut Self::Rows, keep: usize);
+
+    /// Number of the first row that is still held.
+    fn first_row(&self, rows: &Self::Rows) -> usize;
+    /// Appends the rows from `from` on, as they are stored, to `out`.
+    fn export_rows(&self, rows: &Self::Rows, from: usize, out: &mut Vec<u8>);
+    /// Appends rows that [`Self::export_rows`] gave, the first of which has the number
+    /// `first`: where that is not the next one, all others are dropped. Whether they
+    /// were whole rows.
+    fn import_rows(&self, rows: &mut Self::Rows, first: usize, bytes: &[u8]) -> bool;
 
     /// An empty compressor state.
     fn pending(&self, spec: PoolSpec) -> Self::Pending;
@@ -223,6 +234,14 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         ape: Option<&[f32]>,
         out: &mut Self::Buf,
     );
+
+    /// Tokens that a compressor has seen.
+    fn pending_seen(&self, pending: &Self::Pending) -> usize;
+    /// Appends a compressor state to `out`.
+    fn export_pending(&self, pending: &Self::Pending, out: &mut Vec<u8>);
+    /// Takes over a state that [`Self::export_pending`] gave of a compressor of the same
+    /// shape. Whether it can be one.
+    fn import_pending(&self, pending: &mut Self::Pending, bytes: &[u8]) -> bool;
 
     /// Rows of a matrix.
     fn buf_rows(&self, x: &Self::Buf) -> usize;

@@ -71,6 +71,15 @@ impl<B: Backend> Backlog<B> {
         }
     }
 
+    /// The rows that are kept: streams, and V4.1's mixes.
+    pub(super) fn buffers(&self) -> (&B::Buf, &B::Buf) {
+        (&self.h, &self.lagged)
+    }
+
+    pub(super) fn buffers_mut(&mut self) -> (&mut B::Buf, &mut B::Buf) {
+        (&mut self.h, &mut self.lagged)
+    }
+
     /// Bytes held.
     pub fn bytes(&self, b: &B) -> usize {
         b.buf_bytes(&self.h) + b.buf_bytes(&self.lagged) + 4 * self.ids.capacity()

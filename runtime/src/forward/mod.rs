@@ -8,6 +8,7 @@ mod attention;
 mod backlog;
 mod cache;
 mod cone;
+mod saved;
 mod sites;
 
 use crate::backend::{Backend, HcParams};

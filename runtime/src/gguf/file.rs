@@ -112,6 +112,13 @@ impl GgufFile {
         self.guard.lost()
     }
 
+    /// The bytes before the tensors' data.
+    #[must_use]
+    pub fn header_bytes(&self) -> &[u8] {
+        let len = usize::try_from(self.header.data_offset).unwrap_or(usize::MAX);
+        &self.map[..len.min(self.map.len())]
+    }
+
     /// Keys and values.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
@@ -166,6 +173,19 @@ impl GgufFile {
             // Refused by kernels without huge pages, which is no loss.
             let _ = self.map.advise_range(memmap2::Advice::HugePage, start, len);
         }
+    }
+
+    /// Reads a tensor's bytes and keeps them in memory until the file is closed, whatever
+    /// else the system needs memory for.
+    ///
+    /// # Errors
+    /// The system's: the process may not lock so much, or there is not so much memory.
+    pub fn lock(&self, tensor: &TensorInfo) -> std::io::Result<()> {
+        let bytes = self.data(tensor);
+        // SAFETY: the range is inside of the map, which `self` owns; locking changes
+        // nothing of its content, and unmapping ends it.
+        unsafe { rustix::mm::mlock(bytes.as_ptr().cast_mut().cast(), bytes.len()) }?;
+        Ok(())
     }
 
     /// Says that of a tensor's bytes a few are read here and there: what lies around

@@ -3,6 +3,8 @@
 //! The published formats are what the model was trained to have in its caches,
 //! so storing them costs no quality; `F32` keeps what was computed.
 
+mod wire;
+
 use v4_quant::rounding::CacheFormat;
 
 /// Storage of one kind of cache row.
@@ -128,14 +130,19 @@ impl HostRows {
 
     /// Appends a row.
     pub fn push(&mut self, row: &[f32]) {
+        let format = self.format;
+        format.encode(row, self.next_row());
+    }
+
+    /// The bytes of one more row.
+    fn next_row(&mut self) -> &mut [u8] {
         let (page, slot) = (self.len / PAGE_ROWS - self.dropped, self.len % PAGE_ROWS);
         if page == self.pages.len() {
             self.pages
                 .push_back(vec![0; PAGE_ROWS * self.row_bytes].into_boxed_slice());
         }
-        let out = &mut self.pages[page][slot * self.row_bytes..][..self.row_bytes];
-        self.format.encode(row, out);
         self.len += 1;
+        &mut self.pages[page][slot * self.row_bytes..][..self.row_bytes]
     }
 
     /// Drops all rows; the next one pushed has the number `next`.

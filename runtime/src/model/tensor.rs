@@ -138,6 +138,19 @@ impl Tensor {
         self.file.advise_huge_pages(&self.info);
     }
 
+    /// See [`GgufFile::lock`].
+    ///
+    /// # Errors
+    /// If the process may not, with the remedy.
+    pub fn lock(&self) -> Result<(), EngineError> {
+        self.file.lock(&self.info).map_err(|e| {
+            self.error(format_args!(
+                "cannot be locked in memory: {e}; raise the limit (ulimit -l, LimitMEMLOCK= of a \
+                 service), or leave the weights mapped"
+            ))
+        })
+    }
+
     /// See [`GgufFile::advise_random`].
     pub fn advise_random(&self) {
         self.file.advise_random(&self.info);

@@ -118,6 +118,8 @@ pub struct Sources<'a> {
     pub copier: Option<&'a Copier<'a>>,
     /// Reads the routed experts, if they are not to be in memory.
     pub experts: Option<&'a Arc<ExpertStore>>,
+    /// Whether those that stay mapped are locked in memory.
+    pub lock: bool,
 }
 
 /// Loads tensors by name with their expected dimensions.
@@ -201,7 +203,12 @@ impl<B: Backend> Loader<'_, B> {
         let tensor = self.tensor(name, dims)?;
         match self.sources.copier {
             Some(copier) => self.backend.load(&copier.copy(&tensor)?),
-            None => self.backend.load(&tensor),
+            None => {
+                if self.sources.lock {
+                    tensor.lock()?;
+                }
+                self.backend.load(&tensor)
+            }
         }
     }
 

@@ -2,7 +2,6 @@
 
 mod args;
 mod engram;
-mod experts;
 mod report;
 mod timing;
 mod tokens;
@@ -22,7 +21,7 @@ use self::timing::{Kind, Run, Timing};
 use self::tokens::Tokens;
 use super::print_json;
 use crate::output::Notes;
-use crate::{model, options};
+use crate::{model, options, streamed};
 
 /// Prompt length where none is named, in tokens.
 const PROMPTS: [usize; 1] = [512];
@@ -169,8 +168,7 @@ fn cases(args: &BenchArgs) -> Vec<Kind> {
 fn time(engine: &Engine, mut session: Session, kind: Kind, ids: &[u32]) -> anyhow::Result<Run> {
     let stats = || engine.engram().map(|store| store.stats());
     let stats_before = stats();
-    let experts = || engine.experts().map(|store| store.stats());
-    let experts_before = experts();
+    let experts_before = streamed::stats(engine);
     // What was done before is not asked for.
     let _ = engine.take_profile();
     let started = Instant::now();
@@ -189,12 +187,7 @@ fn time(engine: &Engine, mut session: Session, kind: Kind, ids: &[u32]) -> anyho
         stats: after.since(&before),
         seconds,
     });
-    let experts = experts().zip(experts_before);
-    let experts = experts.map(|(after, before)| experts::Usage {
-        stats: after.since(&before),
-        tokens: kind.tokens() as u64,
-        seconds,
-    });
+    let experts = streamed::Usage::since(engine, experts_before, kind.tokens(), seconds);
     Ok(Run {
         seconds,
         engram,

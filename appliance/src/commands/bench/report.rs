@@ -96,7 +96,7 @@ impl Report<'_> {
                 writeln!(out, "{}", usage.line())?;
             }
             if let Some(usage) = &timing.experts {
-                writeln!(out, "{}", usage.line())?;
+                writeln!(out, "  {}", usage.line())?;
             }
         }
         writeln!(

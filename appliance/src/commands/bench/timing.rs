@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use v4_runtime::profile::{Profile, Work};
 
 use super::engram::Usage;
-use super::experts;
+use crate::streamed;
 
 /// One thing to time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Kind {
 pub struct Run {
     pub seconds: f64,
     pub engram: Option<Usage>,
-    pub experts: Option<experts::Usage>,
+    pub experts: Option<streamed::Usage>,
     pub profile: Profile,
 }
 
@@ -48,7 +48,7 @@ pub struct Timing {
     /// What Engram rows took in all of the runs, where there are any.
     pub engram: Option<Usage>,
     /// What experts took in all of the runs, if they are read from the disk.
-    pub experts: Option<experts::Usage>,
+    pub experts: Option<streamed::Usage>,
     /// What was done in all of the runs.
     pub profile: Profile,
 }

@@ -1,8 +1,8 @@
 //! Where input lines come from: somebody typing, or a script.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, BufRead, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -12,6 +12,7 @@ use rustyline::history::DefaultHistory;
 use rustyline::{Cmd, Editor, KeyCode, KeyEvent, Modifiers};
 
 use crate::output::Notes;
+use crate::saved::{private_folder, state_folder};
 
 /// Longest input line in bytes.
 const MAX_LINE: u64 = 16 << 20;
@@ -150,24 +151,14 @@ impl Lines for Typed {
 
 /// `$XDG_STATE_HOME/v4-run/history`, by default under `~/.local/state`.
 fn history_path() -> Option<PathBuf> {
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|p| p.is_absolute())
-    };
-    let state =
-        absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
-    Some(state.join("v4-run/history"))
+    Some(state_folder()?.join("history"))
 }
 
 /// Prompts are private: the folder is its owner's alone, and so is the file
 /// before anything is in it.
 fn create_private(path: &Path) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
+        private_folder(folder)?;
     }
     OpenOptions::new()
         .append(true)

@@ -19,6 +19,7 @@ use crate::interrupt::Busy;
 use crate::options::Thinking;
 use crate::output::{Answer, Notes};
 use crate::reply::{self, Reply};
+use crate::saved::Saved;
 use crate::{model, options, prompt};
 
 /// A conversation.
@@ -33,6 +34,7 @@ pub struct Talk<'a> {
     limits: Limits,
     stops: Vec<String>,
     last: Option<Outcome>,
+    saved: Option<Saved>,
     notes: Notes,
 }
 
@@ -43,11 +45,32 @@ impl<'a> Talk<'a> {
         let context = model::context(args.length.ctx, 0, None, model_max);
         let thinking = options::thinking(&args.chat);
         let sampling = options::sampler(&args.sampling);
+        let saved = match &args.keep.session {
+            Some(name) => Some(Saved::open(engine, name)?),
+            None => None,
+        };
+        let session = match &saved {
+            Some(saved) => saved.whole(engine, context, args.engine.chunk)?,
+            None => model::session(engine, context, args.engine.chunk)?,
+        };
+        let mut system = args.chat.system.clone();
+        let mut conversation = prompt::conversation(engine, thinking)?;
+        if let Some(said) = saved.as_ref().map(Saved::read_notes).transpose()?.flatten() {
+            let mut turns = turns(&said)
+                .context("what was said in this session is damaged; name another session")?;
+            if let Some(Turn::System(text)) = turns.first() {
+                let text = text.clone();
+                turns.remove(0);
+                system = system.or(Some(text));
+            }
+            conversation.turns = turns;
+        }
         Ok(Talk {
             engine,
-            session: model::session(engine, context, args.engine.chunk)?,
-            system: args.chat.system.clone(),
-            conversation: prompt::conversation(engine, thinking)?,
+            session,
+            system,
+            conversation,
+            saved,
             thinking,
             sampler: Sampler::new(sampling.clone())?,
             sampling,
@@ -66,8 +89,12 @@ impl<'a> Talk<'a> {
     pub fn greeting(&self) -> String {
         let path = self.engine.path().display().to_string();
         let name = self.engine.config().name.clone().unwrap_or(path);
+        let before = match self.conversation.turns.len() {
+            0 => String::new(),
+            n => format!(", {n} messages before"),
+        };
         format!(
-            "{name}, context {}. /help lists commands, Ctrl-D leaves.",
+            "{name}, context {}{before}. /help lists commands, Ctrl-D leaves.",
             self.session.context()
         )
     }
@@ -85,7 +112,23 @@ impl<'a> Talk<'a> {
         self.conversation.turns.extend(said);
         self.say_how_it_ended(&outcome, answered);
         self.last = Some(outcome);
+        self.keep()
+    }
+
+    /// Writes the session and what was said, if they are kept.
+    fn keep(&mut self) -> anyhow::Result<()> {
+        let messages = self.messages();
+        if let Some(saved) = &mut self.saved {
+            self.session.save(&mut saved.log)?;
+            saved.write_notes(&messages)?;
+        }
         Ok(())
+    }
+
+    /// The conversation as the chat completions protocol writes it.
+    fn messages(&self) -> Value {
+        let messages: Vec<Value> = self.whole().turns.iter().map(as_json).collect();
+        json!({"messages": messages})
     }
 
     /// Runs the model on the conversation; returns what it did, and its turn
@@ -102,6 +145,7 @@ impl<'a> Talk<'a> {
         let mut model = Sampled {
             session: &mut self.session,
             sampler: &mut self.sampler,
+            log: self.saved.as_mut().map(|saved| &mut saved.log),
         };
         let busy = Busy::start()?;
         let outcome = reply::stream(
@@ -152,6 +196,7 @@ impl<'a> Talk<'a> {
             Slash::Reset => {
                 self.conversation.turns.clear();
                 self.session.reset();
+                self.keep()?;
                 "(forgotten)".to_owned()
             }
             Slash::Think(given) => {
@@ -235,8 +280,7 @@ impl<'a> Talk<'a> {
     /// Writes the conversation to a file that must not exist: an answer is not
     /// worth more than what would be overwritten. Its owner alone can read it.
     fn save(&self, path: &Path) -> anyhow::Result<()> {
-        let messages: Vec<Value> = self.whole().turns.iter().map(as_json).collect();
-        let mut text = serde_json::to_vec_pretty(&json!({"messages": messages}))?;
+        let mut text = serde_json::to_vec_pretty(&self.messages())?;
         text.push(b'\n');
         OpenOptions::new()
             .write(true)
@@ -261,4 +305,21 @@ fn as_json(turn: &Turn) -> Value {
             json!({"role": "assistant", "reasoning_content": reasoning, "content": answer})
         }
     }
+}
+
+/// Turns that [`as_json`] wrote; `None` if there is anything else.
+fn turns(said: &Value) -> Option<Vec<Turn>> {
+    let turn = |message: &Value| {
+        let text = |key: &str| message.get(key)?.as_str().map(str::to_owned);
+        match message.get("role")?.as_str()? {
+            "system" => Some(Turn::System(text("content")?)),
+            "user" => Some(Turn::User(text("content")?)),
+            "assistant" => Some(Turn::Assistant {
+                reasoning: text("reasoning_content"),
+                answer: text("content")?,
+            }),
+            _ => None,
+        }
+    };
+    said.get("messages")?.as_array()?.iter().map(turn).collect()
 }

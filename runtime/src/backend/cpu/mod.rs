@@ -86,6 +86,12 @@ impl Cpu {
         self.profiler.take()
     }
 
+    /// How products are computed.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// The kernels in use.
     #[must_use]
     pub fn kernels(&self) -> &'static Kernels {
@@ -124,6 +130,10 @@ impl Backend for Cpu {
         rows.len()
     }
 
+    fn row_bytes(&self, rows: &HostRows) -> usize {
+        rows.row_bytes()
+    }
+
     fn rows_bytes(&self, rows: &HostRows) -> usize {
         rows.bytes()
     }
@@ -142,6 +152,33 @@ impl Backend for Cpu {
 
     fn keep_last_rows(&self, rows: &mut HostRows, keep: usize) {
         rows.keep_last(keep);
+    }
+
+    fn first_row(&self, rows: &HostRows) -> usize {
+        rows.first_held()
+    }
+
+    fn export_rows(&self, rows: &HostRows, from: usize, out: &mut Vec<u8>) {
+        rows.export(from, out);
+    }
+
+    fn import_rows(&self, rows: &mut HostRows, first: usize, bytes: &[u8]) -> bool {
+        if rows.len() != first {
+            rows.restart(first);
+        }
+        rows.import(bytes)
+    }
+
+    fn pending_seen(&self, pending: &Pending) -> usize {
+        pending.seen()
+    }
+
+    fn export_pending(&self, pending: &Pending, out: &mut Vec<u8>) {
+        pending.export(out);
+    }
+
+    fn import_pending(&self, pending: &mut Pending, bytes: &[u8]) -> bool {
+        pending.import(bytes)
     }
 
     fn pending(&self, spec: PoolSpec) -> Pending {

@@ -1,5 +1,7 @@
 //! Compressors: pooling groups of tokens to entries (spec 3.3).
 
+mod wire;
+
 use rayon::prelude::*;
 
 use super::Matrix;

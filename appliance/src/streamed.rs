@@ -1,7 +1,13 @@
 //! What experts that are read from the disk took.
 
 use serde_json::{Value, json};
+use v4_runtime::Engine;
 use v4_runtime::experts::ExpertStats;
+
+/// What was asked of experts so far; `None` if all are in memory.
+pub fn stats(engine: &Engine) -> Option<ExpertStats> {
+    engine.experts().map(|store| store.stats())
+}
 
 /// What a store of experts did in some time.
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +18,22 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// What the engine's experts took since `before`, in so many tokens; `None` if all
+    /// are in memory.
+    pub fn since(
+        engine: &Engine,
+        before: Option<ExpertStats>,
+        tokens: usize,
+        seconds: f64,
+    ) -> Option<Self> {
+        let stats = stats(engine)?.since(&before?);
+        Some(Self {
+            stats,
+            tokens: tokens as u64,
+            seconds,
+        })
+    }
+
     /// Both together.
     pub fn plus(&self, other: &Self) -> Self {
         Self {
@@ -30,18 +52,19 @@ impl Usage {
         time.as_secs_f64() / self.seconds.max(1e-9)
     }
 
-    /// For a line below a figure.
+    /// For a line below a figure, or at the end of a run.
     pub fn line(&self) -> String {
         let s = &self.stats;
         format!(
-            "  experts: {:.1}% in memory, {:.1}% on their way; per token {:.1} MB read at {:.2} \
-             GB/s ({:.2} GB/s while reading); waited {:.1}% of the time{}",
+            "experts: {:.1}% in memory, {:.1}% on their way; per token {:.1} MB read at {:.2} \
+             GB/s ({:.2} GB/s while reading); waited {:.1}%, hidden {:.1}% of the time{}",
             100.0 * s.hit_rate(),
             100.0 * (s.ahead as f64 / s.asked.max(1) as f64),
             s.bytes as f64 / self.tokens.max(1) as f64 / 1e6,
             self.rate() / 1e9,
             s.read_rate() / 1e9,
             100.0 * self.share(s.waited),
+            100.0 * self.share(s.hidden()),
             match (s.retries, s.errors) {
                 (0, 0) => String::new(),
                 (retries, errors) => format!("; {retries} reads repeated, {errors} failed"),

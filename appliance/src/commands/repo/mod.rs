@@ -1,0 +1,463 @@
+//! `v4-run repo`: a source tree as context.
+
+mod walk;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use v4_chat::Turn;
+use v4_runtime::gguf::GgufFile;
+use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_runtime::{Engine, EngineError, Hooks, Want};
+
+use super::answer::Request;
+use super::print_json;
+use crate::cli::{EngineArgs, LengthArgs, PromptArgs, SamplingArgs, SessionArgs, positive, size};
+use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
+use crate::output::Notes;
+use crate::reply::Reply;
+use crate::saved::Saved;
+use crate::{model, options, prompt};
+use walk::{Filter, LeftOut, SourceFile, walk};
+
+/// Room for the question and its answer where the context is not given.
+const ROOM: usize = 4096;
+
+/// How files are set apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// Path and text, as people paste them into a chat.
+    Plain,
+    /// The tokenizer's own marks for repositories and files.
+    Marks,
+}
+
+/// In which order files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    /// Those changed longest ago first: what is edited comes last, and what is before it
+    /// is not read again.
+    Age,
+    /// By path: the same on every machine.
+    Path,
+}
+
+/// Arguments of `repo`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run repo model.gguf src -p \"Where are sessions written?\"
+  v4-run repo model.gguf . --count
+  v4-run repo model.gguf . --order path --max-file 64K -p \"List the public types.\"
+
+Reads a source tree, without what .gitignore names, files that are no text and
+files longer than --max-file, and then answers the question. What was read is kept
+in a session named after the tree: the next question starts from there, and after
+an edit only the file that was edited and those after it are read again.
+
+Files are set apart by plain paths, as people paste them into a chat, which is what
+chat models are trained on; --layout marks uses the marks that the tokenizer has for
+repositories. A tree that does not fit the context is refused; --trim leaves out the
+longest files until it does, and says which.")]
+pub struct RepoArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// Folder of the tree
+    pub folder: PathBuf,
+    /// The question
+    #[arg(short, long, value_name = "TEXT", required_unless_present = "count")]
+    pub prompt: Option<String>,
+    /// Only count tokens, per folder; runs no model
+    #[arg(long)]
+    pub count: bool,
+    /// How files are set apart
+    #[arg(long, value_enum, default_value = "plain")]
+    pub layout: Layout,
+    /// In which order files are read
+    #[arg(long, value_enum, default_value = "age")]
+    pub order: Order,
+    /// Longest file that is read
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256K")]
+    pub max_file: usize,
+    /// Also read hidden files
+    #[arg(long)]
+    pub hidden: bool,
+    /// Tokens after which a session can be gone on from: fewer save reading after an edit, more save
+    /// room on the disk
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "2048")]
+    pub group: usize,
+    /// Leave out the longest files until the rest fits the context
+    #[arg(long)]
+    pub trim: bool,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    pub json: bool,
+    /// No progress and no statistics on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The chat prompt around it.
+    #[command(flatten)]
+    pub chat: PromptArgs,
+    /// Bounds.
+    #[command(flatten)]
+    pub length: LengthArgs,
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: SessionArgs,
+    /// Sampler.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// A file and its tokens.
+struct Encoded {
+    path: String,
+    ids: Vec<u32>,
+}
+
+/// Runs the command.
+pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
+    let notes = Notes::new(args.quiet);
+    model::check_is_file(&args.model)?;
+    let root = args
+        .folder
+        .canonicalize()
+        .with_context(|| args.folder.display().to_string())?;
+    let filter = Filter {
+        most_bytes: args.max_file as u64,
+        hidden: args.hidden,
+    };
+    let (mut files, left_out) = walk(&root, &filter)?;
+    sort(&mut files, args.order);
+    if files.is_empty() {
+        bail!("{}: no text files in it", args.folder.display());
+    }
+    if args.count {
+        let file = GgufFile::open(&args.model)?;
+        let tokenizer = Tokenizer::from_gguf(file.metadata())
+            .with_context(|| args.model.display().to_string())?;
+        let files = encode(&tokenizer, &files, args.layout)?;
+        print_counts(&files, left_out, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let engine = model::open(&args.model, &args.engine, args.length.ctx, notes)?;
+    let mut encoded = encode(engine.tokenizer(), &files, args.layout)?;
+    let name = root
+        .file_name()
+        .and_then(|n| n.to_str())
+        .unwrap_or("repository");
+    let around = Around::new(&args, &engine, name)?;
+    let model_max = engine.config().context_length;
+    let context = args.length.ctx.unwrap_or(model_max).min(model_max);
+    let room = args.length.max_tokens.unwrap_or(ROOM).min(ROOM);
+    fit(&mut encoded, around.len() + room, context, &args, notes)?;
+
+    let session = match &args.keep.session {
+        Some(name) => name.clone(),
+        None => format!("repo-{}-{:08x}", plain(name), hash(&root)),
+    };
+    let (ids, ends) = around.whole(&encoded);
+    // As much as it takes, so that memory is not set aside for a million tokens.
+    let context = args.length.ctx.unwrap_or((ids.len() + room).min(model_max));
+    if read_ahead(&args, &engine, &session, &ids, &ends, context, notes)?.is_break() {
+        return Ok(ExitCode::from(EXIT_INTERRUPTED));
+    }
+    let conversation = around.conversation;
+    let tokenizer = engine.tokenizer();
+    Request {
+        length: &LengthArgs {
+            ctx: Some(context),
+            max_tokens: args.length.max_tokens,
+            stop: args.length.stop.clone(),
+        },
+        sampling: &args.sampling,
+        session: Some(&session),
+        engine: &args.engine,
+        json: args.json,
+        raw: false,
+        notes,
+    }
+    .run(
+        &engine,
+        &ids,
+        Reply::chat(conversation.reply(tokenizer), &args.length.stop),
+    )
+}
+
+fn sort(files: &mut [SourceFile], order: Order) {
+    match order {
+        Order::Path => files.sort_by(|a, b| a.path.cmp(&b.path)),
+        Order::Age => files.sort_by(|a, b| (a.modified, &a.path).cmp(&(b.modified, &b.path))),
+    }
+}
+
+/// The tokens of each file by itself, so that they do not hang on their neighbours.
+fn encode(
+    tokenizer: &Tokenizer,
+    files: &[SourceFile],
+    layout: Layout,
+) -> anyhow::Result<Vec<Encoded>> {
+    let mark = |mark: &str| {
+        tokenizer
+            .mark(mark)
+            .with_context(|| format!("the tokenizer has no {mark}: use --layout plain"))
+    };
+    files
+        .iter()
+        .map(|file| {
+            let text = |text: &str| tokenizer.encode(text, Marks::Plain);
+            let ids = match layout {
+                Layout::Plain => text(&format!("{}\n```\n{}\n```\n\n", file.path, file.text))?,
+                Layout::Marks => {
+                    let mut ids = vec![mark("<｜begin▁of▁file▁name｜>")?];
+                    ids.extend(text(&file.path)?);
+                    ids.push(mark("<｜end▁of▁file▁name｜>")?);
+                    ids.push(mark("<｜begin▁of▁file｜>")?);
+                    ids.extend(text(&file.text)?);
+                    ids.push(mark("<｜end▁of▁file｜>")?);
+                    ids
+                }
+            };
+            Ok(Encoded {
+                path: file.path.clone(),
+                ids,
+            })
+        })
+        .collect()
+}
+
+/// What stands before and after the files: the chat's prompt.
+struct Around {
+    before: Vec<u32>,
+    after: Vec<u32>,
+    conversation: v4_chat::Conversation,
+}
+
+impl Around {
+    fn new(args: &RepoArgs, engine: &Engine, name: &str) -> anyhow::Result<Self> {
+        let tokenizer = engine.tokenizer();
+        let mut conversation = prompt::conversation(engine, options::thinking(&args.chat))?;
+        let system = args.chat.system.clone().map(Turn::System);
+        conversation.turns.extend(system);
+        let question = args.prompt.clone().unwrap_or_default();
+        conversation.turns.push(Turn::User(question));
+        let ids = conversation.render(tokenizer)?.ids;
+        let user = tokenizer
+            .mark("<｜User｜>")
+            .context("the tokenizer has no mark for what a user says")?;
+        let at = ids.iter().rposition(|&id| id == user);
+        let at = at.context("the prompt has no user's message")? + 1;
+        let mut before = ids[..at].to_vec();
+        if args.layout == Layout::Marks {
+            for (mark, text) in [
+                ("<｜begin▁of▁repo▁name｜>", name),
+                ("<｜end▁of▁repo▁name｜>", ""),
+            ] {
+                before.push(
+                    tokenizer.mark(mark).with_context(|| {
+                        format!("the tokenizer has no {mark}: use --layout plain")
+                    })?,
+                );
+                before.extend(tokenizer.encode(text, Marks::Plain)?);
+            }
+        }
+        Ok(Self {
+            before,
+            after: ids[at..].to_vec(),
+            conversation,
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.before.len() + self.after.len()
+    }
+
+    /// All ids, and where each file ends.
+    fn whole(&self, files: &[Encoded]) -> (Vec<u32>, Vec<usize>) {
+        let mut ids = self.before.clone();
+        let mut ends = Vec::with_capacity(files.len());
+        for file in files {
+            ids.extend(&file.ids);
+            ends.push(ids.len());
+        }
+        ids.extend(&self.after);
+        (ids, ends)
+    }
+}
+
+/// Sees to it that files and `more` tokens fit the context.
+fn fit(
+    files: &mut Vec<Encoded>,
+    more: usize,
+    context: usize,
+    args: &RepoArgs,
+    notes: Notes,
+) -> anyhow::Result<()> {
+    let sum = |files: &[Encoded]| files.iter().map(|f| f.ids.len()).sum::<usize>() + more;
+    if sum(files) <= context {
+        return Ok(());
+    }
+    if !args.trim {
+        bail!(
+            "{}: {} tokens with the question and room for an answer do not fit the context of \
+             {context}; give a folder in it, a smaller --max-file, a larger --ctx, or --trim to \
+             leave out the longest files (--count lists them)",
+            args.folder.display(),
+            sum(files)
+        );
+    }
+    while sum(files) > context {
+        let longest = files.iter().enumerate().max_by_key(|(_, f)| f.ids.len());
+        let Some((at, file)) = longest else {
+            bail!("the question alone does not fit the context of {context}");
+        };
+        notes.line(&format!(
+            "v4-run: left out {} ({} tokens)",
+            crate::output::visible(&file.path),
+            file.ids.len()
+        ));
+        files.remove(at);
+    }
+    Ok(())
+}
+
+/// Reads the files, a group at a time, as far as the session has not.
+fn read_ahead(
+    args: &RepoArgs,
+    engine: &Arc<Engine>,
+    session: &str,
+    ids: &[u32],
+    ends: &[usize],
+    context: usize,
+    notes: Notes,
+) -> anyhow::Result<ControlFlow<()>> {
+    let mut saved = Saved::open(engine, session)?;
+    let mut session = saved.beginning_of(engine, ids, context, args.engine.chunk)?;
+    let read_before = session.len();
+    let last = ends.last().copied().unwrap_or(0);
+    let bar = notes.bar("reading files", last.max(read_before));
+    let busy = Busy::start()?;
+    for (i, &end) in ends.iter().enumerate() {
+        let whole = end >= session.len() + args.group || i + 1 == ends.len();
+        if !whole || end <= session.len() {
+            continue;
+        }
+        let from = session.len();
+        let mut progress = |done: usize, _: usize| {
+            bar.set_position((from + done) as u64);
+            match interrupt::requested() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let mut hooks = Hooks {
+            progress: Some(&mut progress),
+            ..Hooks::default()
+        };
+        let done = session.append_with(&ids[from..end], Want::None, &mut hooks);
+        let stopped = match done {
+            Ok(_) => interrupt::requested(),
+            Err(EngineError::Cancelled) => true,
+            Err(error) => return Err(error.into()),
+        };
+        // Also what was read until Ctrl-C.
+        session.save(&mut saved.log)?;
+        if stopped {
+            bar.finish_and_clear();
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    bar.finish_and_clear();
+    drop(busy);
+    notes.line(&format!(
+        "[{} files, {last} tokens, {} of them read before]",
+        ends.len(),
+        read_before.min(last)
+    ));
+    Ok(ControlFlow::Continue(()))
+}
+
+/// A name without what a session's may not have.
+fn plain(name: &str) -> String {
+    let plain = |c: char| {
+        if c.is_alphanumeric() || "._-".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
+    name.chars().map(plain).take(40).collect()
+}
+
+/// Tells trees of the same name apart; the same on every machine.
+fn hash(root: &Path) -> u32 {
+    // FNV-1a.
+    root.as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0x811c_9dc5, |h: u32, &b| {
+            (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
+        })
+}
+
+/// Prints tokens per folder, with all that is in it.
+fn print_counts(files: &[Encoded], left_out: LeftOut, as_json: bool) -> anyhow::Result<()> {
+    let mut folders: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for file in files {
+        let mut folder = file.path.as_str();
+        loop {
+            folder = folder.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let count = folders.entry(folder.to_owned()).or_default();
+            count.0 += 1;
+            count.1 += file.ids.len();
+            if folder.is_empty() {
+                break;
+            }
+        }
+    }
+    let total: usize = files.iter().map(|f| f.ids.len()).sum();
+    if as_json {
+        let list: Vec<_> = files
+            .iter()
+            .map(|f| json!({"path": f.path, "tokens": f.ids.len()}))
+            .collect();
+        let folders: Vec<_> = folders
+            .iter()
+            .map(|(path, (files, tokens))| json!({"path": path, "files": files, "tokens": tokens}))
+            .collect();
+        return print_json(&json!({
+            "tokens": total,
+            "files": list,
+            "folders": folders,
+            "left_out": {
+                "long": left_out.long, "binary": left_out.binary, "empty": left_out.empty,
+            },
+        }));
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "{:>10} {:>7}  folder", "tokens", "files")?;
+    for (folder, (files, tokens)) in &folders {
+        let name = if folder.is_empty() { "." } else { folder };
+        writeln!(
+            out,
+            "{tokens:>10} {files:>7}  {}",
+            crate::output::visible(name)
+        )?;
+    }
+    writeln!(
+        out,
+        "left out: {} longer than --max-file, {} that are no text, {} empty",
+        left_out.long, left_out.binary, left_out.empty
+    )?;
+    Ok(())
+}

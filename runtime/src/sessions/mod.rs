@@ -1,0 +1,16 @@
+//! Sessions on the disk (design contract 6): an append-only log of steps.
+//!
+//! A file holds one session. Each step is what was added since the step before: the
+//! tokens, the compressed entries and index keys that they gave, and the state at its
+//! end, which is constant in size: the windows and the groups that have not ended. To
+//! extend a long session by a few tokens writes these and no more.
+
+mod error;
+mod fingerprint;
+mod log;
+#[cfg(test)]
+mod tests;
+
+pub use error::SessionError;
+pub use fingerprint::Fingerprint;
+pub use log::{SessionLog, StepInfo};
