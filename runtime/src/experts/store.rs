@@ -354,6 +354,13 @@ impl Batch<'_> {
         let mut slots = store.shared.lock();
         let mut waited = Duration::ZERO;
         loop {
+            // Slots come free when a read ends that nobody waits for any more.
+            let grants = slots.grant();
+            if !grants.is_empty() {
+                drop(slots);
+                store.start(grants);
+                slots = store.shared.lock();
+            }
             match slots.granted(self.number) {
                 Ok(granted) => {
                     let own = |(key, slot)| (key, Held { slot, own: true });

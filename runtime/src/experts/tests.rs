@@ -384,3 +384,36 @@ fn a_store_that_ends_lets_nobody_wait() {
     // Reads are under way.
     drop(layers);
 }
+
+#[test]
+fn reads_that_an_error_left_behind_keep_no_slot_from_others() {
+    /// Fails at one place at once; all other reads take their time.
+    #[derive(Debug)]
+    struct OneBad(u64);
+    impl ReadHook for OneBad {
+        fn answer(&self, offset: u64, _: usize, answer: io::Result<usize>) -> io::Result<usize> {
+            if offset == self.0 {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            std::thread::sleep(Duration::from_millis(30));
+            answer
+        }
+    }
+    let (_dir, file) = file(4096);
+    let bad = file.position(file.tensor("blk.0.ffn_gate_exps.weight").unwrap());
+    let options = ExpertOptions {
+        reads: ReadMode::Threads,
+        hook: Some(Arc::new(OneBad(bad))),
+        ..ExpertOptions::default()
+    };
+    let layers = store(&file, 4, &options);
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let failed = run(&layers[0], &ALL).is_err();
+        // All slots are still being read into.
+        run(&layers[1], &ALL).unwrap();
+        tell.send(failed).unwrap();
+    });
+    let failed = told.recv_timeout(Duration::from_secs(60));
+    assert!(failed.expect("nobody waits for ever"));
+}

@@ -176,13 +176,12 @@ fn a_file_that_was_cut_or_changed_is_an_error_with_what_is_sound() {
 }
 
 #[test]
-fn what_cannot_be_written_changes_nothing() {
+fn a_device_is_no_session_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.session");
     let mut log = open(&path).unwrap();
     append(&mut log, 0);
     drop(log);
-    // A disk without room, if this system has one.
     let full = Path::new("/dev/full");
     if full.exists() {
         assert!(open(full).is_err());
