@@ -15,7 +15,9 @@ use crate::commands::doctor::DoctorArgs;
 use crate::commands::plan::PlanArgs;
 use crate::commands::render::RenderArgs;
 use crate::commands::repo::RepoArgs;
+use crate::commands::sessions::SessionsArgs;
 use crate::commands::tokenize::TokenizeArgs;
+use crate::saved::SessionArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,6 +60,8 @@ pub enum Command {
     Complete(CompleteArgs),
     /// Answer a question about a source tree.
     Repo(RepoArgs),
+    /// List sessions that are kept, or delete them.
+    Sessions(SessionsArgs),
     /// Measure how well the model predicts a text.
     Perplexity(PerplexityArgs),
     /// Measure prefill and decode speed.
@@ -102,6 +106,15 @@ pub enum KvArg {
     Published,
 }
 
+/// How angles of the rotary embedding are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RopeArg {
+    /// In 64 bits.
+    Exact,
+    /// In 32 bits, as in the published code.
+    Published,
+}
+
 /// How long the model is asked to think.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EffortArg {
@@ -140,6 +153,10 @@ pub struct EngineArgs {
     /// Attention caches [default: published with fast, f32 with exact]
     #[arg(long, value_enum)]
     pub kv: Option<KvArg>,
+    /// Angles of positions: exact, or rounded to f32 as in the published code, which tells beyond
+    /// some 100,000 tokens
+    #[arg(long, value_enum, value_name = "ANGLES", default_value = "exact")]
+    pub rope: RopeArg,
     /// Tokens read at once during prefill; changes speed and memory, never the result
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = Session::DEFAULT_CHUNK)]
     pub chunk: usize,
@@ -257,16 +274,6 @@ pub struct LengthArgs {
     /// Stop when the answer contains TEXT, which is left out; may be repeated
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
-}
-
-/// Arguments of what is kept from run to run.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Session")]
-pub struct SessionArgs {
-    /// Keep what was read and said under NAME, and go on from there: what a prompt has in common
-    /// with it at its beginning is not read again. A path if it has a slash in it
-    #[arg(long, value_name = "NAME")]
-    pub session: Option<String>,
 }
 
 /// Arguments of chat prompts.

@@ -8,10 +8,10 @@ use v4_runtime::experts::ExpertOptions;
 use v4_runtime::io::ReadMode;
 use v4_runtime::memory::limits;
 use v4_runtime::sampling::SamplerOptions;
-use v4_runtime::{EngineOptions, KvPrecision, Precision, WeightPlacement};
+use v4_runtime::{EngineOptions, KvPrecision, Precision, RopeAngles, WeightPlacement};
 
 use crate::cli::{
-    DiskArgs, EffortArg, EngineArgs, EngramArg, KvArg, PrecisionArg, PromptArgs, ReadsArg,
+    DiskArgs, EffortArg, EngineArgs, EngramArg, KvArg, PrecisionArg, PromptArgs, ReadsArg, RopeArg,
     SamplingArgs, WeightsArg,
 };
 
@@ -31,6 +31,10 @@ pub fn engine(args: &EngineArgs, context: usize) -> EngineOptions {
         pin: args.pin,
         precision,
         kv,
+        rope: match args.rope {
+            RopeArg::Exact => RopeAngles::Exact,
+            RopeArg::Published => RopeAngles::Published,
+        },
         replay: !args.no_replay,
         engram: engram(&args.disk),
         engram_off: args.disk.engram_tables == EngramArg::Off,

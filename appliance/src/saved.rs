@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use v4_runtime::sessions::SessionLog;
+use clap::Args;
+use v4_runtime::memory::ByteSize;
+use v4_runtime::sessions::{Found, SessionKey, SessionLog, Store};
 use v4_runtime::{Engine, Session};
 
-/// Longest name.
-const MOST_NAME: usize = 100;
+use crate::cli::size;
+use crate::output::{Notes, visible};
 
 /// The user's own folder for what programs keep from run to run.
 pub fn state_folder() -> Option<PathBuf> {
@@ -30,63 +32,118 @@ pub fn private_folder(folder: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// The file of a session: a path if it has a slash in it, or else a name in the user's
-/// own folder.
-fn path(name: &str) -> anyhow::Result<PathBuf> {
-    if name.contains('/') {
-        return Ok(PathBuf::from(name));
+/// Arguments of what is kept from run to run.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Session")]
+pub struct SessionArgs {
+    /// Keep what was read and said under NAME, and go on from there: what a prompt has in common
+    /// with it at its beginning is not read again. A path if it has a slash in it
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+    /// Encrypt sessions with the key in FILE: 32 bytes or 64 hexadecimal digits
+    #[arg(long, value_name = "FILE")]
+    pub session_key: Option<PathBuf>,
+    /// Most that sessions may take on the disk together; those unused for longest are deleted
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "32G")]
+    pub session_limit: usize,
+    /// Do not look for another session that begins like the prompt
+    #[arg(long)]
+    pub no_reuse: bool,
+}
+
+/// Fewer tokens are read again sooner than they are looked for.
+const LEAST_REUSED: usize = 32;
+
+/// What is kept from run to run, and how.
+#[derive(Debug)]
+pub struct Sessions {
+    key: Option<SessionKey>,
+    limit: u64,
+    reuse: bool,
+}
+
+impl Sessions {
+    /// As the arguments say.
+    pub fn new(args: &SessionArgs) -> anyhow::Result<Self> {
+        let key = args.session_key.as_deref().map(SessionKey::read);
+        Ok(Self {
+            key: key.transpose()?,
+            limit: args.session_limit as u64,
+            reuse: !args.no_reuse,
+        })
     }
-    let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
-    if name.is_empty()
-        || name.len() > MOST_NAME
-        || name.starts_with('.')
-        || !name.chars().all(plain)
-    {
-        bail!(
-            "{name:?} is no name for a session: up to {MOST_NAME} letters, digits, dots, dashes \
-             and underscores, or a path with a slash in it"
-        );
+
+    /// The user's own store.
+    pub fn store(&self) -> anyhow::Result<Store> {
+        let state = state_folder().context(
+            "neither XDG_STATE_HOME nor HOME is set: give --session a path with a slash in it",
+        )?;
+        Ok(Store::open(&state.join("sessions"), self.key.clone())?)
     }
-    let state = state_folder().context(
-        "neither XDG_STATE_HOME nor HOME is set: give --session a path with a slash in it",
-    )?;
-    let folder = state.join("sessions");
-    private_folder(&folder).with_context(|| folder.display().to_string())?;
-    Ok(folder.join(format!("{name}.session")))
+
+    /// Opens the session of that name for this model, or makes it: a path if it has a
+    /// slash in it, or else a name in the user's own store.
+    pub fn open(&self, engine: &Engine, name: &str) -> anyhow::Result<Saved> {
+        let model = engine.fingerprint();
+        if name.contains('/') {
+            let log = SessionLog::open(Path::new(name), model, self.key.as_ref())?;
+            return Ok(Saved { log, store: None });
+        }
+        let store = self.store()?;
+        Ok(Saved {
+            log: store.session(name, model)?,
+            store: Some((store, self.limit)),
+        })
+    }
+
+    /// A session that holds as much of the beginning of `ids` as `saved`, or another in the
+    /// store, has; at least the last id is left to be run.
+    pub fn beginning_of(
+        &self,
+        engine: &Arc<Engine>,
+        saved: Option<&Saved>,
+        ids: &[u32],
+        context: usize,
+        chunk: usize,
+    ) -> anyhow::Result<Session> {
+        let ids = &ids[..ids.len().saturating_sub(1)];
+        let chunk = chunk.min(context);
+        let own = saved.map_or(0, |saved| saved.log.in_common(ids));
+        if let Some(found) = self.look_for(engine, ids, own + LEAST_REUSED) {
+            // One that is damaged is as if it were not there.
+            if let Ok(session) = Session::restore(engine, context, chunk, &found.log, found.tokens)
+            {
+                return Ok(session);
+            }
+        }
+        Ok(match saved {
+            Some(saved) => Session::restore(engine, context, chunk, &saved.log, own)?,
+            None => Session::new(engine, context, chunk)?,
+        })
+    }
+
+    /// Another session with at least `least` tokens in common with `ids`. What keeps the
+    /// store from being read keeps no prompt from being.
+    fn look_for(&self, engine: &Engine, ids: &[u32], least: usize) -> Option<Found> {
+        let folder = state_folder()?.join("sessions");
+        if !self.reuse || ids.len() < least || !folder.is_dir() {
+            return None;
+        }
+        let store = Store::open(&folder, self.key.clone()).ok()?;
+        store.find(engine.fingerprint(), ids, least).ok()?
+    }
 }
 
 /// A session file in use.
 #[derive(Debug)]
 pub struct Saved {
-    path: PathBuf,
     /// The log.
     pub log: SessionLog,
+    /// The store it is in, and how large that may get.
+    store: Option<(Store, u64)>,
 }
 
 impl Saved {
-    /// Opens the session of that name for this model, or makes it.
-    pub fn open(engine: &Engine, name: &str) -> anyhow::Result<Self> {
-        let path = path(name)?;
-        let log = SessionLog::open(&path, engine.fingerprint())?;
-        Ok(Self { path, log })
-    }
-
-    /// A session that holds as much of the beginning of `ids` as the file has; at least
-    /// the last id is left to be run.
-    pub fn beginning_of(
-        &self,
-        engine: &Arc<Engine>,
-        ids: &[u32],
-        context: usize,
-        chunk: usize,
-    ) -> anyhow::Result<Session> {
-        let same = self.log.tokens().iter().zip(ids);
-        let same = same.take_while(|(a, b)| a == b).count();
-        let most = same.min(ids.len().saturating_sub(1));
-        let chunk = chunk.min(context);
-        Ok(Session::restore(engine, context, chunk, &self.log, most)?)
-    }
-
     /// The whole session.
     pub fn whole(
         &self,
@@ -104,9 +161,25 @@ impl Saved {
         )?)
     }
 
+    /// Keeps the store within its limit, after the session has grown.
+    pub fn make_room(&self, notes: Notes) -> anyhow::Result<()> {
+        let Some((store, limit)) = &self.store else {
+            return Ok(());
+        };
+        for gone in store.evict(*limit, Some(self.log.path()))? {
+            let name = gone.file_stem().unwrap_or_default().to_string_lossy();
+            notes.line(&format!(
+                "v4-run: session {} is deleted: sessions may take {} (--session-limit)",
+                visible(&name),
+                ByteSize(*limit)
+            ));
+        }
+        Ok(())
+    }
+
     /// Where what was said is kept, beside the session.
     fn notes(&self) -> PathBuf {
-        self.path.with_extension("json")
+        self.log.path().with_extension("json")
     }
 
     /// What was said, if anything was kept.
@@ -141,18 +214,5 @@ impl Saved {
             std::fs::rename(&made, &path)
         };
         write().with_context(|| path.display().to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_stay_in_their_folder() {
-        for bad in ["", ".", "..", ".x", "a b", "a\n", &"x".repeat(101)] {
-            assert!(path(bad).is_err(), "{bad:?}");
-        }
-        assert_eq!(path("./a").unwrap(), Path::new("./a"));
     }
 }

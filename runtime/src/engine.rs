@@ -10,6 +10,7 @@ use crate::error::EngineError;
 use crate::experts::{ExpertOptions, ExpertStore};
 use crate::forward::{Forward, KvPrecision};
 use crate::gguf::GgufFile;
+use crate::math::RopeAngles;
 use crate::memory::{Budget, MemoryPlan, PlanRequest};
 use crate::model::{Copier, LoadProgress, ModelConfig, Sources, Weights, expert_tensors};
 use crate::profile::Profile;
@@ -29,6 +30,8 @@ pub struct EngineOptions {
     pub precision: Precision,
     /// How caches are stored.
     pub kv: KvPrecision,
+    /// How the angles of the rotary embedding are computed.
+    pub rope: RopeAngles,
     /// Whether a prompt's tokens skip the layers in which nothing hangs on them
     /// (V4.1's decoder replay, spec 3.5). The results are the same bits.
     pub replay: bool,
@@ -74,6 +77,7 @@ impl Default for EngineOptions {
             pin: false,
             precision: Precision::default(),
             kv: KvPrecision::default(),
+            rope: RopeAngles::default(),
             replay: true,
             engram: EngramOptions::default(),
             engram_off: false,
@@ -114,6 +118,7 @@ pub struct Engine {
     forward: Forward<Cpu>,
     engram: Option<Arc<EngramStore>>,
     replay: bool,
+    rope: RopeAngles,
     plan: MemoryPlan,
     experts: Option<Arc<ExpertStore>>,
     budget: Arc<Budget>,
@@ -122,7 +127,7 @@ pub struct Engine {
 }
 
 /// Counts up when results change in any bit: caches of another count are of no use.
-const NUMBERS: u32 = 1;
+const NUMBERS: u32 = 2;
 
 impl Engine {
     /// Opens a GGUF file.
@@ -218,7 +223,8 @@ impl Engine {
             plan,
             experts,
             tokenizer,
-            forward: Forward::new(backend, cfg, weights, options.kv),
+            forward: Forward::new(backend, cfg, weights, options.kv, options.rope),
+            rope: options.rope,
             engram,
             replay: options.replay,
             workers,
@@ -281,9 +287,10 @@ impl Engine {
         *self.fingerprint.get_or_init(|| {
             let forward = self.forward();
             let mode = format!(
-                "numbers {NUMBERS}, {:?}, {:?}, engram {}",
+                "numbers {NUMBERS}, {:?}, {:?}, {:?} angles, engram {}",
                 forward.backend().precision(),
                 forward.kv_precision(),
+                self.rope,
                 self.engram.is_some()
             );
             Fingerprint::new(&self.file, &mode)

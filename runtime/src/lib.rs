@@ -40,6 +40,7 @@ pub use ceilings::Ceilings;
 pub use engine::{Engine, EngineOptions, WeightPlacement};
 pub use error::EngineError;
 pub use forward::KvPrecision;
+pub use math::RopeAngles;
 pub use session::{Hooks, Logits, OnLogits, Progress, Session, Want};
 pub use trace::{LayerTrace, Trace};
 

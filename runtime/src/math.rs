@@ -29,13 +29,23 @@ pub fn sqrt_softplus(x: f32) -> f32 {
     softplus.sqrt() as f32
 }
 
+/// How the angles of the rotary embedding are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RopeAngles {
+    /// In f64, and rounded once as cosine and sine: right at the last of a million
+    /// positions as at the first.
+    #[default]
+    Exact,
+    /// As the published code has them: frequency and angle are rounded to f32. At a
+    /// position near 2^20 an angle is then off by up to 2^-5, and so is its cosine.
+    Published,
+}
+
 /// Angles of the rotary embedding for one kind of layer (spec 3.2, item 3).
-///
-/// Angles are computed in f64 and rounded once as cosine and sine, so they
-/// stay accurate at the last of a million positions.
 #[derive(Debug, Clone)]
 pub struct Rope {
     inv: Vec<f64>,
+    angles: RopeAngles,
 }
 
 /// YaRN's frequency interpolation.
@@ -74,7 +84,16 @@ impl Rope {
                 *f = *f / y.factor * ramp + *f * (1.0 - ramp);
             }
         }
-        Self { inv }
+        Self {
+            inv,
+            angles: RopeAngles::Exact,
+        }
+    }
+
+    /// The same with angles computed in that way.
+    #[must_use]
+    pub fn with(self, angles: RopeAngles) -> Self {
+        Self { angles, ..self }
     }
 
     /// Cosines and sines for `positions`: `[positions, dim/2]` each.
@@ -86,7 +105,10 @@ impl Rope {
         let mut sin = Vec::with_capacity(expected);
         for p in positions {
             for &f in &self.inv {
-                let angle = p as f64 * f;
+                let angle = match self.angles {
+                    RopeAngles::Exact => p as f64 * f,
+                    RopeAngles::Published => f64::from(p as f32 * f as f32),
+                };
                 cos.push(libm::cos(angle) as f32);
                 sin.push(libm::sin(angle) as f32);
             }
@@ -171,6 +193,20 @@ mod tests {
         for (a, b) in x.iter().zip(&y) {
             assert!((a - b).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn published_angles_are_right_near_the_start_and_off_by_a_little_at_the_end() {
+        let exact = Rope::new(64, 10_000.0, None);
+        let published = exact.clone().with(RopeAngles::Published);
+        let most_off = |positions: std::ops::Range<u64>| {
+            let (a, b) = (exact.table(positions.clone()), published.table(positions));
+            let off = a.cos.iter().zip(&b.cos).map(|(a, b)| (a - b).abs());
+            off.fold(0.0, f32::max)
+        };
+        assert!(most_off(0..128) < 1e-5);
+        let end = most_off((1 << 20) - 4096..1 << 20);
+        assert!(end > 0.01 && end < 0.04, "{end}");
     }
 
     #[test]

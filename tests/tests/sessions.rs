@@ -27,7 +27,7 @@ fn engine(name: &str, options: EngineOptions) -> Arc<Engine> {
 }
 
 fn open(path: &Path, engine: &Engine) -> Result<SessionLog, SessionError> {
-    SessionLog::open(path, engine.fingerprint())
+    SessionLog::open(path, engine.fingerprint(), None)
 }
 
 fn file() -> (tempfile::TempDir, PathBuf) {
@@ -125,6 +125,54 @@ fn it_can_be_restored_to_an_earlier_step_and_go_another_way() {
         assert_eq!(again.tokens(), back.tokens());
         let none = Session::restore(&engine, 4096, 64, &log, 100).unwrap();
         assert!(none.is_empty());
+    }
+}
+
+#[test]
+fn it_can_be_rewound_and_go_another_way() {
+    for name in MODELS {
+        let ids = ids(name, "long");
+        let engine = engine(name, EngineOptions::default());
+        let expected = |len: usize| {
+            let mut session = Session::new(&engine, 4096, 64).unwrap();
+            session.append(&ids[..len], Want::None).unwrap();
+            bits(&mut session, &ids[1000..1040])
+        };
+        let mut session = Session::new(&engine, 4096, 64).unwrap();
+        session.append(&ids[..400], Want::None).unwrap();
+        session.append(&ids[400..700], Want::None).unwrap();
+        let ran = session.layer_rows();
+        for id in &ids[700..720] {
+            session.append(&[*id], Want::None).unwrap();
+        }
+        let mut hooks = Hooks::default();
+        // To a mark, a little beyond it, before all of them, and to nothing.
+        session.rewind(700, &mut hooks).unwrap();
+        assert_eq!(session.layer_rows(), ran, "nothing is run again");
+        let fork = session.fork().unwrap();
+        assert_eq!(
+            bits(&mut session, &ids[1000..1040]),
+            expected(700),
+            "{name}"
+        );
+        session.rewind(403, &mut hooks).unwrap();
+        assert_eq!(session.tokens(), &ids[..403]);
+        assert_eq!(
+            bits(&mut session, &ids[1000..1040]),
+            expected(403),
+            "{name}"
+        );
+        session.rewind(130, &mut hooks).unwrap();
+        assert_eq!(
+            bits(&mut session, &ids[1000..1040]),
+            expected(130),
+            "{name}"
+        );
+        session.rewind(0, &mut hooks).unwrap();
+        assert!(session.is_empty());
+        let mut fork = fork;
+        fork.rewind(600, &mut hooks).unwrap();
+        assert_eq!(bits(&mut fork, &ids[1000..1040]), expected(600), "{name}");
     }
 }
 

@@ -13,7 +13,7 @@ use crate::generate::{Finish, Limits, Outcome, Sampled, statistics, timings};
 use crate::interrupt::{Busy, EXIT_INTERRUPTED};
 use crate::output::{Answer, Notes};
 use crate::reply::{self, Reply};
-use crate::saved::Saved;
+use crate::saved::Sessions;
 use crate::{model, options, streamed};
 
 /// How to answer.
@@ -22,6 +22,8 @@ pub struct Request<'a> {
     pub length: &'a LengthArgs,
     /// Sampler.
     pub sampling: &'a SamplingArgs,
+    /// What is kept.
+    pub sessions: &'a Sessions,
     /// Name of the session that is kept.
     pub session: Option<&'a str>,
     /// Engine.
@@ -52,13 +54,13 @@ impl Request<'_> {
         };
         limits.check_room(context, ids.len())?;
         let mut saved = match self.session {
-            Some(name) => Some(Saved::open(engine, name)?),
+            Some(name) => Some(self.sessions.open(engine, name)?),
             None => None,
         };
-        let mut session = match &saved {
-            Some(saved) => saved.beginning_of(engine, ids, context, self.engine.chunk)?,
-            None => model::session(engine, context, self.engine.chunk)?,
-        };
+        let chunk = self.engine.chunk;
+        let mut session =
+            self.sessions
+                .beginning_of(engine, saved.as_ref(), ids, context, chunk)?;
         let sampling = options::sampler(self.sampling);
         let seed = sampling.seed;
         let mut sampler = Sampler::new(sampling)?;
@@ -80,6 +82,9 @@ impl Request<'_> {
             answer.as_mut(),
         )?;
         model.save()?;
+        if let Some(saved) = &saved {
+            saved.make_room(self.notes)?;
+        }
         drop(busy);
 
         let tokens = outcome.prompt_tokens - outcome.reused_tokens + outcome.decoded;

@@ -10,6 +10,7 @@ use super::prompt_text;
 use crate::cli::{self, AskArgs};
 use crate::output::Notes;
 use crate::reply::Reply;
+use crate::saved::Sessions;
 use crate::{model, options, prompt};
 
 /// Runs the command.
@@ -43,6 +44,7 @@ pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
     Request {
         length: &args.length,
         sampling: &args.sampling,
+        sessions: &Sessions::new(&args.keep)?,
         session: args.keep.session.as_deref(),
         engine: &args.engine,
         json: args.json,

@@ -11,6 +11,7 @@ use crate::cli::{self, CompleteArgs};
 use crate::model;
 use crate::output::Notes;
 use crate::reply::Reply;
+use crate::saved::Sessions;
 
 /// The marks of fill-in-the-middle prompts (architecture.md, section 5): begin,
 /// text before, hole, text after, end.
@@ -57,6 +58,7 @@ pub fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
     Request {
         length: &args.length,
         sampling: &args.sampling,
+        sessions: &Sessions::new(&args.keep)?,
         session: args.keep.session.as_deref(),
         engine: &args.engine,
         json: args.json,

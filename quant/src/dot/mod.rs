@@ -48,6 +48,7 @@ mod act;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod index;
 mod layout;
 mod probe;
 mod scalar;
@@ -58,6 +59,7 @@ mod tests;
 use std::sync::OnceLock;
 
 pub use act::{ActQ8, ActRow, ActRows};
+pub use index::{IndexQuery, IndexScores};
 pub use scratch::Scratch;
 
 use crate::GgmlType;
@@ -124,6 +126,7 @@ pub struct Kernels {
     rows_f16: MatmulF32,
     rows_bf16: MatmulF32,
     weighted_sums: WeightedSums,
+    index_scores: IndexScores,
     q8_0: MatmulI8,
     mxfp4: MatmulI8,
     q2_k: MatmulI8,
@@ -253,6 +256,12 @@ impl Kernels {
     #[must_use]
     pub fn weighted_sums(&self) -> WeightedSums {
         self.weighted_sums
+    }
+
+    /// Scores of index keys.
+    #[must_use]
+    pub fn index_scores(&self) -> IndexScores {
+        self.index_scores
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     rows_f16: |w, x, out, _| matmul_f32(w, x, out, |b| f16::from_le_bytes(b).to_f32()),
     rows_bf16: |w, x, out, _| matmul_f32(w, x, out, |b| bf16::from_le_bytes(b).to_f32()),
     weighted_sums,
+    index_scores: super::index::scores,
     q8_0: matmul_i8::<Q8_0, 34>,
     mxfp4: matmul_i8::<Mxfp4, 17>,
     q2_k: matmul_i8::<Q2K, 84>,

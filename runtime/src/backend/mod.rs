@@ -212,8 +212,10 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
 
     /// Number of the first row that is still held.
     fn first_row(&self, rows: &Self::Rows) -> usize;
-    /// Appends the rows from `from` on, as they are stored, to `out`.
-    fn export_rows(&self, rows: &Self::Rows, from: usize, out: &mut Vec<u8>);
+    /// Appends rows `which`, as they are stored, to `out`.
+    fn export_rows(&self, rows: &Self::Rows, which: std::ops::Range<usize>, out: &mut Vec<u8>);
+    /// Drops all but the first `len` rows.
+    fn truncate_rows(&self, rows: &mut Self::Rows, len: usize);
     /// Appends rows that [`Self::export_rows`] gave, the first of which has the number
     /// `first`: where that is not the next one, all others are dropped. Whether they
     /// were whole rows.
@@ -239,6 +241,14 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn pending_seen(&self, pending: &Self::Pending) -> usize;
     /// Appends a compressor state to `out`.
     fn export_pending(&self, pending: &Self::Pending, out: &mut Vec<u8>);
+    /// Makes a compressor's state one that has seen so many tokens, whose projections
+    /// are noise.
+    fn fill_pending(
+        &self,
+        pending: &mut Self::Pending,
+        seen: usize,
+        noise: &mut dyn FnMut() -> f32,
+    );
     /// Takes over a state that [`Self::export_pending`] gave of a compressor of the same
     /// shape. Whether it can be one.
     fn import_pending(&self, pending: &mut Self::Pending, bytes: &[u8]) -> bool;

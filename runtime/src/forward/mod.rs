@@ -8,13 +8,14 @@ mod attention;
 mod backlog;
 mod cache;
 mod cone;
+mod fill;
 mod saved;
 mod sites;
 
 use crate::backend::{Backend, HcParams};
 use crate::engram::Fetch;
 use crate::error::EngineError;
-use crate::math::{Rope, RopeTable};
+use crate::math::{Rope, RopeAngles, RopeTable};
 use crate::model::{Family, ModelConfig, Weights};
 use crate::trace::Trace;
 
@@ -138,10 +139,17 @@ pub struct Forward<B: Backend> {
 
 impl<B: Backend> Forward<B> {
     /// Puts the parts together.
-    pub fn new(backend: B, cfg: ModelConfig, weights: Weights<B>, kv: KvPrecision) -> Self {
+    pub fn new(
+        backend: B,
+        cfg: ModelConfig,
+        weights: Weights<B>,
+        kv: KvPrecision,
+        angles: RopeAngles,
+    ) -> Self {
+        let rope = |theta, yarn| Rope::new(cfg.rope_dim, theta, yarn).with(angles);
         Self {
-            rope_plain: Rope::new(cfg.rope_dim, cfg.rope_theta, None),
-            rope_compressed: Rope::new(cfg.rope_dim, cfg.compress_rope_theta, cfg.yarn),
+            rope_plain: rope(cfg.rope_theta, None),
+            rope_compressed: rope(cfg.compress_rope_theta, cfg.yarn),
             backend,
             cfg,
             weights,

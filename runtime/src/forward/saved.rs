@@ -67,13 +67,13 @@ fn put_floats(out: &mut Vec<u8>, values: &[f32], rows: usize) {
 }
 
 impl<B: Backend> Cache<B> {
-    /// The rows that came after the first `from` tokens.
-    pub fn saved_rows(&self, b: &B, c: &ModelConfig, from: usize) -> Vec<u8> {
+    /// The rows that tokens `from..to` gave.
+    pub fn saved_rows(&self, b: &B, c: &ModelConfig, from: usize, to: usize) -> Vec<u8> {
         let mut out = Vec::new();
         for (layer, config) in self.layers.iter().zip(&c.layers) {
-            let first = from / config.attention.ratio().max(1);
+            let ratio = config.attention.ratio().max(1);
             for branch in [&layer.main, &layer.index].into_iter().flatten() {
-                b.export_rows(&branch.entries, first, &mut out);
+                b.export_rows(&branch.entries, from / ratio..to / ratio, &mut out);
             }
         }
         out
@@ -88,7 +88,9 @@ impl<B: Backend> Cache<B> {
             let len = b.rows_len(&layer.window);
             let first = len.saturating_sub(c.window).max(b.first_row(&layer.window));
             put(&mut out, first);
-            put_sized(&mut out, |out| b.export_rows(&layer.window, first, out));
+            put_sized(&mut out, |out| {
+                b.export_rows(&layer.window, first..len, out)
+            });
             for branch in [&layer.main, &layer.index].into_iter().flatten() {
                 put_sized(&mut out, |out| b.export_pending(&branch.pending, out));
             }
@@ -98,6 +100,20 @@ impl<B: Backend> Cache<B> {
             Some(backlog) => backlog.save(b, &mut out),
         }
         out
+    }
+
+    /// Drops the rows of all but the first `len` tokens. The state is to be restored
+    /// after that.
+    pub fn truncate_rows(&mut self, b: &B, c: &ModelConfig, len: usize) {
+        for (layer, config) in self.layers.iter_mut().zip(&c.layers) {
+            let ratio = config.attention.ratio().max(1);
+            for branch in [&mut layer.main, &mut layer.index].into_iter().flatten() {
+                b.truncate_rows(&mut branch.entries, len / ratio);
+            }
+            // Restored whole.
+            b.restart_rows(&mut layer.window, 0);
+        }
+        self.backlog = None;
     }
 
     /// Takes over the rows of `from..to` tokens. `None` if they cannot be that; the

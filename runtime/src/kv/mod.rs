@@ -63,7 +63,7 @@ impl RowFormat {
     }
 
     /// Reads a stored row back.
-    fn decode(self, bytes: &[u8], row: &mut [f32]) {
+    pub(crate) fn decode(self, bytes: &[u8], row: &mut [f32]) {
         if let Some(format) = self.packed() {
             let done = format.decode(bytes, row);
             debug_assert!(done.is_ok());
@@ -102,6 +102,12 @@ impl HostRows {
             dropped: 0,
             len: 0,
         }
+    }
+
+    /// How rows are stored.
+    #[must_use]
+    pub fn format(&self) -> RowFormat {
+        self.format
     }
 
     /// Channels of a row.
@@ -152,6 +158,15 @@ impl HostRows {
         self.len = next;
     }
 
+    /// Drops all but the first `len` rows.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len {
+            let pages = len.div_ceil(PAGE_ROWS).saturating_sub(self.dropped);
+            self.pages.truncate(pages);
+            self.len = len;
+        }
+    }
+
     /// Drops pages that hold none of the last `keep` rows.
     pub fn keep_last(&mut self, keep: usize) {
         let first = self.len.saturating_sub(keep) / PAGE_ROWS;
@@ -159,6 +174,18 @@ impl HostRows {
             self.pages.pop_front();
             self.dropped += 1;
         }
+    }
+
+    /// The bytes of rows from `from` on, of which no more than `to`: as many as lie
+    /// together, and at least one if there is any. None must have been dropped.
+    pub(crate) fn together(&self, from: usize, to: usize) -> &[u8] {
+        let to = to.min(self.len).min((from / PAGE_ROWS + 1) * PAGE_ROWS);
+        if from >= to {
+            return &[];
+        }
+        let page = &self.pages[from / PAGE_ROWS - self.dropped];
+        let at = from % PAGE_ROWS;
+        &page[at * self.row_bytes..(at + to - from) * self.row_bytes]
     }
 
     /// Decodes row `i`, which must not have been dropped.

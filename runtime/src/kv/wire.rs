@@ -1,5 +1,7 @@
 //! Cache rows as they are kept in a session file: as stored, row after row.
 
+use std::ops::Range;
+
 use super::{HostRows, PAGE_ROWS};
 
 impl HostRows {
@@ -9,17 +11,15 @@ impl HostRows {
         (self.dropped * PAGE_ROWS).min(self.len)
     }
 
-    /// Appends the bytes of the rows from `from` on, which must not have been dropped.
-    pub fn export(&self, from: usize, out: &mut Vec<u8>) {
-        debug_assert!(from >= self.first_held());
-        out.reserve(self.len.saturating_sub(from) * self.row_bytes);
-        let mut at = from;
-        while at < self.len {
-            let page = &self.pages[at / PAGE_ROWS - self.dropped];
-            let to = self.len.min((at / PAGE_ROWS + 1) * PAGE_ROWS);
-            let slot = at % PAGE_ROWS;
-            out.extend(&page[slot * self.row_bytes..(slot + to - at) * self.row_bytes]);
-            at = to;
+    /// Appends the bytes of rows that have not been dropped.
+    pub fn export(&self, rows: Range<usize>, out: &mut Vec<u8>) {
+        debug_assert!(rows.start >= self.first_held() && rows.end <= self.len);
+        out.reserve(rows.len() * self.row_bytes);
+        let mut at = rows.start;
+        while at < rows.end {
+            let bytes = self.together(at, rows.end);
+            out.extend(bytes);
+            at += bytes.len() / self.row_bytes;
         }
     }
 
@@ -52,7 +52,7 @@ mod tests {
         let from = 200 - 100;
         assert!(rows.first_held() <= from);
         let mut bytes = Vec::new();
-        rows.export(from, &mut bytes);
+        rows.export(from..200, &mut bytes);
         let mut copy = HostRows::new(RowFormat::Fp4, 32);
         copy.restart(from);
         assert!(copy.import(&bytes));

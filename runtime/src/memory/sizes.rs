@@ -2,7 +2,7 @@
 
 use crate::forward::{Cone, KvPrecision, formats};
 use crate::kv::PAGE_ROWS;
-use crate::model::{Attention, ModelConfig};
+use crate::model::{Attention, Candidates, IndexRole, ModelConfig};
 
 /// Bytes of caches that a session holds after `tokens` tokens: window rows,
 /// compressed entries and index keys in whole pages, and the tokens of groups that
@@ -115,7 +115,6 @@ pub fn scratch_bytes(
         + index_q + cfg.index_heads
         + low_rank
         + cfg.experts
-        + 2 * cfg.index_top_k // the entries chosen, and blocks
         + 2 * cfg.rope_dim;
     // Activations rounded to int8, with what is computed from them: under 3 bytes.
     let rounded = |cols: usize| cols * 3 / 4;
@@ -137,21 +136,11 @@ pub fn scratch_bytes(
         })
         .max()
         .unwrap_or(0);
-    let scored = ratios
-        .filter_map(|a| match a {
-            Attention::Indexed { ratio } | Attention::Shared { ratio, .. } => {
-                Some(context / ratio.max(1))
-            }
-            _ => None,
-        })
-        .max()
-        .unwrap_or(0);
     let keys = 4 * (cfg.head_dim * (visible + cfg.window + rows)) as u64;
-    let index_keys = 4 * (cfg.index_dim * scored) as u64;
     let per_thread = 4
         * (cfg.heads * (visible + cfg.window + cfg.index_top_k)
-            + cfg.head_dim * (cfg.index_top_k + cfg.window)
-            + 4 * scored) as u64;
+            + cfg.head_dim * (cfg.index_top_k + cfg.window)) as u64;
+    let chosen = crate::backend::cpu::index_bytes(most_chosen(cfg), rows, threads);
     // Until the chunk has passed a layer, its window has all of the chunk's rows and
     // its compressor all of their projections.
     let window = formats(cfg, KvPrecision::F32)
@@ -161,9 +150,23 @@ pub fn scratch_bytes(
         window * (cfg.layers.len() / 4 + 1) + 2 * 2 * 2 * 4 * (cfg.head_dim + cfg.index_dim);
     let rows = rows.max(1) as u64;
     rows * (per_row + in_layer as u64)
-        + keys.max(index_keys)
+        + keys
+        + chosen
         + threads as u64 * per_thread
         + 4 * (logits * cfg.vocab) as u64
+}
+
+/// Most entries that an indexer chooses for a token, with the blocks it keeps.
+fn most_chosen(cfg: &ModelConfig) -> usize {
+    let layers = cfg.layers.iter().map(|layer| match layer.attention {
+        Attention::Indexed { .. } => cfg.index_top_k,
+        Attention::Shared { index, .. } => match index {
+            IndexRole::Source(Candidates::Keep { blocks, .. }) => cfg.index_top_k + blocks,
+            _ => cfg.index_top_k,
+        },
+        Attention::Window | Attention::All { .. } => 0,
+    });
+    layers.max().unwrap_or(0)
 }
 
 /// Bytes of the rows that V4.1's decoder has still to see while a prompt of more than
@@ -196,7 +199,7 @@ pub(crate) fn kv_read_bytes(cfg: &ModelConfig, depth: usize) -> u64 {
             Attention::All { .. } => entries * main,
             Attention::Indexed { .. } => entries.min(cfg.index_top_k) * main + entries * index,
             Attention::Shared { index: role, .. } => {
-                let scored = matches!(role, crate::model::IndexRole::Source(_));
+                let scored = matches!(role, IndexRole::Source(_));
                 entries.min(cfg.index_top_k) * main + usize::from(scored) * entries * index
             }
         };

@@ -55,6 +55,14 @@ pub enum SessionError {
         /// Tokens of the steps before.
         valid: u64,
     },
+    /// A key that is none, or not this file's, or one where none is needed.
+    #[error("{}: {what}", path.display())]
+    Key {
+        /// The file, or the key's.
+        path: PathBuf,
+        /// What is wrong, and the remedy.
+        what: String,
+    },
     /// Somebody else has it open.
     #[error("{}: another process has this session open", path.display())]
     Busy {

@@ -1,19 +1,4 @@
-//! The file: a header, two places for the commit, then steps.
-//!
-//! ```text
-//! at 0     magic "V4SESSN\0", version u32, 0 u32, fingerprint [32], sum [16]
-//! at 512   commit: number u64, end u64, last sum [16], sum [16]
-//! at 1024  the other commit
-//! at 4096  step: "step" u32, 0 u32, from u64, to u64, bytes of rows u64, bytes of
-//!          state u64, sum [16]; tokens u32 each, sum [16]; rows, sum [16];
-//!          state, sum [16]
-//! ```
-//!
-//! Numbers are little-endian. A sum is the first 16 bytes of BLAKE3 over the sum before
-//! it and the bytes since; a commit's is over the header's sum. Steps are written and
-//! synced before the commit that counts them in, which goes to the place of the older
-//! one: whatever moment a crash comes at, one commit stands, and all before its end was
-//! written whole. So what does not fit there is damage, and what lies after it nothing.
+//! A session file in use: see [`super::layout`].
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -22,94 +7,39 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::layout::{
+    COMMIT, COMMITS, FIRST_STEP, HEADER, MAGIC, MOST_BYTES, MOST_TOKENS, SEALED, STEP, STEP_HEADER,
+    SUM, StepInfo, Sum, VERSION, number, sum,
+};
+use super::seal::{self, Seal, SessionKey};
 use super::{Fingerprint, SessionError};
-
-const MAGIC: &[u8; 8] = b"V4SESSN\0";
-const VERSION: u32 = 1;
-const STEP: u32 = u32::from_le_bytes(*b"step");
-const SUM: usize = 16;
-const HEADER: usize = 8 + 4 + 4 + 32 + SUM;
-const COMMIT: usize = 8 + 8 + SUM + SUM;
-/// Each in a sector of its own.
-const COMMITS: [u64; 2] = [512, 1024];
-const FIRST_STEP: u64 = 4096;
-const STEP_HEADER: usize = 4 + 4 + 4 * 8 + SUM;
-/// No session has more; larger numbers are damage.
-const MOST_TOKENS: u64 = 1 << 28;
-const MOST_BYTES: u64 = 1 << 40;
-
-type Sum = [u8; SUM];
-
-fn sum(before: &Sum, bytes: &[&[u8]]) -> Sum {
-    let mut hash = blake3::Hasher::new();
-    hash.update(before);
-    for bytes in bytes {
-        hash.update(bytes);
-    }
-    let mut out = [0; SUM];
-    hash.finalize_xof().fill(&mut out);
-    out
-}
-
-fn number(bytes: &[u8], at: usize) -> u64 {
-    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>);
-    bytes.map_or(u64::MAX, |b| u64::from_le_bytes(*b))
-}
-
-/// A step of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StepInfo {
-    /// Tokens before it.
-    pub from: u64,
-    /// Tokens after it.
-    pub to: u64,
-    rows_bytes: u64,
-    state_bytes: u64,
-    /// Where its header begins.
-    offset: u64,
-    /// The sum after its tokens.
-    tokens_sum: Sum,
-    /// The sum after its state.
-    last: Sum,
-}
-
-impl StepInfo {
-    fn tokens_at(&self) -> u64 {
-        self.offset + STEP_HEADER as u64
-    }
-
-    fn rows_at(&self) -> u64 {
-        self.tokens_at() + 4 * (self.to - self.from) + SUM as u64
-    }
-
-    fn state_at(&self) -> u64 {
-        self.rows_at() + self.rows_bytes + SUM as u64
-    }
-
-    fn end(&self) -> u64 {
-        self.state_at() + self.state_bytes + SUM as u64
-    }
-}
 
 /// An open session file. Nobody else can open it meanwhile.
 #[derive(Debug)]
 pub struct SessionLog {
-    path: PathBuf,
-    file: File,
+    pub(super) path: PathBuf,
+    pub(super) file: File,
     header_sum: Sum,
+    /// Of a file that is encrypted.
+    seal: Option<Seal>,
     /// Commits so far.
     commits: u64,
-    steps: Vec<StepInfo>,
-    tokens: Vec<u32>,
+    pub(super) steps: Vec<StepInfo>,
+    pub(super) tokens: Vec<u32>,
 }
 
 impl SessionLog {
     /// Opens a session file of the model with this fingerprint, or makes an empty one,
-    /// with access for its owner alone.
+    /// with access for its owner alone. With a key it is encrypted, and without one it
+    /// is not.
     ///
     /// # Errors
     /// See [`SessionError`].
-    pub fn open(path: &Path, model: Fingerprint) -> Result<Self, SessionError> {
+    pub fn open(
+        path: &Path,
+        model: Fingerprint,
+        key: Option<&SessionKey>,
+    ) -> Result<Self, SessionError> {
         let failed = |action, source| SessionError::Io {
             path: path.to_owned(),
             action,
@@ -123,36 +53,74 @@ impl SessionLog {
             .mode(0o600)
             .open(path)
             .map_err(|e| failed("open the file", e))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| SessionError::Busy {
+        let (mut log, len) = Self::locked(path, file, FlockOperation::NonBlockingLockExclusive)?;
+        if len < FIRST_STEP {
+            // Made, and not yet begun when it ended.
+            log.check_unbegun(len)?;
+            log.begin(model, key)?;
+        } else {
+            log.read_header(Some(model), key)?;
+            log.scan(len)?;
+        }
+        Ok(log)
+    }
+
+    /// Opens a session file to read it, beside others that do. `model` may be left open.
+    ///
+    /// # Errors
+    /// See [`SessionError`]; a file that is being written is [`SessionError::Busy`].
+    pub fn open_read(
+        path: &Path,
+        model: Option<Fingerprint>,
+        key: Option<&SessionKey>,
+    ) -> Result<Self, SessionError> {
+        let file = File::open(path).map_err(|source| SessionError::Io {
+            path: path.to_owned(),
+            action: "open the file",
+            source,
+        })?;
+        let (mut log, len) = Self::locked(path, file, FlockOperation::NonBlockingLockShared)?;
+        if len < FIRST_STEP {
+            log.check_unbegun(len)?;
+        } else {
+            log.read_header(model, key)?;
+            log.scan(len)?;
+        }
+        Ok(log)
+    }
+
+    /// Takes the file, if nobody else has it, and its length.
+    fn locked(path: &Path, file: File, lock: FlockOperation) -> Result<(Self, u64), SessionError> {
+        flock(&file, lock).map_err(|_| SessionError::Busy {
             path: path.to_owned(),
         })?;
-        let facts = file.metadata().map_err(|e| failed("examine the file", e))?;
+        let facts = file.metadata().map_err(|source| SessionError::Io {
+            path: path.to_owned(),
+            action: "examine the file",
+            source,
+        })?;
         if !facts.is_file() {
             return Err(SessionError::Format {
                 path: path.to_owned(),
                 what: "is no file; name another session".into(),
             });
         }
-        let mut log = Self {
+        let log = Self {
             path: path.to_owned(),
             file,
             header_sum: [0; SUM],
+            seal: None,
             commits: 0,
             steps: Vec::new(),
             tokens: Vec::new(),
         };
-        if facts.len() < FIRST_STEP {
-            // Made, and not yet begun when it ended.
-            log.check_unbegun(facts.len())?;
-            log.begin(model)?;
-        } else {
-            log.read_header(model)?;
-            log.scan(facts.len())?;
-        }
-        Ok(log)
+        Ok((log, facts.len()))
     }
 
-    fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> SessionError + use<> {
+    pub(super) fn failed(
+        &self,
+        action: &'static str,
+    ) -> impl FnOnce(io::Error) -> SessionError + use<> {
         let path = self.path.clone();
         move |source| SessionError::Io {
             path,
@@ -161,7 +129,7 @@ impl SessionLog {
         }
     }
 
-    fn format(&self, what: impl Into<String>) -> SessionError {
+    pub(super) fn format(&self, what: impl Into<String>) -> SessionError {
         SessionError::Format {
             path: self.path.clone(),
             what: what.into(),
@@ -177,19 +145,19 @@ impl SessionLog {
         }
     }
 
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), SessionError> {
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), SessionError> {
         self.file
             .read_exact_at(out, offset)
             .map_err(self.failed("read the file"))
     }
 
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), SessionError> {
+    pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), SessionError> {
         self.file
             .write_all_at(bytes, offset)
             .map_err(self.failed("write the file"))
     }
 
-    fn sync(&self) -> Result<(), SessionError> {
+    pub(super) fn sync(&self) -> Result<(), SessionError> {
         self.file
             .sync_data()
             .map_err(self.failed("write the file to the disk"))
@@ -206,12 +174,19 @@ impl SessionLog {
         }
     }
 
-    fn begin(&mut self, model: Fingerprint) -> Result<(), SessionError> {
+    fn begin(&mut self, model: Fingerprint, key: Option<&SessionKey>) -> Result<(), SessionError> {
+        let mut salt = [0; 16];
+        if let Some(key) = key {
+            seal::random(&mut salt).map_err(self.failed("get random bytes"))?;
+            self.seal = Some(key.of_file(&salt));
+        }
         let mut header = Vec::with_capacity(HEADER);
         header.extend(MAGIC);
         header.extend(VERSION.to_le_bytes());
-        header.extend([0; 4]);
+        header.extend(if key.is_some() { SEALED } else { 0 }.to_le_bytes());
         header.extend(model.0);
+        header.extend(salt);
+        header.extend(self.seal.as_ref().map_or([0; 16], |seal| seal.check));
         self.header_sum = sum(&[0; SUM], &[&header]);
         header.extend(self.header_sum);
         self.write(0, &header)?;
@@ -230,7 +205,11 @@ impl SessionLog {
             .map_err(self.failed("write the folder to the disk"))
     }
 
-    fn read_header(&mut self, model: Fingerprint) -> Result<(), SessionError> {
+    fn read_header(
+        &mut self,
+        model: Option<Fingerprint>,
+        key: Option<&SessionKey>,
+    ) -> Result<(), SessionError> {
         let mut header = [0; HEADER];
         self.read(0, &mut header)?;
         let (body, check) = header.split_at(HEADER - SUM);
@@ -249,15 +228,70 @@ impl SessionLog {
             return Err(self.corrupt(0, "the header"));
         }
         let mut found = Fingerprint([0; 32]);
-        found.0.copy_from_slice(&body[16..]);
-        if found != model {
+        found.0.copy_from_slice(&body[16..48]);
+        if let Some(expected) = model.filter(|model| *model != found) {
             return Err(SessionError::OtherModel {
                 path: self.path.clone(),
                 found,
-                expected: model,
+                expected,
             });
         }
+        let wrong = |what: &str| SessionError::Key {
+            path: self.path.clone(),
+            what: what.to_owned(),
+        };
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&body[48..64]);
+        self.seal = match (number(body, 8) >> 32, key) {
+            (0, None) => None,
+            (1, Some(key)) => {
+                let seal = key.of_file(&salt);
+                if seal.check != body[64..80] {
+                    return Err(wrong("is encrypted with another key"));
+                }
+                Some(seal)
+            }
+            (0, Some(_)) => {
+                return Err(wrong(
+                    "is not encrypted, and a key was given; name another session, or give no key",
+                ));
+            }
+            (1, None) => return Err(wrong("is encrypted; give its key (--session-key FILE)")),
+            _ => return Err(self.format("has features that this program does not know")),
+        };
         Ok(())
+    }
+
+    /// Bytes that each part of a step has beyond what it holds.
+    pub(super) fn more(&self) -> u64 {
+        if self.seal.is_some() {
+            seal::MORE as u64
+        } else {
+            0
+        }
+    }
+
+    /// A part as it is written after the sum `before`.
+    pub(super) fn sealed(&self, before: &Sum, part: Vec<u8>) -> Result<Vec<u8>, SessionError> {
+        match &self.seal {
+            None => Ok(part),
+            Some(seal) => seal.seal(before, part).map_err(self.failed("encrypt")),
+        }
+    }
+
+    /// The part that was written after the sum `before` at `offset`.
+    pub(super) fn unsealed(
+        &self,
+        before: &Sum,
+        offset: u64,
+        part: Vec<u8>,
+    ) -> Result<Vec<u8>, SessionError> {
+        match &self.seal {
+            None => Ok(part),
+            Some(seal) => seal
+                .open(before, part)
+                .ok_or_else(|| self.corrupt(offset, "what a step holds cannot be decrypted")),
+        }
     }
 
     /// Where steps end that are counted in, and the sum of the last.
@@ -285,7 +319,7 @@ impl SessionLog {
     }
 
     /// Counts in all steps that are in `self`.
-    fn commit(&mut self) -> Result<(), SessionError> {
+    pub(super) fn commit(&mut self) -> Result<(), SessionError> {
         let number = self.commits + 1;
         let mut commit = Vec::with_capacity(COMMIT);
         commit.extend(number.to_le_bytes());
@@ -298,11 +332,11 @@ impl SessionLog {
         Ok(())
     }
 
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.steps.last().map_or(FIRST_STEP, StepInfo::end)
     }
 
-    fn last(&self) -> Sum {
+    pub(super) fn last(&self) -> Sum {
         self.steps.last().map_or(self.header_sum, |step| step.last)
     }
 
@@ -335,25 +369,32 @@ impl SessionLog {
             to: number(body, 16),
             rows_bytes: number(body, 24),
             state_bytes: number(body, 32),
+            more: self.more(),
+            state: false,
             offset,
             tokens_sum: [0; SUM],
             last: [0; SUM],
         };
         let header_sum = sum(&self.last(), &[body]);
-        let bounded = step.to <= MOST_TOKENS
+        let bounded = step.from <= step.to
+            && step.to <= MOST_TOKENS
             && step.rows_bytes <= MOST_BYTES
             && step.state_bytes <= MOST_BYTES;
         if header_sum != check
             || number(body, 0) as u32 != STEP
             || step.from != self.tokens.len() as u64
-            || step.to < step.from
             || !bounded
             || step.end() > end
         {
             return Err(damaged);
         }
-        let mut tokens = vec![0; 4 * (step.to - step.from) as usize];
+        let mut tokens = self.room(step.tokens_bytes())?;
         step.tokens_sum = self.read_checked(step.tokens_at(), &mut tokens, &header_sum)?;
+        let tokens = self.unsealed(&header_sum, step.tokens_at(), tokens)?;
+        let mut start = [0; 8];
+        let n = start.len().min(step.state_bytes as usize);
+        self.read(step.state_at(), &mut start[..n])?;
+        step.state = start != [0; 8];
         self.read(step.end() - SUM as u64, &mut step.last)?;
         let ids = tokens.as_chunks::<4>().0.iter();
         self.tokens.extend(ids.map(|b| u32::from_le_bytes(*b)));
@@ -362,7 +403,12 @@ impl SessionLog {
     }
 
     /// Reads bytes and the sum after them, which must be theirs.
-    fn read_checked(&self, offset: u64, out: &mut [u8], before: &Sum) -> Result<Sum, SessionError> {
+    pub(super) fn read_checked(
+        &self,
+        offset: u64,
+        out: &mut [u8],
+        before: &Sum,
+    ) -> Result<Sum, SessionError> {
         let mut check = [0; SUM];
         self.read(offset, out)?;
         self.read(offset + out.len() as u64, &mut check)?;
@@ -390,151 +436,36 @@ impl SessionLog {
         self.end()
     }
 
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether what it holds is encrypted.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.seal.is_some()
+    }
+
+    /// Of the beginning that `ids` has in common with the file, the most tokens that a
+    /// session can be restored to.
+    #[must_use]
+    pub fn in_common(&self, ids: &[u32]) -> usize {
+        let same = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b);
+        self.restorable(same.count())
+            .map_or(0, |step| self.steps[step].to as usize)
+    }
+
+    /// The last step that holds no more than the first `tokens` tokens and has its state.
+    pub(crate) fn restorable(&self, tokens: usize) -> Option<usize> {
+        let within = &self.steps[..self.steps_within(tokens)];
+        within.iter().rposition(StepInfo::has_state)
+    }
+
     /// How many steps hold no more than the first `tokens` tokens.
     #[must_use]
     pub fn steps_within(&self, tokens: usize) -> usize {
         self.steps.partition_point(|step| step.to <= tokens as u64)
-    }
-
-    /// The rows of step `i`, checked.
-    ///
-    /// # Errors
-    /// If they cannot be read or are damaged.
-    ///
-    /// # Panics
-    /// If there is no such step.
-    pub fn rows(&self, i: usize) -> Result<Vec<u8>, SessionError> {
-        let step = &self.steps[i];
-        let mut rows = self.room(step.rows_bytes)?;
-        self.read_checked(step.rows_at(), &mut rows, &step.tokens_sum)?;
-        Ok(rows)
-    }
-
-    /// The state after step `i`, checked.
-    ///
-    /// # Errors
-    /// If it cannot be read or is damaged.
-    ///
-    /// # Panics
-    /// If there is no such step.
-    pub fn state(&self, i: usize) -> Result<Vec<u8>, SessionError> {
-        let step = &self.steps[i];
-        let mut before = [0; SUM];
-        self.read(step.state_at() - SUM as u64, &mut before)?;
-        let mut state = self.room(step.state_bytes)?;
-        self.read_checked(step.state_at(), &mut state, &before)?;
-        Ok(state)
-    }
-
-    /// Step `i` has what no session of this model has.
-    pub(crate) fn misfit(&self, i: usize) -> SessionError {
-        let step = &self.steps[i];
-        SessionError::Corrupt {
-            path: self.path.clone(),
-            offset: step.offset,
-            what: "what a step holds is of another shape",
-            valid: step.from,
-        }
-    }
-
-    /// Zeros to be read into; no more than the file has.
-    fn room(&self, bytes: u64) -> Result<Vec<u8>, SessionError> {
-        let mut room = Vec::new();
-        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
-        room.try_reserve_exact(len)
-            .map_err(|e| self.format(format!("takes more memory than there is: {e}")))?;
-        room.resize(len, 0);
-        Ok(room)
-    }
-
-    /// Forgets all but the first `steps` steps: the next one is written in their place.
-    ///
-    /// # Errors
-    /// If that cannot be written; nothing has changed then.
-    pub fn keep(&mut self, steps: usize) -> Result<(), SessionError> {
-        if steps >= self.steps.len() {
-            return Ok(());
-        }
-        let all = self.steps.split_off(steps);
-        if let Err(error) = self.commit() {
-            self.steps.extend(all);
-            return Err(error);
-        }
-        let tokens = self.steps.last().map_or(0, |step| step.to);
-        self.tokens.truncate(usize::try_from(tokens).unwrap_or(0));
-        // Only then: until the commit all of it counted.
-        self.file
-            .set_len(self.end())
-            .map_err(self.failed("shorten the file"))
-    }
-
-    /// Adds a step: tokens, the rows that they gave, and the state after them. It counts
-    /// once this has returned, and not at all if it fails.
-    ///
-    /// # Errors
-    /// If it cannot be written, as on a full disk.
-    pub fn append(
-        &mut self,
-        tokens: &[u32],
-        rows: &[u8],
-        state: &[u8],
-    ) -> Result<(), SessionError> {
-        let from = self.tokens.len() as u64;
-        let to = from + tokens.len() as u64;
-        let (rows_bytes, state_bytes) = (rows.len() as u64, state.len() as u64);
-        if to > MOST_TOKENS || rows_bytes > MOST_BYTES || state_bytes > MOST_BYTES {
-            return Err(self.format("a session can have no more tokens"));
-        }
-        let mut head = Vec::with_capacity(STEP_HEADER + 4 * tokens.len() + SUM);
-        head.extend(STEP.to_le_bytes());
-        head.extend([0; 4]);
-        for number in [from, to, rows_bytes, state_bytes] {
-            head.extend(number.to_le_bytes());
-        }
-        let header_sum = sum(&self.last(), &[&head]);
-        head.extend(header_sum);
-        let at = head.len();
-        head.extend(tokens.iter().flat_map(|id| id.to_le_bytes()));
-        let tokens_sum = sum(&header_sum, &[&head[at..]]);
-        head.extend(tokens_sum);
-        let rows_sum = sum(&tokens_sum, &[rows]);
-        let step = StepInfo {
-            from,
-            to,
-            rows_bytes,
-            state_bytes,
-            offset: self.end(),
-            tokens_sum,
-            last: sum(&rows_sum, &[state]),
-        };
-        let written = self.write_step(&step, &head, rows, &rows_sum, state);
-        if let Err(error) = written {
-            // What was written of it is no part of the session; its room may be needed.
-            let _ = self.file.set_len(self.end());
-            return Err(error);
-        }
-        self.steps.push(step);
-        if let Err(error) = self.commit() {
-            self.steps.pop();
-            return Err(error);
-        }
-        self.tokens.extend_from_slice(tokens);
-        Ok(())
-    }
-
-    fn write_step(
-        &self,
-        step: &StepInfo,
-        head: &[u8],
-        rows: &[u8],
-        rows_sum: &Sum,
-        state: &[u8],
-    ) -> Result<(), SessionError> {
-        self.write(step.offset, head)?;
-        self.write(step.rows_at(), rows)?;
-        self.write(step.rows_at() + step.rows_bytes, rows_sum)?;
-        self.write(step.state_at(), state)?;
-        self.write(step.state_at() + step.state_bytes, &step.last)?;
-        self.sync()
     }
 }

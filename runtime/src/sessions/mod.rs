@@ -7,10 +7,17 @@
 
 mod error;
 mod fingerprint;
+mod layout;
 mod log;
+mod seal;
+mod steps;
+mod store;
 #[cfg(test)]
 mod tests;
 
 pub use error::SessionError;
 pub use fingerprint::Fingerprint;
-pub use log::{SessionLog, StepInfo};
+pub use layout::StepInfo;
+pub use log::SessionLog;
+pub use seal::SessionKey;
+pub use store::{Found, Store, Stored};

@@ -19,7 +19,7 @@ fn step(i: u32) -> (Vec<u32>, Vec<u8>, Vec<u8>) {
 
 fn append(log: &mut SessionLog, i: u32) {
     let (tokens, rows, state) = step(i);
-    log.append(&tokens, &rows, &state).unwrap();
+    log.append(&tokens, rows, state).unwrap();
 }
 
 /// Checks that the log has the steps `0..n`.
@@ -35,7 +35,7 @@ fn check(log: &SessionLog, n: u32) {
 }
 
 fn open(path: &Path) -> Result<SessionLog, SessionError> {
-    SessionLog::open(path, MODEL)
+    SessionLog::open(path, MODEL, None)
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn others_and_other_models_are_refused() {
     append(&mut log, 0);
     assert!(matches!(open(&path), Err(SessionError::Busy { .. })));
     drop(log);
-    let other = SessionLog::open(&path, Fingerprint([8; 32])).unwrap_err();
+    let other = SessionLog::open(&path, Fingerprint([8; 32]), None).unwrap_err();
     assert!(other.to_string().contains("another model"), "{other}");
     check(&open(&path).unwrap(), 1);
     for text in ["x", "a text that is no session, and longer than a magic"] {
@@ -187,6 +187,164 @@ fn a_device_is_no_session_file() {
         assert!(open(full).is_err());
     }
     check(&open(&path).unwrap(), 1);
+}
+
+/// Like [`append`], with states as large as a model's.
+fn append_large(log: &mut SessionLog, i: u32) {
+    log.append(&[i; 100], vec![1; 64], vec![1 + i as u8; 1 << 16])
+        .unwrap();
+}
+
+#[test]
+fn states_of_old_steps_are_given_up_and_their_room_with_them() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    for key in [None, Some(SessionKey::new([1; 32]))] {
+        let path = dir.path().join(format!("{}.session", key.is_some()));
+        let mut log = SessionLog::open(&path, MODEL, key.as_ref()).unwrap();
+        for i in 0..200 {
+            append_large(&mut log, i);
+        }
+        let states = |log: &SessionLog| -> Vec<usize> {
+            (0..200).filter(|&i| log.steps()[i].has_state()).collect()
+        };
+        let kept = states(&log);
+        if kept.len() == 200 {
+            println!("skipped: this file system has no holes");
+            return;
+        }
+        assert!(kept.len() < 50, "{kept:?}");
+        assert!(kept.ends_with(&[192, 193, 194, 195, 196, 197, 198, 199]));
+        // Wherever one goes back to, the way from a state is short, seen from the end.
+        for at in 1..200 {
+            let before = kept.iter().rfind(|&&i| i < at).map_or(0, |i| i + 1);
+            assert!(
+                (at - before) * 4 <= 200 - at || at - before <= 1,
+                "{at}: {kept:?}"
+            );
+        }
+        let blocks = fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(blocks < 60 << 16, "{blocks}");
+        drop(log);
+        let mut log = SessionLog::open(&path, MODEL, key.as_ref()).unwrap();
+        assert_eq!(states(&log), kept);
+        for &i in &kept {
+            assert_eq!(log.state(i).unwrap()[9], 1 + i as u8);
+        }
+        let gone = (0..200).find(|i| !kept.contains(i)).unwrap();
+        assert!(log.state(gone).is_err());
+        assert_eq!(log.rows(gone).unwrap(), [1; 64]);
+        let back = log.restorable(100 * (gone + 1)).map_or(0, |step| step + 1);
+        assert!(back <= gone);
+        // Another way from there.
+        log.keep(gone + 1).unwrap();
+        append_large(&mut log, 7);
+        drop(log);
+        let log = SessionLog::open(&path, MODEL, key.as_ref()).unwrap();
+        assert_eq!(log.steps().len(), gone + 2);
+        assert_eq!(log.in_common(log.tokens()), log.tokens().len());
+    }
+}
+
+#[test]
+fn what_is_encrypted_shows_nothing_and_needs_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.session");
+    let key = SessionKey::new([9; 32]);
+    let open = |key: Option<&SessionKey>| SessionLog::open(&path, MODEL, key);
+    for i in 0..4 {
+        let mut log = open(Some(&key)).unwrap();
+        check(&log, i);
+        append(&mut log, i);
+    }
+    check(&open(Some(&key)).unwrap(), 4);
+    let bytes = fs::read(&path).unwrap();
+    let (tokens, rows, state) = step(3);
+    let tokens: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
+    for secret in [tokens, rows, state] {
+        assert!(secret.len() > 10 && !bytes.windows(secret.len()).any(|w| w == secret));
+    }
+    for (other, what) in [
+        (None, "is encrypted"),
+        (Some(SessionKey::new([8; 32])), "another key"),
+    ] {
+        let error = open(other.as_ref()).unwrap_err();
+        assert!(matches!(error, SessionError::Key { .. }), "{error}");
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    let plain = dir.path().join("plain.session");
+    drop(SessionLog::open(&plain, MODEL, None).unwrap());
+    let error = SessionLog::open(&plain, MODEL, Some(&key)).unwrap_err();
+    assert!(error.to_string().contains("is not encrypted"), "{error}");
+    // Somebody who computes sums anew still cannot change what is sealed: a part of
+    // another place is refused as well.
+    let mut log = open(Some(&key)).unwrap();
+    log.keep(1).unwrap();
+    drop(log);
+    check(&open(Some(&key)).unwrap(), 1);
+}
+
+#[test]
+fn a_store_lists_finds_and_evicts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("a/b"), None).unwrap();
+    let write = |name: &str, ids: &[u32]| {
+        let mut log = store.session(name, MODEL).unwrap();
+        for part in ids.chunks(2) {
+            log.append(part, vec![0; 100_000], vec![1; 10]).unwrap();
+        }
+        log.path().to_owned()
+    };
+    let one = write("one", &[1, 2, 3, 4]);
+    let two = write("two", &[1, 2, 3, 5, 6, 7]);
+    fs::write(store.folder().join("bad.session"), [1; 5000]).unwrap();
+    fs::write(store.folder().join("other.json"), "{}").unwrap();
+    let list = store.list().unwrap();
+    let names: Vec<&str> = list.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["bad", "one", "two"]);
+    assert!(list[0].tokens.is_err());
+    assert_eq!(*list[2].tokens.as_ref().unwrap(), 6);
+    assert!(list[2].bytes >= 300_000);
+
+    let found = store.find(MODEL, &[1, 2, 3, 5, 6, 9], 1).unwrap().unwrap();
+    assert_eq!((found.tokens, found.log.path()), (4, &*two));
+    drop(found);
+    assert!(store.find(MODEL, &[1, 2, 3, 5], 5).unwrap().is_none());
+    assert!(store.find(MODEL, &[9], 1).unwrap().is_none());
+    assert!(
+        store
+            .find(Fingerprint([8; 32]), &[1, 2], 1)
+            .unwrap()
+            .is_none()
+    );
+    // In use by somebody who writes.
+    let held = store.session("two", MODEL).unwrap();
+    let found = store.find(MODEL, &[1, 2, 3, 5], 1).unwrap().unwrap();
+    assert_eq!((found.tokens, found.log.path()), (2, &*one));
+    drop(found);
+    assert!(store.remove("two").is_err());
+    drop(held);
+
+    // The one that was found last is the newest.
+    let old = |path: &Path, days: u64| {
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
+        fs::File::open(path).unwrap().set_modified(time).unwrap();
+    };
+    old(&one, 3);
+    old(&two, 5);
+    old(&store.folder().join("bad.session"), 1);
+    drop(store.find(MODEL, &[1, 2, 3, 5], 1).unwrap());
+    assert!(store.evict(1 << 30, None).unwrap().is_empty());
+    assert_eq!(
+        store.evict(350_000, None).unwrap(),
+        std::slice::from_ref(&one)
+    );
+    assert!(store.evict(0, Some(&two)).unwrap().len() == 1 && two.exists());
+    assert!(store.remove("two").unwrap() && !store.remove("two").unwrap());
+    assert!(dir.path().join("a/b/other.json").exists());
+    for bad in ["", ".", "..", ".x", "a b", "a/b", "a\n", &"x".repeat(101)] {
+        assert!(store.path(bad).is_err(), "{bad:?}");
+    }
 }
 
 proptest! {

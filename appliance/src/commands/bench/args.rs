@@ -43,6 +43,10 @@ pub struct BenchArgs {
     /// Tokens already in the context before timing starts
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
     pub depth: Vec<usize>,
+    /// Reach depths with made-up caches instead of reading so many tokens: the sizes and the work
+    /// are the same, and what the model would say is not looked at
+    #[arg(long)]
+    pub made_up: bool,
     /// Runs of each
     #[arg(long, value_name = "N", default_value = "3", value_parser = positive)]
     pub reps: usize,

@@ -98,7 +98,10 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
                 Kind::Decode(_) => depth.max(1),
             };
             let missing = before.saturating_sub(session.len());
-            if missing > 0 {
+            if missing > 0 && args.made_up {
+                bar.set_message(format!("making up caches to depth {before}"));
+                session.fill_with_noise(before, 1)?;
+            } else if missing > 0 {
                 bar.set_message(format!("reading {missing} tokens to depth {before}"));
                 let ids = tokens.get(start, missing);
                 session.append(&ids, Want::None)?;

@@ -19,7 +19,7 @@ use crate::interrupt::Busy;
 use crate::options::Thinking;
 use crate::output::{Answer, Notes};
 use crate::reply::{self, Reply};
-use crate::saved::Saved;
+use crate::saved::{Saved, Sessions};
 use crate::{model, options, prompt};
 
 /// A conversation.
@@ -46,7 +46,7 @@ impl<'a> Talk<'a> {
         let thinking = options::thinking(&args.chat);
         let sampling = options::sampler(&args.sampling);
         let saved = match &args.keep.session {
-            Some(name) => Some(Saved::open(engine, name)?),
+            Some(name) => Some(Sessions::new(&args.keep)?.open(engine, name)?),
             None => None,
         };
         let session = match &saved {
@@ -121,6 +121,7 @@ impl<'a> Talk<'a> {
         if let Some(saved) = &mut self.saved {
             self.session.save(&mut saved.log)?;
             saved.write_notes(&messages)?;
+            saved.make_room(self.notes)?;
         }
         Ok(())
     }

@@ -19,11 +19,11 @@ use v4_runtime::{Engine, EngineError, Hooks, Want};
 
 use super::answer::Request;
 use super::print_json;
-use crate::cli::{EngineArgs, LengthArgs, PromptArgs, SamplingArgs, SessionArgs, positive, size};
+use crate::cli::{EngineArgs, LengthArgs, PromptArgs, SamplingArgs, positive, size};
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
 use crate::output::Notes;
 use crate::reply::Reply;
-use crate::saved::Saved;
+use crate::saved::{SessionArgs, Sessions};
 use crate::{model, options, prompt};
 use walk::{Filter, LeftOut, SourceFile, walk};
 
@@ -169,7 +169,13 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     let (ids, ends) = around.whole(&encoded);
     // As much as it takes, so that memory is not set aside for a million tokens.
     let context = args.length.ctx.unwrap_or((ids.len() + room).min(model_max));
-    if read_ahead(&args, &engine, &session, &ids, &ends, context, notes)?.is_break() {
+    let sessions = Sessions::new(&args.keep)?;
+    let ahead = Ahead {
+        ids: &ids,
+        ends: &ends,
+        context,
+    };
+    if read_ahead(&args, &engine, &sessions, &session, &ahead, notes)?.is_break() {
         return Ok(ExitCode::from(EXIT_INTERRUPTED));
     }
     let conversation = around.conversation;
@@ -181,6 +187,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
             stop: args.length.stop.clone(),
         },
         sampling: &args.sampling,
+        sessions: &sessions,
         session: Some(&session),
         engine: &args.engine,
         json: args.json,
@@ -331,18 +338,28 @@ fn fit(
     Ok(())
 }
 
+/// What is to be read.
+struct Ahead<'a> {
+    ids: &'a [u32],
+    /// Where each file ends.
+    ends: &'a [usize],
+    /// Room for all.
+    context: usize,
+}
+
 /// Reads the files, a group at a time, as far as the session has not.
 fn read_ahead(
     args: &RepoArgs,
     engine: &Arc<Engine>,
+    sessions: &Sessions,
     session: &str,
-    ids: &[u32],
-    ends: &[usize],
-    context: usize,
+    ahead: &Ahead<'_>,
     notes: Notes,
 ) -> anyhow::Result<ControlFlow<()>> {
-    let mut saved = Saved::open(engine, session)?;
-    let mut session = saved.beginning_of(engine, ids, context, args.engine.chunk)?;
+    let &Ahead { ids, ends, context } = ahead;
+    let mut saved = sessions.open(engine, session)?;
+    let chunk = args.engine.chunk;
+    let mut session = sessions.beginning_of(engine, Some(&saved), ids, context, chunk)?;
     let read_before = session.len();
     let last = ends.last().copied().unwrap_or(0);
     let bar = notes.bar("reading files", last.max(read_before));
@@ -372,6 +389,7 @@ fn read_ahead(
         };
         // Also what was read until Ctrl-C.
         session.save(&mut saved.log)?;
+        saved.make_room(notes)?;
         if stopped {
             bar.finish_and_clear();
             return Ok(ControlFlow::Break(()));

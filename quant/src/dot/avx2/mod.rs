@@ -7,6 +7,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod float;
+mod index;
 mod int8;
 mod probe;
 mod runs;
@@ -76,6 +77,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     rows_f16: float!(float::matmul::<float::F16, 64>),
     rows_bf16: float!(float::matmul::<float::Bf16, 64>),
     weighted_sums: entry!(float::weighted_sums, weights, stride, values, width, out),
+    index_scores: entry!(index::scores, keys, queries, out),
     q8_0: int8!(runs::matmul::<runs::Q8_0, 34>),
     mxfp4: int8!(runs::matmul::<runs::Mxfp4, 17>),
     q2_k: int8!(superblock::matmul::<superblock::Q2K, 84>),

@@ -8,6 +8,7 @@
 
 mod float;
 mod group;
+mod index;
 mod panel;
 mod probe;
 mod runs;
@@ -80,6 +81,10 @@ static KERNELS: Kernels = Kernels {
     weighted_sums: |weights, stride, values, width, out| {
         // SAFETY: as in `int8`.
         unsafe { sums::weighted_sums(weights, stride, values, width, out) }
+    },
+    index_scores: |keys, queries, out| {
+        // SAFETY: as in `int8`.
+        unsafe { index::scores(keys, queries, out) }
     },
     rows_f32: float!(float::matmul::<float::F32, 128>),
     rows_f16: float!(float::matmul::<float::F16, 64>),

@@ -28,6 +28,7 @@ use crate::model::Tensor;
 use crate::profile::{Operation, Profile, Profiler, Work};
 
 pub use index::Selection;
+pub(crate) use index::bytes as index_bytes;
 pub use matmul::Precision;
 pub use pool::Pending;
 
@@ -158,8 +159,12 @@ impl Backend for Cpu {
         rows.first_held()
     }
 
-    fn export_rows(&self, rows: &HostRows, from: usize, out: &mut Vec<u8>) {
-        rows.export(from, out);
+    fn export_rows(&self, rows: &HostRows, which: std::ops::Range<usize>, out: &mut Vec<u8>) {
+        rows.export(which, out);
+    }
+
+    fn truncate_rows(&self, rows: &mut HostRows, len: usize) {
+        rows.truncate(len);
     }
 
     fn import_rows(&self, rows: &mut HostRows, first: usize, bytes: &[u8]) -> bool {
@@ -175,6 +180,10 @@ impl Backend for Cpu {
 
     fn export_pending(&self, pending: &Pending, out: &mut Vec<u8>) {
         pending.export(out);
+    }
+
+    fn fill_pending(&self, pending: &mut Pending, seen: usize, noise: &mut dyn FnMut() -> f32) {
+        pending.fill(seen, noise);
     }
 
     fn import_pending(&self, pending: &mut Pending, bytes: &[u8]) -> bool {

@@ -42,6 +42,16 @@ impl Pending {
         self.spec.width * if self.spec.overlap { 2 } else { 1 }
     }
 
+    /// See [`super::super::Backend::fill_pending`].
+    pub(super) fn fill(&mut self, seen: usize, noise: &mut dyn FnMut() -> f32) {
+        let PoolSpec { ratio, overlap, .. } = self.spec;
+        self.next = seen;
+        self.entries = seen / ratio;
+        self.first = self.entries.saturating_sub(usize::from(overlap)) * ratio;
+        let values = (self.next - self.first) * 2 * self.channels();
+        self.rows = (0..values).map(|_| noise()).collect();
+    }
+
     /// Value and logit rows of the token at `position`.
     fn token(&self, position: usize) -> (&[f32], &[f32]) {
         let c = self.channels();

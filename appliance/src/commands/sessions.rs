@@ -1,0 +1,208 @@
+//! `v4-run sessions`: what is kept from run to run.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use serde_json::json;
+use v4_runtime::memory::ByteSize;
+use v4_runtime::sessions::{Store, Stored};
+
+use super::print_json;
+use crate::output::{one_line, visible};
+use crate::saved::{SessionArgs, Sessions};
+
+/// Arguments of `sessions`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run sessions
+  v4-run sessions remove work
+  v4-run sessions trim 8G
+  v4-run sessions purge --yes
+
+Sessions are in $XDG_STATE_HOME/v4-run/sessions, or ~/.local/state/v4-run/sessions.
+Deleting one deletes prompts and answers with it; what a disk keeps of deleted files
+is not overwritten: with --session-key it is of no use without the key.")]
+pub struct SessionsArgs {
+    /// What to do [default: list]
+    #[command(subcommand)]
+    pub action: Option<Action>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: SessionArgs,
+}
+
+/// What to do with sessions.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// List them.
+    List,
+    /// Delete some.
+    Remove {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Delete those unused for longest, until the rest takes no more than SIZE.
+    Trim {
+        /// Such as 8G
+        #[arg(value_parser = crate::cli::size)]
+        size: usize,
+    },
+    /// Delete all of them, with what was said.
+    Purge {
+        /// They are gone for good
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Runs the command.
+pub fn run(args: SessionsArgs) -> anyhow::Result<ExitCode> {
+    if args.keep.session.is_some() {
+        bail!("--session has no meaning here: name it after remove");
+    }
+    let store = Sessions::new(&args.keep)?.store()?;
+    let deleted = match args.action {
+        None | Some(Action::List) => {
+            list(&store, args.json)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Action::Remove { names }) => {
+            for name in &names {
+                let there = store.remove(name)?;
+                let said = delete_notes(&store, name)?;
+                if !there && !said {
+                    bail!("{}: there is no such session", visible(name));
+                }
+            }
+            names
+        }
+        Some(Action::Trim { size }) => {
+            let gone = store.evict(size as u64, None)?;
+            let names = gone.iter().filter_map(|path| path.file_stem());
+            names
+                .map(|name| name.to_string_lossy().into_owned())
+                .collect()
+        }
+        Some(Action::Purge { yes: false }) => {
+            bail!(
+                "this deletes {} sessions in {} for good; add --yes",
+                store.list()?.len(),
+                store.folder().display()
+            );
+        }
+        Some(Action::Purge { yes: true }) => {
+            let names: Vec<String> = store.list()?.into_iter().map(|s| s.name).collect();
+            for name in &names {
+                store.remove(name)?;
+            }
+            // Also of sessions that were trimmed.
+            for entry in std::fs::read_dir(store.folder())? {
+                let path = entry?.path();
+                if path
+                    .extension()
+                    .is_some_and(|ending| ending == "json" || ending == "part")
+                {
+                    std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+                }
+            }
+            names
+        }
+    };
+    if args.json {
+        print_json(&json!({ "deleted": deleted }))?;
+    } else {
+        let mut out = io::stdout().lock();
+        for name in &deleted {
+            writeln!(out, "deleted {}", visible(name))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Deletes what was said in a chat of that name; whether there was any.
+fn delete_notes(store: &Store, name: &str) -> anyhow::Result<bool> {
+    let path = store.path(name)?.with_extension("json");
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).with_context(|| path.display().to_string()),
+    }
+}
+
+fn list(store: &Store, as_json: bool) -> anyhow::Result<()> {
+    let all = store.list()?;
+    let sum: u64 = all.iter().map(|s| s.bytes).sum();
+    if as_json {
+        let list: Vec<_> = all.iter().map(as_value).collect();
+        return print_json(&json!({
+            "folder": store.folder().display().to_string(),
+            "bytes": sum,
+            "sessions": list,
+        }));
+    }
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{:>10} {:>10} {:>14}  session",
+        "tokens", "size", "unused for"
+    )?;
+    for session in &all {
+        let (tokens, why) = match &session.tokens {
+            Ok(tokens) => (tokens.to_string(), String::new()),
+            Err(error) => (
+                "?".to_owned(),
+                format!("  ({})", one_line(&error.to_string())),
+            ),
+        };
+        let size = ByteSize(session.bytes).to_string();
+        writeln!(
+            out,
+            "{tokens:>10} {size:>10} {:>14}  {}{why}",
+            ago(session.used),
+            visible(&session.name)
+        )?;
+    }
+    writeln!(
+        out,
+        "{} sessions, {} in {}",
+        all.len(),
+        ByteSize(sum),
+        store.folder().display()
+    )?;
+    Ok(())
+}
+
+fn as_value(session: &Stored) -> serde_json::Value {
+    let used = session.used.duration_since(UNIX_EPOCH).unwrap_or_default();
+    json!({
+        "name": session.name,
+        "path": session.path.display().to_string(),
+        "bytes": session.bytes,
+        "tokens": session.tokens.as_ref().ok(),
+        "error": session.tokens.as_ref().err().map(ToString::to_string),
+        "used": used.as_secs(),
+    })
+}
+
+/// How long ago that was.
+fn ago(time: SystemTime) -> String {
+    let seconds = SystemTime::now()
+        .duration_since(time)
+        .unwrap_or_default()
+        .as_secs();
+    let (n, unit) = match seconds {
+        0..120 => (seconds, "seconds"),
+        120..7200 => (seconds / 60, "minutes"),
+        7200..172_800 => (seconds / 3600, "hours"),
+        _ => (seconds / 86_400, "days"),
+    };
+    format!("{n} {unit}")
+}
