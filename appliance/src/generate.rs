@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use v4_runtime::sampling::{Sampler, SamplerError};
+use v4_runtime::generation::{self, Finish, StepError, Steps, Until};
+use v4_runtime::sampling::Sampler;
 use v4_runtime::sessions::SessionLog;
 use v4_runtime::{EngineError, Hooks, Session, Want};
 
@@ -18,34 +19,6 @@ const LONG_PROMPT: usize = 512;
 /// A prompt that is kept can be gone on from so many tokens before its end as well: the
 /// last ones may be others when the text goes on.
 const TAIL: usize = 16;
-
-/// Why generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// The model ended its text.
-    Stop,
-    /// A stop string was met.
-    StopString,
-    /// As many tokens as asked for.
-    Length,
-    /// The context has no room for another token.
-    ContextFull,
-    /// Ctrl-C.
-    Interrupted,
-}
-
-impl Finish {
-    /// The word for it in JSON and statistics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Finish::Stop => "stop",
-            Finish::StopString => "stop_string",
-            Finish::Length => "length",
-            Finish::ContextFull => "context_full",
-            Finish::Interrupted => "interrupted",
-        }
-    }
-}
 
 /// What a generation did.
 #[derive(Debug)]
@@ -66,23 +39,10 @@ pub struct Outcome {
     pub decode: Duration,
 }
 
-/// Why a token could not be read or the next one not be picked.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// The engine failed, or was stopped by Ctrl-C.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// No token can be picked from its logits.
-    #[error(transparent)]
-    Sampler(#[from] SamplerError),
-}
-
 /// Something that continues a prompt token by token.
-pub trait Continuation {
+pub trait Continuation: Steps {
     /// Tokens that it can hold.
     fn context(&self) -> usize;
-    /// Tokens it holds now.
-    fn held(&self) -> usize;
     /// How many tokens at the start of `prompt` need not be read again.
     fn reusable(&self, prompt: &[u32]) -> usize;
     /// Reads `prompt` in place of what it holds and picks the next token.
@@ -92,8 +52,6 @@ pub trait Continuation {
         prompt: &[u32],
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<u32, StepError>;
-    /// Reads one more token and picks the next.
-    fn next(&mut self, id: u32) -> Result<u32, StepError>;
 }
 
 /// A session whose tokens are picked by a sampler.
@@ -116,13 +74,20 @@ impl Sampled<'_> {
     }
 }
 
+impl Steps for Sampled<'_> {
+    fn has_room(&self) -> bool {
+        self.session.len() < self.session.context()
+    }
+
+    fn next(&mut self, id: u32) -> Result<u32, StepError> {
+        let logits = self.session.append(&[id], Want::Last)?;
+        Ok(self.sampler.sample(logits.row(0), self.session.tokens())?)
+    }
+}
+
 impl Continuation for Sampled<'_> {
     fn context(&self) -> usize {
         self.session.context()
-    }
-
-    fn held(&self) -> usize {
-        self.session.len()
     }
 
     fn reusable(&self, prompt: &[u32]) -> usize {
@@ -153,11 +118,6 @@ impl Continuation for Sampled<'_> {
         let logits = self.session.sync(prompt, Want::Last, &mut hooks)?;
         // A long prompt is worth keeping whatever becomes of the answer.
         self.save()?;
-        Ok(self.sampler.sample(logits.row(0), self.session.tokens())?)
-    }
-
-    fn next(&mut self, id: u32) -> Result<u32, StepError> {
-        let logits = self.session.append(&[id], Want::Last)?;
         Ok(self.sampler.sample(logits.row(0), self.session.tokens())?)
     }
 }
@@ -222,36 +182,23 @@ pub fn generate(
     let started = Instant::now();
     let first = prefill(model, prompt, notes);
     outcome.prefill = started.elapsed();
-    let mut id = match first {
+    let first = match first {
         Err(StepError::Engine(EngineError::Cancelled)) => return Ok(outcome),
         other => other?,
     };
 
-    let started = Instant::now();
-    outcome.finish = loop {
-        if limits.eos == Some(id) {
-            break Finish::Stop;
-        }
-        outcome.ids.push(id);
-        if take(id)?.is_break() {
-            break Finish::StopString;
-        }
-        if limits
-            .max_tokens
-            .is_some_and(|max| outcome.ids.len() >= max)
-        {
-            break Finish::Length;
-        }
-        if interrupt::requested() {
-            break Finish::Interrupted;
-        }
-        if model.held() >= model.context() {
-            break Finish::ContextFull;
-        }
-        id = model.next(id)?;
-        outcome.decoded += 1;
-        outcome.decode = started.elapsed();
+    let until = Until {
+        max_tokens: limits.max_tokens,
+        eos: limits.eos,
     };
+    let started = Instant::now();
+    let generated = generation::generate(model, first, until, &interrupt::requested, take)?;
+    if generated.read > 0 {
+        outcome.decode = started.elapsed();
+    }
+    outcome.finish = generated.finish;
+    outcome.ids = generated.ids;
+    outcome.decoded = generated.read;
     Ok(outcome)
 }
 
@@ -318,101 +265,6 @@ fn rate(tokens: usize, time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Says `script` after any prompt.
-    struct Scripted {
-        context: usize,
-        held: Vec<u32>,
-        script: Vec<u32>,
-    }
-
-    impl Continuation for Scripted {
-        fn context(&self) -> usize {
-            self.context
-        }
-        fn held(&self) -> usize {
-            self.held.len()
-        }
-        fn reusable(&self, _: &[u32]) -> usize {
-            0
-        }
-        fn start(
-            &mut self,
-            prompt: &[u32],
-            progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-        ) -> Result<u32, StepError> {
-            self.held = prompt.to_vec();
-            if progress(prompt.len(), prompt.len()).is_break() {
-                return Err(EngineError::Cancelled.into());
-            }
-            Ok(self.script.remove(0))
-        }
-        fn next(&mut self, id: u32) -> Result<u32, StepError> {
-            assert!(self.held.len() < self.context, "fed beyond the context");
-            self.held.push(id);
-            Ok(self.script.remove(0))
-        }
-    }
-
-    fn run(context: usize, max_tokens: Option<usize>, stop_at: Option<u32>) -> Outcome {
-        let mut model = Scripted {
-            context,
-            held: Vec::new(),
-            script: vec![10, 11, 12, 13, 1, 99],
-        };
-        let limits = Limits {
-            max_tokens,
-            eos: Some(1),
-            model_max: 1000,
-        };
-        let mut seen = Vec::new();
-        let outcome = generate(
-            &mut model,
-            &[5, 6, 7],
-            limits,
-            Notes::new(true),
-            &mut |id| {
-                seen.push(id);
-                Ok(if stop_at == Some(id) {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                })
-            },
-        )
-        .unwrap();
-        assert_eq!(seen, outcome.ids, "every token is handed on, once");
-        outcome
-    }
-
-    #[test]
-    fn the_end_token_stops_and_is_not_part_of_the_text() {
-        let outcome = run(100, None, None);
-        assert_eq!(outcome.finish, Finish::Stop);
-        assert_eq!(outcome.ids, [10, 11, 12, 13]);
-        assert_eq!(outcome.decoded, 4);
-    }
-
-    #[test]
-    fn the_limit_stops_without_reading_its_last_token() {
-        let outcome = run(100, Some(2), None);
-        assert_eq!((outcome.finish, outcome.decoded), (Finish::Length, 1));
-        assert_eq!(outcome.ids, [10, 11]);
-    }
-
-    #[test]
-    fn a_full_context_stops_with_the_last_token_that_fits() {
-        let outcome = run(4, None, None);
-        assert_eq!(outcome.finish, Finish::ContextFull);
-        assert_eq!(outcome.ids, [10, 11]);
-    }
-
-    #[test]
-    fn the_taker_can_stop() {
-        let outcome = run(100, None, Some(12));
-        assert_eq!(outcome.finish, Finish::StopString);
-        assert_eq!(outcome.ids, [10, 11, 12]);
-    }
 
     #[test]
     fn a_prompt_without_room_is_refused_with_the_number_that_would_do() {

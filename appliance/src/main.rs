@@ -16,7 +16,6 @@ mod output;
 mod prompt;
 mod reply;
 mod saved;
-mod stop;
 mod streamed;
 
 use std::io::{self, Write};

@@ -7,43 +7,43 @@ use std::ops::ControlFlow;
 
 use anyhow::Context;
 use v4_chat::Piece;
+use v4_runtime::generation::StopFilter;
 use v4_runtime::tokenizer::{DecodeStream, Tokenizer};
 
 use crate::generate::{Continuation, Limits, Outcome, generate};
 use crate::output::{Answer, Notes};
-use crate::stop::StopFilter;
 
 /// What makes text of tokens.
-enum Decoder<'a> {
+enum Decoder {
     /// The model's turn in a chat.
     Chat(v4_chat::Reply),
     /// Raw text, marks shown as they are spelt.
-    Raw(DecodeStream<'a>),
+    Raw(DecodeStream),
     /// Nothing more comes.
     Done,
 }
 
 /// Takes tokens, gives pieces, and keeps the whole. Stop strings count in the
 /// answer alone, not in the reasoning before it.
-pub struct Reply<'a> {
-    decoder: Decoder<'a>,
+pub struct Reply {
+    decoder: Decoder,
     stops: StopFilter,
     reasoning: String,
     content: String,
 }
 
-impl<'a> Reply<'a> {
+impl Reply {
     /// The model's turn in a chat.
     pub fn chat(parser: v4_chat::Reply, stops: &[String]) -> Self {
         Self::new(Decoder::Chat(parser), stops)
     }
 
     /// The continuation of a raw text.
-    pub fn raw(tokenizer: &'a Tokenizer, stops: &[String]) -> Self {
+    pub fn raw(tokenizer: &Tokenizer, stops: &[String]) -> Self {
         Self::new(Decoder::Raw(tokenizer.decode_stream()), stops)
     }
 
-    fn new(decoder: Decoder<'a>, stops: &[String]) -> Self {
+    fn new(decoder: Decoder, stops: &[String]) -> Self {
         Reply {
             decoder,
             stops: StopFilter::new(stops),
@@ -127,7 +127,7 @@ pub fn stream<W: Write>(
     prompt: &[u32],
     limits: Limits,
     notes: Notes,
-    reply: &mut Reply<'_>,
+    reply: &mut Reply,
     mut answer: Option<&mut Answer<W>>,
 ) -> anyhow::Result<Outcome> {
     let mut show = |piece: Piece| -> anyhow::Result<()> {

@@ -21,6 +21,7 @@ pub mod engram;
 mod error;
 pub mod experts;
 mod forward;
+pub mod generation;
 pub mod gguf;
 pub mod io;
 mod kv;

@@ -7,21 +7,27 @@
 //! interface can use it alike.
 //!
 //! - [`Request`]: a request in JSON -> prompt and ids, and its [`Responder`]:
-//!   ids -> events and the whole response.
+//!   ids -> events and the whole response, or [`Parts`]: ids -> reasoning, answer and
+//!   tool calls as they come.
 //! - [`Conversation`]: turns of a conversation -> prompt and ids, without any
 //!   protocol, and [`Reply`]: ids -> reasoning and answer as they come.
+//! - [`continuing`]: the ids of a prompt that a session goes on with.
 
+mod continuing;
 mod conversation;
 mod encoder;
 mod error;
+mod parts;
 mod pump;
 mod reply;
 mod request;
 mod responder;
 
+pub use continuing::continuing;
 pub use conversation::{Conversation, Effort, Turn};
 pub use encoder::{ModelVersion, Rendered};
 pub use error::{ChatError, ProtocolError};
+pub use parts::{Part, Parts};
 pub use reply::{Piece, Reply};
 pub use request::{Protocol, Request};
 pub use responder::{Event, Finish, Responder};

@@ -1,12 +1,7 @@
-use deepseek_recipe::stream::{
-    ChunkGenerator, InferenceChunk, InferenceFinishReason, OutputChunk, ParsingOptions,
-    StreamProcessor, ThinkingInitialStage,
-};
+use deepseek_recipe::stream::{ParsingOptions, ThinkingInitialStage};
 use v4_runtime::tokenizer::Tokenizer;
 
-use crate::ChatError;
-use crate::encoder::Encoder;
-use crate::pump::Pump;
+use crate::{ChatError, Finish, Part, Parts};
 
 /// A piece of the model's turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +18,7 @@ pub enum Piece {
 /// character is held back until its last byte is there. Newlines between the
 /// reasoning and the answer are dropped, as the protocols do.
 pub struct Reply {
-    pump: Pump<Piece>,
+    parts: Parts,
 }
 
 impl Reply {
@@ -35,10 +30,8 @@ impl Reply {
             thinking_initial_stage: thinking.then_some(ThinkingInitialStage::ReasoningStart),
             ..ParsingOptions::default()
         };
-        let processor =
-            StreamProcessor::new(Pieces, options).with_tokenizer(Encoder(tokenizer.clone()));
         Self {
-            pump: Pump::new(processor),
+            parts: Parts::new(tokenizer, options),
         }
     }
 
@@ -48,10 +41,7 @@ impl Reply {
     ///
     /// [`ChatError::Tokenizer`] for an id beyond the vocabulary.
     pub fn push(&mut self, id: u32) -> Result<Vec<Piece>, ChatError> {
-        self.pump.push(InferenceChunk::Tokens {
-            token_ids: vec![id],
-            logprobs: None,
-        })
+        self.parts.push(&[id]).map(pieces)
     }
 
     /// The rest, once the model has stopped or was stopped.
@@ -60,23 +50,18 @@ impl Reply {
     ///
     /// [`ChatError::Ended`] if an earlier call failed.
     pub fn finish(mut self) -> Result<Vec<Piece>, ChatError> {
-        self.pump.push(InferenceChunk::Finish {
-            finish_reason: InferenceFinishReason::Stop,
-        })
+        if self.parts.ended() {
+            return Err(ChatError::Ended);
+        }
+        self.parts.finish(Finish::Stop).map(pieces)
     }
 }
 
-/// Makes pieces of parsed output.
-struct Pieces;
-
-impl ChunkGenerator for Pieces {
-    type Chunk = Piece;
-
-    async fn generate(&mut self, chunk: OutputChunk) -> Vec<Piece> {
-        match chunk {
-            OutputChunk::Reasoning { content, .. } => vec![Piece::Reasoning(content)],
-            OutputChunk::Content { content, .. } => vec![Piece::Answer(content)],
-            _ => Vec::new(),
-        }
-    }
+fn pieces(parts: Vec<Part>) -> Vec<Piece> {
+    let piece = |part| match part {
+        Part::Reasoning(text) => Some(Piece::Reasoning(text)),
+        Part::Content(text) => Some(Piece::Answer(text)),
+        Part::ToolCall(_) | Part::Arguments(_) | Part::End(_) => None,
+    };
+    parts.into_iter().filter_map(piece).collect()
 }

@@ -12,6 +12,7 @@ use v4_runtime::tokenizer::Tokenizer;
 
 use crate::encoder::{ModelVersion, Rendered};
 use crate::error::{ChatError, ProtocolError};
+use crate::parts::Parts;
 use crate::responder::Responder;
 
 /// A chat protocol.
@@ -126,6 +127,12 @@ impl Request {
     /// A [`ProtocolError`] if the prompt and the requested answer do not fit.
     pub fn max_tokens(&self, prompt_tokens: u32, context: u32) -> Result<u32, ProtocolError> {
         Ok(self.inner.resolve_max_tokens(prompt_tokens, context)?)
+    }
+
+    /// What turns the model's ids into reasoning, answer and tool calls.
+    #[must_use]
+    pub fn parts(&self, tokenizer: &Tokenizer) -> Parts {
+        Parts::new(tokenizer, self.inner.parsing_options.clone())
     }
 
     /// What turns the model's ids into events and a response. `id` names the

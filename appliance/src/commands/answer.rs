@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 use v4_runtime::Engine;
+use v4_runtime::generation::Finish;
 use v4_runtime::sampling::Sampler;
 
 use super::print_json;
 use crate::cli::{EngineArgs, LengthArgs, SamplingArgs};
-use crate::generate::{Finish, Limits, Outcome, Sampled, statistics, timings};
+use crate::generate::{Limits, Outcome, Sampled, statistics, timings};
 use crate::interrupt::{Busy, EXIT_INTERRUPTED};
 use crate::output::{Answer, Notes};
 use crate::reply::{self, Reply};
@@ -42,7 +43,7 @@ impl Request<'_> {
         &self,
         engine: &Arc<Engine>,
         ids: &[u32],
-        mut reply: Reply<'_>,
+        mut reply: Reply,
     ) -> anyhow::Result<ExitCode> {
         let model_max = engine.config().context_length;
         let max_tokens = self.length.max_tokens;
@@ -112,7 +113,7 @@ impl Request<'_> {
 }
 
 fn as_json(
-    reply: &Reply<'_>,
+    reply: &Reply,
     outcome: &Outcome,
     seed: u64,
     experts: Option<&streamed::Usage>,

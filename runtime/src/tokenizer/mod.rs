@@ -329,8 +329,8 @@ impl Tokenizer {
 
     /// A decoder for ids that arrive one by one.
     #[must_use]
-    pub fn decode_stream(&self) -> DecodeStream<'_> {
-        DecodeStream::new(self)
+    pub fn decode_stream(&self) -> DecodeStream {
+        DecodeStream::new(self.clone())
     }
 }
 

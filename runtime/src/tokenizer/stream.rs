@@ -5,14 +5,14 @@ use super::{Tokenizer, TokenizerError};
 ///
 /// All text together equals [`Tokenizer::decode_text`] of all ids.
 #[derive(Debug)]
-pub struct DecodeStream<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct DecodeStream {
+    tokenizer: Tokenizer,
     /// The bytes of a character that is not complete: at most three.
     held: Vec<u8>,
 }
 
-impl<'a> DecodeStream<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
+impl DecodeStream {
+    pub(super) fn new(tokenizer: Tokenizer) -> Self {
         Self {
             tokenizer,
             held: Vec::new(),

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
-use v4_chat::{Conversation, Turn};
+use v4_chat::{Conversation, Turn, continuing};
+use v4_runtime::generation::Finish;
 use v4_runtime::sampling::{Sampler, SamplerOptions};
 use v4_runtime::{Engine, Session};
 
 use super::slash::{HELP, Slash};
 use crate::cli::ChatArgs;
-use crate::generate::{Finish, Limits, Outcome, Sampled, statistics};
+use crate::generate::{Limits, Outcome, Sampled, statistics};
 use crate::interrupt::Busy;
 use crate::options::Thinking;
 use crate::output::{Answer, Notes};
@@ -137,7 +138,7 @@ impl<'a> Talk<'a> {
     fn turn(&mut self) -> anyhow::Result<(Outcome, Option<Turn>)> {
         let tokenizer = self.engine.tokenizer();
         let rendered = self.whole().render(tokenizer)?;
-        let ids = prompt::continuing(tokenizer, self.session.tokens(), rendered)?;
+        let ids = continuing(tokenizer, self.session.tokens(), rendered)?;
         self.limits
             .check_room(self.session.context(), ids.len())
             .map_err(|e| anyhow!("{e}; /reset starts anew"))?;

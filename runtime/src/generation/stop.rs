@@ -11,6 +11,7 @@ pub struct StopFilter {
 
 impl StopFilter {
     /// A filter for non-empty `stops`; without any, text passes unchanged.
+    #[must_use]
     pub fn new(stops: &[String]) -> Self {
         StopFilter {
             stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(),
@@ -20,6 +21,7 @@ impl StopFilter {
 
     /// Takes the next piece of text and returns what can be shown. After a
     /// stop string has been met, nothing can.
+    #[must_use]
     pub fn push(&mut self, text: &str) -> String {
         if self.stopped {
             return String::new();
@@ -38,11 +40,13 @@ impl StopFilter {
     }
 
     /// True once a stop string has been met.
+    #[must_use]
     pub fn stopped(&self) -> bool {
         self.stopped
     }
 
     /// The end of the text: what was held back is text after all.
+    #[must_use]
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
