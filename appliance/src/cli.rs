@@ -15,6 +15,7 @@ use crate::commands::doctor::DoctorArgs;
 use crate::commands::plan::PlanArgs;
 use crate::commands::render::RenderArgs;
 use crate::commands::repo::RepoArgs;
+use crate::commands::serve::ServeArgs;
 use crate::commands::sessions::SessionsArgs;
 use crate::commands::tokenize::TokenizeArgs;
 use crate::saved::SessionArgs;
@@ -62,6 +63,8 @@ pub enum Command {
     Repo(RepoArgs),
     /// List sessions that are kept, or delete them.
     Sessions(SessionsArgs),
+    /// Serve the model to programs: OpenAI's and Anthropic's protocols.
+    Serve(ServeArgs),
     /// Measure how well the model predicts a text.
     Perplexity(PerplexityArgs),
     /// Measure prefill and decode speed.

@@ -50,6 +50,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Some(Command::Complete(args)) => commands::complete::run(args),
         Some(Command::Repo(args)) => commands::repo::run(args),
         Some(Command::Sessions(args)) => commands::sessions::run(args),
+        Some(Command::Serve(args)) => commands::serve::run(args),
         Some(Command::Perplexity(args)) => commands::perplexity::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Plan(args)) => commands::plan::run(args),
@@ -72,6 +73,7 @@ v4-run runs DeepSeek-V4 models from one GGUF file, on this machine, offline.
   v4-run complete MODEL          continue raw text, or fill a gap in code
   v4-run repo MODEL FOLDER       ask about a source tree
   v4-run sessions                what is kept from run to run
+  v4-run serve MODEL             answer programs, over a socket
   v4-run perplexity MODEL FILE   measure how well a text is predicted
   v4-run bench MODEL             measure speed
   v4-run plan MODEL              where its bytes would go, and how fast

@@ -15,7 +15,7 @@ use crate::options;
 use crate::output::Notes;
 
 /// Context where the command line names none, in tokens.
-const DEFAULT_CONTEXT: usize = 32_768;
+pub const DEFAULT_CONTEXT: usize = 32_768;
 
 /// Room for an answer of no given length after a prompt that fills the default
 /// context, in tokens.
@@ -34,6 +34,16 @@ pub fn open(
 
 /// The same with options that are decided.
 pub fn open_with(path: &Path, options: EngineOptions, notes: Notes) -> anyhow::Result<Arc<Engine>> {
+    open_telling(path, options, notes, &|_| {})
+}
+
+/// The same; `tell` also hears how far it is.
+pub fn open_telling(
+    path: &Path,
+    options: EngineOptions,
+    notes: Notes,
+    tell: &(dyn Fn(&str) + Sync),
+) -> anyhow::Result<Arc<Engine>> {
     check_is_file(path)?;
     check_room(path, &options)?;
     let spinner = notes.spinner(format!("opening {}", path.display()));
@@ -42,7 +52,9 @@ pub fn open_with(path: &Path, options: EngineOptions, notes: Notes) -> anyhow::R
         let percent = done * 100 / total.max(1);
         if told.swap(percent, Ordering::Relaxed) != percent {
             let gb = total as f64 / 1e9;
-            spinner.set_message(format!("reading {gb:.1} GB of weights: {percent}%"));
+            let line = format!("reading {gb:.1} GB of weights: {percent}%");
+            tell(&line);
+            spinner.set_message(line);
         }
     };
     let engine = Engine::open_with(path, options, &progress);

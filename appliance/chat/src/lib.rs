@@ -30,4 +30,7 @@ pub use error::{ChatError, ProtocolError};
 pub use parts::{Part, Parts};
 pub use reply::{Piece, Reply};
 pub use request::{Protocol, Request};
-pub use responder::{Event, Finish, Responder};
+pub use responder::{Event, Finish, Logprob, Responder};
+
+pub use deepseek_recipe::request::{InferenceOptions, OutputConstraint};
+pub use deepseek_recipe_core::tools::ToolDefinition;

@@ -61,8 +61,16 @@ impl Request {
         version: ModelVersion,
         body: &[u8],
     ) -> Result<Self, ProtocolError> {
-        let body = serde_json::from_slice(body).map_err(|e| ProtocolError::invalid_body(&e))?;
-        Self::from_value(protocol, version, body)
+        Self::from_value(protocol, version, Self::read(body)?)
+    }
+
+    /// Reads a body's JSON, for [`from_value`](Self::from_value).
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse) for a body that is no JSON.
+    pub fn read(body: &[u8]) -> Result<Value, ProtocolError> {
+        serde_json::from_slice(body).map_err(|e| ProtocolError::invalid_body(&e))
     }
 
     /// [`parse`](Self::parse) of JSON that has been read already.
@@ -111,6 +119,19 @@ impl Request {
     #[must_use]
     pub fn parsing(&self) -> &ParsingOptions {
         &self.inner.parsing_options
+    }
+
+    /// The protocol.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Whether the model's first tokens are reasoning, which its mark ends.
+    #[must_use]
+    pub fn starts_in_reasoning(&self) -> bool {
+        let stage = &self.inner.parsing_options.thinking_initial_stage;
+        stage.as_ref().is_some_and(|s| s.starts_in_reasoning())
     }
 
     /// Whether the client wants events as they come.

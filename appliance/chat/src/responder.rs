@@ -1,7 +1,8 @@
 use deepseek_recipe::request::{ConversationRequest, ProtocolRequest};
 use deepseek_recipe::response::{Accumulate, ProtocolResponse};
 use deepseek_recipe::stream::{
-    ChunkGenerator, InferenceChunk, InferenceFinishReason, PromptUsage, StreamProcessor,
+    ChunkGenerator, InferenceChunk, InferenceFinishReason, InferenceTokenLogprob, PromptUsage,
+    StreamProcessor,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -18,6 +19,16 @@ pub struct Event {
     pub name: Option<&'static str>,
     /// Its data.
     pub data: Value,
+}
+
+/// How probable a generated token was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logprob {
+    /// Natural logarithm of the token's probability.
+    pub own: f32,
+    /// The most probable tokens, the best first, and the logarithms of their
+    /// probabilities.
+    pub top: Vec<(u32, f32)>,
 }
 
 /// Why the model stopped.
@@ -95,6 +106,22 @@ impl Responder {
         self.inner.push(InferenceChunk::Tokens {
             token_ids: ids.to_vec(),
             logprobs: None,
+        })
+    }
+
+    /// [`push`](Self::push) of one id of a response that reports how probable its
+    /// tokens were.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn push_with(&mut self, id: u32, logprob: Logprob) -> Result<Vec<Event>, ChatError> {
+        self.inner.push(InferenceChunk::Tokens {
+            token_ids: vec![id],
+            logprobs: Some(vec![InferenceTokenLogprob {
+                logprob: logprob.own,
+                top_logprobs: logprob.top,
+            }]),
         })
     }
 

@@ -1,0 +1,274 @@
+//! The three chat protocols.
+
+use std::sync::Arc;
+
+use hyper::Response;
+use hyper::body::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use v4_chat::{Event, Protocol, Rendered, Request, Responder};
+use v4_runtime::sampling::SamplerOptions;
+use v4_runtime::tokenizer::Tokenizer;
+
+use super::extras::Extras;
+use super::generation::{self, Writer};
+use crate::http::{ApiError, Body, Kind, Sse, Style};
+use crate::jobs::{Client, Finish, Job, Output};
+use crate::picker::Picking;
+use crate::service::{Service, new_id, now};
+
+/// Ends the reasoning.
+const THINK_END: &str = "</think>";
+/// Begin turns: prompts of the same conversation part there.
+const TURNS: [&str; 2] = ["<｜User｜>", "<｜Assistant｜>"];
+
+/// A request that can be run.
+struct Prepared {
+    request: Request,
+    rendered: Rendered,
+    picking: Picking,
+    max_tokens: usize,
+}
+
+/// Answers a request.
+pub(crate) async fn answer(
+    service: &Arc<Service>,
+    protocol: Protocol,
+    client: Client,
+    body: Bytes,
+    turn: OwnedSemaphorePermit,
+) -> Result<Response<Body>, ApiError> {
+    let prepared = prepare_aside(service, protocol, body).await?;
+    drop(turn);
+    let tokenizer = service.tokenizer();
+    let (outputs, receiver) = mpsc::unbounded_channel();
+    let prompt = prepared.rendered.ids.len();
+    let job = Job {
+        checkpoints: checkpoints(tokenizer, &prepared.rendered.ids),
+        ids: prepared.rendered.ids,
+        max_tokens: prepared.max_tokens,
+        picking: prepared.picking,
+        client,
+        outputs,
+    };
+    service.jobs().submit(job)?;
+    let streams = prepared.request.stream();
+    let writer = ChatWriter {
+        tokenizer: tokenizer.clone(),
+        id: new_id(match protocol {
+            Protocol::Chat => "chatcmpl-",
+            Protocol::Messages => "msg_",
+            Protocol::Responses => "resp_",
+        }),
+        request: prepared.request,
+        prompt,
+        responder: None,
+        events: 0,
+    };
+    if streams {
+        let keep_alive = service.config().keep_alive;
+        generation::streamed(receiver, writer, prompt, keep_alive).await
+    } else {
+        generation::whole(receiver, writer).await
+    }
+}
+
+/// The prompt that a request gives, for those who want to see it.
+pub(crate) async fn prompt(
+    service: &Arc<Service>,
+    protocol: Protocol,
+    body: Bytes,
+) -> Result<Value, ApiError> {
+    let prepared = prepare_aside(service, protocol, body).await?;
+    let sampler = &prepared.picking.sampler;
+    Ok(json!({
+        "prompt": prepared.rendered.prompt,
+        "special_ranges": prepared
+            .rendered
+            .special_ranges
+            .iter()
+            .map(|r| [r.start, r.end])
+            .collect::<Vec<_>>(),
+        "ids": prepared.rendered.ids,
+        "max_tokens": prepared.max_tokens,
+        "temperature": sampler.temperature,
+        "top_p": sampler.top_p,
+    }))
+}
+
+/// On a thread where it holds up nobody.
+async fn prepare_aside(
+    service: &Arc<Service>,
+    protocol: Protocol,
+    body: Bytes,
+) -> Result<Prepared, ApiError> {
+    let service = Arc::clone(service);
+    tokio::task::spawn_blocking(move || prepare(&service, protocol, &body))
+        .await
+        .map_err(|_| ApiError::new(Kind::Internal, "The request could not be read."))?
+}
+
+fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepared, ApiError> {
+    let mut body = Request::read(body)?;
+    let extras = Extras::of(protocol, &mut body)?;
+    let request = Request::from_value(protocol, service.version(), body)?;
+    let rendered = request.render(service.tokenizer())?;
+    if rendered.images > 0 {
+        return Err(ApiError::new(
+            Kind::Invalid,
+            "This service takes text alone: the request has images.",
+        ));
+    }
+    // Larger prompts do not fit any context.
+    let tokens = u32::try_from(rendered.ids.len()).unwrap_or(u32::MAX);
+    let context = u32::try_from(service.config().context).unwrap_or(u32::MAX);
+    let max_tokens = request.max_tokens(tokens, context)?;
+    if tokens >= context {
+        return Err(ApiError::new(
+            Kind::Invalid,
+            format!(
+                "The prompt has {tokens} tokens and leaves no room for an answer in a context of \
+                 {context}."
+            ),
+        ));
+    }
+    let picking = picking(service, &request, extras)?;
+    picking
+        .sampler
+        .validate()
+        .map_err(|e| ApiError::new(Kind::Invalid, e.to_string()))?;
+    Ok(Prepared {
+        request,
+        rendered,
+        picking,
+        max_tokens: max_tokens as usize,
+    })
+}
+
+fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<Picking, ApiError> {
+    let inference = request.inference();
+    let schema = extras.schema.take();
+    let mut picking = extras.picking(SamplerOptions {
+        temperature: inference.temperature.unwrap_or(1.0),
+        top_p: inference.top_p.unwrap_or(1.0),
+        ..SamplerOptions::default()
+    });
+    picking.logprobs = inference
+        .logprobs
+        .then(|| usize::from(inference.top_logprobs.unwrap_or(0)));
+    picking.constraint = match (&inference.output_constraint, schema) {
+        (Some(wanted), None) => service.grammars().of(wanted)?,
+        (None, Some(schema)) => Some(service.grammars().json_schema(schema)?),
+        (None, None) => None,
+        (Some(_), Some(_)) => {
+            return Err(ApiError::invalid(
+                "output_config",
+                "An output format cannot be used together with tools.",
+            ));
+        }
+    };
+    if picking.constraint.is_some() && request.starts_in_reasoning() {
+        let mark = service.tokenizer().mark(THINK_END);
+        picking.constraint_after = Some(mark.ok_or_else(|| {
+            ApiError::new(
+                Kind::Internal,
+                format!("The tokenizer has no {THINK_END}, so reasoning has no end."),
+            )
+        })?);
+    }
+    Ok(picking)
+}
+
+/// Where the last turns of a prompt begin.
+fn checkpoints(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<usize> {
+    let last = |mark: &&str| {
+        let mark = tokenizer.mark(mark)?;
+        ids.iter().rposition(|&id| id == mark)
+    };
+    let mut all: Vec<usize> = TURNS.iter().filter_map(last).filter(|&i| i > 0).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Writes responses with the protocol's own responder.
+struct ChatWriter {
+    tokenizer: Tokenizer,
+    id: String,
+    request: Request,
+    prompt: usize,
+    responder: Option<Responder>,
+    events: usize,
+}
+
+impl ChatWriter {
+    fn responder(&mut self) -> Result<&mut Responder, ApiError> {
+        self.responder.as_mut().ok_or_else(|| {
+            ApiError::new(
+                Kind::Internal,
+                "Output came before the request was started.",
+            )
+        })
+    }
+
+    fn write(&mut self, output: Output) -> Result<Vec<Event>, ApiError> {
+        Ok(match output {
+            Output::Started { cached } => {
+                let responder =
+                    self.request
+                        .responder(&self.tokenizer, &self.id, now(), self.prompt, cached);
+                self.responder.insert(responder).start()?
+            }
+            Output::Reading { .. } => Vec::new(),
+            Output::Token {
+                id,
+                logprob: Some(logprob),
+            } => self.responder()?.push_with(id, logprob)?,
+            Output::Token { id, logprob: None } => self.responder()?.push(&[id])?,
+            Output::Done(finish) => self.responder()?.finish(match finish {
+                Finish::Stop => v4_chat::Finish::Stop,
+                Finish::Length => v4_chat::Finish::Length,
+            })?,
+            Output::Failed(failure) => return Err(failure.into()),
+        })
+    }
+}
+
+impl Writer for ChatWriter {
+    fn take(&mut self, output: Output) -> Result<Sse, ApiError> {
+        let events = self.write(output)?;
+        self.events += events.len();
+        Ok(Sse::default().events(&events))
+    }
+
+    fn ended(&self) -> bool {
+        self.responder.as_ref().is_some_and(Responder::ended)
+    }
+
+    fn done(&self) -> Option<String> {
+        self.responder
+            .as_ref()
+            .and_then(Responder::done)
+            .map(str::to_owned)
+    }
+
+    fn error(&self, error: &ApiError) -> Sse {
+        match self.request.protocol() {
+            Protocol::Chat => Sse::default().event(None, &error.body(Style::OpenAi)),
+            Protocol::Messages => {
+                Sse::default().event(Some("error"), &error.body(Style::Anthropic))
+            }
+            Protocol::Responses => {
+                let mut body = error.body(Style::OpenAi)["error"].take();
+                body["type"] = "error".into();
+                body["sequence_number"] = self.events.into();
+                Sse::default().event(Some("error"), &body)
+            }
+        }
+    }
+
+    fn whole(&self) -> Result<Value, ApiError> {
+        let responder = self.responder.as_ref();
+        let response = responder.map(Responder::response);
+        response.unwrap_or(Ok(Value::Null)).map_err(ApiError::from)
+    }
+}

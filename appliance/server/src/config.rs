@@ -1,0 +1,44 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::keys::Keys;
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The model's name in `/v1/models`.
+    pub model: String,
+    /// Tokens of context for each request, prompt and answer together.
+    pub context: usize,
+    /// Tokens read at once during prefill.
+    pub chunk: usize,
+    /// Requests that are run at once; the others wait.
+    pub parallel: usize,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// Longest body of a request, in bytes.
+    pub max_body: usize,
+    /// Time for a request's head, and again for its body.
+    pub read_timeout: Duration,
+    /// A stream that has nothing to say says so this often.
+    pub keep_alive: Duration,
+    /// Time that running requests have to end when the service is to stop.
+    pub drain: Duration,
+    /// Memory for sessions that nobody uses at the moment, in bytes.
+    pub idle_bytes: u64,
+    /// Where sessions are kept from run to run, if they are.
+    pub sessions: Option<SessionStore>,
+    /// Who may use the service.
+    pub keys: Keys,
+}
+
+/// Where sessions are kept.
+#[derive(Debug, Clone)]
+pub struct SessionStore {
+    /// The folder, which is theirs alone.
+    pub folder: PathBuf,
+    /// Bytes that they may take.
+    pub max_bytes: u64,
+}

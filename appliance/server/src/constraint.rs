@@ -1,0 +1,275 @@
+//! Output that must follow a grammar: JSON, a JSON schema, a regular expression.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
+use serde_json::{Value, json};
+use v4_chat::OutputConstraint;
+use v4_runtime::tokenizer::Tokenizer;
+
+/// Before a mark's name in the trie, so that its spelling is never taken for it.
+const MARK: u8 = 0xff;
+
+/// White space between the tokens of JSON: enough to indent, not enough to go on for
+/// ever.
+const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
+
+/// Why a grammar cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConstraintError {
+    /// It cannot be made.
+    #[error("{0}")]
+    Grammar(String),
+    /// It failed on the way.
+    #[error("the grammar could not be followed: {0}")]
+    Run(String),
+}
+
+/// Makes constraints for a tokenizer.
+pub struct Grammars {
+    tokenizer: Tokenizer,
+    factory: OnceLock<Result<ParserFactory, String>>,
+}
+
+impl fmt::Debug for Grammars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grammars").finish_non_exhaustive()
+    }
+}
+
+/// A text that follows a grammar, so far.
+pub struct Constraint {
+    matcher: Matcher,
+}
+
+impl fmt::Debug for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Constraint").finish_non_exhaustive()
+    }
+}
+
+impl Grammars {
+    /// For a tokenizer. Its trie is made when the first grammar is.
+    #[must_use]
+    pub fn new(tokenizer: Tokenizer) -> Self {
+        Self {
+            tokenizer,
+            factory: OnceLock::new(),
+        }
+    }
+
+    fn factory(&self) -> Result<&ParserFactory, ConstraintError> {
+        let made = self.factory.get_or_init(|| {
+            let env = environment(&self.tokenizer)?;
+            let mut factory = ParserFactory::new_simple(&env).map_err(|e| e.to_string())?;
+            factory.quiet();
+            factory.limits_mut().verbose_errors = false;
+            Ok(factory)
+        });
+        made.as_ref()
+            .map_err(|e| ConstraintError::Grammar(e.clone()))
+    }
+
+    /// The constraint that a request asks for; `None` for those that only say which
+    /// tools there are.
+    ///
+    /// # Errors
+    /// A schema or expression that cannot be followed.
+    pub fn of(&self, wanted: &OutputConstraint) -> Result<Option<Constraint>, ConstraintError> {
+        match wanted {
+            OutputConstraint::Json { schema: None } => {
+                self.json_schema(json!({"type": "object"})).map(Some)
+            }
+            OutputConstraint::Json {
+                schema: Some(schema),
+            } => self.json_schema(schema.clone()).map(Some),
+            OutputConstraint::Regex(regex) => {
+                self.make(TopLevelGrammar::from_regex(regex)).map(Some)
+            }
+            OutputConstraint::ToolCalls { .. } => Ok(None),
+        }
+    }
+
+    /// JSON that a schema allows.
+    ///
+    /// # Errors
+    /// A schema that cannot be followed.
+    pub fn json_schema(&self, schema: Value) -> Result<Constraint, ConstraintError> {
+        let mut schema = match schema {
+            Value::Bool(true) => json!({}),
+            Value::Object(_) => schema,
+            _ => {
+                return Err(ConstraintError::Grammar("a schema is an object".to_owned()));
+            }
+        };
+        let options = JsonCompileOptions {
+            whitespace_pattern: Some(WHITESPACE.to_owned()),
+            ..JsonCompileOptions::default()
+        };
+        options.apply_to(&mut schema);
+        self.make(TopLevelGrammar::from_json_schema(schema))
+    }
+
+    fn make(&self, grammar: TopLevelGrammar) -> Result<Constraint, ConstraintError> {
+        let parser = self
+            .factory()?
+            .create_parser(grammar)
+            .map_err(|e| ConstraintError::Grammar(format!("{e:#}")))?;
+        let mut matcher = Matcher::new(Ok(parser));
+        // Some grammars only turn out unusable when they are first asked.
+        matcher
+            .compute_mask_or_eos()
+            .map_err(|e| ConstraintError::Grammar(format!("{e:#}")))?;
+        Ok(Constraint { matcher })
+    }
+}
+
+impl Constraint {
+    /// Forbids every token that the text cannot go on with.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Run`].
+    pub fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError> {
+        let mask = self.matcher.compute_mask_or_eos().map_err(run)?;
+        for (id, logit) in logits.iter_mut().enumerate() {
+            if !(id < mask.len() && mask.get(id)) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a token; true if the text can only end after it.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Run`].
+    pub fn accept(&mut self, id: u32) -> Result<bool, ConstraintError> {
+        self.matcher.consume_token(id).map_err(run)?;
+        Ok(self.matcher.is_stopped())
+    }
+}
+
+fn run(error: impl fmt::Display) -> ConstraintError {
+    ConstraintError::Run(format!("{error:#}"))
+}
+
+fn environment(tokenizer: &Tokenizer) -> Result<TokEnv, String> {
+    let eos = tokenizer
+        .eos()
+        .ok_or("the tokenizer has no token that ends a text")?;
+    let size = u32::try_from(tokenizer.vocab_size()).map_err(|e| e.to_string())?;
+    let words: Vec<Vec<u8>> = (0..size)
+        .map(|id| {
+            let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+            match tokenizer.is_mark(id) {
+                true => [&[MARK], bytes].concat(),
+                false => bytes.to_vec(),
+            }
+        })
+        .collect();
+    let trie = TokTrie::from(&TokRxInfo::new(size, eos), &words);
+    Ok(std::sync::Arc::new(ApproximateTokEnv::new(trie)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use v4_runtime::tokenizer::Marks;
+
+    use super::*;
+
+    fn tokenizer() -> Tokenizer {
+        let tiny =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny-v4/tokenizer.json");
+        let mut tokenizer = Tokenizer::from_json_file(&tiny).unwrap();
+        let mut special = tokenizer.special_ids();
+        special.eos = tokenizer.mark("<｜end▁of▁sentence｜>");
+        tokenizer.set_special_ids(special).unwrap();
+        tokenizer
+    }
+
+    /// Whether a text can be written, and whether it can end there.
+    fn follows(constraint: &mut Constraint, text: &str) -> bool {
+        let t = tokenizer();
+        for id in t.encode(text, Marks::Plain).unwrap() {
+            let mut logits = vec![0.0; t.vocab_size()];
+            constraint.mask(&mut logits).unwrap();
+            if logits[id as usize] != 0.0 {
+                return false;
+            }
+            constraint.accept(id).unwrap();
+        }
+        let mut logits = vec![0.0; t.vocab_size()];
+        constraint.mask(&mut logits).unwrap();
+        logits[t.eos().unwrap() as usize] == 0.0
+    }
+
+    #[test]
+    fn a_schema_allows_its_documents_alone() {
+        let grammars = Grammars::new(tokenizer());
+        let schema = json!({
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}},
+            "required": ["a", "b"],
+            "additionalProperties": false,
+        });
+        let allows = |text| {
+            let wanted = OutputConstraint::Json {
+                schema: Some(schema.clone()),
+            };
+            follows(&mut grammars.of(&wanted).unwrap().unwrap(), text)
+        };
+        assert!(allows(r#"{"a": 12, "b": "x"}"#));
+        assert!(allows("{\n  \"a\": -3,\n  \"b\": \"y\"\n}"));
+        for bad in [
+            r#"{"a": 1.5, "b": "x"}"#,
+            r#"{"a": 1, "b": "z"}"#,
+            r#"{"a": 1"#,
+            "plain",
+            "<think>",
+        ] {
+            assert!(!allows(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn any_json_is_an_object_and_a_regex_a_text() {
+        let grammars = Grammars::new(tokenizer());
+        let mut any = grammars
+            .of(&OutputConstraint::Json { schema: None })
+            .unwrap()
+            .unwrap();
+        assert!(follows(&mut any, r#"{"k": [1, {"x": null}], "": "é"}"#));
+        let mut any = grammars
+            .of(&OutputConstraint::Json { schema: None })
+            .unwrap()
+            .unwrap();
+        assert!(!follows(&mut any, "[1]"));
+        let regex = OutputConstraint::Regex("[ab]{2}c?".into());
+        for (text, fits) in [("ab", true), ("bac", true), ("a", false), ("cc", false)] {
+            let mut constraint = grammars.of(&regex).unwrap().unwrap();
+            assert_eq!(follows(&mut constraint, text), fits, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_grammar_that_cannot_be_is_refused() {
+        let grammars = Grammars::new(tokenizer());
+        for bad in [
+            OutputConstraint::Regex("(".into()),
+            OutputConstraint::Json {
+                schema: Some(json!({"type": "nonsense"})),
+            },
+            OutputConstraint::Json {
+                schema: Some(json!({"$ref": "#/nowhere"})),
+            },
+        ] {
+            let error = grammars.of(&bad).unwrap_err();
+            assert!(matches!(error, ConstraintError::Grammar(_)), "{error}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Connections: accepted within a limit, with time limits, ended in peace.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_io_timeout::TimeoutStream;
+
+use super::guard::Peer;
+use super::handle;
+use crate::error::ServeError;
+use crate::listen::{Listener, Peers};
+use crate::service::Service;
+
+/// Longest head of a request.
+const MOST_HEAD: usize = 64 << 10;
+/// Header fields of a request.
+const MOST_FIELDS: usize = 100;
+/// A client that takes nothing for so long is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What connections have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Connections {
+    service: Arc<Service>,
+    room: Arc<Semaphore>,
+    closing: watch::Receiver<bool>,
+    /// Held by each connection: when all are dropped, all have ended.
+    #[allow(dead_code, reason = "what counts is that it is held")]
+    open: mpsc::Sender<Infallible>,
+}
+
+impl Connections {
+    pub fn new(
+        service: Arc<Service>,
+        most: usize,
+        closing: watch::Receiver<bool>,
+        #[allow(dead_code, reason = "what counts is that it is held")] open: mpsc::Sender<
+            Infallible,
+        >,
+    ) -> Self {
+        Self {
+            service,
+            room: Arc::new(Semaphore::new(most)),
+            closing,
+            open,
+        }
+    }
+}
+
+/// A listener on the runtime.
+enum Socket {
+    Unix(UnixListener, Peers),
+    Tcp(TcpListener),
+}
+
+/// A connection.
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Socket {
+    fn new(listener: &Listener) -> io::Result<Self> {
+        Ok(match listener {
+            Listener::Unix { socket, peers, .. } => {
+                let socket = socket.try_clone()?;
+                socket.set_nonblocking(true)?;
+                Self::Unix(UnixListener::from_std(socket)?, peers.clone())
+            }
+            Listener::Tcp { socket, .. } => {
+                let socket = socket.try_clone()?;
+                socket.set_nonblocking(true)?;
+                Self::Tcp(TcpListener::from_std(socket)?)
+            }
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Unix(socket, _) => Ok(Stream::Unix(socket.accept().await?.0)),
+            Self::Tcp(socket) => {
+                let (stream, _) = socket.accept().await?;
+                // Tokens go out one by one; waiting for more to send helps nobody.
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+        }
+    }
+}
+
+/// Accepts connections until it is told to close.
+pub(crate) async fn accept(listener: Listener, connections: Connections) -> Result<(), ServeError> {
+    let socket = Socket::new(&listener).map_err(|source| ServeError::Listen {
+        what: listener.name(),
+        source,
+    })?;
+    let own = rustix::process::geteuid().as_raw();
+    while let Some((stream, permit)) = next(&connections, &socket).await {
+        match (stream, &socket) {
+            (Stream::Unix(stream), Socket::Unix(_, peers)) => match user(&stream, peers, own) {
+                Some(user) => spawn(stream, permit, Peer::User(user), &connections),
+                None => connections.service.refused_peer(),
+            },
+            (Stream::Tcp(stream), _) => spawn(stream, permit, Peer::Tcp, &connections),
+            (Stream::Unix(_), Socket::Tcp(_)) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The next connection; `None` when no more are wanted.
+async fn next(
+    connections: &Connections,
+    socket: &Socket,
+) -> Option<(Stream, OwnedSemaphorePermit)> {
+    let mut closing = connections.closing.clone();
+    loop {
+        let room = Arc::clone(&connections.room);
+        let accepted = tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => return None,
+            accepted = async {
+                // Never closed.
+                let permit = room.acquire_owned().await.map_err(io::Error::other)?;
+                Ok::<_, io::Error>((socket.accept().await?, permit))
+            } => accepted,
+        };
+        match accepted {
+            Ok(accepted) => return Some(accepted),
+            // Out of descriptors, or a client that left at once: not for long.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// The user at the other end, if it is let in.
+fn user(stream: &UnixStream, peers: &Peers, own: u32) -> Option<u32> {
+    let peer = stream.peer_cred().ok()?;
+    peers
+        .allow(peer.uid(), peer.gid(), own)
+        .then_some(peer.uid())
+}
+
+fn spawn<S>(stream: S, permit: OwnedSemaphorePermit, peer: Peer, connections: &Connections)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let connections = connections.clone();
+    tokio::spawn(async move {
+        converse(stream, peer, &connections).await;
+        drop(permit);
+        drop(connections);
+    });
+}
+
+async fn converse<S>(stream: S, peer: Peer, connections: &Connections)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let service = Arc::clone(&connections.service);
+    let mut closing = connections.closing.clone();
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let answer = service_fn(move |request| {
+        let service = Arc::clone(&service);
+        async move { Ok::<_, Infallible>(handle(service, peer, request).await) }
+    });
+    let conversation = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(connections.service.config().read_timeout)
+        .max_buf_size(MOST_HEAD)
+        .max_headers(MOST_FIELDS)
+        .serve_connection(TokioIo::new(Box::pin(stream)), answer);
+    let mut conversation = std::pin::pin!(conversation);
+    tokio::select! {
+        // A client that breaks off or sends nonsense is no error of ours.
+        _ = conversation.as_mut() => return,
+        () = async { drop(closing.wait_for(|closing| *closing).await) } => {}
+    }
+    conversation.as_mut().graceful_shutdown();
+    let _ = conversation.await;
+}

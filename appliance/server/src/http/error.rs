@@ -1,0 +1,198 @@
+//! Refusals, as each protocol writes them.
+
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+use v4_chat::{ChatError, ProtocolError};
+
+use super::body::{Body, full};
+use crate::constraint::ConstraintError;
+use crate::jobs::{Failure, Refused};
+
+/// Whose format errors have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// OpenAI's.
+    OpenAi,
+    /// Anthropic's.
+    Anthropic,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The request makes no sense or asks for what there is not.
+    Invalid,
+    /// No key, or an unknown one.
+    Unauthorized,
+    /// Who asks may not.
+    Forbidden,
+    /// No such path or model.
+    NotFound,
+    /// The path has other methods.
+    Method(&'static str),
+    /// The body did not come in time.
+    Timeout,
+    /// The body is too long.
+    TooLarge,
+    /// As many requests wait as may.
+    Overloaded,
+    /// The service is stopping.
+    Stopping,
+    /// A fault of ours.
+    Internal,
+}
+
+/// A request that gets an error for an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiError {
+    pub kind: Kind,
+    pub message: String,
+    /// The parameter that is wrong.
+    pub param: Option<&'static str>,
+}
+
+impl ApiError {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            param: None,
+        }
+    }
+
+    /// A parameter with a wrong value.
+    pub fn invalid(param: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Invalid,
+            message: message.into(),
+            param: Some(param),
+        }
+    }
+
+    fn status(&self, style: Style) -> StatusCode {
+        match self.kind {
+            Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::Unauthorized => StatusCode::UNAUTHORIZED,
+            Kind::Forbidden => StatusCode::FORBIDDEN,
+            Kind::NotFound => StatusCode::NOT_FOUND,
+            Kind::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::Overloaded | Kind::Stopping => match style {
+                Style::OpenAi => StatusCode::SERVICE_UNAVAILABLE,
+                // Anthropic's own number for it, which its clients retry.
+                Style::Anthropic => {
+                    StatusCode::from_u16(529).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
+                }
+            },
+            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The type and code that a protocol has for it.
+    fn names(&self, style: Style) -> (&'static str, &'static str) {
+        match (self.kind, style) {
+            (Kind::Invalid | Kind::Method(_) | Kind::Timeout, _) => {
+                ("invalid_request_error", "invalid_request_error")
+            }
+            (Kind::Unauthorized, Style::OpenAi) => ("invalid_request_error", "invalid_api_key"),
+            (Kind::Unauthorized, Style::Anthropic) => ("authentication_error", "invalid_api_key"),
+            (Kind::Forbidden, _) => ("permission_error", "forbidden"),
+            (Kind::NotFound, Style::OpenAi) => ("invalid_request_error", "not_found"),
+            (Kind::NotFound, Style::Anthropic) => ("not_found_error", "not_found"),
+            (Kind::TooLarge, Style::OpenAi) => ("invalid_request_error", "request_too_large"),
+            (Kind::TooLarge, Style::Anthropic) => ("request_too_large", "request_too_large"),
+            (Kind::Overloaded, Style::OpenAi) => ("server_error", "overloaded"),
+            (Kind::Overloaded, Style::Anthropic) => ("overloaded_error", "overloaded"),
+            (Kind::Stopping, Style::OpenAi) => ("server_error", "stopping"),
+            (Kind::Stopping, Style::Anthropic) => ("overloaded_error", "stopping"),
+            (Kind::Internal, Style::OpenAi) => ("internal_error", "internal_error"),
+            (Kind::Internal, Style::Anthropic) => ("api_error", "internal_error"),
+        }
+    }
+
+    /// The error as a protocol writes it.
+    pub fn body(&self, style: Style) -> Value {
+        let (kind, code) = self.names(style);
+        let error = json!({
+            "message": self.message,
+            "type": kind,
+            "param": self.param,
+            "code": code,
+        });
+        match style {
+            Style::OpenAi => json!({"error": error}),
+            Style::Anthropic => json!({"type": "error", "error": error}),
+        }
+    }
+
+    pub fn response(&self, style: Style) -> Response<Body> {
+        let mut response = Response::new(full(self.body(style).to_string()));
+        *response.status_mut() = self.status(style);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match self.kind {
+            Kind::Method(allowed) => {
+                headers.insert(ALLOW, HeaderValue::from_static(allowed));
+            }
+            Kind::Overloaded | Kind::Stopping => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<ProtocolError> for ApiError {
+    fn from(error: ProtocolError) -> Self {
+        let kind = match error.status {
+            500.. => Kind::Internal,
+            _ => Kind::Invalid,
+        };
+        Self::new(kind, error.message)
+    }
+}
+
+impl From<ChatError> for ApiError {
+    fn from(error: ChatError) -> Self {
+        match error {
+            ChatError::Protocol(error) => error.into(),
+            // What the tokenizer refuses is in the request's text.
+            ChatError::Tokenizer(message) => Self::new(Kind::Invalid, message),
+            other => Self::new(Kind::Internal, other.to_string()),
+        }
+    }
+}
+
+impl From<ConstraintError> for ApiError {
+    fn from(error: ConstraintError) -> Self {
+        Self::invalid(
+            "response_format",
+            format!("The output format cannot be followed: {error}"),
+        )
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::new(
+                Kind::Overloaded,
+                "As many requests wait as this service allows; try again later.",
+            ),
+            Refused::Stopping => Self::new(Kind::Stopping, "This service is stopping."),
+        }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Memory(message) => Self::new(Kind::Invalid, message),
+            Failure::Stopping => Refused::Stopping.into(),
+            Failure::Engine(message) => Self::new(Kind::Internal, message),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! What passes between connections and the thread that runs the model.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use tokio::sync::mpsc as outputs;
+use v4_chat::Logprob;
+
+use crate::picker::Picking;
+
+/// Who a request comes from, for taking turns.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// The holder of a key, by its place in the file.
+    Key(usize),
+    /// A user of this machine, by its number.
+    User(u32),
+    /// Anybody on a TCP socket without keys.
+    Anyone,
+}
+
+/// A prompt to go on from.
+#[derive(Debug)]
+pub struct Job {
+    /// The prompt.
+    pub ids: Vec<u32>,
+    /// Places in the prompt that later prompts are likely to share: there the session
+    /// is kept.
+    pub checkpoints: Vec<usize>,
+    /// Tokens at most.
+    pub max_tokens: usize,
+    /// How to choose them.
+    pub picking: Picking,
+    /// Who asks.
+    pub client: Client,
+    /// Where tokens go. When its other end is dropped, the job is cancelled.
+    pub outputs: outputs::UnboundedSender<Output>,
+}
+
+/// What becomes of a job, in this order: `Started`, some `Reading`, some `Token`, and
+/// `Done` or `Failed`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Its turn has come.
+    Started {
+        /// Tokens of the prompt that are known from before.
+        cached: usize,
+    },
+    /// A part of the prompt is read.
+    Reading {
+        /// Tokens of the prompt that have been read or were known.
+        done: usize,
+    },
+    /// A token; the one that ends the text is not among them.
+    Token {
+        /// Its id.
+        id: u32,
+        /// Its probability, if that was asked for.
+        logprob: Option<Logprob>,
+    },
+    /// The end.
+    Done(Finish),
+    /// An end before the end.
+    Failed(Failure),
+}
+
+/// Why a text has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it, or its grammar allows no more.
+    Stop,
+    /// As many tokens as allowed.
+    Length,
+}
+
+impl Finish {
+    /// The word for it in metrics.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// Why a job failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// It does not fit into memory, even alone.
+    Memory(String),
+    /// The service is stopping.
+    Stopping,
+    /// The engine failed; the service's log says how.
+    Engine(String),
+}
+
+/// Why a job is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// As many wait as may.
+    Full,
+    /// The service is stopping.
+    Stopping,
+}
+
+/// State that connections and the scheduler share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Jobs submitted and not started.
+    waiting: AtomicUsize,
+    /// Jobs submitted and not ended.
+    open: AtomicUsize,
+    /// No more jobs are taken.
+    draining: AtomicBool,
+    /// Jobs are to be given up.
+    stop: AtomicBool,
+}
+
+/// The connections' end.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    sender: mpsc::Sender<Job>,
+    shared: Arc<Shared>,
+    limit: usize,
+}
+
+/// The scheduler's end.
+#[derive(Debug)]
+pub struct Inbox {
+    receiver: mpsc::Receiver<Job>,
+    shared: Arc<Shared>,
+}
+
+/// A channel in which `limit` jobs may wait.
+#[must_use]
+pub fn channel(limit: usize) -> (Jobs, Inbox) {
+    let (sender, receiver) = mpsc::channel();
+    let shared = Arc::new(Shared::default());
+    let jobs = Jobs {
+        sender,
+        shared: Arc::clone(&shared),
+        limit,
+    };
+    (jobs, Inbox { receiver, shared })
+}
+
+impl Jobs {
+    /// Hands a job over.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn submit(&self, job: Job) -> Result<(), Refused> {
+        let shared = &self.shared;
+        if shared.draining.load(Ordering::Acquire) {
+            return Err(Refused::Stopping);
+        }
+        if shared.waiting.fetch_add(1, Ordering::AcqRel) >= self.limit {
+            shared.waiting.fetch_sub(1, Ordering::AcqRel);
+            return Err(Refused::Full);
+        }
+        shared.open.fetch_add(1, Ordering::AcqRel);
+        self.sender.send(job).map_err(|_| {
+            shared.waiting.fetch_sub(1, Ordering::AcqRel);
+            shared.open.fetch_sub(1, Ordering::AcqRel);
+            Refused::Stopping
+        })
+    }
+
+    /// Jobs that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::Acquire)
+    }
+
+    /// Jobs that wait or run.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::Acquire)
+    }
+
+    /// Takes no more jobs.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether no more jobs are taken.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Acquire)
+    }
+
+    /// Gives up what runs and waits; the scheduler ends.
+    pub fn stop(&self) {
+        self.drain();
+        self.shared.stop.store(true, Ordering::Release);
+    }
+}
+
+impl Inbox {
+    /// The next job that has come, without waiting.
+    #[must_use]
+    pub fn next(&self) -> Option<Job> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// Waits for a job, `None` if none comes in time.
+    #[must_use]
+    pub fn wait(&self, time: std::time::Duration) -> Option<Job> {
+        match self.receiver.recv_timeout(time) {
+            Ok(job) => Some(job),
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                self.shared.stop.store(true, Ordering::Release);
+                None
+            }
+        }
+    }
+
+    /// Whether jobs are to be given up: it was said so, or nobody can send one.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.shared.stop.load(Ordering::Acquire)
+    }
+
+    /// A job's turn has come: it waits no more.
+    pub fn started(&self) {
+        self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// A job that was started has ended.
+    pub fn ended(&self) {
+        self.shared.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.shared.draining.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> (Job, outputs::UnboundedReceiver<Output>) {
+        let (outputs, receiver) = outputs::unbounded_channel();
+        let job = Job {
+            ids: vec![0],
+            checkpoints: Vec::new(),
+            max_tokens: 1,
+            picking: Picking::default(),
+            client: Client::Anyone,
+            outputs,
+        };
+        (job, receiver)
+    }
+
+    #[test]
+    fn as_many_wait_as_may_and_a_started_one_makes_room() {
+        let (jobs, inbox) = channel(2);
+        jobs.submit(job().0).unwrap();
+        jobs.submit(job().0).unwrap();
+        assert_eq!(jobs.submit(job().0), Err(Refused::Full));
+        assert!(inbox.next().is_some());
+        inbox.started();
+        jobs.submit(job().0).unwrap();
+        assert_eq!((jobs.waiting(), jobs.open()), (2, 3));
+    }
+
+    #[test]
+    fn a_draining_channel_and_one_without_a_scheduler_take_nothing() {
+        let (jobs, inbox) = channel(2);
+        jobs.drain();
+        assert_eq!(jobs.submit(job().0), Err(Refused::Stopping));
+        assert!(!inbox.stopping());
+        let (jobs, inbox) = channel(2);
+        drop(inbox);
+        assert_eq!(jobs.submit(job().0), Err(Refused::Stopping));
+        assert_eq!(jobs.open(), 0);
+    }
+}

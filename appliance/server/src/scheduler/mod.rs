@@ -1,0 +1,329 @@
+//! The thread that runs the model: it takes turns between requests.
+//!
+//! In each round every request that is being answered gets one token, and one of those
+//! whose prompts are being read gets a piece of it read. A piece takes about as long as
+//! the round's tokens did, so a long prompt costs the others half of their speed and
+//! never more; with nobody to wait, pieces are as long as chunks.
+//!
+//! What is computed when changes no result: a request's tokens are those that it would
+//! have had alone.
+
+mod idle;
+mod pace;
+mod queue;
+mod sequence;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use v4_runtime::{Engine, EngineError, Session};
+
+use crate::error::ServeError;
+use crate::jobs::{Failure, Inbox, Job, Output};
+use crate::metrics::Metrics;
+use crate::notify::Notifier;
+use idle::Idle;
+use pace::Pace;
+use queue::Queue;
+use sequence::{End, Sequence};
+
+/// How long the thread sleeps without work before it says that it lives.
+const NAP: Duration = Duration::from_millis(200);
+
+/// How requests are run.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Tokens of context.
+    pub context: usize,
+    /// Tokens read at once.
+    pub chunk: usize,
+    /// Requests run at once.
+    pub parallel: usize,
+    /// Memory for sessions that nobody uses, in bytes.
+    pub idle_bytes: u64,
+}
+
+/// Owns all sessions.
+#[derive(Debug)]
+pub struct Scheduler {
+    engine: Arc<Engine>,
+    settings: Settings,
+    inbox: Inbox,
+    queue: Queue,
+    running: Vec<Sequence>,
+    /// Gave their memory to others; they go on when one of those has ended.
+    parked: VecDeque<Sequence>,
+    idle: Idle,
+    pace: Pace,
+    /// Whose prompt was read last.
+    turn: u64,
+    numbers: u64,
+    metrics: Arc<Metrics>,
+    notifier: Arc<Notifier>,
+}
+
+impl Scheduler {
+    /// Over an engine; fails at once if no session of this size can be had.
+    ///
+    /// # Errors
+    /// Those of [`Session::new`].
+    pub fn new(
+        engine: &Arc<Engine>,
+        settings: Settings,
+        inbox: Inbox,
+        metrics: Arc<Metrics>,
+        notifier: Arc<Notifier>,
+    ) -> Result<Self, EngineError> {
+        let chunk = settings.chunk.min(settings.context);
+        let settings = Settings { chunk, ..settings };
+        Session::new(engine, settings.context, chunk)?;
+        Ok(Self {
+            engine: Arc::clone(engine),
+            settings,
+            inbox,
+            queue: Queue::default(),
+            running: Vec::new(),
+            parked: VecDeque::new(),
+            idle: Idle::new(settings.idle_bytes, 2 * settings.parallel + 8),
+            pace: Pace::new(chunk),
+            turn: 0,
+            numbers: 0,
+            metrics,
+            notifier,
+        })
+    }
+
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    /// When the engine cannot go on: the model file was lost.
+    pub fn run(mut self) -> Result<(), ServeError> {
+        let result = self.rounds();
+        self.give_up();
+        result
+    }
+
+    fn rounds(&mut self) -> Result<(), ServeError> {
+        while !self.inbox.stopping() {
+            while let Some(job) = self.inbox.next() {
+                self.queue.push(job);
+            }
+            self.admit();
+            self.notifier.alive();
+            if self.running.is_empty() {
+                if let Some(job) = self.inbox.wait(NAP) {
+                    self.queue.push(job);
+                }
+                continue;
+            }
+            self.round()?;
+        }
+        Ok(())
+    }
+
+    /// Starts waiting requests while there is room.
+    fn admit(&mut self) {
+        while self.running.len() < self.settings.parallel {
+            if self.running.is_empty()
+                && let Some(sequence) = self.parked.pop_front()
+            {
+                self.running.push(sequence);
+                continue;
+            }
+            if !self.parked.is_empty() {
+                break;
+            }
+            let clients: Vec<_> = self.running.iter().map(|s| s.client.clone()).collect();
+            let Some((job, arrived)) = self.queue.next(&clients) else {
+                break;
+            };
+            self.inbox.started();
+            self.start(job, arrived);
+        }
+        self.metrics.running(self.running.len() + self.parked.len());
+        self.metrics.waiting(self.queue.len());
+    }
+
+    fn start(&mut self, job: Job, arrived: Instant) {
+        if job.outputs.is_closed() {
+            self.metrics.ended("cancelled");
+            self.inbox.ended();
+            return;
+        }
+        self.metrics.waited(arrived.elapsed());
+        let held = self.idle.take(&job.ids);
+        let session = match held {
+            Some(session) => Ok(session),
+            None => self.fresh(),
+        };
+        self.numbers += 1;
+        let eos = self.engine.tokenizer().eos();
+        let outputs = job.outputs.clone();
+        let started = session
+            .map_err(|e| Failure::Engine(e.to_string()))
+            .and_then(|session| {
+                Sequence::new(job, session, self.numbers, eos, arrived)
+                    .map_err(|e| Failure::Engine(e.to_string()))
+            });
+        match started {
+            Ok(sequence) => {
+                let (prompt, cached) = (sequence.prompt(), sequence.cached());
+                self.metrics.prompt(prompt, cached);
+                self.running.push(sequence);
+            }
+            Err(failure) => {
+                self.metrics.ended("failed");
+                let _ = outputs.send(Output::Failed(failure));
+                self.inbox.ended();
+            }
+        }
+    }
+
+    fn fresh(&self) -> Result<Session, EngineError> {
+        Session::new(&self.engine, self.settings.context, self.settings.chunk)
+    }
+
+    /// One token for each that has read its prompt, one piece for one that has not.
+    fn round(&mut self) -> Result<(), ServeError> {
+        let began = Instant::now();
+        let mut decoded = 0;
+        for i in 0..self.running.len() {
+            if self.running[i].pending() == 1 {
+                self.advance(i, 1)?;
+                decoded += 1;
+            }
+        }
+        let decoding = began.elapsed();
+        self.sweep();
+        if let Some(i) = self.next_to_read() {
+            self.turn = self.running[i].number;
+            let began = Instant::now();
+            let rows = self.pace.piece(decoded > 0, decoding);
+            let rows = self.advance(i, rows)?;
+            self.pace.measured(rows, began.elapsed());
+            self.sweep();
+        }
+        Ok(())
+    }
+
+    /// Whose prompt comes next: in the order of their arrival, round and round.
+    fn next_to_read(&self) -> Option<usize> {
+        let reading = || {
+            let all = self.running.iter().enumerate();
+            all.filter(|(_, s)| s.pending() > 1)
+        };
+        reading()
+            .filter(|(_, s)| s.number > self.turn)
+            .min_by_key(|(_, s)| s.number)
+            .or_else(|| reading().min_by_key(|(_, s)| s.number))
+            .map(|(i, _)| i)
+    }
+
+    /// Runs up to `rows` tokens of a sequence; returns how many.
+    fn advance(&mut self, i: usize, rows: usize) -> Result<usize, ServeError> {
+        loop {
+            let sequence = &mut self.running[i];
+            let before = sequence.session.len();
+            match sequence.advance(rows, &self.metrics) {
+                Ok(at_checkpoint) => {
+                    let ran = sequence.session.len() - before;
+                    if at_checkpoint {
+                        self.idle.checkpoint(&sequence.session);
+                    }
+                    return Ok(ran);
+                }
+                Err(error @ EngineError::Memory { .. }) => {
+                    if self.idle.evict() {
+                        continue;
+                    }
+                    self.make_room(i, &error);
+                    return Ok(0);
+                }
+                Err(error) => {
+                    sequence.end = Some(End::Failed(Failure::Engine(error.to_string())));
+                    if is_fatal(&error) {
+                        return Err(error.into());
+                    }
+                    self.notifier.log(&format!("a request failed: {error}"));
+                    return Ok(0);
+                }
+            }
+        }
+    }
+
+    /// There is no memory for the next step of a sequence: the one that came last gives
+    /// its own to the others, and reads all again later.
+    fn make_room(&mut self, wanting: usize, error: &EngineError) {
+        let runs = self.running.iter().filter(|s| s.end.is_none()).count();
+        if runs <= 1 {
+            self.running[wanting].end = Some(End::Failed(Failure::Memory(error.to_string())));
+            return;
+        }
+        let youngest = (0..self.running.len())
+            .filter(|&i| self.running[i].end.is_none())
+            .max_by_key(|&i| self.running[i].number)
+            .unwrap_or(wanting);
+        self.running[youngest].session.reset();
+        self.running[youngest].end = Some(End::Parked);
+    }
+
+    /// Takes out those that have ended.
+    fn sweep(&mut self) {
+        let mut i = 0;
+        while i < self.running.len() {
+            if self.running[i].end.is_none() {
+                i += 1;
+                continue;
+            }
+            let mut sequence = self.running.remove(i);
+            match sequence.end.take() {
+                Some(End::Parked) => {
+                    self.metrics.parked();
+                    self.parked.push_back(sequence);
+                }
+                end => self.finish(sequence, end),
+            }
+        }
+    }
+
+    fn finish(&mut self, sequence: Sequence, end: Option<End>) {
+        let (output, word) = match end {
+            Some(End::Finished(finish)) => (Some(Output::Done(finish)), finish.word()),
+            Some(End::Failed(failure)) => (Some(Output::Failed(failure)), "failed"),
+            Some(End::Cancelled | End::Parked) | None => (None, "cancelled"),
+        };
+        self.metrics.ended(word);
+        self.metrics.took(sequence.arrived.elapsed());
+        let Sequence {
+            session, outputs, ..
+        } = sequence;
+        self.idle.add(session);
+        self.inbox.ended();
+        if let Some(output) = output {
+            // Who has gone needs no answer.
+            let _ = outputs.send(output);
+        }
+    }
+
+    /// Ends everything.
+    fn give_up(&mut self) {
+        for sequence in self.running.drain(..).chain(self.parked.drain(..)) {
+            let _ = sequence.outputs.send(Output::Failed(Failure::Stopping));
+            self.inbox.ended();
+        }
+        while let Some(job) = self.inbox.next() {
+            self.queue.push(job);
+        }
+        while let Some((job, _)) = self.queue.next(&[]) {
+            let _ = job.outputs.send(Output::Failed(Failure::Stopping));
+            self.inbox.started();
+            self.inbox.ended();
+        }
+    }
+}
+
+/// Whether nothing that comes later can succeed either.
+fn is_fatal(error: &EngineError) -> bool {
+    matches!(error, EngineError::FileLost { .. } | EngineError::Gguf(_))
+}

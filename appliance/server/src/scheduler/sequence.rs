@@ -1,0 +1,145 @@
+//! A request that is being run.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+use v4_runtime::sampling::SamplerError;
+use v4_runtime::{EngineError, Session, Want};
+
+use crate::jobs::{Client, Failure, Finish, Job, Output};
+use crate::metrics::Metrics;
+use crate::picker::{Pick, Picker};
+
+/// How a sequence leaves the running ones.
+#[derive(Debug)]
+pub(super) enum End {
+    /// With its text complete.
+    Finished(Finish),
+    /// With an error.
+    Failed(Failure),
+    /// Nobody listens any more.
+    Cancelled,
+    /// For a while: its memory serves others.
+    Parked,
+}
+
+/// A request and its session.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    /// In the order of arrival.
+    pub number: u64,
+    pub client: Client,
+    pub session: Session,
+    pub outputs: UnboundedSender<Output>,
+    pub arrived: Instant,
+    pub end: Option<End>,
+    /// The prompt and what was generated; the session holds a beginning of it.
+    tokens: Vec<u32>,
+    prompt: usize,
+    cached: usize,
+    max_tokens: usize,
+    checkpoints: VecDeque<usize>,
+    picker: Picker,
+    last_token: Option<Instant>,
+}
+
+impl Sequence {
+    /// Of a job and a session that holds none or a beginning of its prompt.
+    pub fn new(
+        job: Job,
+        session: Session,
+        number: u64,
+        eos: Option<u32>,
+        arrived: Instant,
+    ) -> Result<Self, SamplerError> {
+        let cached = session.len();
+        let picker = Picker::new(job.picking, eos)?;
+        let checkpoints = job.checkpoints.into_iter().filter(|&c| c > cached);
+        // Who has gone is noticed at the first step.
+        let _ = job.outputs.send(Output::Started { cached });
+        Ok(Self {
+            number,
+            client: job.client,
+            session,
+            outputs: job.outputs,
+            arrived,
+            end: None,
+            prompt: job.ids.len(),
+            cached,
+            max_tokens: job.max_tokens,
+            checkpoints: checkpoints.collect(),
+            tokens: job.ids,
+            picker,
+            last_token: None,
+        })
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt(&self) -> usize {
+        self.prompt
+    }
+
+    /// Tokens of the prompt that were known from before.
+    pub fn cached(&self) -> usize {
+        self.cached
+    }
+
+    /// Tokens that the session does not hold yet; there is always one.
+    pub fn pending(&self) -> usize {
+        self.tokens.len() - self.session.len()
+    }
+
+    /// Runs up to `rows` tokens, and chooses the next one when all are run. True when
+    /// the session has come to a checkpoint.
+    pub fn advance(&mut self, rows: usize, metrics: &Metrics) -> Result<bool, EngineError> {
+        if self.outputs.is_closed() {
+            self.end = Some(End::Cancelled);
+            return Ok(false);
+        }
+        let from = self.session.len();
+        let mut to = self.tokens.len().min(from + rows.max(1));
+        while self.checkpoints.front().is_some_and(|&c| c <= from) {
+            self.checkpoints.pop_front();
+        }
+        if let Some(&next) = self.checkpoints.front() {
+            to = to.min(next);
+        }
+        let all = to == self.tokens.len();
+        let want = if all { Want::Last } else { Want::None };
+        let logits = self.session.append(&self.tokens[from..to], want)?;
+        if all {
+            self.choose(logits.row(0), metrics);
+        } else {
+            let done = to.min(self.prompt);
+            let _ = self.outputs.send(Output::Reading { done });
+        }
+        Ok(self.checkpoints.front() == Some(&to))
+    }
+
+    fn choose(&mut self, logits: &[f32], metrics: &Metrics) {
+        match self.picker.pick(logits, &self.tokens) {
+            Ok(Pick::End) => self.end = Some(End::Finished(Finish::Stop)),
+            Ok(Pick::Token { id, logprob, last }) => {
+                self.tokens.push(id);
+                self.clock(metrics);
+                let _ = self.outputs.send(Output::Token { id, logprob });
+                if last {
+                    self.end = Some(End::Finished(Finish::Stop));
+                } else if self.tokens.len() - self.prompt >= self.max_tokens {
+                    self.end = Some(End::Finished(Finish::Length));
+                }
+            }
+            Err(error) => self.end = Some(End::Failed(Failure::Engine(error.to_string()))),
+        }
+    }
+
+    fn clock(&mut self, metrics: &Metrics) {
+        let now = Instant::now();
+        match self.last_token {
+            Some(before) => metrics.token(now - before),
+            None => metrics.first_token(now - self.arrived),
+        }
+        self.last_token = Some(now);
+    }
+}

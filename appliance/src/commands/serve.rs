@@ -1,0 +1,278 @@
+//! `v4-run serve`: the model for programs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use v4_runtime::memory::limits;
+use v4_server::keys::Keys;
+use v4_server::listen::{Listener, Peers, Who};
+use v4_server::{Config, Notifier, SessionStore, serve};
+
+use crate::cli::{EngineArgs, positive, size};
+use crate::output::Notes;
+use crate::{model, options, saved};
+
+/// Name of the credential that systemd passes keys in.
+const CREDENTIAL: &str = "api-keys";
+
+/// Where nothing else is said, sessions that nobody uses take so much of the memory.
+const IDLE_SHARE: u64 = 8;
+/// The same where memory has no bound.
+const IDLE_BYTES: u64 = 4 << 30;
+
+/// Arguments of `v4-run serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run serve model.gguf
+  v4-run serve model.gguf --listen 127.0.0.1:8080
+  curl --unix-socket $XDG_RUNTIME_DIR/v4-run.sock http://localhost/v1/models
+
+Without --listen and without sockets from systemd, it listens on a Unix socket that
+its own user alone can connect to. SIGTERM lets running requests come to their end.
+docs/server.md says what each protocol does.")]
+pub struct ServeArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// Where to listen: unix:PATH or ADDRESS:PORT; can be given several times
+    /// [default: systemd's sockets, or unix:$XDG_RUNTIME_DIR/v4-run.sock]
+    #[arg(long, value_name = "WHERE")]
+    pub listen: Vec<Where>,
+    /// Permissions of Unix sockets
+    #[arg(long, value_name = "OCTAL", default_value = "600", value_parser = octal)]
+    pub socket_mode: u32,
+    /// Who may connect to Unix sockets beside the service's own user and root: USER, @GROUP,
+    /// or any for whoever the permissions let through; can be given several times
+    #[arg(long, value_name = "WHO")]
+    pub allow: Vec<Who>,
+    /// File of API keys, one on a line; clients must then send one
+    /// [default: systemd's credential api-keys, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub api_keys: Option<PathBuf>,
+    /// Allow addresses that other machines can reach; keys are needed for them
+    #[arg(long)]
+    pub allow_remote: bool,
+    /// The model's name for clients [default: the file's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Tokens of context for each request, prompt and answer together
+    #[arg(long, visible_alias = "context", value_name = "N", default_value_t = model::DEFAULT_CONTEXT, value_parser = positive)]
+    pub ctx: usize,
+    /// Requests that are run at once; the others wait
+    #[arg(long, value_name = "N", default_value = "4", value_parser = positive)]
+    pub parallel: usize,
+    /// Requests that may wait; more are refused
+    #[arg(long, value_name = "N", default_value = "64", value_parser = positive)]
+    pub queue: usize,
+    /// Connections at once
+    #[arg(long, value_name = "N", default_value = "256", value_parser = positive)]
+    pub connections: usize,
+    /// Longest request
+    #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = size)]
+    pub max_body: usize,
+    /// Seconds in which a request must have come
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub read_timeout: Duration,
+    /// A stream without news shows that it lives after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub keep_alive: Duration,
+    /// Seconds that running requests have to end when the service is to stop
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub drain: Duration,
+    /// Memory for sessions that nobody uses at the moment [default: an eighth of --memory]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub idle_memory: Option<usize>,
+    /// Folder for sessions that outlive the service [default: sessions in systemd's state
+    /// folder, or in $XDG_STATE_HOME/v4-run]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "no_sessions")]
+    pub sessions: Option<PathBuf>,
+    /// Disk space for them
+    #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = size)]
+    pub sessions_size: usize,
+    /// Write nothing of what clients send to the disk
+    #[arg(long)]
+    pub no_sessions: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Where {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A TCP address.
+    Tcp(SocketAddr),
+}
+
+impl std::str::FromStr for Where {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err("name the socket's path after unix:".into()),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        text.parse().map(Self::Tcp).map_err(|_| {
+            "is neither unix:PATH nor ADDRESS:PORT, as in 127.0.0.1:8080 or [::1]:8080".into()
+        })
+    }
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("must be permissions in octal, as in 660".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(s) if s > 0.0 && s <= 86_400.0 => Ok(Duration::from_secs_f64(s)),
+        _ => Err("must be a number of seconds up to a day".into()),
+    }
+}
+
+/// Runs the command.
+pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let notifier = Notifier::new();
+    model::check_is_file(&args.model)?;
+    let keys = keys(&args)?;
+    // Before the model is read: what is wrong with a socket is said at once.
+    let listeners = listeners(&args, &keys)?;
+    let mut engine_options = options::engine(&args.engine, args.ctx);
+    engine_options.context = args.ctx;
+    let allowed = engine_options.memory;
+    let name = args.model.display();
+    notifier.loading(&format!("opening {name}"));
+    let tell = |line: &str| notifier.loading(line);
+    let engine = model::open_telling(&args.model, engine_options, Notes::new(false), &tell)?;
+    let idle = args.idle_memory.map(|bytes| bytes as u64);
+    let config = Config {
+        model: model_name(&args),
+        context: args.ctx,
+        chunk: args.engine.chunk,
+        parallel: args.parallel,
+        queue: args.queue,
+        connections: args.connections,
+        max_body: args.max_body,
+        read_timeout: args.read_timeout,
+        keep_alive: args.keep_alive,
+        drain: args.drain,
+        idle_bytes: idle.unwrap_or_else(|| {
+            let bound = allowed.or_else(|| limits().safe());
+            bound.map_or(IDLE_BYTES, |bytes| bytes / IDLE_SHARE)
+        }),
+        sessions: session_store(&args)?,
+        keys,
+    };
+    serve(&engine, config, listeners, notifier)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn model_name(args: &ServeArgs) -> String {
+    args.name.clone().unwrap_or_else(|| {
+        let stem = args.model.file_stem().unwrap_or_default();
+        stem.to_string_lossy().into_owned()
+    })
+}
+
+fn keys(args: &ServeArgs) -> anyhow::Result<Keys> {
+    if let Some(path) = &args.api_keys {
+        return Ok(Keys::read(path)?);
+    }
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    match credentials.map(|folder| folder.join(CREDENTIAL)) {
+        Some(path) if path.exists() => Ok(Keys::read(&path)?),
+        _ => Ok(Keys::default()),
+    }
+}
+
+fn listeners(args: &ServeArgs, keys: &Keys) -> anyhow::Result<Vec<Listener>> {
+    let peers = Peers::new(&args.allow)?;
+    let (remote, wanted) = (args.allow_remote, keys.wanted());
+    let mut all = Listener::activated(&peers, remote, wanted)?;
+    for place in &args.listen {
+        all.push(match place {
+            Where::Unix(path) => Listener::unix(path, args.socket_mode, peers.clone())?,
+            Where::Tcp(address) => Listener::tcp(*address, remote, wanted)?,
+        });
+    }
+    if all.is_empty() {
+        let path = default_socket()?;
+        all.push(Listener::unix(&path, args.socket_mode, peers)?);
+    }
+    Ok(all)
+}
+
+fn default_socket() -> anyhow::Result<PathBuf> {
+    let folder = |name| {
+        let value = std::env::var_os(name)?;
+        // systemd separates several by colons.
+        let first = value.to_string_lossy().split(':').next()?.to_owned();
+        Some(PathBuf::from(first)).filter(|path| path.is_absolute())
+    };
+    let folder = folder("RUNTIME_DIRECTORY").or_else(|| folder("XDG_RUNTIME_DIR"));
+    match folder {
+        Some(folder) => Ok(folder.join("v4-run.sock")),
+        None => bail!(
+            "XDG_RUNTIME_DIR is not set, so there is no place for a socket: use --listen \
+             unix:PATH or --listen 127.0.0.1:PORT"
+        ),
+    }
+}
+
+fn session_store(args: &ServeArgs) -> anyhow::Result<Option<SessionStore>> {
+    if args.no_sessions {
+        return Ok(None);
+    }
+    let state = std::env::var("STATE_DIRECTORY").ok();
+    let state = state.and_then(|all| all.split(':').next().map(PathBuf::from));
+    let folder = match (&args.sessions, state) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(state)) => state.join("sessions"),
+        (None, None) => saved::state_folder()
+            .map(|state| state.join("served"))
+            .context(
+                "neither XDG_STATE_HOME nor HOME is set, so there is no place for sessions: use \
+                 --sessions FOLDER or --no-sessions",
+            )?,
+    };
+    private(&folder)?;
+    Ok(Some(SessionStore {
+        folder,
+        max_bytes: args.sessions_size as u64,
+    }))
+}
+
+fn private(folder: &Path) -> anyhow::Result<()> {
+    saved::private_folder(folder).with_context(|| folder.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_paths_or_addresses() {
+        let parse = |text: &str| text.parse::<Where>();
+        assert_eq!(parse("unix:/x/y"), Ok(Where::Unix("/x/y".into())));
+        assert_eq!(
+            parse("[::1]:80"),
+            Ok(Where::Tcp("[::1]:80".parse().unwrap()))
+        );
+        for bad in ["unix:", "8080", "localhost:80", "/x/y", ""] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(octal("660"), Ok(0o660));
+        assert!(octal("1777").is_err() && octal("9").is_err());
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert!(seconds("0").is_err() && seconds("nan").is_err());
+    }
+}
