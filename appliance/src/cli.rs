@@ -19,6 +19,7 @@ use crate::commands::serve::ServeArgs;
 use crate::commands::sessions::SessionsArgs;
 use crate::commands::tokenize::TokenizeArgs;
 use crate::saved::SessionArgs;
+use crate::commands::verify::VerifyModelArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,6 +74,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Look what of this machine the engine can use.
     Doctor(DoctorArgs),
+    /// Check a model against its manifest, and the manifest's signature.
+    Verify(VerifyModelArgs),
     /// Write the logits of given token ids to a safetensors file.
     Logits(LogitsArgs),
     /// Print the token ids of a text on standard input.
@@ -177,6 +180,37 @@ pub struct EngineArgs {
     pub memory: Option<usize>,
     #[command(flatten)]
     pub disk: DiskArgs,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+}
+
+/// What is asked of a model file before and while it is used.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Trust")]
+pub struct TrustArgs {
+    /// Public key of who must have signed the model: a file as minisign writes it, or the key
+    /// itself; may be repeated
+    #[arg(long, value_name = "KEY")]
+    pub signer: Vec<String>,
+    /// Refuse a model that none of the signers has signed; without --signer, the keys in
+    /// /etc/v4-run/keys count
+    #[arg(long)]
+    pub require_signed: bool,
+    /// Compare the model's bytes with its manifest: each block before it is used, all before the
+    /// model is opened, or never [default: use, if a signer is named or required]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub verify: Option<VerifyArg>,
+}
+
+/// When bytes are compared with the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VerifyArg {
+    /// Never.
+    Off,
+    /// Each block before it is used.
+    Use,
+    /// All before the model is opened, and each block again before it is used.
+    Whole,
 }
 
 /// Where weights are.

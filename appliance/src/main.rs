@@ -17,6 +17,7 @@ mod prompt;
 mod reply;
 mod saved;
 mod streamed;
+mod trust;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         // an error instead of ending us; nobody is left to read a complaint
         // and nothing went wrong, so we leave as quietly as the reader did.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if trust::is_interrupted(&error) => ExitCode::from(interrupt::EXIT_INTERRUPTED),
         Err(error) => {
             print_error(&error);
             ExitCode::FAILURE
@@ -55,6 +57,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Plan(args)) => commands::plan::run(args),
         Some(Command::Doctor(args)) => commands::doctor::run(args),
+        Some(Command::Verify(args)) => commands::verify::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
         Some(Command::Tokenize(args)) => commands::tokenize::run(args),
         Some(Command::Render(args)) => commands::render::run(args),
@@ -77,6 +80,7 @@ v4-run runs DeepSeek-V4 models from one GGUF file, on this machine, offline.
   v4-run perplexity MODEL FILE   measure how well a text is predicted
   v4-run bench MODEL             measure speed
   v4-run plan MODEL              where its bytes would go, and how fast
+  v4-run verify MODEL            check it against its signed manifest
   v4-run doctor                  what of this machine it can use
 
 MODEL is a GGUF file; v4-convert makes one from a downloaded checkpoint:

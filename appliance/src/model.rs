@@ -9,10 +9,12 @@ use v4_runtime::gguf::GgufFile;
 use v4_runtime::memory::{ByteSize, limits};
 use v4_runtime::model::copied_bytes;
 use v4_runtime::{Engine, EngineOptions, Session, WeightPlacement};
+use v4_trust::Policy;
 
 use crate::cli::EngineArgs;
 use crate::options;
 use crate::output::Notes;
+use crate::trust;
 
 /// Context where the command line names none, in tokens.
 pub const DEFAULT_CONTEXT: usize = 32_768;
@@ -28,8 +30,22 @@ pub fn open(
     context: Option<usize>,
     notes: Notes,
 ) -> anyhow::Result<Arc<Engine>> {
+    open_trusted(path, args, context, &trust::policy(&args.trust)?, notes)
+}
+
+/// The same with what is asked of the model decided.
+pub fn open_trusted(
+    path: &Path,
+    args: &EngineArgs,
+    context: Option<usize>,
+    policy: &Policy,
+    notes: Notes,
+) -> anyhow::Result<Arc<Engine>> {
+    check_is_file(path)?;
     let context = context.unwrap_or(DEFAULT_CONTEXT);
-    open_with(path, options::engine(args, context), notes)
+    let mut options = options::engine(args, context);
+    options.hashes = trust::check(path, policy, notes)?.hashes;
+    open_with(path, options, notes)
 }
 
 /// The same with options that are decided.

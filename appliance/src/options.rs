@@ -54,6 +54,7 @@ pub fn engine(args: &EngineArgs, context: usize) -> EngineOptions {
             most_slots: args.disk.most_experts,
             ..ExpertOptions::default()
         },
+        hashes: None,
     }
 }
 

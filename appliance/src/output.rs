@@ -176,6 +176,18 @@ impl Notes {
         bar
     }
 
+    /// A bar over bytes, hidden unless standard error is a terminal.
+    pub fn bytes_bar(&self, what: &str) -> ProgressBar {
+        let style = ProgressStyle::with_template(
+            "{msg} {bar:30} {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(Some(0), self.target());
+        bar.set_style(style);
+        bar.set_message(what.to_owned());
+        bar
+    }
+
     fn target(&self) -> ProgressDrawTarget {
         if self.quiet || !io::stderr().is_terminal() {
             ProgressDrawTarget::hidden()

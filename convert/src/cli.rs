@@ -20,6 +20,8 @@ Examples:
       another recipe for a file that is converted already
   v4-convert inspect v4-flash.gguf
       what a file holds
+  v4-convert sign v4-flash.gguf --key release.key
+      vouch for a file; v4-run --signer release.pub then takes no other
 
 An interrupted conversion continues when the same command is run again.";
 
@@ -70,6 +72,79 @@ pub enum Command {
     Inspect(InspectArgs),
     /// List the built-in recipes
     Recipes,
+    /// Write a model's manifest and sign it
+    Sign(SignArgs),
+    /// Check a model against its manifest, and the manifest's signature
+    Verify(VerifyArgs),
+    /// Make a pair of keys to sign with
+    Keygen(KeygenArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-convert keygen release
+  v4-convert sign v4-flash.gguf --key release.key
+  v4-convert sign v4-flash.gguf --key ~/.minisign/minisign.key --comment \"V4-Flash, q2\"
+  minisign -Vm v4-flash.gguf.manifest -p release.pub
+
+Reads the whole model once and writes three files beside it:
+  v4-flash.gguf.manifest           BLAKE3 of the file and of each tensor (JSON)
+  v4-flash.gguf.hashes             BLAKE3 of each block, to check blocks before their use
+  v4-flash.gguf.manifest.minisig   the signature, in minisign's format
+They belong to the model: copy them with it.")]
+pub struct SignArgs {
+    /// The model (GGUF)
+    pub file: PathBuf,
+    /// Secret key in minisign's format; its password is asked for if it has one
+    #[arg(short, long, value_name = "FILE", required_unless_present = "unsigned")]
+    pub key: Option<PathBuf>,
+    /// What is signed with the manifest, and shown when it is checked [default: time and file]
+    #[arg(short, long, value_name = "TEXT", requires = "key")]
+    pub comment: Option<String>,
+    /// Write the manifest alone: it finds damage, but says nothing about who made the model
+    #[arg(long, conflicts_with = "key")]
+    pub unsigned: bool,
+    /// No progress bar, no notes
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-convert verify v4-flash.gguf --signer release.pub
+  v4-convert verify v4-flash.gguf --signer RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3
+  v4-convert verify v4-flash.gguf
+
+Reads the whole model. Without a key the manifest is taken as it is: damage is found, but
+not a manifest that somebody else wrote.")]
+pub struct VerifyArgs {
+    /// The model (GGUF)
+    pub file: PathBuf,
+    /// Public key of who may have signed it: a file as minisign writes it, or the key itself;
+    /// may be repeated
+    #[arg(short, long, value_name = "KEY")]
+    pub signer: Vec<String>,
+    /// No progress bar
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-convert keygen release
+  v4-convert keygen ci --no-password
+
+Writes NAME.key, which stays secret, and NAME.pub, which goes to those who run your models.
+Both are as minisign's, which makes and takes them as well.")]
+pub struct KeygenArgs {
+    /// Name of the files, without their endings
+    pub name: PathBuf,
+    /// Do not encrypt the secret key; whoever reads the file can sign
+    #[arg(long)]
+    pub no_password: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! `v4-convert`: checkpoints to GGUF files, and a look into GGUF files.
 
 mod cli;
+mod trust;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             let _ = writeln!(io::stderr(), "v4-convert: {message}");
             match error.downcast_ref() {
                 Some(WriteError::Interrupted { .. }) => ExitCode::from(INTERRUPTED),
+                _ if trust::is_interrupted(&error) => ExitCode::from(INTERRUPTED),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -54,6 +56,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Inspect(args)) => show(&args),
         Some(Command::Recipes) => list_recipes(),
+        Some(Command::Sign(args)) => trust::sign(&args),
+        Some(Command::Verify(args)) => trust::verify(&args),
+        Some(Command::Keygen(args)) => trust::keygen(&args),
         None => convert(&cli.convert),
     }
 }
@@ -118,7 +123,8 @@ fn convert(args: &ConvertArgs) -> anyhow::Result<()> {
     let out = args.output.as_deref().context("no output given")?;
     let watch = Arc::new(Watch::default());
     stop_on_signals(&watch)?;
-    let bar = progress_bar(&plan, args.quiet);
+    let total = plan.outputs.iter().map(|output| output.info.bytes).sum();
+    let bar = progress_bar(total, args.quiet);
     let started = Instant::now();
     let options = WriteOptions {
         threads: args.threads.map(|threads| threads as usize),
@@ -182,8 +188,7 @@ fn stop_on_signals(watch: &Arc<Watch>) -> anyhow::Result<()> {
     .context("cannot listen for Ctrl-C")
 }
 
-fn progress_bar(plan: &Plan, quiet: bool) -> ProgressBar {
-    let total = plan.outputs.iter().map(|output| output.info.bytes).sum();
+fn progress_bar(total: u64, quiet: bool) -> ProgressBar {
     let target = if quiet || !io::stderr().is_terminal() {
         ProgressDrawTarget::hidden()
     } else {

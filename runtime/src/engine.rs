@@ -9,7 +9,7 @@ use crate::engram::{EngramOptions, EngramStore};
 use crate::error::EngineError;
 use crate::experts::{ExpertOptions, ExpertStore};
 use crate::forward::{Forward, KvPrecision};
-use crate::gguf::GgufFile;
+use crate::gguf::{FileHashes, GgufFile};
 use crate::math::RopeAngles;
 use crate::memory::{Budget, MemoryPlan, PlanRequest};
 use crate::model::{Copier, LoadProgress, ModelConfig, Sources, Weights, expert_tensors};
@@ -54,6 +54,11 @@ pub struct EngineOptions {
     pub chunk: usize,
     /// How experts are read.
     pub experts: ExpertOptions,
+    /// Hashes of the file's blocks, against which all that is read of it is checked
+    /// before it is used: weights that every token needs when the model is opened,
+    /// experts and rows when a token needs them first, and experts that are read from
+    /// the disk each time. What does not match stops the engine.
+    pub hashes: Option<Arc<FileHashes>>,
 }
 
 /// Where weights are.
@@ -87,6 +92,7 @@ impl Default for EngineOptions {
             context: Session::DEFAULT_CHUNK,
             chunk: Session::DEFAULT_CHUNK,
             experts: ExpertOptions::default(),
+            hashes: None,
         }
     }
 }
@@ -104,6 +110,7 @@ impl EngineOptions {
             engram: (!self.engram_off).then_some(self.engram.placement),
             engram_cache: self.engram.cache_bytes as u64,
             most_slots: self.experts.most_slots,
+            hashes: self.hashes.as_ref().map_or(0, |h| h.memory_bytes()),
             // No file system in mind reads in larger ones.
             unit: 4096,
         }
@@ -133,7 +140,7 @@ impl Engine {
     /// Opens a GGUF file.
     ///
     /// # Errors
-    /// If the file is damaged, of another architecture, lacks a tensor or has
+    /// If the file is damaged, not what [`EngineOptions::hashes`] say, of another architecture, lacks a tensor or has
     /// one of the wrong shape, stores Engram constants that do not follow from
     /// its tokenizer, the threads cannot be started, weights that are to be copied
     /// cannot be read or have no room, or what must be in memory does not fit into
@@ -151,7 +158,10 @@ impl Engine {
         options: EngineOptions,
         progress: LoadProgress<'_>,
     ) -> Result<Arc<Self>, EngineError> {
-        let file = Arc::new(GgufFile::open(path)?);
+        let file = Arc::new(match &options.hashes {
+            Some(hashes) => GgufFile::open_checked(path, Arc::clone(hashes))?,
+            None => GgufFile::open(path)?,
+        });
         let cfg = ModelConfig::from_gguf(&file)?;
         let tokenizer =
             Tokenizer::from_gguf(file.metadata()).map_err(|source| EngineError::Tokenizer {
@@ -353,8 +363,12 @@ impl Engine {
     }
 
     /// # Errors
-    /// [`EngineError::FileLost`] once weights could not be read.
+    /// [`EngineError::FileLost`] once weights could not be read, and what was found to
+    /// be altered once something was.
     pub(crate) fn check_file(&self) -> Result<(), EngineError> {
+        if let Some(altered) = self.file.altered() {
+            return Err(altered.into());
+        }
         if self.file.lost() {
             return Err(EngineError::FileLost {
                 path: self.path().to_path_buf(),

@@ -13,6 +13,7 @@ pub mod repo;
 pub mod serve;
 pub mod sessions;
 pub mod tokenize;
+pub mod verify;
 
 mod answer;
 mod vocabulary;

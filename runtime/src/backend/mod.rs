@@ -269,7 +269,16 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn buf_bytes(&self, x: &Self::Buf) -> usize;
     /// `h[t]` = the embedding of `ids[t]`, copied to all streams. Ids were
     /// checked against the vocabulary.
-    fn embed(&self, table: &Self::Weight, ids: &[u32], streams: usize, h: &mut Self::Buf);
+    ///
+    /// # Errors
+    /// A row that was altered (see [`Tensor::check`]).
+    fn embed(
+        &self,
+        table: &Self::Weight,
+        ids: &[u32],
+        streams: usize,
+        h: &mut Self::Buf,
+    ) -> Result<(), EngineError>;
 
     /// `y = x W^T` for `W` `[n, k]`.
     fn matmul(&self, w: &Self::Weight, x: &Self::Buf, y: &mut Self::Buf);
@@ -327,7 +336,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// the order of `routing`, plus the shared expert.
     ///
     /// # Errors
-    /// An expert that cannot be read; `y` is then of no use.
+    /// An expert that cannot be read or was altered; `y` is then of no use.
     fn experts(
         &self,
         routed: &ExpertWeights<Self>,

@@ -309,7 +309,8 @@ impl Fetch {
     ///
     /// # Errors
     /// [`EngineError::EngramRow`] naming the first row that could not be read or
-    /// holds something that is no number; `out` is then of no use.
+    /// holds something that is no number, [`EngineError::Gguf`] for one that was
+    /// altered; `out` is then of no use.
     ///
     /// # Panics
     /// If there is no such table or `out` has another size.
@@ -332,6 +333,7 @@ impl Fetch {
         // Out of the lock, which the reading threads need.
         let mut loaded = std::mem::take(&mut part.lock().loaded);
         let result = self.read_absent(table, &plan.distinct.rows, &mut loaded);
+        let result = result.and_then(|()| check(on_disk, &plan.distinct.rows, &loaded));
         let result = result.and_then(|()| {
             let stored = |i: usize| {
                 let index = plan.distinct.index[i] as usize;
@@ -393,6 +395,20 @@ impl Fetch {
             .try_for_each(one)
             .map_err(|(i, reason)| self.store.row_error(table, rows[i], reason))
     }
+}
+
+/// Sees that distinct rows are what the file's hashes say, if it has any.
+fn check(table: &Table, rows: &[u64], loaded: &Loaded) -> Result<(), EngineError> {
+    let stored = loaded.bytes.chunks_exact(table.row_bytes());
+    // Elsewhere than in a pool, rayon would start one of its own.
+    if rayon::current_thread_index().is_none() {
+        let mut pairs = rows.iter().zip(stored);
+        return pairs.try_for_each(|(&row, bytes)| table.check_row(row, bytes));
+    }
+    rows.par_iter()
+        .zip(loaded.bytes.par_chunks_exact(table.row_bytes()))
+        .with_min_len(8)
+        .try_for_each(|(&row, bytes)| table.check_row(row, bytes))
 }
 
 impl Drop for Fetch {

@@ -353,6 +353,7 @@ impl EngramStore {
             let rows = per_piece.min(on_disk.rows() - first);
             buffer = Some(self.load_rows(table, first..first + rows, &mut all, buffer)?);
         }
+        on_disk.check_all(&all)?;
         Ok(all)
     }
 

@@ -27,6 +27,8 @@ enum RowFormat {
 #[derive(Debug, Clone)]
 pub(super) struct Table {
     tensor: String,
+    /// The tensor itself; there is none in tests of reads alone.
+    source: Option<Tensor>,
     position: u64,
     row_bytes: usize,
     rows: u64,
@@ -82,6 +84,7 @@ impl Table {
         Ok(Self {
             position: file.position(info),
             tensor: name,
+            source: Some(tensor),
             row_bytes,
             rows: layer.rows(),
             width,
@@ -94,6 +97,7 @@ impl Table {
     pub fn of_bytes(position: u64, row_bytes: usize, rows: u64) -> Self {
         Self {
             tensor: "test".to_owned(),
+            source: None,
             position,
             row_bytes,
             rows,
@@ -126,6 +130,30 @@ impl Table {
     pub fn row_position(&self, row: u64) -> u64 {
         debug_assert!(row < self.rows);
         self.position + row * self.row_bytes as u64
+    }
+
+    /// Sees that a row that was read is what the file's hashes say, if it has any.
+    ///
+    /// # Errors
+    /// If it is not, or what surrounds it cannot be read.
+    pub fn check_row(&self, row: u64, bytes: &[u8]) -> Result<(), EngineError> {
+        match &self.source {
+            Some(tensor) if tensor.is_checked() => {
+                tensor.check_part(row as usize * self.row_bytes, bytes)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for the whole table.
+    ///
+    /// # Errors
+    /// As [`Self::check_row`].
+    pub fn check_all(&self, bytes: &[u8]) -> Result<(), EngineError> {
+        match &self.source {
+            Some(tensor) => tensor.check_read(0, bytes),
+            None => Ok(()),
+        }
     }
 
     /// Decodes a row.

@@ -1,5 +1,6 @@
 //! The reads of one expert: its gate, up and down matrices, in flight together.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::slots::{Grant, Loaded};
@@ -75,6 +76,7 @@ impl Load {
             (None, [Some(gate), Some(up), Some(down)]) => Ok(Loaded {
                 buffers: [gate, up, down],
                 starts: self.starts,
+                checked: AtomicBool::new(false),
             }),
             (failure, _) => Err(failure.unwrap_or_else(|| "was not read to its end".to_owned())),
         };

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::policy::{Policy, Worth};
@@ -17,6 +18,8 @@ pub(super) type Key = (u32, u32);
 pub(super) struct Loaded {
     pub buffers: [AlignedBuffer; 3],
     pub starts: [usize; 3],
+    /// Whether the bytes were found to be what the file's hashes say.
+    pub checked: AtomicBool,
 }
 
 #[derive(Debug)]

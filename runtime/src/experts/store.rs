@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
 
 use super::load::Load;
 use super::policy::Policy;
@@ -296,7 +299,7 @@ impl StreamedLayer {
     /// for.
     ///
     /// # Errors
-    /// If an expert cannot be read. Some have been run then.
+    /// If an expert cannot be read or was altered. Some have been run then.
     pub fn each(
         &self,
         experts: &[u32],
@@ -326,11 +329,32 @@ impl StreamedLayer {
         let mut left = experts.len();
         while left > 0 {
             let ready = batch.wait()?;
+            self.check(&ready)?;
             left -= ready.len();
             run(&ready);
             batch.release(ready);
         }
         Ok(())
+    }
+
+    /// Sees that what was read is what the file's hashes say: each time that it comes
+    /// from the disk.
+    fn check(&self, ready: &[Resident]) -> Result<(), EngineError> {
+        let tensors = &self.store.shared.layers[self.layer as usize].tensors;
+        if !tensors[0].is_checked() {
+            return Ok(());
+        }
+        ready.par_iter().with_max_len(1).try_for_each(|resident| {
+            if resident.loaded.checked.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            for (tensor, bytes) in tensors.iter().zip(resident.matrices()) {
+                let start = u64::from(resident.expert) * bytes.len() as u64;
+                tensor.check_read(start, bytes)?;
+            }
+            resident.loaded.checked.store(true, Ordering::Release);
+            Ok(())
+        })
     }
 
     fn error(&self, expert: u32, reason: String) -> EngineError {

@@ -197,7 +197,7 @@ impl<B: Backend> Forward<B> {
         let partial = chunk.cone.from(c.layers.len()) > end;
 
         let mut span = self.span(cache.len, chunk.ids);
-        b.embed(&self.weights.embedding, span.ids, c.hc_streams, &mut s.h);
+        b.embed(&self.weights.embedding, span.ids, c.hc_streams, &mut s.h)?;
         if self.lagged() {
             b.hc_first_stream(span.ids.len(), c.hc_streams, &mut s.lagged);
         }

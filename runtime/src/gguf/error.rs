@@ -263,6 +263,52 @@ pub enum GgufError {
         /// The number of parts.
         count: u64,
     },
+    /// Bytes of a tensor are not what the file's hashes say.
+    #[error(
+        "tensor {} is not what the manifest says: bytes {from} to {to} of the file were altered or its disk is damaged; copy the model again",
+        Shown(tensor)
+    )]
+    Altered {
+        /// The tensor.
+        tensor: String,
+        /// First byte of the block, from the start of the file.
+        from: u64,
+        /// End of the block.
+        to: u64,
+    },
+    /// The header, or what lies between tensors, is not what the file's hashes say.
+    #[error(
+        "its header, or what lies between its tensors, is not what the manifest says: it was altered or its disk is damaged; copy the model again"
+    )]
+    AlteredFrame,
+    /// The file is shorter or longer than its hashes say.
+    #[error(
+        "has {found} bytes, by the manifest it should have {expected}: it is cut short, or of another model; copy it again"
+    )]
+    AlteredLength {
+        /// Its length.
+        found: u64,
+        /// What it should be.
+        expected: u64,
+    },
+    /// A tensor that the hashes lack, or have elsewhere.
+    #[error(
+        "the manifest has no hashes of tensor {}; sign the model again with v4-convert",
+        Shown(tensor)
+    )]
+    NotInHashes {
+        /// The tensor.
+        tensor: String,
+    },
+    /// Hashes of blocks that are not those that the engine reads.
+    #[error(
+        "the manifest's blocks of tensor {} are not whole experts; sign the model again with v4-convert",
+        Shown(tensor)
+    )]
+    BlockSize {
+        /// The tensor.
+        tensor: String,
+    },
     /// A key that is needed is not there.
     #[error("key {}: missing; convert the model again with v4-convert", Shown(key))]
     Missing {
@@ -295,6 +341,18 @@ pub enum GgufError {
         /// The type asked for.
         expected: &'static str,
     },
+}
+
+impl GgufError {
+    /// Whether it says that the file is not what its hashes say.
+    #[must_use]
+    pub fn is_altered(&self) -> bool {
+        match self {
+            Self::File { error, .. } => error.is_altered(),
+            Self::Altered { .. } | Self::AlteredFrame | Self::AlteredLength { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// A name from a file, quoted and escaped, at most 96 characters of it.

@@ -3,9 +3,11 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use super::checks::{Checks, FileHashes};
 use super::error::GgufError;
 use super::guard::Guard;
 use super::metadata::Metadata;
@@ -27,6 +29,7 @@ pub struct GgufFile {
     header: Header,
     /// Indices into the header's tensors in the order of their names.
     by_name: Vec<u32>,
+    checks: Option<Checks>,
 }
 
 impl GgufFile {
@@ -35,13 +38,26 @@ impl GgufFile {
     /// # Errors
     /// [`GgufError::File`] around what is wrong.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        Self::open_inner(path).map_err(|error| GgufError::File {
+        Self::open_with(path, None)
+    }
+
+    /// The same with hashes of all its bytes: header and gaps are checked before
+    /// anything is parsed, and tensors as [`Self::check`] and its like are called.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and if something is not what the hashes say.
+    pub fn open_checked(path: &Path, hashes: Arc<FileHashes>) -> Result<Self, GgufError> {
+        Self::open_with(path, Some(hashes))
+    }
+
+    fn open_with(path: &Path, hashes: Option<Arc<FileHashes>>) -> Result<Self, GgufError> {
+        Self::open_inner(path, hashes).map_err(|error| GgufError::File {
             path: path.to_owned(),
             error: Box::new(error),
         })
     }
 
-    fn open_inner(path: &Path) -> Result<Self, GgufError> {
+    fn open_inner(path: &Path, hashes: Option<Arc<FileHashes>>) -> Result<Self, GgufError> {
         let io = |action| move |error| GgufError::Io { action, error };
         // Asked before opening, which would wait for a writer if it is a pipe.
         if !std::fs::metadata(path)
@@ -65,7 +81,11 @@ impl GgufFile {
         // is cut short is seen to by the guard.
         let map = unsafe { Mmap::map(&file) }.map_err(io("map the file into memory"))?;
         let guard = Guard::new(&map);
+        let checks = hashes.map(|hashes| Checks::new(hashes, &map)).transpose()?;
         let header = parse_header(&map, map.len() as u64)?;
+        if let Some(checks) = &checks {
+            checks.same_tensors(&header)?;
+        }
         let by_name = super::sort_names(&header.tensors, |t| &t.name).map_err(|name| {
             GgufError::DuplicateTensor {
                 tensor: name.to_owned(),
@@ -78,7 +98,18 @@ impl GgufFile {
             map,
             header,
             by_name,
+            checks,
         })
+    }
+
+    pub(super) fn checks(&self) -> Option<&Checks> {
+        self.checks.as_ref()
+    }
+
+    /// All bytes, as mapped.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
     }
 
     /// The path it was opened by.

@@ -5,6 +5,7 @@
 //! and 3, little-endian, are read; version 3 is written. Files come from anywhere
 //! and are not trusted: see [`parse_header`] for what holds once one is open.
 
+mod checks;
 mod cursor;
 mod error;
 mod file;
@@ -15,6 +16,7 @@ mod tensor;
 mod value;
 mod writer;
 
+pub use checks::{FileHashes, Hash, HashesError, TensorHashes, frame_hash};
 pub use error::GgufError;
 pub(crate) use error::Shown;
 pub use file::GgufFile;

@@ -35,6 +35,8 @@ pub struct PlanRequest {
     pub most_slots: Option<usize>,
     /// Bytes of whole reads.
     pub unit: usize,
+    /// Memory for the hashes that the file is checked against.
+    pub hashes: u64,
 }
 
 /// The routed experts.
@@ -80,7 +82,7 @@ pub struct MemoryPlan {
     pub kv: u64,
     /// Buffers of a session while it reads a prompt.
     pub scratch: u64,
-    /// The program itself, with the tokenizer.
+    /// The program itself, with the tokenizer and the hashes of the file.
     pub program: u64,
     /// Tokens of the session.
     pub context: usize,
@@ -138,7 +140,7 @@ impl MemoryPlan {
             engram_memory,
             kv,
             scratch: session_bytes(cfg, request.kv, request.threads, size) - kv,
-            program: PROGRAM_BYTES + HEADER_FACTOR * file.header().data_offset,
+            program: PROGRAM_BYTES + HEADER_FACTOR * file.header().data_offset + request.hashes,
             context: request.context,
         };
         let allowed = plan.allowed.unwrap_or(u64::MAX);

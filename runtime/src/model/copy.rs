@@ -74,7 +74,7 @@ impl<'a> Copier<'a> {
     /// has them. To be called in the engine's pool.
     ///
     /// # Errors
-    /// If there is not so much memory, or the data cannot be read.
+    /// If there is not so much memory, or the data cannot be read or were altered.
     pub fn copy(&self, tensor: &Tensor) -> Result<Tensor, EngineError> {
         let unit = self.file.unit() as u64;
         let (position, len) = (tensor.position(), tensor.data().len());
@@ -98,6 +98,7 @@ impl<'a> Copier<'a> {
                 Ok(())
             })
             .map_err(|failure: crate::io::ReadFailure| tensor.error(failure))?;
+        tensor.check_read(0, &buffer[start..][..len])?;
         Ok(tensor.with_copy(Copied { buffer, start, len }))
     }
 }

@@ -119,6 +119,54 @@ impl Tensor {
         &self.data()[i * bytes..][..bytes]
     }
 
+    /// Whether its bytes are checked before they are used.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        self.file.is_checked()
+    }
+
+    /// Sees that all of its bytes are what the file's hashes say, if it has any. A copy
+    /// was checked when it was made.
+    ///
+    /// # Errors
+    /// What was altered.
+    pub fn check(&self) -> Result<(), EngineError> {
+        match &self.copy {
+            Some(_) => Ok(()),
+            None => Ok(self.file.check(&self.info, 0..self.info.bytes)?),
+        }
+    }
+
+    /// The same for one matrix.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_matrix(&self, i: usize) -> Result<(), EngineError> {
+        if self.copy.is_some() {
+            return Ok(());
+        }
+        let bytes = (self.rows() * self.row_bytes()) as u64;
+        let start = i as u64 * bytes;
+        Ok(self.file.check(&self.info, start..start + bytes)?)
+    }
+
+    /// The same for a few bytes from `start` on, which are as in [`Self::data`].
+    ///
+    /// # Errors
+    /// As [`Self::check`], and if they cannot be read.
+    pub fn check_part(&self, start: usize, bytes: &[u8]) -> Result<(), EngineError> {
+        Ok(self.file.check_part(&self.info, start as u64, bytes)?)
+    }
+
+    /// The same for bytes that were read from the file, from byte `start` of the tensor
+    /// on.
+    ///
+    /// # Errors
+    /// As [`GgufFile::check_read`].
+    pub fn check_read(&self, start: u64, bytes: &[u8]) -> Result<(), EngineError> {
+        Ok(self.file.check_read(&self.info, start, bytes)?)
+    }
+
     /// The same tensor with its data elsewhere.
     pub(super) fn with_copy(&self, copy: Copied) -> Self {
         Self {

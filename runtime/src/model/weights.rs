@@ -207,9 +207,19 @@ impl<B: Backend> Loader<'_, B> {
                 if self.sources.lock {
                     tensor.lock()?;
                 }
+                tensor.check()?;
                 self.backend.load(&tensor)
             }
         }
+    }
+
+    /// Matrices of which tokens use a few: those are checked when they are used, unless
+    /// all are read now anyway.
+    fn matrices(&self, name: &str, dims: &[usize]) -> Result<B::Weight, EngineError> {
+        if self.sources.copier.is_some() || self.sources.lock {
+            return self.matrix(name, dims);
+        }
+        self.backend.load(&self.tensor(name, dims)?)
     }
 
     /// A matrix of which rows are read here and there: huge pages would read more.
@@ -227,6 +237,7 @@ impl<B: Backend> Loader<'_, B> {
 
     fn vector(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, EngineError> {
         let tensor = self.tensor(name, dims)?;
+        tensor.check()?;
         let values = tensor.to_f32()?;
         if values.iter().all(|v| v.is_finite()) {
             Ok(values)
@@ -370,7 +381,7 @@ impl<B: Backend> Loader<'_, B> {
             match self.sources.experts {
                 // Of the mapped bytes none is ever read.
                 Some(_) => self.rows(&name, dims),
-                None => self.matrix(&name, dims),
+                None => self.matrices(&name, dims),
             }
         };
         Ok(ExpertWeights {
@@ -425,6 +436,7 @@ impl<B: Backend> Loader<'_, B> {
     fn token_table(&self, name: &str) -> Result<Vec<u32>, EngineError> {
         let c = self.cfg;
         let tensor = self.tensor(name, &[c.experts_used, c.vocab])?;
+        tensor.check()?;
         if tensor.ty() != v4_quant::GgmlType::I32 {
             return Err(tensor.error(format_args!("is {}, expected I32", tensor.ty())));
         }

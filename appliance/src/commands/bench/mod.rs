@@ -21,7 +21,7 @@ use self::timing::{Kind, Run, Timing};
 use self::tokens::Tokens;
 use super::print_json;
 use crate::output::Notes;
-use crate::{model, options, streamed};
+use crate::{model, options, streamed, trust};
 
 /// Prompt length where none is named, in tokens.
 const PROMPTS: [usize; 1] = [512];
@@ -54,8 +54,10 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let cases = cases(&args);
     let longest = cases.iter().map(|kind| kind.tokens()).max().unwrap_or(1);
     let context = longest + depths.last().unwrap_or(&0).max(&1);
+    let policy = trust::policy(&args.engine.trust)?;
     let options = EngineOptions {
         profile: true,
+        hashes: trust::check(&args.model, &policy, notes)?.hashes,
         ..options::engine(&args.engine, context)
     };
     let engine = model::open_with(&args.model, options, notes)?;

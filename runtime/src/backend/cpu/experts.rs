@@ -125,6 +125,7 @@ impl Cpu {
         let mut out = vec![0.0; pairs * d];
         match &routed.streamed {
             None => {
+                groups.par_iter().try_for_each(Group::check)?;
                 let parts = split(&groups, &mut out, d);
                 let ready = groups.iter().zip(parts).map(|(group, out)| Ready {
                     group,
@@ -280,6 +281,17 @@ impl Cpu {
 }
 
 impl Group<'_> {
+    /// Sees that matrices in memory are what the file's hashes say; the shared expert's
+    /// were checked when they were loaded.
+    fn check(&self) -> Result<(), EngineError> {
+        let Some(expert) = self.expert else {
+            return Ok(());
+        };
+        [&self.weights.gate, &self.weights.up, &self.weights.down]
+            .into_iter()
+            .try_for_each(|w| w.check_matrix(expert as usize))
+    }
+
     /// The matrices where the model has them in memory.
     fn resident(&self) -> [&[u8]; 3] {
         let expert = self.expert.unwrap_or(0) as usize;

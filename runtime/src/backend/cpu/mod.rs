@@ -246,7 +246,13 @@ impl Backend for Cpu {
         4 * x.data.capacity()
     }
 
-    fn embed(&self, table: &Tensor, ids: &[u32], streams: usize, h: &mut Matrix) {
+    fn embed(
+        &self,
+        table: &Tensor,
+        ids: &[u32],
+        streams: usize,
+        h: &mut Matrix,
+    ) -> Result<(), EngineError> {
         let d = table.cols();
         h.reshape(ids.len(), streams * d);
         let bytes = table.row_bytes();
@@ -255,15 +261,18 @@ impl Backend for Cpu {
             h.data
                 .par_chunks_mut(streams * d)
                 .zip(ids)
-                .for_each(|(row, &id)| {
-                    let src = &table.data()[id as usize * bytes..][..bytes];
+                .try_for_each(|(row, &id)| {
+                    let start = id as usize * bytes;
+                    let src = &table.data()[start..][..bytes];
+                    table.check_part(start, src)?;
                     let (first, rest) = row.split_at_mut(d);
                     matmul::decode(table, src, first);
                     for copy in rest.chunks_exact_mut(d) {
                         copy.copy_from_slice(first);
                     }
-                });
-        });
+                    Ok(())
+                })
+        })
     }
 
     fn matmul(&self, w: &Tensor, x: &Matrix, y: &mut Matrix) {

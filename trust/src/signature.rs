@@ -1,0 +1,171 @@
+//! Keys and signatures in minisign's format.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use minisign::{KeyPair, SecretKeyBox};
+use minisign_verify::{Error, PublicKey, Signature};
+
+use crate::error::TrustError;
+use crate::files::{io_error, is_missing, read_text};
+
+/// The longest key or signature read; they have about 300 bytes.
+const MOST_BYTES: u64 = 16 << 10;
+
+/// Public keys that are trusted.
+#[derive(Debug, Clone, Default)]
+pub struct Keys(Vec<(String, PublicKey)>);
+
+impl Keys {
+    /// Whether no key is trusted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Number of keys.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Trusts one more key: its 56 characters, or the path of a file as minisign writes
+    /// it.
+    ///
+    /// # Errors
+    /// [`TrustError::Key`] if it is neither; [`TrustError::Io`] if the file cannot be
+    /// read.
+    pub fn add(&mut self, key: &str) -> Result<(), TrustError> {
+        if let Ok(parsed) = PublicKey::from_base64(key) {
+            self.0.push((key.to_owned(), parsed));
+            return Ok(());
+        }
+        let path = Path::new(key);
+        let wrong = || TrustError::Key {
+            key: key.to_owned(),
+        };
+        if is_missing(path) && !key.contains(['/', '.']) {
+            return Err(wrong());
+        }
+        let text = read_text(path, MOST_BYTES)?;
+        let parsed = PublicKey::decode(&text).map_err(|_| wrong())?;
+        self.0.push((key.to_owned(), parsed));
+        Ok(())
+    }
+
+    /// Trusts the keys in a folder: its files that end in `.pub`. A folder that does not
+    /// exist has none.
+    ///
+    /// # Errors
+    /// If the folder cannot be read, or such a file is no key.
+    pub fn add_folder(&mut self, folder: &Path) -> Result<(), TrustError> {
+        if is_missing(folder) {
+            return Ok(());
+        }
+        let fail = io_error(folder, "read it");
+        let entries = std::fs::read_dir(folder).map_err(&fail)?;
+        let paths: Result<Vec<PathBuf>, _> = entries.map(|e| e.map(|e| e.path())).collect();
+        let mut paths = paths.map_err(&fail)?;
+        paths.retain(|path| path.extension().is_some_and(|e| e == "pub"));
+        paths.sort();
+        paths
+            .iter()
+            .try_for_each(|path| self.add(&path.to_string_lossy()))
+    }
+
+    /// Which key signed these bytes, and the comment that it signed with them.
+    pub(crate) fn signer(
+        &self,
+        manifest: &Path,
+        bytes: &[u8],
+        path: &Path,
+    ) -> Result<(String, String), TrustError> {
+        let text = read_text(path, MOST_BYTES)?;
+        let signature = Signature::decode(&text).map_err(|_| TrustError::SignatureFormat {
+            path: path.to_owned(),
+        })?;
+        for (source, key) in &self.0 {
+            match key.verify(bytes, &signature, false) {
+                Ok(()) => return Ok((source.clone(), signature.trusted_comment().to_owned())),
+                Err(Error::UnexpectedKeyId) => {}
+                Err(_) => {
+                    return Err(TrustError::BadSignature {
+                        path: manifest.to_owned(),
+                        key: source.clone(),
+                    });
+                }
+            }
+        }
+        Err(TrustError::UnknownSigner {
+            path: path.to_owned(),
+            keys: self.0.len(),
+        })
+    }
+}
+
+/// A secret key, ready to sign.
+pub struct SecretKey(minisign::SecretKey);
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey")
+    }
+}
+
+impl SecretKey {
+    /// Reads a key file as minisign writes it. For one with a password it is asked at the
+    /// terminal, unless it is given.
+    ///
+    /// # Errors
+    /// [`TrustError::SecretKey`].
+    pub fn read(path: &Path, password: Option<String>) -> Result<Self, TrustError> {
+        let text = read_text(path, MOST_BYTES)?;
+        let wrong = |e: minisign::PError| TrustError::SecretKey {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        };
+        let parse = || SecretKeyBox::from_string(&text).map_err(wrong);
+        if let Ok(key) = parse()?.into_unencrypted_secret_key() {
+            return Ok(Self(key));
+        }
+        let key = parse()?.into_secret_key(password);
+        key.map(Self).map_err(wrong)
+    }
+}
+
+/// Makes a pair of keys: the texts of the public and the secret one. Without a password
+/// the secret key is not encrypted.
+///
+/// # Errors
+/// If the system has no random numbers.
+pub fn new_key_pair(password: Option<String>) -> Result<(String, String), TrustError> {
+    let failed = |e: minisign::PError| TrustError::Sign {
+        reason: e.to_string(),
+    };
+    let pair = match password {
+        Some(password) => KeyPair::generate_encrypted_keypair(Some(password)),
+        None => KeyPair::generate_unencrypted_keypair(),
+    };
+    let pair = pair.map_err(failed)?;
+    let secret = pair.sk.to_box(None).map_err(failed)?;
+    let public = pair.pk.to_box().map_err(failed)?;
+    Ok((public.into_string(), secret.into_string()))
+}
+
+/// The text of a signature of these bytes. `comment` is signed with them.
+///
+/// # Errors
+/// If the system has no random numbers, or the comment is not one line.
+pub fn sign(bytes: &[u8], key: &SecretKey, comment: &str) -> Result<String, TrustError> {
+    if comment.contains(['\n', '\r']) {
+        return Err(TrustError::Sign {
+            reason: "the comment has more than one line".to_owned(),
+        });
+    }
+    let untrusted = "signature of a model's manifest";
+    minisign::sign(None, &key.0, bytes, Some(comment), Some(untrusted))
+        .map(minisign::SignatureBox::into_string)
+        .map_err(|e| TrustError::Sign {
+            reason: e.to_string(),
+        })
+}
