@@ -149,3 +149,12 @@ pub enum EngineError {
         position: usize,
     },
 }
+
+impl EngineError {
+    /// Whether it says that the model file is not what its hashes say: the engine takes
+    /// no more tokens then.
+    #[must_use]
+    pub fn is_altered(&self) -> bool {
+        matches!(self, Self::Gguf(error) if error.is_altered())
+    }
+}

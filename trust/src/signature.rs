@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use ct_codecs::{Base64, Decoder};
 use minisign::{KeyPair, SecretKeyBox};
 use minisign_verify::{Error, PublicKey, Signature};
 
@@ -11,6 +12,11 @@ use crate::files::{io_error, is_missing, read_text};
 
 /// The longest key or signature read; they have about 300 bytes.
 const MOST_BYTES: u64 = 16 << 10;
+
+/// Where a secret key's bytes say how it is encrypted: zeros if it is not.
+const KDF: std::ops::Range<usize> = 2..4;
+/// Where its checksum is.
+const CHECKSUM: std::ops::RangeFrom<usize> = 126..;
 
 /// Public keys that are trusted.
 #[derive(Debug, Clone, Default)]
@@ -124,11 +130,22 @@ impl SecretKey {
             path: path.to_owned(),
             reason: e.to_string(),
         };
-        let parse = || SecretKeyBox::from_string(&text).map_err(wrong);
-        if let Ok(key) = parse()?.into_unencrypted_secret_key() {
-            return Ok(Self(key));
-        }
-        let key = parse()?.into_secret_key(password);
+        let line = text.lines().nth(1).unwrap_or_default();
+        let bytes = Base64::decode_to_vec(line, None).unwrap_or_default();
+        let key = match bytes.get(KDF) {
+            // Keys without a password have no checksum when the stock minisign made them.
+            Some([0, 0])
+                if bytes
+                    .get(CHECKSUM)
+                    .is_some_and(|sum| sum.iter().all(|&b| b == 0)) =>
+            {
+                minisign::SecretKey::from_bytes(&bytes)
+            }
+            Some([0, 0]) => {
+                SecretKeyBox::from_string(&text).and_then(SecretKeyBox::into_unencrypted_secret_key)
+            }
+            _ => SecretKeyBox::from_string(&text).and_then(|key| key.into_secret_key(password)),
+        };
         key.map(Self).map_err(wrong)
     }
 }
@@ -168,4 +185,66 @@ pub fn sign(bytes: &[u8], key: &SecretKey, comment: &str) -> Result<String, Trus
         .map_err(|e| TrustError::Sign {
             reason: e.to_string(),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of minisign's own documentation.
+    const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    const SIGNATURE: &str = "untrusted comment: signature from minisign secret key
+RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=
+trusted comment: timestamp:1633700835\tfile:test\tprehashed
+wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJAgAooBQ==";
+
+    #[test]
+    fn the_example_of_minisign_is_taken() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), SIGNATURE).unwrap();
+        let mut keys = Keys::default();
+        keys.add(KEY).unwrap();
+        let (key, comment) = keys
+            .signer(Path::new("test"), b"test", file.path())
+            .unwrap();
+        assert_eq!(key, KEY);
+        assert!(comment.contains("file:test"));
+        let other = keys.signer(Path::new("test"), b"Test", file.path());
+        assert!(matches!(other, Err(TrustError::BadSignature { .. })));
+    }
+
+    #[test]
+    fn a_key_with_a_password_signs_with_it_alone() {
+        let (public, secret) = new_key_pair(Some("correct horse".to_owned())).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), secret).unwrap();
+        let read = |password: &str| SecretKey::read(file.path(), Some(password.to_owned()));
+        assert!(matches!(read("wrong"), Err(TrustError::SecretKey { .. })));
+        let signature = sign(b"manifest", &read("correct horse").unwrap(), "why").unwrap();
+        std::fs::write(file.path(), signature).unwrap();
+        let mut keys = Keys::default();
+        keys.add(public.lines().nth(1).unwrap()).unwrap();
+        let signer = keys
+            .signer(Path::new("m"), b"manifest", file.path())
+            .unwrap();
+        assert_eq!(signer.1, "why");
+    }
+
+    #[test]
+    fn what_is_no_secret_key_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for text in [
+            "",
+            "a\nb\n",
+            "untrusted comment: x\nRWQAAEIy\n",
+            KEY,
+            SIGNATURE,
+        ] {
+            std::fs::write(file.path(), text).unwrap();
+            assert!(
+                SecretKey::read(file.path(), Some(String::new())).is_err(),
+                "{text}"
+            );
+        }
+    }
 }
