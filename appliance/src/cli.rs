@@ -18,8 +18,8 @@ use crate::commands::repo::RepoArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::sessions::SessionsArgs;
 use crate::commands::tokenize::TokenizeArgs;
-use crate::saved::SessionArgs;
 use crate::commands::verify::VerifyModelArgs;
+use crate::saved::SessionArgs;
 
 const EXAMPLES: &str = "\
 Examples:
