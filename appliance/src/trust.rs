@@ -1,6 +1,7 @@
 //! What is asked of a model file, from the command line.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use v4_trust::{KEYS_FOLDER, Keys, Policy, TrustError, Trusted, Verify};
 
@@ -32,7 +33,6 @@ pub fn policy(args: &TrustArgs) -> Result<Policy, TrustError> {
 
 /// What a service asks: a model signed by a trusted key, each block checked before its
 /// use, unless `allow_unsigned`.
-#[allow(dead_code)] // for `v4-run serve`
 pub fn policy_of_service(args: &TrustArgs, allow_unsigned: bool) -> Result<Policy, TrustError> {
     if allow_unsigned {
         return policy(args);
@@ -49,7 +49,7 @@ pub fn is_interrupted(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(TrustError::Interrupted { .. }))
 }
 
-/// Finds out whether the model is what `policy` asks for.
+/// Finds out whether the model is what `policy` asks for, until Ctrl-C.
 pub fn check(path: &Path, policy: &Policy, notes: Notes) -> anyhow::Result<Trusted> {
     if policy.verify == Verify::Off && !policy.require_signed {
         return Ok(Trusted::default());
@@ -64,4 +64,21 @@ pub fn check(path: &Path, policy: &Policy, notes: Notes) -> anyhow::Result<Trust
     bar.finish_and_clear();
     drop(busy);
     Ok(trusted?)
+}
+
+/// The same for a service, which has its own ways with signals: `tell` hears how far it
+/// is.
+pub fn check_telling(
+    path: &Path,
+    policy: &Policy,
+    tell: &(dyn Fn(&str) + Sync),
+) -> Result<Trusted, TrustError> {
+    let told = AtomicU64::new(0);
+    v4_trust::check(path, policy, &|done, total| {
+        let percent = done * 100 / total.max(1);
+        if told.swap(percent, Ordering::Relaxed) != percent {
+            tell(&format!("checking the model: {percent}%"));
+        }
+        true
+    })
 }

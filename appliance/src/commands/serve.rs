@@ -14,7 +14,7 @@ use v4_server::{Config, Notifier, SessionStore, serve};
 
 use crate::cli::{EngineArgs, positive, size};
 use crate::output::Notes;
-use crate::{model, options, saved};
+use crate::{model, options, saved, trust};
 
 /// Name of the credential that systemd passes keys in.
 const CREDENTIAL: &str = "api-keys";
@@ -28,12 +28,14 @@ const IDLE_BYTES: u64 = 4 << 30;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  v4-run serve model.gguf
-  v4-run serve model.gguf --listen 127.0.0.1:8080
+  v4-run serve model.gguf --signer release.pub
+  v4-run serve model.gguf --allow-unsigned --listen 127.0.0.1:8080
   curl --unix-socket $XDG_RUNTIME_DIR/v4-run.sock http://localhost/v1/models
 
 Without --listen and without sockets from systemd, it listens on a Unix socket that
 its own user alone can connect to. SIGTERM lets running requests come to their end.
+The model must be signed by one of the signers or of the keys in /etc/v4-run/keys, and each
+block of it is checked before it is used, unless --allow-unsigned is given.
 docs/server.md says what each protocol does.")]
 pub struct ServeArgs {
     /// Model file (GGUF)
@@ -96,6 +98,9 @@ pub struct ServeArgs {
     /// Write nothing of what clients send to the disk
     #[arg(long)]
     pub no_sessions: bool,
+    /// Also take a model that is not signed, or by nobody who is trusted
+    #[arg(long, conflicts_with = "require_signed")]
+    pub allow_unsigned: bool,
     #[command(flatten)]
     pub engine: EngineArgs,
 }
@@ -152,6 +157,15 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let name = args.model.display();
     notifier.loading(&format!("opening {name}"));
     let tell = |line: &str| notifier.loading(line);
+    let policy = trust::policy_of_service(&args.engine.trust, args.allow_unsigned)?;
+    let trusted = trust::check_telling(&args.model, &policy, &tell);
+    let trusted = trusted.map_err(|error| match args.allow_unsigned || error.is_altered() {
+        true => anyhow::Error::new(error),
+        false => anyhow::Error::new(error)
+            .context("a service takes signed models only, unless --allow-unsigned is given"),
+    })?;
+    notifier.log(&format!("{name}: {trusted}"));
+    engine_options.hashes = trusted.hashes;
     let engine = model::open_telling(&args.model, engine_options, Notes::new(false), &tell)?;
     let idle = args.idle_memory.map(|bytes| bytes as u64);
     let config = Config {
