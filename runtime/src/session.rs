@@ -389,6 +389,12 @@ impl Session {
         }
     }
 
+    /// How many tokens each mark stands after, in order: [`Self::rewind`] to one of these
+    /// runs nothing again.
+    pub fn marks(&self) -> impl Iterator<Item = usize> + '_ {
+        self.marks.iter().map(|mark| mark.tokens)
+    }
+
     /// Makes the session one of `len` tokens that was never run: its caches have the
     /// sizes they would have, and noise in them. For measurements at depths that would
     /// take hours to read.

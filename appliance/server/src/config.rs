@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use v4_runtime::sessions::SessionKey;
+
 use crate::keys::Keys;
 
 /// How to serve.
@@ -41,4 +43,6 @@ pub struct SessionStore {
     pub folder: PathBuf,
     /// Bytes that they may take.
     pub max_bytes: u64,
+    /// What they are encrypted with, if they are.
+    pub key: Option<SessionKey>,
 }

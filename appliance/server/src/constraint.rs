@@ -7,8 +7,13 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::{Value, json};
-use v4_chat::OutputConstraint;
+use v4_chat::{ModelVersion, OutputConstraint};
 use v4_runtime::tokenizer::Tokenizer;
+
+mod tools;
+
+/// In each tag of the tools' markup.
+const TOOL_MARK: &str = "｜DSML｜";
 
 /// Before a mark's name in the trie, so that its spelling is never taken for it.
 const MARK: u8 = 0xff;
@@ -31,6 +36,7 @@ pub enum ConstraintError {
 /// Makes constraints for a tokenizer.
 pub struct Grammars {
     tokenizer: Tokenizer,
+    version: ModelVersion,
     factory: OnceLock<Result<ParserFactory, String>>,
 }
 
@@ -52,11 +58,13 @@ impl fmt::Debug for Constraint {
 }
 
 impl Grammars {
-    /// For a tokenizer. Its trie is made when the first grammar is.
+    /// For a tokenizer and a format. The tokenizer's trie is made when the first grammar
+    /// is.
     #[must_use]
-    pub fn new(tokenizer: Tokenizer) -> Self {
+    pub fn new(tokenizer: Tokenizer, version: ModelVersion) -> Self {
         Self {
             tokenizer,
+            version,
             factory: OnceLock::new(),
         }
     }
@@ -73,8 +81,10 @@ impl Grammars {
             .map_err(|e| ConstraintError::Grammar(e.clone()))
     }
 
-    /// The constraint that a request asks for; `None` for those that only say which
-    /// tools there are.
+    /// The constraint that a request asks for; `None` where tools may be called as the
+    /// model sees fit. Calls that must come, and those of tools that are all strict, have
+    /// their parameters' types; patterns and bounds of parameters that are text are not
+    /// looked at.
     ///
     /// # Errors
     /// A schema or expression that cannot be followed.
@@ -89,7 +99,17 @@ impl Grammars {
             OutputConstraint::Regex(regex) => {
                 self.make(TopLevelGrammar::from_regex(regex)).map(Some)
             }
-            OutputConstraint::ToolCalls { .. } => Ok(None),
+            OutputConstraint::ToolCalls { tools, required } => {
+                let strict = tools.iter().all(|tool| tool.strict == Some(true));
+                if !required && !strict {
+                    return Ok(None);
+                }
+                let mark = self.tokenizer.mark(TOOL_MARK).ok_or_else(|| {
+                    ConstraintError::Grammar(format!("the tokenizer has no {TOOL_MARK}"))
+                })?;
+                let grammar = tools::grammar(tools, self.version, mark, *required)?;
+                self.make(TopLevelGrammar::from_lark(grammar)).map(Some)
+            }
         }
     }
 
@@ -98,18 +118,14 @@ impl Grammars {
     /// # Errors
     /// A schema that cannot be followed.
     pub fn json_schema(&self, schema: Value) -> Result<Constraint, ConstraintError> {
-        let mut schema = match schema {
+        let schema = match schema {
             Value::Bool(true) => json!({}),
             Value::Object(_) => schema,
             _ => {
                 return Err(ConstraintError::Grammar("a schema is an object".to_owned()));
             }
         };
-        let options = JsonCompileOptions {
-            whitespace_pattern: Some(WHITESPACE.to_owned()),
-            ..JsonCompileOptions::default()
-        };
-        options.apply_to(&mut schema);
+        let schema = with_whitespace(schema);
         self.make(TopLevelGrammar::from_json_schema(schema))
     }
 
@@ -152,6 +168,16 @@ impl Constraint {
     }
 }
 
+/// A schema, which is an object, with white space within bounds.
+fn with_whitespace(mut schema: Value) -> Value {
+    let options = JsonCompileOptions {
+        whitespace_pattern: Some(WHITESPACE.to_owned()),
+        ..JsonCompileOptions::default()
+    };
+    options.apply_to(&mut schema);
+    schema
+}
+
 fn run(error: impl fmt::Display) -> ConstraintError {
     ConstraintError::Run(format!("{error:#}"))
 }
@@ -178,6 +204,7 @@ fn environment(tokenizer: &Tokenizer) -> Result<TokEnv, String> {
 mod tests {
     use std::path::Path;
 
+    use v4_chat::ToolDefinition;
     use v4_runtime::tokenizer::Marks;
 
     use super::*;
@@ -195,7 +222,7 @@ mod tests {
     /// Whether a text can be written, and whether it can end there.
     fn follows(constraint: &mut Constraint, text: &str) -> bool {
         let t = tokenizer();
-        for id in t.encode(text, Marks::Plain).unwrap() {
+        for id in t.encode(text, Marks::Parse).unwrap() {
             let mut logits = vec![0.0; t.vocab_size()];
             constraint.mask(&mut logits).unwrap();
             if logits[id as usize] != 0.0 {
@@ -210,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_schema_allows_its_documents_alone() {
-        let grammars = Grammars::new(tokenizer());
+        let grammars = Grammars::new(tokenizer(), ModelVersion::V4);
         let schema = json!({
             "type": "object",
             "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}},
@@ -238,7 +265,7 @@ mod tests {
 
     #[test]
     fn any_json_is_an_object_and_a_regex_a_text() {
-        let grammars = Grammars::new(tokenizer());
+        let grammars = Grammars::new(tokenizer(), ModelVersion::V4);
         let mut any = grammars
             .of(&OutputConstraint::Json { schema: None })
             .unwrap()
@@ -258,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_grammar_that_cannot_be_is_refused() {
-        let grammars = Grammars::new(tokenizer());
+        let grammars = Grammars::new(tokenizer(), ModelVersion::V4);
         for bad in [
             OutputConstraint::Regex("(".into()),
             OutputConstraint::Json {
@@ -271,5 +298,83 @@ mod tests {
             let error = grammars.of(&bad).unwrap_err();
             assert!(matches!(error, ConstraintError::Grammar(_)), "{error}");
         }
+    }
+
+    #[test]
+    fn calls_that_must_come_have_their_parameters_types() {
+        let tool = |name: &str, parameters| ToolDefinition {
+            name: name.to_owned(),
+            description: None,
+            parameters,
+            strict: Some(true),
+            defer_loading: false,
+        };
+        let tools = vec![
+            tool(
+                "weather",
+                json!({
+                    "type": "object",
+                    "properties": {
+                        "city": {"type": "string"},
+                        "days": {"$ref": "#/$defs/days"},
+                        "unit": {"type": "string", "enum": ["c", "f"]},
+                    },
+                    "required": ["city"],
+                    "$defs": {"days": {"type": "integer"}},
+                }),
+            ),
+            tool("stop", json!({"type": "object", "properties": {}})),
+        ];
+        let wanted = |required| OutputConstraint::ToolCalls {
+            tools: tools.clone(),
+            required,
+        };
+        let grammars = Grammars::new(tokenizer(), ModelVersion::V4);
+        let allows = |required, text: &str| {
+            let mut constraint = grammars.of(&wanted(required)).unwrap().unwrap();
+            follows(&mut constraint, text)
+        };
+        let city =
+            "<｜DSML｜parameter name=\"city\" string=\"true\">a <b> </c</｜DSML｜parameter>\n";
+        let days = "<｜DSML｜parameter name=\"days\" string=\"false\">3</｜DSML｜parameter>\n";
+        let unit = "<｜DSML｜parameter name=\"unit\" string=\"true\">f</｜DSML｜parameter>\n";
+        let call = |name: &str, all: &[&str]| {
+            let all = all.concat();
+            format!("<｜DSML｜invoke name=\"{name}\">\n{all}</｜DSML｜invoke>\n")
+        };
+        let end = "</｜DSML｜tool_calls>";
+        let full = call("weather", &[city, days, unit]);
+        assert!(allows(true, &format!("{full}{end}")));
+        let two = format!(
+            "{}{}{end}",
+            call("stop", &[]),
+            call("weather", &[city, unit])
+        );
+        assert!(allows(true, &two));
+        for bad in [
+            end.to_owned(),
+            format!("text{full}{end}"),
+            format!("{}{end}", call("weather", &[days])),
+            format!("{}{end}", call("other", &[])),
+            format!("{}{end}", call("weather", &[city, &days.replace('3', "x")])),
+            format!(
+                "{}{end}",
+                call("weather", &[city, &unit.replace(">f<", ">k<")])
+            ),
+            full.clone(),
+        ] {
+            assert!(!allows(true, &bad), "{bad}");
+        }
+        assert!(allows(false, "Nothing to <call>."));
+        let after = format!("I look.\n\n<｜DSML｜tool_calls>\n{full}{end}");
+        assert!(allows(false, &after));
+        assert!(!allows(false, &after.replace("weather", "whether")));
+        // The other version's tags.
+        let other = Grammars::new(tokenizer(), ModelVersion::V41);
+        let mut constraint = other.of(&wanted(true)).unwrap().unwrap();
+        let theirs = two.replace("｜DSML｜tool_calls", "｜DSML｜ calls");
+        let theirs = theirs.replace("｜DSML｜invoke", "｜DSML｜ invoke");
+        let theirs = theirs.replace("｜DSML｜parameter", "｜DSML｜ parameter");
+        assert!(follows(&mut constraint, &theirs));
     }
 }

@@ -51,7 +51,7 @@ impl Service {
         notifier: Arc<Notifier>,
     ) -> Self {
         Self {
-            grammars: Grammars::new(tokenizer.clone()),
+            grammars: Grammars::new(tokenizer.clone(), version),
             config,
             tokenizer,
             version,
@@ -144,6 +144,7 @@ pub fn serve(
     let scheduler = Scheduler::new(
         engine,
         settings,
+        config.sessions.as_ref(),
         inbox,
         Arc::clone(&metrics),
         Arc::clone(&notifier),

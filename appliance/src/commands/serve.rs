@@ -1,13 +1,14 @@
 //! `v4-run serve`: the model for programs.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use v4_runtime::memory::limits;
+use v4_runtime::sessions::SessionKey;
 use v4_server::keys::Keys;
 use v4_server::listen::{Listener, Peers, Who};
 use v4_server::{Config, Notifier, SessionStore, serve};
@@ -16,8 +17,9 @@ use crate::cli::{EngineArgs, positive, size};
 use crate::output::Notes;
 use crate::{model, options, saved, trust};
 
-/// Name of the credential that systemd passes keys in.
-const CREDENTIAL: &str = "api-keys";
+/// Names of the credentials that systemd passes keys in.
+const API_KEYS: &str = "api-keys";
+const SESSION_KEY: &str = "session-key";
 
 /// Where nothing else is said, sessions that nobody uses take so much of the memory.
 const IDLE_SHARE: u64 = 8;
@@ -95,6 +97,10 @@ pub struct ServeArgs {
     /// Disk space for them
     #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = size)]
     pub sessions_size: usize,
+    /// Encrypt them with the key in FILE: 32 bytes or 64 hexadecimal digits
+    /// [default: systemd's credential session-key, if there is one]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_sessions")]
+    pub session_key: Option<PathBuf>,
     /// Write nothing of what clients send to the disk
     #[arg(long)]
     pub no_sessions: bool,
@@ -198,14 +204,16 @@ fn model_name(args: &ServeArgs) -> String {
 }
 
 fn keys(args: &ServeArgs) -> anyhow::Result<Keys> {
-    if let Some(path) = &args.api_keys {
-        return Ok(Keys::read(path)?);
+    match args.api_keys.clone().or_else(|| credential(API_KEYS)) {
+        Some(path) => Ok(Keys::read(&path)?),
+        None => Ok(Keys::default()),
     }
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    match credentials.map(|folder| folder.join(CREDENTIAL)) {
-        Some(path) if path.exists() => Ok(Keys::read(&path)?),
-        _ => Ok(Keys::default()),
-    }
+}
+
+/// The file of a credential that systemd passes.
+fn credential(name: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
+    Some(folder.join(name)).filter(|path| path.exists())
 }
 
 fn listeners(args: &ServeArgs, keys: &Keys) -> anyhow::Result<Vec<Listener>> {
@@ -258,15 +266,12 @@ fn session_store(args: &ServeArgs) -> anyhow::Result<Option<SessionStore>> {
                  --sessions FOLDER or --no-sessions",
             )?,
     };
-    private(&folder)?;
+    let key = args.session_key.clone().or_else(|| credential(SESSION_KEY));
     Ok(Some(SessionStore {
         folder,
         max_bytes: args.sessions_size as u64,
+        key: key.map(|path| SessionKey::read(&path)).transpose()?,
     }))
-}
-
-fn private(folder: &Path) -> anyhow::Result<()> {
-    saved::private_folder(folder).with_context(|| folder.display().to_string())
 }
 
 #[cfg(test)]

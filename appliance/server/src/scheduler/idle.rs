@@ -1,15 +1,20 @@
 //! Sessions that nobody uses at the moment, for prompts that begin like them.
 
-use v4_runtime::Session;
+use v4_runtime::{EngineError, Hooks, Session};
 
 /// Shorter sessions are not worth their place.
 const LEAST: usize = 8;
 
+/// A session, and the name that it is kept under on the disk.
+#[derive(Debug)]
+pub(super) struct Named {
+    pub session: Session,
+    pub name: Option<String>,
+}
+
 #[derive(Debug)]
 struct Entry {
-    session: Session,
-    /// Several prompts may go on from it: it is copied, not taken.
-    shared: bool,
+    named: Named,
     used: u64,
 }
 
@@ -22,6 +27,19 @@ pub(super) struct Idle {
     clock: u64,
 }
 
+/// Of a session's tokens, how many it can be had with without running any again, as a
+/// beginning of `ids` that leaves the last one to be run.
+fn usable(session: &Session, ids: &[u32]) -> usize {
+    let ids = &ids[..ids.len().saturating_sub(1)];
+    let both = session.tokens().iter().zip(ids);
+    let same = both.take_while(|(a, b)| a == b).count();
+    if same == session.len() {
+        return same;
+    }
+    let marks = session.marks().filter(|&mark| mark <= same);
+    marks.max().unwrap_or(0)
+}
+
 impl Idle {
     pub fn new(most_bytes: u64, most: usize) -> Self {
         Self {
@@ -32,52 +50,47 @@ impl Idle {
         }
     }
 
-    /// The session that holds most of the beginning of `ids`.
-    pub fn take(&mut self, ids: &[u32]) -> Option<Session> {
-        let best = (0..self.entries.len())
-            .map(|i| (self.entries[i].session.reusable(ids), i))
-            .filter(|&(tokens, _)| tokens > 0)
-            .max()?;
+    /// A session that holds as much of the beginning of `ids` as any here, more than
+    /// none. It is a copy, as other prompts may begin like it as well; without memory
+    /// for one it is the session itself.
+    pub fn take(&mut self, ids: &[u32]) -> Result<Option<Named>, EngineError> {
+        let all = 0..self.entries.len();
+        let best = all
+            .map(|i| (usable(&self.entries[i].named.session, ids), i))
+            .max_by_key(|&(tokens, i)| (tokens, std::cmp::Reverse(i)));
+        let Some((tokens @ 1.., i)) = best else {
+            return Ok(None);
+        };
         self.clock += 1;
-        let entry = &mut self.entries[best.1];
-        entry.used = self.clock;
-        if entry.shared
-            && let Ok(copy) = entry.session.fork()
-        {
-            return Some(copy);
+        self.entries[i].used = self.clock;
+        let held = self.entries[i].named.session.len();
+        let mut named = match self.entries[i].named.session.fork() {
+            Ok(session) => Named {
+                session,
+                name: self.entries[i].named.name.clone(),
+            },
+            Err(_) => self.entries.remove(i).named,
+        };
+        // A prompt that leaves most of it behind is of another conversation.
+        if 2 * tokens < held {
+            named.name = None;
         }
-        Some(self.entries.remove(best.1).session)
+        named.session.rewind(tokens, &mut Hooks::default())?;
+        Ok(Some(named))
     }
 
     /// A session whose request has ended.
-    pub fn add(&mut self, session: Session) {
-        self.put(session, false);
-    }
-
-    /// Where later prompts are likely to part from this one.
-    pub fn checkpoint(&mut self, session: &Session) {
-        if self.has(session) {
+    pub fn add(&mut self, named: Named) {
+        let tokens = named.session.tokens();
+        if tokens.len() < LEAST {
             return;
         }
-        // Without memory for it there is none.
-        if let Ok(copy) = session.fork() {
-            self.put(copy, true);
-        }
-    }
-
-    fn has(&self, session: &Session) -> bool {
-        let mut all = self.entries.iter();
-        all.any(|e| e.session.tokens() == session.tokens())
-    }
-
-    fn put(&mut self, session: Session, shared: bool) {
-        if session.len() < LEAST || self.has(&session) {
-            return;
-        }
+        // What it goes on from is found in it.
+        self.entries
+            .retain(|e| !tokens.starts_with(e.named.session.tokens()));
         self.clock += 1;
         self.entries.push(Entry {
-            session,
-            shared,
+            named,
             used: self.clock,
         });
         while self.entries.len() > self.most || self.bytes() > self.most_bytes {
@@ -88,7 +101,7 @@ impl Idle {
     }
 
     fn bytes(&self) -> u64 {
-        let bytes = |e: &Entry| e.session.kv_bytes() as u64;
+        let bytes = |e: &Entry| e.named.session.kv_bytes() as u64;
         self.entries.iter().map(bytes).sum()
     }
 

@@ -9,6 +9,7 @@
 //! have had alone.
 
 mod idle;
+mod kept;
 mod pace;
 mod queue;
 mod sequence;
@@ -19,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use v4_runtime::{Engine, EngineError, Session};
 
+use crate::config::SessionStore;
 use crate::error::ServeError;
 use crate::jobs::{Failure, Inbox, Job, Output};
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
-use idle::Idle;
+use idle::{Idle, Named};
+use kept::Kept;
 use pace::Pace;
 use queue::Queue;
 use sequence::{End, Sequence};
@@ -55,6 +58,7 @@ pub struct Scheduler {
     /// Gave their memory to others; they go on when one of those has ended.
     parked: VecDeque<Sequence>,
     idle: Idle,
+    kept: Option<Kept>,
     pace: Pace,
     /// Whose prompt was read last.
     turn: u64,
@@ -64,13 +68,15 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Over an engine; fails at once if no session of this size can be had.
+    /// Over an engine; fails at once if no session of this size can be had, or sessions
+    /// cannot be kept where they are to be.
     ///
     /// # Errors
-    /// Those of [`Session::new`].
+    /// Those of [`Session::new`], or about the folder.
     pub fn new(
         engine: &Arc<Engine>,
         settings: Settings,
+        sessions: Option<&SessionStore>,
         inbox: Inbox,
         metrics: Arc<Metrics>,
         notifier: Arc<Notifier>,
@@ -78,6 +84,7 @@ impl Scheduler {
         let chunk = settings.chunk.min(settings.context);
         let settings = Settings { chunk, ..settings };
         Session::new(engine, settings.context, chunk)?;
+        let kept = sessions.map(|sessions| Kept::open(sessions, engine));
         Ok(Self {
             engine: Arc::clone(engine),
             settings,
@@ -86,6 +93,7 @@ impl Scheduler {
             running: Vec::new(),
             parked: VecDeque::new(),
             idle: Idle::new(settings.idle_bytes, 2 * settings.parallel + 8),
+            kept: kept.transpose()?,
             pace: Pace::new(chunk),
             turn: 0,
             numbers: 0,
@@ -152,19 +160,16 @@ impl Scheduler {
             return;
         }
         self.metrics.waited(arrived.elapsed());
-        let held = self.idle.take(&job.ids);
-        let session = match held {
-            Some(session) => Ok(session),
-            None => self.fresh(),
-        };
         self.numbers += 1;
         let eos = self.engine.tokenizer().eos();
         let outputs = job.outputs.clone();
-        let started = session
-            .map_err(|e| Failure::Engine(e.to_string()))
-            .and_then(|session| {
-                Sequence::new(job, session, self.numbers, eos, arrived)
-                    .map_err(|e| Failure::Engine(e.to_string()))
+        let started = self
+            .beginning_of(&job.ids)
+            .map_err(|e| e.to_string())
+            .and_then(|named| {
+                let name = self.kept.as_mut().map(|kept| kept.claim(named.name));
+                let named = Named { name, ..named };
+                Sequence::new(job, named, self.numbers, eos, arrived).map_err(|e| e.to_string())
             });
         match started {
             Ok(sequence) => {
@@ -172,16 +177,48 @@ impl Scheduler {
                 self.metrics.prompt(prompt, cached);
                 self.running.push(sequence);
             }
-            Err(failure) => {
+            Err(message) => {
+                self.notifier.log(&format!("a request failed: {message}"));
                 self.metrics.ended("failed");
-                let _ = outputs.send(Output::Failed(failure));
+                let _ = outputs.send(Output::Failed(Failure::Engine(message)));
                 self.inbox.ended();
             }
         }
     }
 
-    fn fresh(&self) -> Result<Session, EngineError> {
-        Session::new(&self.engine, self.settings.context, self.settings.chunk)
+    /// A session that holds as much of the beginning of a prompt as any in memory or on
+    /// the disk.
+    fn beginning_of(&mut self, ids: &[u32]) -> Result<Named, EngineError> {
+        let Settings { context, chunk, .. } = self.settings;
+        let idle = self.idle.take(ids)?;
+        let known = idle.as_ref().map_or(0, |named| named.session.len());
+        if let Some(kept) = &self.kept {
+            // A file that cannot be used costs time, and nothing else.
+            match kept.find(&self.engine, ids, known, context, chunk) {
+                Ok(Some(named)) => return Ok(named),
+                Ok(None) => {}
+                Err(error) => self
+                    .notifier
+                    .log(&format!("a kept session is not used: {error}")),
+            }
+        }
+        match idle {
+            Some(named) => Ok(named),
+            None => Ok(Named {
+                session: Session::new(&self.engine, context, chunk)?,
+                name: None,
+            }),
+        }
+    }
+
+    /// Writes what a session has that the disk has not.
+    fn save(kept: Option<&Kept>, notifier: &Notifier, sequence: &Sequence) {
+        let (Some(kept), Some(name)) = (kept, &sequence.name) else {
+            return;
+        };
+        if let Err(error) = kept.save(&sequence.session, name) {
+            notifier.log(&format!("a session is not kept: {error}"));
+        }
     }
 
     /// One token for each that has read its prompt, one piece for one that has not.
@@ -229,7 +266,11 @@ impl Scheduler {
                 Ok(at_checkpoint) => {
                     let ran = sequence.session.len() - before;
                     if at_checkpoint {
-                        self.idle.checkpoint(&sequence.session);
+                        sequence.session.mark();
+                    }
+                    if sequence.wants_saving(at_checkpoint) {
+                        Self::save(self.kept.as_ref(), &self.notifier, sequence);
+                        sequence.saved();
                     }
                     return Ok(ran);
                 }
@@ -295,21 +336,25 @@ impl Scheduler {
         };
         self.metrics.ended(word);
         self.metrics.took(sequence.arrived.elapsed());
-        let Sequence {
-            session, outputs, ..
-        } = sequence;
-        self.idle.add(session);
-        self.inbox.ended();
+        // On the disk before the client knows that it is done.
+        Self::save(self.kept.as_ref(), &self.notifier, &sequence);
         if let Some(output) = output {
             // Who has gone needs no answer.
-            let _ = outputs.send(output);
+            let _ = sequence.outputs.send(output);
         }
+        let Sequence { session, name, .. } = sequence;
+        if let (Some(kept), Some(name)) = (&mut self.kept, &name) {
+            kept.release(name);
+        }
+        self.idle.add(Named { session, name });
+        self.inbox.ended();
     }
 
-    /// Ends everything.
+    /// Ends everything; what was read and said stays on the disk.
     fn give_up(&mut self) {
         for sequence in self.running.drain(..).chain(self.parked.drain(..)) {
             let _ = sequence.outputs.send(Output::Failed(Failure::Stopping));
+            Self::save(self.kept.as_ref(), &self.notifier, &sequence);
             self.inbox.ended();
         }
         while let Some(job) = self.inbox.next() {

@@ -7,9 +7,14 @@ use tokio::sync::mpsc::UnboundedSender;
 use v4_runtime::sampling::SamplerError;
 use v4_runtime::{EngineError, Session, Want};
 
+use super::idle::Named;
 use crate::jobs::{Client, Failure, Finish, Job, Output};
 use crate::metrics::Metrics;
 use crate::picker::{Pick, Picker};
+
+/// A session is saved after so many new tokens at the latest, while a prompt is read and
+/// while it is answered.
+const SAVED_EVERY: (usize, usize) = (4096, 256);
 
 /// How a sequence leaves the running ones.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub(super) struct Sequence {
     pub number: u64,
     pub client: Client,
     pub session: Session,
+    /// Where it is kept on the disk.
+    pub name: Option<String>,
     pub outputs: UnboundedSender<Output>,
     pub arrived: Instant,
     pub end: Option<End>,
@@ -38,6 +45,8 @@ pub(super) struct Sequence {
     tokens: Vec<u32>,
     prompt: usize,
     cached: usize,
+    /// Tokens when the session was last saved.
+    saved: usize,
     max_tokens: usize,
     checkpoints: VecDeque<usize>,
     picker: Picker,
@@ -48,7 +57,7 @@ impl Sequence {
     /// Of a job and a session that holds none or a beginning of its prompt.
     pub fn new(
         job: Job,
-        session: Session,
+        Named { session, name }: Named,
         number: u64,
         eos: Option<u32>,
         arrived: Instant,
@@ -62,6 +71,8 @@ impl Sequence {
             number,
             client: job.client,
             session,
+            name,
+            saved: cached,
             outputs: job.outputs,
             arrived,
             end: None,
@@ -88,6 +99,23 @@ impl Sequence {
     /// Tokens that the session does not hold yet; there is always one.
     pub fn pending(&self) -> usize {
         self.tokens.len() - self.session.len()
+    }
+
+    /// Whether the session has grown enough to be saved, or has come to a place that
+    /// later prompts go on from.
+    pub fn wants_saving(&self, at_checkpoint: bool) -> bool {
+        let new = self.session.len().saturating_sub(self.saved);
+        let (reading, answering) = SAVED_EVERY;
+        let most = match self.session.len() < self.prompt {
+            true => reading,
+            false => answering,
+        };
+        new >= most || (at_checkpoint && new > 0)
+    }
+
+    /// The session was saved.
+    pub fn saved(&mut self) {
+        self.saved = self.session.len();
     }
 
     /// Runs up to `rows` tokens, and chooses the next one when all are run. True when

@@ -1,0 +1,91 @@
+//! Sessions on the disk, which outlive the service.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use v4_runtime::sessions::{Fingerprint, SessionError, Store};
+use v4_runtime::{Engine, EngineError, Session};
+
+use super::idle::Named;
+use crate::config::SessionStore;
+use crate::service::new_id;
+
+/// Fewer tokens are read again sooner than they are looked for.
+const LEAST: usize = 32;
+
+/// A store of sessions, each written as it grows.
+#[derive(Debug)]
+pub(super) struct Kept {
+    store: Store,
+    limit: u64,
+    model: Fingerprint,
+    /// Names of sessions that running requests write to.
+    in_use: HashSet<String>,
+}
+
+impl Kept {
+    pub fn open(config: &SessionStore, engine: &Engine) -> Result<Self, SessionError> {
+        Ok(Self {
+            store: Store::open(&config.folder, config.key.clone())?,
+            limit: config.max_bytes,
+            model: engine.fingerprint(),
+            in_use: HashSet::new(),
+        })
+    }
+
+    /// A stored session that holds more of the beginning of `ids` than `known` tokens.
+    pub fn find(
+        &self,
+        engine: &Arc<Engine>,
+        ids: &[u32],
+        known: usize,
+        context: usize,
+        chunk: usize,
+    ) -> Result<Option<Named>, EngineError> {
+        let ids = &ids[..ids.len().saturating_sub(1)];
+        if ids.len() < known + LEAST {
+            return Ok(None);
+        }
+        let Some(found) = self.store.find(self.model, ids, known + LEAST)? else {
+            return Ok(None);
+        };
+        let session = Session::restore(engine, context, chunk, &found.log, found.tokens)?;
+        // One that leaves most of it behind is of another conversation.
+        let same = 2 * found.tokens >= found.log.tokens().len();
+        let name = same.then(|| name(found.log.path())).flatten();
+        Ok(Some(Named { session, name }))
+    }
+
+    /// A name to write a request's session under: its own, unless another request writes
+    /// there, or a new one.
+    pub fn claim(&mut self, own: Option<String>) -> String {
+        let name = match own {
+            Some(own) if !self.in_use.contains(&own) => own,
+            _ => new_id("s"),
+        };
+        self.in_use.insert(name.clone());
+        name
+    }
+
+    /// The request that wrote there has ended.
+    pub fn release(&mut self, name: &str) {
+        self.in_use.remove(name);
+    }
+
+    /// Writes what the file of that name lacks.
+    pub fn save(&self, session: &Session, name: &str) -> Result<(), EngineError> {
+        if session.len() < LEAST {
+            return Ok(());
+        }
+        // Open no longer than it takes: other requests read it.
+        let mut log = self.store.session(name, self.model)?;
+        session.save(&mut log)?;
+        self.store.evict(self.limit, Some(log.path()))?;
+        Ok(())
+    }
+}
+
+fn name(path: &Path) -> Option<String> {
+    Some(path.file_stem()?.to_str()?.to_owned())
+}
