@@ -13,6 +13,7 @@ mod sharing;
 mod stopping;
 
 use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -79,7 +80,7 @@ impl Server {
 
     fn wait_until_ready(&mut self) {
         let began = Instant::now();
-        while !(self.socket.exists() && self.answers()) {
+        while !self.answers() {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("ended with {status}: {}", self.stderr());
             }
@@ -88,9 +89,11 @@ impl Server {
         }
     }
 
-    /// The socket is there before the model is: then a request waits.
+    /// The socket is there before the model is: then a request waits. A killed service
+    /// leaves one that nobody listens on.
     fn answers(&self) -> bool {
-        http::get(&self.socket, "/health").status == 200
+        UnixStream::connect(&self.socket).is_ok()
+            && http::get(&self.socket, "/health").status == 200
     }
 
     /// Standard error of a server that has ended.
