@@ -18,13 +18,17 @@ import openai
 SCHEMA = {
     "type": "object",
     "properties": {
-        "name": {"enum": ["ann", "bob"]},
+        "name": {"type": "string", "enum": ["ann", "bob"]},
         "age": {"type": "integer", "minimum": 0, "maximum": 150},
     },
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-TOOL = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+}
 ASK = [{"role": "user", "content": "Say something in json."}]
 # Without reasoning, so that few tokens are enough.
 PLAIN = {"thinking": {"type": "disabled"}, "seed": 1}
@@ -254,7 +258,9 @@ def messages_tools(client, model):
 
 def messages_errors(client, model):
     try:
-        client.messages.create(model=model, messages=ASK, max_tokens=8, temperature=9)
+        client.messages.create(
+            model=model, messages=ASK, max_tokens=8, extra_body={"temperature": 9}
+        )
     except anthropic.BadRequestError as found:
         assert found.body["error"]["type"] == "invalid_request_error", found.body
     else:

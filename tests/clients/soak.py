@@ -39,7 +39,7 @@ class Connection(http.client.HTTPConnection):
 class Service:
     def __init__(self, program, model, folder, *more):
         self.socket = str(folder / "s")
-        command = [program, "serve", model, "--ctx", "4096", "--listen", f"unix:{self.socket}"]
+        command = [program, "serve", model, "--allow-unsigned", "--ctx", "4096", "--listen", f"unix:{self.socket}"]
         self.process = subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
         self.errors = []
         threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True).start()

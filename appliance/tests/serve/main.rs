@@ -65,7 +65,15 @@ impl Server {
         let socket = folder.path().join("s");
         let listen = format!("unix:{}", socket.display());
         let model = model().to_str().unwrap();
-        let all = ["serve", model, "--ctx", "2048", "--listen", &listen];
+        let all = [
+            "serve",
+            model,
+            "--allow-unsigned",
+            "--ctx",
+            "2048",
+            "--listen",
+            &listen,
+        ];
         let mut command = common::v4_run(folder.path(), [&all[..], args].concat());
         command.stderr(Stdio::piped()).stdout(Stdio::null());
         change(&mut command);

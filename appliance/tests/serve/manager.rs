@@ -52,7 +52,7 @@ fn a_socket_that_systemd_hands_over_is_served() {
     let mut child = Command::new("sh")
         .args(["-c", run, "sh", env!("CARGO_BIN_EXE_v4-run"), "serve"])
         .arg(model())
-        .args(["--no-sessions", "--ctx", "512"])
+        .args(["--allow-unsigned", "--no-sessions", "--ctx", "512"])
         .env_remove("XDG_RUNTIME_DIR")
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stderr(Stdio::null())

@@ -76,7 +76,11 @@ fn what_is_wrong_with_a_socket_is_said_at_once() {
             "no-such-user",
         ),
     ] {
-        let all = [vec!["serve", model, "--no-sessions"], args].concat();
+        let all = [
+            vec!["serve", model, "--allow-unsigned", "--no-sessions"],
+            args,
+        ]
+        .concat();
         let output = super::common::run(server.folder.path(), all);
         let message = super::common::failure(&output);
         assert!(message.contains(says), "{message}");

@@ -148,6 +148,8 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
 fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<Picking, ApiError> {
     let inference = request.inference();
     let schema = extras.schema.take();
+    let wanted = inference.output_constraint.as_ref();
+    let wanted = wanted.map(|wanted| extras.constraint(wanted));
     let mut picking = extras.picking(SamplerOptions {
         temperature: inference.temperature.unwrap_or(1.0),
         top_p: inference.top_p.unwrap_or(1.0),
@@ -156,7 +158,7 @@ fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<P
     picking.logprobs = inference
         .logprobs
         .then(|| usize::from(inference.top_logprobs.unwrap_or(0)));
-    picking.constraint = match (&inference.output_constraint, schema) {
+    picking.constraint = match (&wanted, schema) {
         (Some(wanted), None) => service.grammars().of(wanted)?,
         (None, Some(schema)) => Some(service.grammars().json_schema(schema)?),
         (None, None) => None,

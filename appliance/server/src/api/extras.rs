@@ -1,8 +1,10 @@
 //! What requests say beside their protocol's core: other spellings that clients send,
 //! penalties, and what is refused rather than passed over.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
-use v4_chat::Protocol;
+use v4_chat::{OutputConstraint, Protocol};
 use v4_runtime::sampling::SamplerOptions;
 
 use crate::http::ApiError;
@@ -23,6 +25,58 @@ pub(super) struct Extras {
     seed: Option<u64>,
     /// A schema for the output, in Messages' own place for it.
     pub schema: Option<Value>,
+    /// What references in schemas may name, which the protocols' readers drop where a
+    /// schema is strict.
+    definitions: Definitions,
+}
+
+/// Definitions of the output's schema, and of the parameters of tools by their names.
+#[derive(Debug, Default)]
+struct Definitions {
+    output: Vec<(String, Value)>,
+    tools: HashMap<String, Vec<(String, Value)>>,
+}
+
+impl Definitions {
+    fn of(body: &Map<String, Value>) -> Self {
+        let schemas = [
+            &["response_format", "json_schema", "schema"][..],
+            &["text", "format", "schema"][..],
+        ];
+        let output = schemas.iter().flat_map(|path| {
+            let mut at = body.get(path[0]);
+            for name in &path[1..] {
+                at = at.and_then(|value| value.get(name));
+            }
+            definitions(at)
+        });
+        let tools = body.get("tools").and_then(Value::as_array);
+        let tools = tools.into_iter().flatten().filter_map(|tool| {
+            let tool = tool.get("function").unwrap_or(tool);
+            let name = tool.get("name")?.as_str()?;
+            Some((name.to_owned(), definitions(tool.get("parameters"))))
+        });
+        Self {
+            output: output.collect(),
+            tools: tools.collect(),
+        }
+    }
+}
+
+fn definitions(schema: Option<&Value>) -> Vec<(String, Value)> {
+    let all = ["$defs", "definitions"].iter().filter_map(|&name| {
+        let found = schema?.get(name)?;
+        Some((name.to_owned(), found.clone()))
+    });
+    all.collect()
+}
+
+fn restore(schema: &mut Value, definitions: &[(String, Value)]) {
+    if let Value::Object(schema) = schema {
+        for (name, value) in definitions {
+            schema.entry(name.as_str()).or_insert_with(|| value.clone());
+        }
+    }
 }
 
 impl Extras {
@@ -70,7 +124,27 @@ impl Extras {
             bias: bias(body)?,
             seed: whole("seed")?,
             schema: None,
+            definitions: Definitions::of(body),
         })
+    }
+
+    /// What a request wants its output to be, its references whole.
+    pub fn constraint(&self, wanted: &OutputConstraint) -> OutputConstraint {
+        let mut wanted = wanted.clone();
+        match &mut wanted {
+            OutputConstraint::Json {
+                schema: Some(schema),
+            } => restore(schema, &self.definitions.output),
+            OutputConstraint::ToolCalls { tools, .. } => {
+                for tool in tools {
+                    if let Some(definitions) = self.definitions.tools.get(&tool.name) {
+                        restore(&mut tool.parameters, definitions);
+                    }
+                }
+            }
+            OutputConstraint::Json { schema: None } | OutputConstraint::Regex(_) => {}
+        }
+        wanted
     }
 
     /// How to pick tokens with these.
@@ -246,6 +320,28 @@ mod tests {
         ] {
             assert!(of(protocol, body).is_ok());
         }
+    }
+
+    #[test]
+    fn references_of_strict_schemas_stay_whole() {
+        let defs = json!({"n": {"type": "integer"}});
+        let body = json!({
+            "response_format": {"json_schema": {"schema": {"$defs": defs}}},
+            "tools": [{"function": {"name": "f", "parameters": {"$defs": defs}}}],
+        });
+        let (extras, _) = of(Protocol::Chat, body).unwrap();
+        let schema = json!({"properties": {"a": {"$ref": "#/$defs/n"}}});
+        let wanted = OutputConstraint::Json {
+            schema: Some(schema),
+        };
+        let OutputConstraint::Json {
+            schema: Some(schema),
+        } = extras.constraint(&wanted)
+        else {
+            panic!("another kind");
+        };
+        assert_eq!(schema["$defs"], defs);
+        assert_eq!(schema["properties"]["a"]["$ref"], "#/$defs/n");
     }
 
     #[test]

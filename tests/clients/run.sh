@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The published clients and curl against the service, over loopback and its Unix
+# socket; then many clients at once for some seconds.
+#
+#   tests/clients/run.sh target/release/v4-run tiny-v4.gguf [SECONDS]
+set -euo pipefail
+program=$1 model=$2 seconds=${3:-20}
+here=$(cd "$(dirname "$0")" && pwd)
+venv=${CARGO_TARGET_DIR:-$here/../../target}/clients-venv
+
+folder=$(mktemp -d)
+service=
+trap '[[ -z $service ]] || kill "$service" 2>/dev/null; rm -rf "$folder"' EXIT
+
+"$program" serve "$model" --allow-unsigned --ctx 4096 --no-sessions \
+    --listen "unix:$folder/s" --listen 127.0.0.1:0 2>"$folder/log" &
+service=$!
+for _ in $(seq 100); do
+    curl -sf --unix-socket "$folder/s" http://localhost/health >/dev/null && break
+    sleep 0.1
+done
+address=$(grep -o 'http://[0-9.:]*' "$folder/log")
+
+curl -sfN --unix-socket "$folder/s" http://localhost/v1/chat/completions \
+    -H 'Content-Type: application/json' \
+    -d '{"model": "m", "messages": [{"role": "user", "content": "Hello"}],
+         "thinking": {"type": "disabled"}, "max_tokens": 4, "stream": true}' |
+    grep -q '^data: \[DONE\]'
+echo 'curl: ok'
+
+# Where no package index can be reached, what is installed already has to do.
+if [[ ! -x $venv/bin/python ]]; then
+    python3 -m venv "$venv"
+fi
+if "$venv/bin/pip" install -q -r "$here/requirements.txt"; then
+    "$venv/bin/python" "$here/clients.py" "$address"
+    "$venv/bin/python" "$here/clients.py" "unix:$folder/s"
+else
+    echo 'openai and anthropic: not tested, they cannot be installed here'
+fi
+kill "$service"
+wait "$service"
+service=
+
+python3 "$here/soak.py" "$program" "$model" --seconds "$seconds" --requests 24
