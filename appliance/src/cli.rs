@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use v4_runtime::Session;
 
 use crate::commands::bench::BenchArgs;
@@ -15,6 +16,7 @@ use crate::commands::doctor::DoctorArgs;
 use crate::commands::plan::PlanArgs;
 use crate::commands::render::RenderArgs;
 use crate::commands::repo::RepoArgs;
+use crate::commands::selftest::SelftestArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::sessions::SessionsArgs;
 use crate::commands::tokenize::TokenizeArgs;
@@ -76,6 +78,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Check a model against its manifest, and the manifest's signature.
     Verify(VerifyModelArgs),
+    /// Check that this machine gives the bits that the model gave where it was made.
+    Selftest(SelftestArgs),
     /// Write the logits of given token ids to a safetensors file.
     Logits(LogitsArgs),
     /// Print the token ids of a text on standard input.
@@ -92,6 +96,20 @@ Examples:
 
 Prints {\"prompt\": …, \"ids\": […]}, or the protocol's error with exit code 1.")]
     Render(RenderArgs),
+    /// Print what a shell needs to complete commands and options.
+    #[command(after_help = "\
+Example:
+  v4-run completion bash > ~/.local/share/bash-completion/completions/v4-run")]
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual's pages into a folder; for packages.
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 /// How weights meet activations.

@@ -22,7 +22,8 @@ mod trust;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::generate;
 
 use cli::{Cli, Command};
 
@@ -58,9 +59,18 @@ fn run() -> anyhow::Result<ExitCode> {
         Some(Command::Plan(args)) => commands::plan::run(args),
         Some(Command::Doctor(args)) => commands::doctor::run(args),
         Some(Command::Verify(args)) => commands::verify::run(args),
+        Some(Command::Selftest(args)) => commands::selftest::run(args),
         Some(Command::Logits(args)) => commands::logits::run(args),
         Some(Command::Tokenize(args)) => commands::tokenize::run(args),
         Some(Command::Render(args)) => commands::render::run(args),
+        Some(Command::Completion { shell }) => {
+            generate(shell, &mut Cli::command(), "v4-run", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Man { folder }) => {
+            clap_mangen::generate_to(Cli::command(), folder)?;
+            Ok(ExitCode::SUCCESS)
+        }
         None if std::env::args_os().len() <= 1 => explain(),
         None => commands::ask::run(cli.ask),
     }
@@ -81,6 +91,7 @@ v4-run runs DeepSeek-V4 models from one GGUF file, on this machine, offline.
   v4-run bench MODEL             measure speed
   v4-run plan MODEL              where its bytes would go, and how fast
   v4-run verify MODEL            check it against its signed manifest
+  v4-run selftest MODEL          do this machine's kernels, threads and disk give its bits?
   v4-run doctor                  what of this machine it can use
 
 MODEL is a GGUF file; v4-convert makes one from a downloaded checkpoint:

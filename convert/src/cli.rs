@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use v4_convert::recipe::engram_type;
 use v4_quant::GgmlType;
 
@@ -72,12 +73,41 @@ pub enum Command {
     Inspect(InspectArgs),
     /// List the built-in recipes
     Recipes,
+    /// Fill in the golden values by which `v4-run selftest` checks a machine
+    Golden(GoldenArgs),
     /// Write a model's manifest and sign it
     Sign(SignArgs),
     /// Check a model against its manifest, and the manifest's signature
     Verify(VerifyArgs),
     /// Make a pair of keys to sign with
     Keygen(KeygenArgs),
+    /// Print what a shell needs to complete commands and options
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual's pages into a folder; for packages
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  v4-convert golden v4-flash.gguf
+
+Runs 24 tokens through the model, once with each arithmetic, with the portable kernels on
+one thread, and writes hashes of the logits into room that the conversion left in the
+file's header. A large model takes minutes. Do it before the file is signed.")]
+pub struct GoldenArgs {
+    /// The model (GGUF), as v4-convert wrote it
+    pub file: PathBuf,
+    /// No notes
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! `v4-convert`: checkpoints to GGUF files, and a look into GGUF files.
 
 mod cli;
+mod golden;
 mod trust;
 
 use std::io::{self, IsTerminal, Write};
@@ -10,7 +11,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::generate;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use v4_convert::inspect::{InspectError, InspectOptions, inspect, write_tensor, write_totals};
@@ -56,9 +58,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Inspect(args)) => show(&args),
         Some(Command::Recipes) => list_recipes(),
+        Some(Command::Golden(args)) => golden::run(&args),
         Some(Command::Sign(args)) => trust::sign(&args),
         Some(Command::Verify(args)) => trust::verify(&args),
         Some(Command::Keygen(args)) => trust::keygen(&args),
+        Some(Command::Completion { shell }) => {
+            generate(shell, &mut Cli::command(), "v4-convert", &mut io::stdout());
+            Ok(())
+        }
+        Some(Command::Man { folder }) => Ok(clap_mangen::generate_to(Cli::command(), folder)?),
         None => convert(&cli.convert),
     }
 }

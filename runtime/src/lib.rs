@@ -23,6 +23,7 @@ pub mod experts;
 mod forward;
 pub mod generation;
 pub mod gguf;
+pub mod golden;
 pub mod io;
 mod kv;
 mod math;

@@ -10,6 +10,7 @@ pub mod perplexity;
 pub mod plan;
 pub mod render;
 pub mod repo;
+pub mod selftest;
 pub mod serve;
 pub mod sessions;
 pub mod tokenize;

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value as Json;
 use v4_quant::GgmlType;
 use v4_runtime::gguf::{Array, Metadata, PAGE_ALIGNMENT, Strings, TensorInfo, Value};
+use v4_runtime::golden::Golden;
 use v4_runtime::tokenizer::{SpecialIds, Tokenizer, TokenizerError};
 
 use super::{Draft, Drafts, PlanError, PlanOptions, Vision, engram};
@@ -329,6 +330,8 @@ pub(super) fn describe_output(metadata: &mut Metadata, recipe: &Recipe, infos: &
     metadata.insert("v4.converter.version", env!("CARGO_PKG_VERSION"));
     metadata.insert("v4.recipe", recipe.name());
     metadata.insert("v4.recipe.base", recipe.base());
+    // Those of another recipe would be wrong.
+    Golden::blank().store(metadata);
     metadata.remove("v4.recipe.rules");
     metadata.remove("v4.recipe.engram");
     if let Some(ty) = recipe.engram() {
