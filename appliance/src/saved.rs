@@ -87,12 +87,17 @@ impl Sessions {
         let model = engine.fingerprint();
         if name.contains('/') {
             let log = SessionLog::open(Path::new(name), model, self.key.as_ref())?;
-            return Ok(Saved { log, store: None });
+            return Ok(Saved {
+                log,
+                store: None,
+                key: self.key.clone(),
+            });
         }
         let store = self.store()?;
         Ok(Saved {
             log: store.session(name, model)?,
             store: Some((store, self.limit)),
+            key: self.key.clone(),
         })
     }
 
@@ -101,18 +106,22 @@ impl Sessions {
     pub fn beginning_of(
         &self,
         engine: &Arc<Engine>,
-        saved: Option<&Saved>,
+        saved: Option<&mut Saved>,
         ids: &[u32],
         context: usize,
         chunk: usize,
     ) -> anyhow::Result<Session> {
         let ids = &ids[..ids.len().saturating_sub(1)];
         let chunk = chunk.min(context);
-        let own = saved.map_or(0, |saved| saved.log.in_common(ids));
+        let own = saved.as_ref().map_or(0, |saved| saved.log.in_common(ids));
         if let Some(found) = self.look_for(engine, ids, own + LEAST_REUSED) {
             // One that is damaged is as if it were not there.
             if let Ok(session) = Session::restore(engine, context, chunk, &found.log, found.tokens)
             {
+                if let Some(saved) = saved {
+                    // So that it can be gone on from here without the other.
+                    session.save(&mut saved.log)?;
+                }
                 return Ok(session);
             }
         }
@@ -141,6 +150,8 @@ pub struct Saved {
     pub log: SessionLog,
     /// The store it is in, and how large that may get.
     store: Option<(Store, u64)>,
+    /// What is beside it is encrypted as well.
+    key: Option<SessionKey>,
 }
 
 impl Saved {
@@ -194,6 +205,18 @@ impl Saved {
             Ok(facts) if facts.len() > MOST => bail!("{}: longer than {MOST} bytes", name()),
             Ok(_) => std::fs::read(&path).with_context(name)?,
         };
+        let text = match (&self.key, SessionKey::sealed(&text)) {
+            (None, false) => text,
+            (Some(key), true) => match key.open(&text) {
+                Some(text) => text,
+                None => bail!("{}: is damaged, or encrypted with another key", name()),
+            },
+            (None, true) => bail!(
+                "{}: is encrypted; give its key (--session-key FILE)",
+                name()
+            ),
+            (Some(_), false) => bail!("{}: is not encrypted, and a key was given", name()),
+        };
         serde_json::from_slice(&text).map(Some).with_context(name)
     }
 
@@ -201,6 +224,11 @@ impl Saved {
     pub fn write_notes(&self, said: &serde_json::Value) -> anyhow::Result<()> {
         let path = self.notes();
         let made = path.with_extension("json.part");
+        let mut text = serde_json::to_vec(said)?;
+        text.push(b'\n');
+        if let Some(key) = &self.key {
+            text = key.seal(text)?;
+        }
         let write = || -> std::io::Result<()> {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -208,8 +236,7 @@ impl Saved {
                 .truncate(true)
                 .mode(0o600)
                 .open(&made)?;
-            serde_json::to_writer(&mut file, said)?;
-            file.write_all(b"\n")?;
+            file.write_all(&text)?;
             file.sync_all()?;
             std::fs::rename(&made, &path)
         };

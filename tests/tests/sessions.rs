@@ -8,7 +8,8 @@ use v4_runtime::{
     Engine, EngineError, EngineOptions, Hooks, KvPrecision, Precision, Session, Want,
 };
 use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, tiny};
+use v4_tests::program::{data, run, tiny};
+use v4_tests::shared::shared;
 
 const MODELS: [&str; 2] = ["tiny-v4", "tiny-v41"];
 
@@ -252,4 +253,24 @@ fn sessions_of_others_are_refused() {
         assert!(matches!(error, SessionError::OtherModel { .. }), "{error}");
     }
     open(&path, &v4).unwrap();
+}
+
+/// A writer that is killed (kill -9) again and again; the program says more, and does it
+/// at 65,536 tokens by default.
+#[test]
+fn what_kills_leave_goes_on_with_the_same_bits() {
+    for name in MODELS {
+        let model = tiny(name, "native", &[]);
+        let Some(text) = shared("text/code-and-docs.txt") else {
+            return;
+        };
+        let few = ["--tokens", "1200", "--kills", "8"].map(std::ffi::OsStr::new);
+        let args = [&[model.as_os_str(), text.as_os_str()], &few[..]].concat();
+        let said = run("v4-session-check", &args).ok();
+        assert!(
+            said.text().contains("with the same bits"),
+            "{}",
+            said.text()
+        );
+    }
 }

@@ -61,7 +61,7 @@ impl Request<'_> {
         let chunk = self.engine.chunk;
         let mut session =
             self.sessions
-                .beginning_of(engine, saved.as_ref(), ids, context, chunk)?;
+                .beginning_of(engine, saved.as_mut(), ids, context, chunk)?;
         let sampling = options::sampler(self.sampling);
         let seed = sampling.seed;
         let mut sampler = Sampler::new(sampling)?;

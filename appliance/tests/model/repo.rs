@@ -144,3 +144,69 @@ fn a_tree_that_does_not_fit_is_refused_or_trimmed() {
     );
     assert!(failure(&none).starts_with("nowhere: "));
 }
+
+/// This repository: counted where it is, asked about in a copy of its pages, which can be
+/// edited.
+#[test]
+fn it_reads_this_repository() {
+    let dir = scratch();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = root.to_str().unwrap();
+    let counted = run(
+        dir.path(),
+        with_model(&["repo", "MODEL", root, "--count", "--json"]),
+    );
+    let counted: Value = serde_json::from_str(ok(&counted)).unwrap();
+    let files = counted["files"].as_array().unwrap();
+    let has = |path: &str| files.iter().any(|f| f["path"] == path);
+    assert!(has("README.md") && has("runtime/src/session.rs"));
+    assert!(
+        !files
+            .iter()
+            .any(|f| f["path"].as_str().unwrap().starts_with("target/"))
+    );
+    assert!(
+        counted["tokens"].as_u64().unwrap() > 100_000,
+        "{}",
+        counted["tokens"]
+    );
+
+    let pages = dir.path().join("pages");
+    fs::create_dir(&pages).unwrap();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(Path::new(root).join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_owned();
+        // The first pages' beginnings are enough for a debug build.
+        if let Ok(text) = fs::read_to_string(&path) {
+            let text: String = text.chars().take(1500).collect();
+            fs::write(pages.join(&name), text).unwrap();
+            names.push(name);
+        }
+    }
+    names.sort();
+    let asked = || {
+        let args = [
+            "repo", "MODEL", "pages", "--order", "path", "--group", "200", "--temp", "0",
+        ];
+        let question = ["-n", "4", "-p", "Where are sessions kept?"];
+        run(dir.path(), with_model(&[&args[..], &question].concat()))
+    };
+    let first = asked();
+    let [files, tokens, before] = counts(&first)[..] else {
+        panic!("{}", stderr(&first));
+    };
+    assert_eq!((files, before), (names.len(), 0));
+    let edited = pages.join(&names[names.len() / 2]);
+    let text = fs::read_to_string(&edited).unwrap();
+    fs::write(&edited, format!("{text} Edited.")).unwrap();
+    let second = asked();
+    let [_, _, kept] = counts(&second)[..] else {
+        panic!("{}", stderr(&second));
+    };
+    ok(&second);
+    assert!(
+        kept > tokens / 4 && kept < tokens * 3 / 4,
+        "{kept} of {tokens}"
+    );
+}

@@ -16,6 +16,8 @@ use zeroize::Zeroizing;
 use super::SessionError;
 use super::layout::Sum;
 
+/// First bytes of a sealed file.
+const SEALED_FILE: &[u8; 8] = b"V4SEAL1\0";
 const NONCE: usize = 24;
 const TAG: usize = 16;
 /// Bytes that sealing adds.
@@ -72,6 +74,30 @@ impl SessionKey {
                     .to_owned(),
             )),
         }
+    }
+
+    /// Seals a file that is kept beside a session, such as what was said.
+    ///
+    /// # Errors
+    /// If the system has no random bytes.
+    pub fn seal(&self, text: Vec<u8>) -> std::io::Result<Vec<u8>> {
+        let mut salt = [0; 16];
+        random(&mut salt)?;
+        let sealed = self.of_file(&salt).seal(&[0; 16], text)?;
+        Ok([&SEALED_FILE[..], &salt, &sealed].concat())
+    }
+
+    /// Opens what [`Self::seal`] gave; `None` if it is not that, or of another key.
+    #[must_use]
+    pub fn open(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let (salt, sealed) = bytes.strip_prefix(SEALED_FILE)?.split_first_chunk::<16>()?;
+        self.of_file(salt).open(&[0; 16], sealed.to_vec())
+    }
+
+    /// Whether these are the bytes of a sealed file.
+    #[must_use]
+    pub fn sealed(bytes: &[u8]) -> bool {
+        bytes.starts_with(SEALED_FILE)
     }
 
     /// The key of a file with that salt.
@@ -158,6 +184,16 @@ mod tests {
             assert!(seal.open(&[5; 16], bad).is_none());
         }
         assert!(seal.open(&[5; 16], vec![0; 7]).is_none());
+    }
+
+    #[test]
+    fn a_file_is_sealed_and_opened() {
+        let key = SessionKey::new([3; 32]);
+        let sealed = key.seal(b"what was said".to_vec()).unwrap();
+        assert!(SessionKey::sealed(&sealed) && !sealed.windows(4).any(|w| w == b"said"));
+        assert_eq!(key.open(&sealed).unwrap(), b"what was said");
+        assert!(SessionKey::new([4; 32]).open(&sealed).is_none());
+        assert!(key.open(&sealed[..20]).is_none() && key.open(b"{}").is_none());
     }
 
     #[test]

@@ -75,8 +75,8 @@ fn run(args: &Args) -> Result<()> {
         ..EngineOptions::default()
     };
     let engine = Engine::open(&args.model, options)?;
-    let text = std::fs::read_to_string(&args.text)
-        .with_context(|| args.text.display().to_string())?;
+    let text =
+        std::fs::read_to_string(&args.text).with_context(|| args.text.display().to_string())?;
     let mut ids = engine.tokenizer().encode(&text, Marks::Plain)?;
     ensure!(!ids.is_empty(), "{}: no tokens", args.text.display());
     while ids.len() < args.tokens + 2 {
@@ -176,7 +176,10 @@ fn check(args: &Args, engine: &Arc<Engine>, ids: &[u32]) -> Result<()> {
         100.0 * (held as f64 / planned as f64 - 1.0),
         std::fs::metadata(&path)?.len(),
     );
-    println!("anonymous memory since the first token: {:+} bytes", resident() as i64 - before as i64);
+    println!(
+        "anonymous memory since the first token: {:+} bytes",
+        resident() as i64 - before as i64
+    );
     ensure!(
         held.abs_diff(planned) * 100 <= 3 * planned,
         "the plan is off by more than 3 %"

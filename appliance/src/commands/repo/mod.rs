@@ -359,7 +359,7 @@ fn read_ahead(
     let &Ahead { ids, ends, context } = ahead;
     let mut saved = sessions.open(engine, session)?;
     let chunk = args.engine.chunk;
-    let mut session = sessions.beginning_of(engine, Some(&saved), ids, context, chunk)?;
+    let mut session = sessions.beginning_of(engine, Some(&mut saved), ids, context, chunk)?;
     let read_before = session.len();
     let last = ends.last().copied().unwrap_or(0);
     let bar = notes.bar("reading files", last.max(read_before));
