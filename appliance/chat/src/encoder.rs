@@ -68,6 +68,25 @@ pub struct Rendered {
 }
 
 impl Rendered {
+    /// The same prompt with other ids, whose text and marks it then has.
+    pub(crate) fn with_ids(self, tokenizer: &Tokenizer, ids: Vec<u32>) -> Self {
+        let mut bytes = Vec::new();
+        let mut special_ranges = Vec::new();
+        for &id in &ids {
+            let from = bytes.len();
+            bytes.extend_from_slice(tokenizer.token_bytes(id).unwrap_or_default());
+            if tokenizer.is_mark(id) {
+                special_ranges.push(from..bytes.len());
+            }
+        }
+        Self {
+            prompt: String::from_utf8_lossy(&bytes).into_owned(),
+            special_ranges,
+            ids,
+            images: self.images,
+        }
+    }
+
     pub(crate) fn encode(prompt: RenderedPrompt, tokenizer: &Tokenizer) -> Result<Self, ChatError> {
         let ids = tokenizer
             .encode_ranges(&prompt.prompt, &prompt.special_ranges)

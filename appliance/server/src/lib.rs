@@ -27,6 +27,7 @@ mod notify;
 mod picker;
 pub mod scheduler;
 mod service;
+mod turns;
 
 pub use config::{Config, SessionStore};
 pub use constraint::Grammars;

@@ -20,6 +20,7 @@ use crate::listen::Listener;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::scheduler::{Scheduler, Settings};
+use crate::turns::Turns;
 
 /// Requests whose bodies are read and made prompts of at once.
 const BODIES: usize = 16;
@@ -37,6 +38,7 @@ pub struct Service {
     engine: Option<Arc<Engine>>,
     created: u64,
     bodies: Arc<Semaphore>,
+    turns: Turns,
 }
 
 impl Service {
@@ -61,6 +63,7 @@ impl Service {
             engine: None,
             created: now(),
             bodies: Arc::new(Semaphore::new(BODIES)),
+            turns: Turns::default(),
         }
     }
 
@@ -84,6 +87,10 @@ impl Service {
 
     pub(crate) fn grammars(&self) -> &Grammars {
         &self.grammars
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

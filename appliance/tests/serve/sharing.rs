@@ -158,3 +158,59 @@ fn more_than_may_wait_are_refused_and_told_so() {
         200
     );
 }
+
+#[test]
+fn a_call_that_comes_back_is_the_one_that_was_written() {
+    let server = Server::start(&["--no-sessions"]);
+    let tools = json!([{"type": "function", "function": {"name": "sum", "parameters": {
+        "type": "object",
+        "properties": {"numbers": {"type": "array", "minItems": 2, "maxItems": 4,
+            "items": {"type": "integer", "minimum": 0, "maximum": 999}}},
+        "required": ["numbers"],
+    }}}]);
+    let ask = |messages: &Vec<Value>, choice: &str| {
+        server.chat(&json!({
+            "model": "m", "messages": messages, "tools": tools, "tool_choice": choice,
+            "thinking": {"type": "disabled"}, "seed": 4, "max_tokens": 300,
+        }))
+    };
+    let mut messages = vec![json!({"role": "user", "content": TEXT})];
+    let first = ask(&messages, "required");
+    assert_eq!(
+        first["choices"][0]["finish_reason"], "tool_calls",
+        "{first}"
+    );
+    let mut message = first["choices"][0]["message"].clone();
+    // As a client may write it: the same numbers, other white space.
+    for call in message["tool_calls"].as_array_mut().unwrap() {
+        let arguments = call["function"]["arguments"].as_str().unwrap();
+        let value: Value = serde_json::from_str(arguments).unwrap();
+        assert!(value["numbers"].as_array().unwrap().len() >= 2);
+        call["function"]["arguments"] = value.to_string().into();
+    }
+    let ids: Vec<Value> = message["tool_calls"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|call| call["id"].clone())
+        .collect();
+    messages.push(message);
+    for id in ids {
+        messages.push(json!({"role": "tool", "tool_call_id": id, "content": "42"}));
+    }
+    // A service that did not write it writes it as the format has it.
+    let body = json!({"model": "m", "messages": messages, "tools": tools,
+        "thinking": {"type": "disabled"}});
+    let prompt = |server: &Server| {
+        let found = server.post("/v1/chat/completions/prompt", &body).ok();
+        found["prompt"].as_str().unwrap().to_owned()
+    };
+    let other = Server::start(&["--no-sessions"]);
+    assert_ne!(prompt(&server), prompt(&other));
+    let next = ask(&messages, "auto");
+    let usage = &first["usage"];
+    let all =
+        usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap();
+    // The very last token was not run.
+    assert!(cached(&next) + 2 >= all, "{} of {all}", next["usage"]);
+}

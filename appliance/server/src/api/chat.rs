@@ -6,7 +6,7 @@ use hyper::Response;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use v4_chat::{Event, Protocol, Rendered, Request, Responder};
+use v4_chat::{Event, Protocol, Rendered, Request, Responder, Written};
 use v4_runtime::sampling::SamplerOptions;
 use v4_runtime::tokenizer::Tokenizer;
 
@@ -42,10 +42,13 @@ pub(crate) async fn answer(
     drop(turn);
     let tokenizer = service.tokenizer();
     let (outputs, receiver) = mpsc::unbounded_channel();
-    let prompt = prepared.rendered.ids.len();
+    let ids = prepared.rendered.ids;
+    let prompt = ids.len();
+    let opened = checkpoints(tokenizer, &ids).pop().unwrap_or(0);
+    let beginning = ids[opened..].to_vec();
     let job = Job {
-        checkpoints: checkpoints(tokenizer, &prepared.rendered.ids),
-        ids: prepared.rendered.ids,
+        checkpoints: checkpoints(tokenizer, &ids),
+        ids,
         max_tokens: prepared.max_tokens,
         picking: prepared.picking,
         client,
@@ -54,7 +57,9 @@ pub(crate) async fn answer(
     service.jobs().submit(job)?;
     let streams = prepared.request.stream();
     let writer = ChatWriter {
-        tokenizer: tokenizer.clone(),
+        service: Arc::clone(service),
+        beginning,
+        written: Vec::new(),
         id: new_id(match protocol {
             Protocol::Chat => "chatcmpl-",
             Protocol::Messages => "msg_",
@@ -113,6 +118,8 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
     let extras = Extras::of(protocol, &mut body)?;
     let request = Request::from_value(protocol, service.version(), body)?;
     let rendered = request.render(service.tokenizer())?;
+    let known = |call: &str| service.turns().get(call);
+    let rendered = request.replay(service.tokenizer(), rendered, known);
     if rendered.images > 0 {
         return Err(ApiError::new(
             Kind::Invalid,
@@ -192,9 +199,29 @@ fn checkpoints(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<usize> {
     all
 }
 
+/// The ids of the calls in a response of any protocol.
+fn calls(response: &Value) -> Vec<String> {
+    let list = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
+    let chat = list(&response["choices"][0]["message"]["tool_calls"]);
+    let messages = list(&response["content"]);
+    let messages = messages.into_iter().filter(|c| c["type"] == "tool_use");
+    let responses = list(&response["output"]);
+    let ids = chat
+        .into_iter()
+        .chain(messages)
+        .map(|call| call["id"].clone());
+    let ids = ids.chain(responses.into_iter().map(|item| item["call_id"].clone()));
+    ids.filter_map(|id| id.as_str().map(str::to_owned))
+        .collect()
+}
+
 /// Writes responses with the protocol's own responder.
 struct ChatWriter {
-    tokenizer: Tokenizer,
+    service: Arc<Service>,
+    /// The prompt from where the model's turn begins.
+    beginning: Vec<u32>,
+    /// What the model wrote.
+    written: Vec<u32>,
     id: String,
     request: Request,
     prompt: usize,
@@ -212,12 +239,32 @@ impl ChatWriter {
         })
     }
 
+    /// Remembers a turn that calls tools, so that it comes back as it was written.
+    fn remember(&self) -> Result<(), ApiError> {
+        let calls = calls(&Writer::whole(self)?);
+        if calls.is_empty() {
+            return Ok(());
+        }
+        let tokenizer = self.service.tokenizer();
+        if let Some(turn) = Written::new(tokenizer, &self.beginning, &self.written) {
+            self.service.turns().put(calls, turn);
+        }
+        Ok(())
+    }
+
     fn write(&mut self, output: Output) -> Result<Vec<Event>, ApiError> {
+        if let Output::Token { id, .. } = &output {
+            self.written.push(*id);
+        }
         Ok(match output {
             Output::Started { cached } => {
-                let responder =
-                    self.request
-                        .responder(&self.tokenizer, &self.id, now(), self.prompt, cached);
+                let responder = self.request.responder(
+                    self.service.tokenizer(),
+                    &self.id,
+                    now(),
+                    self.prompt,
+                    cached,
+                );
                 self.responder.insert(responder).start()?
             }
             Output::Reading { .. } => Vec::new(),
@@ -226,10 +273,16 @@ impl ChatWriter {
                 logprob: Some(logprob),
             } => self.responder()?.push_with(id, logprob)?,
             Output::Token { id, logprob: None } => self.responder()?.push(&[id])?,
-            Output::Done(finish) => self.responder()?.finish(match finish {
-                Finish::Stop => v4_chat::Finish::Stop,
-                Finish::Length => v4_chat::Finish::Length,
-            })?,
+            Output::Done(finish) => {
+                let events = self.responder()?.finish(match finish {
+                    Finish::Stop => v4_chat::Finish::Stop,
+                    Finish::Length => v4_chat::Finish::Length,
+                })?;
+                if finish == Finish::Stop {
+                    self.remember()?;
+                }
+                events
+            }
             Output::Failed(failure) => return Err(failure.into()),
         })
     }
