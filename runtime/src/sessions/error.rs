@@ -10,7 +10,7 @@ use super::Fingerprint;
 #[non_exhaustive]
 pub enum SessionError {
     /// The system's error.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
