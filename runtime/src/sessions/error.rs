@@ -10,14 +10,14 @@ use super::Fingerprint;
 #[non_exhaustive]
 pub enum SessionError {
     /// The system's error.
-    #[error("{}: cannot {action}", path.display())]
+    #[error("{}: cannot {action}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What was being done.
         action: &'static str,
         /// The system's reason.
-        source: io::Error,
+        error: io::Error,
     },
     /// No session file, or of a version that is not known.
     #[error("{}: {what}", path.display())]

@@ -40,10 +40,10 @@ impl SessionLog {
         model: Fingerprint,
         key: Option<&SessionKey>,
     ) -> Result<Self, SessionError> {
-        let failed = |action, source| SessionError::Io {
+        let failed = |action, error| SessionError::Io {
             path: path.to_owned(),
             action,
-            source,
+            error,
         };
         let file = OpenOptions::new()
             .read(true)
@@ -74,10 +74,10 @@ impl SessionLog {
         model: Option<Fingerprint>,
         key: Option<&SessionKey>,
     ) -> Result<Self, SessionError> {
-        let file = File::open(path).map_err(|source| SessionError::Io {
+        let file = File::open(path).map_err(|error| SessionError::Io {
             path: path.to_owned(),
             action: "open the file",
-            source,
+            error,
         })?;
         let (mut log, len) = Self::locked(path, file, FlockOperation::NonBlockingLockShared)?;
         if len < FIRST_STEP {
@@ -94,10 +94,10 @@ impl SessionLog {
         flock(&file, lock).map_err(|_| SessionError::Busy {
             path: path.to_owned(),
         })?;
-        let facts = file.metadata().map_err(|source| SessionError::Io {
+        let facts = file.metadata().map_err(|error| SessionError::Io {
             path: path.to_owned(),
             action: "examine the file",
-            source,
+            error,
         })?;
         if !facts.is_file() {
             return Err(SessionError::Format {
@@ -122,10 +122,10 @@ impl SessionLog {
         action: &'static str,
     ) -> impl FnOnce(io::Error) -> SessionError + use<> {
         let path = self.path.clone();
-        move |source| SessionError::Io {
+        move |error| SessionError::Io {
             path,
             action,
-            source,
+            error,
         }
     }
 

@@ -53,10 +53,10 @@ impl Store {
     pub fn open(folder: &Path, key: Option<SessionKey>) -> Result<Self, SessionError> {
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(folder);
-        made.map_err(|source| SessionError::Io {
+        made.map_err(|error| SessionError::Io {
             path: folder.to_owned(),
             action: "make the folder",
-            source,
+            error,
         })?;
         Ok(Self {
             folder: folder.to_owned(),
@@ -123,10 +123,10 @@ impl Store {
     }
 
     fn files(&self) -> Result<Vec<(PathBuf, fs::Metadata)>, SessionError> {
-        let failed = |source| SessionError::Io {
+        let failed = |error| SessionError::Io {
             path: self.folder.clone(),
             action: "read the folder",
-            source,
+            error,
         };
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(failed)? {
@@ -214,10 +214,10 @@ impl Store {
 /// Deletes a file that nobody has open. Whether it was deleted.
 fn delete(path: &Path) -> Result<bool, SessionError> {
     use rustix::fs::{FlockOperation, flock};
-    let failed = |source: io::Error| SessionError::Io {
+    let failed = |error: io::Error| SessionError::Io {
         path: path.to_owned(),
         action: "delete the file",
-        source,
+        error,
     };
     let file = match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
