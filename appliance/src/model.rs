@@ -1,5 +1,6 @@
 //! Opening a model and giving it room.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +73,7 @@ pub fn open_telling(
             tell(&line);
             spinner.set_message(line);
         }
+        ControlFlow::Continue(())
     };
     let engine = Engine::open_with(path, options, &progress);
     spinner.finish_and_clear();

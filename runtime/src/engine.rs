@@ -1,5 +1,6 @@
 //! A loaded model.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -146,13 +147,13 @@ impl Engine {
     /// cannot be read or have no room, or what must be in memory does not fit into
     /// [`EngineOptions::memory`].
     pub fn open(path: &Path, options: EngineOptions) -> Result<Arc<Self>, EngineError> {
-        Self::open_with(path, options, &|_, _| {})
+        Self::open_with(path, options, &|_, _| ControlFlow::Continue(()))
     }
 
     /// [`Self::open`], telling how far weights that are copied have been read.
     ///
     /// # Errors
-    /// As there.
+    /// As there, and [`EngineError::Cancelled`].
     pub fn open_with(
         path: &Path,
         options: EngineOptions,

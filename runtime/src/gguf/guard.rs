@@ -97,7 +97,13 @@ mod linux {
     pub(super) fn install() -> bool {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
-            PAGE.store(rustix::param::page_size(), Ordering::Relaxed);
+            // Of libc, not rustix, which reads the kernel's own vector to find out, and
+            // is ended by what it finds there under valgrind.
+            // SAFETY: a question about a number.
+            let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+            if let Ok(page @ 1..) = usize::try_from(page) {
+                PAGE.store(page, Ordering::Relaxed);
+            }
             let handler: Handler = on_bus_error;
             // SAFETY: `sigaction` is plain data, for which zeros are valid.
             let mut action: libc::sigaction = unsafe { std::mem::zeroed() };

@@ -1,5 +1,6 @@
 //! Weights in memory of their own.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::prelude::*;
@@ -13,8 +14,9 @@ use crate::memory::is_expert;
 /// Bytes of one read: a whole number of every file system's units, and of huge pages.
 const PIECE: usize = 8 << 20;
 
-/// Called with bytes read and bytes in all.
-pub type LoadProgress<'a> = &'a (dyn Fn(u64, u64) + Sync);
+/// Called with bytes read and bytes in all; breaking stops with
+/// [`EngineError::Cancelled`].
+pub type LoadProgress<'a> = &'a (dyn Fn(u64, u64) -> ControlFlow<()> + Sync);
 
 /// The bytes of one tensor.
 #[derive(Debug)]
@@ -74,7 +76,8 @@ impl<'a> Copier<'a> {
     /// has them. To be called in the engine's pool.
     ///
     /// # Errors
-    /// If there is not so much memory, or the data cannot be read or were altered.
+    /// If there is not so much memory, the data cannot be read or were altered, or the
+    /// progress hook breaks.
     pub fn copy(&self, tensor: &Tensor) -> Result<Tensor, EngineError> {
         let unit = self.file.unit() as u64;
         let (position, len) = (tensor.position(), tensor.data().len());
@@ -92,12 +95,14 @@ impl<'a> Copier<'a> {
             .enumerate()
             .try_for_each(|(i, piece)| {
                 let need = (start + len - i * PIECE).min(piece.len());
-                read_into(&self.file, offset + (i * PIECE) as u64, need, piece)?;
+                read_into(&self.file, offset + (i * PIECE) as u64, need, piece)
+                    .map_err(|failure| tensor.error(failure))?;
                 let done = self.done.fetch_add(need as u64, Relaxed) + need as u64;
-                (self.progress)(done.min(self.total), self.total);
-                Ok(())
-            })
-            .map_err(|failure: crate::io::ReadFailure| tensor.error(failure))?;
+                match (self.progress)(done.min(self.total), self.total) {
+                    ControlFlow::Continue(()) => Ok(()),
+                    ControlFlow::Break(()) => Err(EngineError::Cancelled),
+                }
+            })?;
         tensor.check_read(0, &buffer[start..][..len])?;
         Ok(tensor.with_copy(Copied { buffer, start, len }))
     }

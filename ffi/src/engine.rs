@@ -1,0 +1,357 @@
+//! Models: opening, facts, plans.
+
+use std::ffi::{CString, c_char, c_void};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use v4_runtime::experts::ExpertOptions;
+use v4_runtime::gguf::GgufFile;
+use v4_runtime::memory::{MemoryPlan, limits};
+use v4_runtime::model::ModelConfig;
+use v4_runtime::{Engine, EngineOptions, KvPrecision, Precision, Session, WeightPlacement};
+
+use crate::callback::{NO_TOKEN, v4_progress_fn};
+use crate::layout::{Filled, c_struct, read, size32};
+use crate::log::{self, Level};
+use crate::pointer::{self, User};
+use crate::status::{Failure, Outcome, guard, v4_status};
+
+/// Context that memory is planned for where the caller names none, in tokens.
+const DEFAULT_CONTEXT: u32 = 32_768;
+
+c_struct! {
+    /// How to run a model.
+    v4_engine_options, first 56, {
+        size: u32,
+        threads: u32,
+        precision: i32,
+        kv: i32,
+        weights: i32,
+        pin: u32,
+        memory: u64,
+        context: u32,
+        chunk: u32,
+        progress: v4_progress_fn,
+        user: *mut c_void,
+    }
+}
+
+c_struct! {
+    /// What a model is.
+    v4_facts, first 96, {
+        size: u32,
+        bos: u32,
+        eos: u32,
+        pad: u32,
+        vocab: u32,
+        context: u32,
+        layers: u32,
+        embedding: u32,
+        experts: u32,
+        experts_used: u32,
+        engram_layers: u32,
+        threads: u32,
+        file_bytes: u64,
+        weight_bytes_per_token: u64,
+        architecture: *const c_char,
+        name: *const c_char,
+        path: *const c_char,
+        isa: *const c_char,
+    }
+}
+
+c_struct! {
+    /// Where every group of bytes goes.
+    v4_plan, first 112, {
+        size: u32,
+        context: u32,
+        streamed: u32,
+        experts: u32,
+        expert_slots: u32,
+        threads: u32,
+        total: u64,
+        allowed: u64,
+        dense: u64,
+        embedding: u64,
+        expert_bytes: u64,
+        expert_slot_bytes: u64,
+        engram_tables: u64,
+        engram_memory: u64,
+        kv: u64,
+        scratch: u64,
+        program: u64,
+    }
+}
+
+/// A model.
+#[derive(Debug)]
+pub struct v4_engine {
+    pub(crate) engine: Arc<Engine>,
+    /// Tokens of a session, and of a chunk, where the session does not say.
+    pub(crate) context: usize,
+    pub(crate) chunk: usize,
+    architecture: CString,
+    name: CString,
+    path: CString,
+    isa: CString,
+}
+
+fn no_such(what: &str, number: i32) -> Failure {
+    Failure::argument(format!("{number} is no {what}"))
+}
+
+impl v4_engine_options {
+    fn engine(&self) -> Outcome<EngineOptions> {
+        let precision = match self.precision {
+            0 => Precision::Fast,
+            1 => Precision::Exact,
+            n => return Err(no_such("precision", n)),
+        };
+        let kv = match (self.kv, precision) {
+            (0, Precision::Fast) | (1, _) => KvPrecision::Published,
+            (0, Precision::Exact) | (2, _) => KvPrecision::F32,
+            (n, _) => return Err(no_such("kv", n)),
+        };
+        let weights = match self.weights {
+            0 => WeightPlacement::Mapped,
+            1 => WeightPlacement::Locked,
+            2 => WeightPlacement::Copied,
+            n => return Err(no_such("weights", n)),
+        };
+        let or = |n: u32, default: u32| (if n == 0 { default } else { n }) as usize;
+        Ok(EngineOptions {
+            threads: (self.threads != 0).then_some(self.threads as usize),
+            pin: self.pin != 0,
+            precision,
+            kv,
+            weights,
+            memory: match self.memory {
+                0 => limits().safe(),
+                u64::MAX => None,
+                bytes => Some(bytes),
+            },
+            context: or(self.context, DEFAULT_CONTEXT),
+            chunk: or(self.chunk, Session::DEFAULT_CHUNK as u32),
+            experts: ExpertOptions::default(),
+            ..EngineOptions::default()
+        })
+    }
+}
+
+/// Hands progress on: the engine's threads report all at once, the caller gets one call
+/// at a time, and the numbers grow.
+struct Told {
+    callback: v4_progress_fn,
+    user: User,
+    /// What was told last; `None` once the caller has asked to stop.
+    last: Mutex<Option<(u64, u64)>>,
+}
+
+impl Told {
+    fn tell(&self, done: u64, total: u64) -> ControlFlow<()> {
+        let Some(callback) = self.callback else {
+            return ControlFlow::Continue(());
+        };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // Once it has asked to stop, it is not called any more.
+        let Some((before, _)) = *last else {
+            return ControlFlow::Break(());
+        };
+        if done <= before {
+            return ControlFlow::Continue(());
+        }
+        *last = Some((done, total));
+        // SAFETY: the header asks for a function that can be called on any thread until
+        // the call ends.
+        if unsafe { callback(self.user.0, done, total) } == 0 {
+            return ControlFlow::Continue(());
+        }
+        *last = None;
+        ControlFlow::Break(())
+    }
+}
+
+impl Told {
+    /// The end, where little tensors that are not copied were left over.
+    fn end(&self) {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, total)) = last {
+            // The model is open: too late to stop.
+            let _ = self.tell(total, total);
+        }
+    }
+}
+
+/// See `v4.h`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn v4_engine_open(
+    path: *const c_char,
+    options: *const v4_engine_options,
+    engine: *mut *mut v4_engine,
+) -> v4_status {
+    guard(|| {
+        // SAFETY: the header's rules for pointers.
+        let path = unsafe { pointer::path(path, "path") }?;
+        // SAFETY: as above.
+        let options = unsafe { read(options) }?;
+        // SAFETY: as above.
+        unsafe { pointer::open(engine, "engine", || open(path, &options)) }
+    })
+}
+
+fn open(path: &Path, options: &v4_engine_options) -> Outcome<v4_engine> {
+    let started = Instant::now();
+    let told = Told {
+        callback: options.progress,
+        user: User(options.user),
+        last: Mutex::new(Some((0, 0))),
+    };
+    let options = options.engine()?;
+    let (context, chunk) = (options.context, options.chunk);
+    let engine = Engine::open_with(path, options, &|done, total| told.tell(done, total))?;
+    told.end();
+    log::write(Level::Info, || {
+        format!(
+            "{}: opened in {:.1} s, {} threads, {}{}",
+            path.display(),
+            started.elapsed().as_secs_f64(),
+            engine.threads(),
+            engine.isa(),
+            if engine.plan().experts.streamed {
+                ", experts streamed"
+            } else {
+                ""
+            }
+        )
+    });
+    let config = engine.config();
+    let string = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
+    Ok(v4_engine {
+        context: context.min(config.context_length),
+        chunk,
+        architecture: string(&config.arch),
+        name: string(config.name.as_deref().unwrap_or_default()),
+        path: CString::new(path.as_os_str().as_encoded_bytes()).unwrap_or_default(),
+        isa: string(engine.isa()),
+        engine,
+    })
+}
+
+/// See `v4.h`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn v4_engine_close(engine: *mut v4_engine) -> v4_status {
+    guard(|| {
+        // SAFETY: the header's rules for handles.
+        if let Some(engine) = unsafe { pointer::close(engine) } {
+            log::write(Level::Info, || {
+                format!("{}: closed", engine.path.to_string_lossy())
+            });
+        }
+        Ok(())
+    })
+}
+
+fn small(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// See `v4.h`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn v4_engine_facts(
+    engine: *const v4_engine,
+    facts: *mut v4_facts,
+) -> v4_status {
+    guard(|| {
+        // SAFETY: the header's rules for handles.
+        let handle = unsafe { pointer::handle(engine, "engine") }?;
+        // SAFETY: the header's rules for structs.
+        let out = unsafe { Filled::new(facts) }?;
+        let engine = &handle.engine;
+        let (config, tokenizer) = (engine.config(), engine.tokenizer());
+        let engram = engine.engram().and(config.engram.as_ref());
+        out.set(&v4_facts {
+            size: size32::<v4_facts>(),
+            bos: tokenizer.bos().unwrap_or(NO_TOKEN),
+            eos: tokenizer.eos().unwrap_or(NO_TOKEN),
+            pad: tokenizer.pad().unwrap_or(NO_TOKEN),
+            vocab: small(config.vocab),
+            context: small(config.context_length),
+            layers: small(config.layers.len()),
+            embedding: small(config.embedding),
+            experts: small(config.experts),
+            experts_used: small(config.experts_used),
+            engram_layers: engram.map_or(0, |e| small(e.config.layer_ids.len())),
+            threads: small(engine.threads()),
+            file_bytes: engine.file().file_len(),
+            weight_bytes_per_token: engine.weight_bytes_per_token(),
+            architecture: handle.architecture.as_ptr(),
+            name: handle.name.as_ptr(),
+            path: handle.path.as_ptr(),
+            isa: handle.isa.as_ptr(),
+        });
+        Ok(())
+    })
+}
+
+fn as_c(plan: &MemoryPlan, threads: usize) -> v4_plan {
+    v4_plan {
+        size: size32::<v4_plan>(),
+        context: small(plan.context),
+        streamed: u32::from(plan.experts.streamed),
+        experts: small(plan.experts.count),
+        expert_slots: small(plan.experts.slots),
+        threads: small(threads),
+        total: plan.total(),
+        allowed: plan.allowed.unwrap_or(u64::MAX),
+        dense: plan.dense,
+        embedding: plan.embedding,
+        expert_bytes: plan.experts.bytes,
+        expert_slot_bytes: plan.experts.slot_bytes,
+        engram_tables: plan.engram_tables,
+        engram_memory: plan.engram_memory,
+        kv: plan.kv,
+        scratch: plan.scratch,
+        program: plan.program,
+    }
+}
+
+/// See `v4.h`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn v4_engine_plan(engine: *const v4_engine, plan: *mut v4_plan) -> v4_status {
+    guard(|| {
+        // SAFETY: the header's rules for handles.
+        let engine = &unsafe { pointer::handle(engine, "engine") }?.engine;
+        // SAFETY: the header's rules for structs.
+        let out = unsafe { Filled::new(plan) }?;
+        out.set(&as_c(engine.plan(), engine.threads()));
+        Ok(())
+    })
+}
+
+/// See `v4.h`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn v4_plan_file(
+    path: *const c_char,
+    options: *const v4_engine_options,
+    plan: *mut v4_plan,
+) -> v4_status {
+    guard(|| {
+        // SAFETY: the header's rules for pointers.
+        let path = unsafe { pointer::path(path, "path") }?;
+        // SAFETY: the header's rules for structs.
+        let options = unsafe { read(options) }?.engine()?;
+        // SAFETY: as above.
+        let out = unsafe { Filled::new(plan) }?;
+        let failed = v4_runtime::EngineError::from;
+        let file = GgufFile::open(path).map_err(failed)?;
+        let config = ModelConfig::from_gguf(&file)?;
+        let threads = options.threads.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        });
+        let request = options.plan_request(threads, config.context_length);
+        out.set(&as_c(&MemoryPlan::new(&file, &config, &request)?, threads));
+        Ok(())
+    })
+}

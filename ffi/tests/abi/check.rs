@@ -1,0 +1,124 @@
+//! The program in `tests/c`, which calls every function in right ways and wrong ones.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use v4_tests::program::{scratch, tiny};
+
+use crate::header::Header;
+use crate::tools::{C, Link, compile, ffi, output_of, tool};
+
+/// The parts of the program; what is not in one of them is not run.
+const PARTS: &[&str] = &[
+    "basics",
+    "engine",
+    "tokenizer",
+    "session",
+    "files",
+    "sampler",
+    "generate",
+    "chat",
+    "threads",
+];
+
+fn sources() -> Vec<PathBuf> {
+    let folder = std::fs::read_dir(ffi("tests/c")).unwrap();
+    let mut sources: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).collect();
+    sources.retain(|path| path.extension().is_some_and(|e| e == "c"));
+    sources.sort();
+    sources
+}
+
+fn program(compiler: &str, more: &[&str], link: Link, name: &str) -> PathBuf {
+    compile(
+        compiler,
+        &[C, &["-g"], more].concat(),
+        &sources(),
+        link,
+        name,
+    )
+}
+
+/// Those that valgrind, which runs threads in turn, gets through in half a minute.
+const UNDER_VALGRIND: &[&str] = &["basics", "engine", "tokenizer", "sampler", "files", "chat"];
+
+/// Runs parts of the program under another one; they must have passed.
+fn check(under: &[&str], program: &PathBuf, parts: &[&str], name: &str) {
+    let folder = scratch().join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let words: Vec<_> = under.iter().map(Into::into).collect();
+    let args = [
+        program.clone(),
+        tiny("tiny-v4", "native", &[]),
+        tiny("tiny-v41", "native", &[]),
+        folder,
+    ];
+    let parts_of = parts.iter().map(Into::into);
+    let all: Vec<PathBuf> = words.into_iter().chain(args).chain(parts_of).collect();
+    let said = output_of(Command::new(&all[0]).args(&all[1..]));
+    for part in parts {
+        let line = said.lines().find(|l| l.starts_with(&format!("{part}: ")));
+        let line = line.unwrap_or_else(|| panic!("{part} was not run:\n{said}"));
+        assert!(
+            line.ends_with("checks passed") && !line.contains(": 0 "),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn every_function_keeps_its_word() {
+    let program = program("cc", &[], Link::Shared, "check");
+    check(&[], &program, PARTS, "plain");
+}
+
+#[test]
+fn every_function_is_called() {
+    let header = std::fs::read_to_string(ffi("include/v4.h")).unwrap();
+    let sources = sources().into_iter();
+    let code: String = sources
+        .map(|p| std::fs::read_to_string(p).unwrap())
+        .collect();
+    for name in Header::parse(&header).functions {
+        assert!(code.contains(&format!("{name}(")), "nobody calls {name}");
+    }
+}
+
+#[test]
+fn nothing_is_wrong_under_the_address_sanitizer() {
+    let flags = [
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-fno-omit-frame-pointer",
+    ];
+    // clang's runtime for it is a package of its own; gcc brings one.
+    let Some(gcc) = tool("gcc") else {
+        return;
+    };
+    for link in [Link::Shared, Link::Static] {
+        let program = program(gcc, &flags, link, "check-asan");
+        check(&[], &program, PARTS, &format!("asan-{link:?}"));
+    }
+}
+
+#[test]
+fn nothing_is_wrong_under_valgrind() {
+    let Some(valgrind) = tool("valgrind") else {
+        return;
+    };
+    let program = program("cc", &[], Link::Shared, "check-valgrind");
+    let options = [
+        // One that hangs is ended.
+        "timeout",
+        "--kill-after=5",
+        "300",
+        valgrind,
+        "--quiet",
+        "--error-exitcode=99",
+        "--fair-sched=yes",
+        "--leak-check=full",
+        "--show-leak-kinds=definite,indirect",
+        "--errors-for-leak-kinds=definite,indirect",
+    ];
+    check(&options, &program, UNDER_VALGRIND, "valgrind");
+}

@@ -1,0 +1,11 @@
+//! The library as C and C++ programs have it: installed, compiled against, linked and
+//! run, with the tiny models.
+
+mod check;
+mod compatibility;
+mod examples;
+mod faults;
+mod header;
+mod layout;
+mod symbols;
+mod tools;
