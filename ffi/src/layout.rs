@@ -214,9 +214,7 @@ mod tests {
         // SAFETY: as above.
         assert!(unsafe { Filled::new(std::ptr::null_mut::<sample>()) }.is_err());
         // SAFETY: as above.
-        assert!(
-            unsafe { Filled::or_null(std::ptr::null_mut::<sample>()) }
-                .is_ok_and(|none| none.is_none())
-        );
+        let none = unsafe { Filled::or_null(std::ptr::null_mut::<sample>()) };
+        assert!(none.is_ok_and(|none| none.is_none()));
     }
 }

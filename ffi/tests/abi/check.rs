@@ -1,6 +1,6 @@
 //! The program in `tests/c`, which calls every function in right ways and wrong ones.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use v4_tests::program::{scratch, tiny};
@@ -43,12 +43,12 @@ fn program(compiler: &str, more: &[&str], link: Link, name: &str) -> PathBuf {
 const UNDER_VALGRIND: &[&str] = &["basics", "engine", "tokenizer", "sampler", "chat"];
 
 /// Runs parts of the program under another one; they must have passed.
-fn check(under: &[&str], program: &PathBuf, parts: &[&str], name: &str) {
+fn check(under: &[&str], program: &Path, parts: &[&str], name: &str) {
     let folder = scratch().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     let words: Vec<_> = under.iter().map(Into::into).collect();
     let args = [
-        program.clone(),
+        program.to_path_buf(),
         tiny("tiny-v4", "native", &[]),
         tiny("tiny-v41", "native", &[]),
         folder,
