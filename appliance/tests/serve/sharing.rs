@@ -214,3 +214,54 @@ fn a_call_that_comes_back_is_the_one_that_was_written() {
     // The very last token was not run.
     assert!(cached(&next) + 2 >= all, "{} of {all}", next["usage"]);
 }
+
+/// The least memory that a service starts with, as it says itself.
+fn least_memory() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let model = super::model().to_str().unwrap();
+    let args = [
+        "serve",
+        model,
+        "--allow-unsigned",
+        "--no-sessions",
+        "--ctx",
+        "2048",
+        "--memory",
+        "1M",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let output = super::common::run(folder.path(), args);
+    let said = super::common::stderr(&output);
+    let (_, rest) = said.split_once("use --memory ").expect(said);
+    rest.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn requests_that_do_not_fit_together_come_one_after_the_other() {
+    let bodies: Vec<Value> = (0..6)
+        .map(|i| {
+            let text = TEXT.repeat(9);
+            chat(
+                &text[i..],
+                json!({"seed": i, "max_tokens": 40, "logit_bias": {"1": -100}}),
+            )
+        })
+        .collect();
+    let memory = least_memory();
+    let tight = ["--no-sessions", "--memory", &memory, "--parallel", "6"];
+    let server = Server::start(&tight);
+    let said: Vec<Value> = thread::scope(|scope| {
+        let all: Vec<_> = bodies
+            .iter()
+            .map(|body| scope.spawn(|| server.chat(body)))
+            .collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    // Which of them had to give its memory to others depends on when they came; that all
+    // were answered does not.
+    let alone = Server::start(&["--no-sessions", "--parallel", "1", "--idle-memory", "1"]);
+    for (body, said) in bodies.iter().zip(&said) {
+        assert_eq!(content(&alone.chat(body)), content(said));
+    }
+}

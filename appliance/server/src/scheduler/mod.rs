@@ -136,7 +136,7 @@ impl Scheduler {
             if self.running.is_empty()
                 && let Some(sequence) = self.parked.pop_front()
             {
-                self.running.push(sequence);
+                self.resume(sequence);
                 continue;
             }
             if !self.parked.is_empty() {
@@ -186,6 +186,21 @@ impl Scheduler {
         }
     }
 
+    /// A parked request goes on, with a session that is empty at first.
+    fn resume(&mut self, mut sequence: Sequence) {
+        let Settings { context, chunk, .. } = self.settings;
+        match Session::new(&self.engine, context, chunk) {
+            Ok(session) => {
+                sequence.session = Some(session);
+                self.running.push(sequence);
+            }
+            Err(error) => {
+                let failure = Failure::Memory(error.to_string());
+                self.finish(sequence, Some(End::Failed(failure)));
+            }
+        }
+    }
+
     /// A session that holds as much of the beginning of a prompt as any in memory or on
     /// the disk.
     fn beginning_of(&mut self, ids: &[u32]) -> Result<Named, EngineError> {
@@ -213,10 +228,11 @@ impl Scheduler {
 
     /// Writes what a session has that the disk has not.
     fn save(kept: Option<&Kept>, notifier: &Notifier, sequence: &Sequence) {
-        let (Some(kept), Some(name)) = (kept, &sequence.name) else {
+        let (Some(kept), Some(name), Some(session)) = (kept, &sequence.name, &sequence.session)
+        else {
             return;
         };
-        if let Err(error) = kept.save(&sequence.session, name) {
+        if let Err(error) = kept.save(session, name) {
             notifier.log(&format!("a session is not kept: {error}"));
         }
     }
@@ -261,12 +277,12 @@ impl Scheduler {
     fn advance(&mut self, i: usize, rows: usize) -> Result<usize, ServeError> {
         loop {
             let sequence = &mut self.running[i];
-            let before = sequence.session.len();
+            let before = sequence.held();
             match sequence.advance(rows, &self.metrics) {
                 Ok(at_checkpoint) => {
-                    let ran = sequence.session.len() - before;
-                    if at_checkpoint {
-                        sequence.session.mark();
+                    let ran = sequence.held() - before;
+                    if at_checkpoint && let Some(session) = &mut sequence.session {
+                        session.mark();
                     }
                     if sequence.wants_saving(at_checkpoint) {
                         Self::save(self.kept.as_ref(), &self.notifier, sequence);
@@ -305,7 +321,7 @@ impl Scheduler {
             .filter(|&i| self.running[i].end.is_none())
             .max_by_key(|&i| self.running[i].number)
             .unwrap_or(wanting);
-        self.running[youngest].session.reset();
+        self.running[youngest].session = None;
         self.running[youngest].end = Some(End::Parked);
     }
 
@@ -346,7 +362,9 @@ impl Scheduler {
         if let (Some(kept), Some(name)) = (&mut self.kept, &name) {
             kept.release(name);
         }
-        self.idle.add(Named { session, name });
+        if let Some(session) = session {
+            self.idle.add(Named { session, name });
+        }
         self.inbox.ended();
     }
 

@@ -35,7 +35,8 @@ pub(super) struct Sequence {
     /// In the order of arrival.
     pub number: u64,
     pub client: Client,
-    pub session: Session,
+    /// None while it is parked.
+    pub session: Option<Session>,
     /// Where it is kept on the disk.
     pub name: Option<String>,
     pub outputs: UnboundedSender<Output>,
@@ -70,7 +71,7 @@ impl Sequence {
         Ok(Self {
             number,
             client: job.client,
-            session,
+            session: Some(session),
             name,
             saved: cached,
             outputs: job.outputs,
@@ -98,15 +99,20 @@ impl Sequence {
 
     /// Tokens that the session does not hold yet; there is always one.
     pub fn pending(&self) -> usize {
-        self.tokens.len() - self.session.len()
+        self.tokens.len() - self.held()
+    }
+
+    /// Tokens that the session holds.
+    pub fn held(&self) -> usize {
+        self.session.as_ref().map_or(0, Session::len)
     }
 
     /// Whether the session has grown enough to be saved, or has come to a place that
     /// later prompts go on from.
     pub fn wants_saving(&self, at_checkpoint: bool) -> bool {
-        let new = self.session.len().saturating_sub(self.saved);
+        let new = self.held().saturating_sub(self.saved);
         let (reading, answering) = SAVED_EVERY;
-        let most = match self.session.len() < self.prompt {
+        let most = match self.held() < self.prompt {
             true => reading,
             false => answering,
         };
@@ -115,7 +121,7 @@ impl Sequence {
 
     /// The session was saved.
     pub fn saved(&mut self) {
-        self.saved = self.session.len();
+        self.saved = self.held();
     }
 
     /// Runs up to `rows` tokens, and chooses the next one when all are run. True when
@@ -125,7 +131,10 @@ impl Sequence {
             self.end = Some(End::Cancelled);
             return Ok(false);
         }
-        let from = self.session.len();
+        let Some(session) = &mut self.session else {
+            return Ok(false);
+        };
+        let from = session.len();
         let mut to = self.tokens.len().min(from + rows.max(1));
         while self.checkpoints.front().is_some_and(|&c| c <= from) {
             self.checkpoints.pop_front();
@@ -135,7 +144,7 @@ impl Sequence {
         }
         let all = to == self.tokens.len();
         let want = if all { Want::Last } else { Want::None };
-        let logits = self.session.append(&self.tokens[from..to], want)?;
+        let logits = session.append(&self.tokens[from..to], want)?;
         if all {
             self.choose(logits.row(0), metrics);
         } else {
