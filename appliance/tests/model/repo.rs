@@ -159,7 +159,7 @@ fn it_reads_this_repository() {
     let counted: Value = serde_json::from_str(ok(&counted)).unwrap();
     let files = counted["files"].as_array().unwrap();
     let has = |path: &str| files.iter().any(|f| f["path"] == path);
-    assert!(has("README.md") && has("runtime/src/session.rs"));
+    assert!(has("README.md") && has("runtime/src/lib.rs"));
     assert!(
         !files
             .iter()
