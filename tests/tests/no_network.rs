@@ -86,6 +86,11 @@ fn the_engine_is_built_from_no_crate_that_opens_sockets() {
         assert!(output.status.success() && text.contains(member), "{member}");
         for line in text.lines() {
             let name = line.split(' ').next().unwrap_or_default();
+            // deepseek-recipe's streams bring tokio's timers and channels to the C
+            // library; its sockets would bring mio and socket2.
+            if (member, name) == ("v4-ffi", "tokio") {
+                continue;
+            }
             let banned = [
                 "tokio", "mio", "socket2", "hyper", "axum", "async-io", "rustls", "h2",
             ];
