@@ -158,7 +158,7 @@ impl Session {
     /// If so many tokens do not fit into the context or into memory.
     pub fn fill_with_noise(&mut self, len: usize, seed: u64) -> Result<(), EngineError> {
         let config = self.engine.config();
-        // Plain text of any model; no mark, and no padding.
+        // Ids that every model has and may be given.
         let ids: Vec<u32> = (0..len)
             .map(|i| (i * 7919 % config.vocab.min(1000)) as u32)
             .collect();
