@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use crate::adapters::{Adapter, AdapterError};
 use crate::backend::cpu::{Cpu, Precision};
 use crate::ceilings::Ceilings;
 use crate::engram::{EngramOptions, EngramStore};
@@ -118,19 +119,26 @@ impl EngineOptions {
     }
 }
 
-/// A model that is ready to run. Shared by all its sessions.
+/// A model that is ready to run, with adapters or without. Shared by all its sessions.
 #[derive(Debug)]
 pub struct Engine {
+    shared: Arc<Shared>,
+    /// With its adapters.
+    forward: Forward<Cpu>,
+    fingerprint: OnceLock<Fingerprint>,
+}
+
+/// What is the same whatever the adapters.
+#[derive(Debug)]
+struct Shared {
     file: Arc<GgufFile>,
     tokenizer: Tokenizer,
-    forward: Forward<Cpu>,
     engram: Option<Arc<EngramStore>>,
     replay: bool,
     rope: RopeAngles,
     plan: MemoryPlan,
     experts: Option<Arc<ExpertStore>>,
     budget: Arc<Budget>,
-    fingerprint: OnceLock<Fingerprint>,
     workers: Workers,
 }
 
@@ -223,24 +231,71 @@ impl Engine {
         } else {
             plan.experts.bytes
         };
-        Ok(Arc::new(Self {
+        let forward = Forward::new(backend, cfg, weights, options.kv, options.rope);
+        let shared = Shared {
             budget: Budget::new(
                 options.memory,
                 plan.fixed() + whole,
                 plan.experts.least_slots,
                 experts.clone(),
             ),
-            fingerprint: OnceLock::new(),
             plan,
             experts,
             tokenizer,
-            forward: Forward::new(backend, cfg, weights, options.kv, options.rope),
             rope: options.rope,
             engram,
             replay: options.replay,
             workers,
             file,
+        };
+        Ok(Arc::new(Self {
+            shared: Arc::new(shared),
+            forward,
+            fingerprint: OnceLock::new(),
         }))
+    }
+
+    /// Loads an adapter for this model: a folder with `adapter_config.json` and
+    /// `adapter_model.safetensors`, as the PEFT library saves it. It takes memory of what
+    /// sessions share, and changes nothing until [`Self::with_adapters`].
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, does not fit this model, asks for what cannot be
+    /// done at run time, or there is no memory for it.
+    pub fn load_adapter(&self, name: &str, path: &Path) -> Result<Arc<Adapter>, EngineError> {
+        let adapter = Adapter::load(name, path, self.forward.sites(), self.budget())?;
+        Ok(Arc::new(adapter))
+    }
+
+    /// The same model with these adapters and no others: what each adds is added in this
+    /// order. It shares all weights, memory and threads with this one, and its sessions are
+    /// sessions of its own: neither uses what the other computed.
+    ///
+    /// # Errors
+    /// An adapter that was loaded for another model.
+    pub fn with_adapters(&self, adapters: Vec<Arc<Adapter>>) -> Result<Arc<Self>, EngineError> {
+        let sites = self.forward.sites();
+        if let Some(other) = adapters.iter().find(|a| !a.is_for(sites)) {
+            let name = other.name().to_owned();
+            return Err(AdapterError::OtherEngine { name }.into());
+        }
+        Ok(Arc::new(Self {
+            shared: Arc::clone(&self.shared),
+            forward: self.forward.with_adapters(adapters),
+            fingerprint: OnceLock::new(),
+        }))
+    }
+
+    /// Its adapters.
+    #[must_use]
+    pub fn adapters(&self) -> &[Arc<Adapter>] {
+        self.forward.adapters()
+    }
+
+    /// Bytes of buffers that adapters take while `rows` tokens are run.
+    pub(crate) fn adapter_work_bytes(&self, rows: usize) -> u64 {
+        let each = self.adapters().iter().map(|a| a.work_bytes(rows) as u64);
+        each.max().unwrap_or(0)
     }
 
     /// The model's dimensions and constants.
@@ -252,43 +307,43 @@ impl Engine {
     /// The tokenizer in the file.
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        &self.shared.tokenizer
     }
 
     /// The open file.
     #[must_use]
     pub fn file(&self) -> &GgufFile {
-        &self.file
+        &self.shared.file
     }
 
     /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.file.path()
+        self.shared.file.path()
     }
 
     /// The Engram tables, if the model has them and they are in use.
     #[must_use]
     pub fn engram(&self) -> Option<&Arc<EngramStore>> {
-        self.engram.as_ref()
+        self.shared.engram.as_ref()
     }
 
     /// Where bytes were planned to be when the model was opened.
     #[must_use]
     pub fn plan(&self) -> &MemoryPlan {
-        &self.plan
+        &self.shared.plan
     }
 
     /// The routed experts, if they are read as tokens need them.
     #[must_use]
     pub fn experts(&self) -> Option<&Arc<ExpertStore>> {
-        self.experts.as_ref()
+        self.shared.experts.as_ref()
     }
 
     /// The memory that sessions share.
     #[must_use]
     pub fn budget(&self) -> &Arc<Budget> {
-        &self.budget
+        &self.shared.budget
     }
 
     /// What session files of this model are known by, computed once: the first time it
@@ -301,17 +356,22 @@ impl Engine {
                 "numbers {NUMBERS}, {:?}, {:?}, {:?} angles, engram {}",
                 forward.backend().precision(),
                 forward.kv_precision(),
-                self.rope,
-                self.engram.is_some()
+                self.shared.rope,
+                self.shared.engram.is_some()
             );
-            Fingerprint::new(&self.file, &mode)
+            let adapters = self
+                .adapters()
+                .iter()
+                .map(|a| format!(", adapter {}", a.hash_text()));
+            let mode = mode + &adapters.collect::<String>();
+            Fingerprint::new(&self.shared.file, &mode)
         })
     }
 
     /// Worker threads.
     #[must_use]
     pub fn threads(&self) -> usize {
-        self.workers.threads()
+        self.shared.workers.threads()
     }
 
     /// Name of the instruction set that the kernels use.
@@ -325,7 +385,8 @@ impl Engine {
     #[must_use]
     pub fn weight_bytes_per_token(&self) -> u64 {
         let c = self.config();
-        self.file
+        self.shared
+            .file
             .tensors()
             .iter()
             .map(|t| {
@@ -349,7 +410,11 @@ impl Engine {
     /// be free. `None` if they are fewer than 512 MiB.
     #[must_use]
     pub fn ceilings(&self, memory: u64) -> Option<Ceilings> {
-        Ceilings::measure(&self.workers, self.forward.backend().kernels(), memory)
+        Ceilings::measure(
+            &self.shared.workers,
+            self.forward.backend().kernels(),
+            memory,
+        )
     }
 
     /// What was done since the last call, by all sessions together; `None` unless
@@ -367,10 +432,10 @@ impl Engine {
     /// [`EngineError::FileLost`] once weights could not be read, and what was found to
     /// be altered once something was.
     pub(crate) fn check_file(&self) -> Result<(), EngineError> {
-        if let Some(altered) = self.file.altered() {
+        if let Some(altered) = self.shared.file.altered() {
             return Err(altered.into());
         }
-        if self.file.lost() {
+        if self.shared.file.lost() {
             return Err(EngineError::FileLost {
                 path: self.path().to_path_buf(),
             });
@@ -379,10 +444,10 @@ impl Engine {
     }
 
     pub(crate) fn replay(&self) -> bool {
-        self.replay
+        self.shared.replay
     }
 
     pub(crate) fn workers(&self) -> &Workers {
-        &self.workers
+        &self.shared.workers
     }
 }

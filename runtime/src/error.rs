@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::adapters::AdapterError;
 use crate::gguf::GgufError;
 use crate::memory::ByteSize;
 use crate::sessions::SessionError;
@@ -134,6 +135,9 @@ pub enum EngineError {
         /// The model file.
         path: PathBuf,
     },
+    /// An adapter that cannot be used.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     /// A session file that cannot be used.
     #[error(transparent)]
     Session(#[from] SessionError),

@@ -14,6 +14,7 @@
 //! # Ok::<(), v4_runtime::EngineError>(())
 //! ```
 
+mod adapters;
 mod backend;
 mod ceilings;
 mod engine;
@@ -37,6 +38,7 @@ pub mod tokenizer;
 mod trace;
 mod workers;
 
+pub use adapters::{Adapter, AdapterError, Site};
 pub use backend::cpu::Precision;
 pub use ceilings::Ceilings;
 pub use engine::{Engine, EngineOptions, WeightPlacement};

@@ -11,6 +11,7 @@
 
 pub mod cpu;
 
+use crate::adapters::LowRank;
 use crate::error::EngineError;
 use crate::experts::StreamedLayer;
 use crate::kv::RowFormat;
@@ -285,6 +286,14 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Rows of `x` cut in `groups` equal parts; part `g` meets the `g`-th of
     /// `groups` equal parts of `w`'s rows (spec 3.2, item 7).
     fn matmul_grouped(&self, w: &Self::Weight, groups: usize, x: &Self::Buf, y: &mut Self::Buf);
+
+    /// Adds what an adapter changes at this product: `y += scale (x A^T) B^T`, group by
+    /// group as in [`Self::matmul_grouped`].
+    fn add_low_rank(&self, w: LowRank<'_>, x: &Self::Buf, y: &mut Self::Buf);
+    /// `gate = silu(min(gate, limit)) * clamp(up, -limit, limit)`.
+    fn swiglu(&self, gate: &mut Self::Buf, up: &Self::Buf, limit: f32);
+    /// `y += x`.
+    fn add(&self, x: &Self::Buf, y: &mut Self::Buf);
 
     /// RMS norm in place of every `width` channels, times `gain` if there is one.
     fn rms_norm(&self, x: &mut Self::Buf, width: usize, gain: Option<&[f32]>, eps: f32);

@@ -33,7 +33,7 @@ impl<B: Backend> Forward<B> {
         }
         b.rms_norm(&mut s.x, c.embedding, Some(&w.attn_norm), c.rms_eps);
 
-        b.matmul(&w.attn.kv, &s.x, &mut s.kv);
+        self.linear(&w.attn.kv, &s.x, &mut s.kv);
         b.rms_norm(&mut s.kv, c.head_dim, Some(&w.attn.kv_norm), c.rms_eps);
         b.rope(&mut s.kv, c.head_dim, angles(span, ratio), false);
         let layer = &mut cache.layers[l];
@@ -47,7 +47,7 @@ impl<B: Backend> Forward<B> {
             match (&w.attn.index_keys, &mut layer.index) {
                 (Some(IndexKeys::Projected { proj, norm }), Some(index)) => {
                     // Keys see the entries before their rotation.
-                    b.matmul(proj, &s.pooled, &mut s.keys);
+                    self.linear(proj, &s.pooled, &mut s.keys);
                     b.rms_norm(&mut s.keys, c.index_dim, Some(norm), c.rms_eps);
                     self.push_keys(&mut index.entries, ratio, &mut s.keys);
                     self.push_entries(&mut main.entries, ratio, s);
@@ -69,14 +69,14 @@ impl<B: Backend> Forward<B> {
         if self.lagged() {
             b.hc_mix(&s.h, &w.hc_attn, self.hc(), &mut s.mix);
         }
-        b.matmul(&w.attn.q_a, &s.x, &mut s.q_lora);
+        self.linear(&w.attn.q_a, &s.x, &mut s.q_lora);
         b.rms_norm(
             &mut s.q_lora,
             c.q_lora_rank,
             Some(&w.attn.q_a_norm),
             c.rms_eps,
         );
-        b.matmul(&w.attn.q_b, &s.q_lora, &mut s.q);
+        self.linear(&w.attn.q_b, &s.q_lora, &mut s.q);
         if c.family == Family::V4 {
             // V4 normalises every head; V4.1 does not.
             b.rms_norm(&mut s.q, c.head_dim, None, c.rms_eps);
@@ -114,8 +114,8 @@ impl<B: Backend> Forward<B> {
         // Keys are the values too: undo the rotation that they carried.
         b.rope(&mut s.attended, c.head_dim, angles(span, ratio), true);
 
-        b.matmul_grouped(&w.attn.out_a, c.output_groups, &s.attended, &mut s.low_rank);
-        b.matmul(&w.attn.out_b, &s.low_rank, &mut s.y);
+        self.linear(&w.attn.out_a, &s.attended, &mut s.low_rank);
+        self.linear(&w.attn.out_b, &s.low_rank, &mut s.y);
         b.hc_expand(&mut s.h, &s.y, &s.mix, self.hc());
         self.lag(s);
     }
@@ -148,10 +148,10 @@ impl<B: Backend> Forward<B> {
         debug_assert!(w.gate.is_some() || ratio == 1);
         match &w.gate {
             // An entry is one token.
-            None => b.matmul(&w.kv, &s.x, &mut s.pooled),
+            None => self.linear(&w.kv, &s.x, &mut s.pooled),
             Some(gate) => {
-                b.matmul(&w.kv, &s.x, &mut s.kv);
-                b.matmul(gate, &s.x, &mut s.gate);
+                self.linear(&w.kv, &s.x, &mut s.kv);
+                self.linear(gate, &s.x, &mut s.gate);
                 let ape = w.ape.as_deref();
                 b.pool(&mut branch.pending, &s.kv, &s.gate, ape, &mut s.pooled);
             }
@@ -214,10 +214,10 @@ impl<B: Backend> Forward<B> {
         let Some(keys) = &cache.layers[source].index else {
             return;
         };
-        b.matmul(&w.q_b, &s.q_lora, &mut s.index_q);
+        self.linear(&w.q_b, &s.q_lora, &mut s.index_q);
         b.rope(&mut s.index_q, c.index_dim, angles(span, ratio), false);
         self.round_index(&mut s.index_q);
-        b.matmul(&w.proj, &s.x, &mut s.index_w);
+        self.linear(&w.proj, &s.x, &mut s.index_w);
         let spec = IndexSpec {
             first: span.first,
             heads: c.index_heads,

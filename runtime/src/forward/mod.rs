@@ -12,11 +12,14 @@ mod fill;
 mod saved;
 mod sites;
 
+use std::sync::Arc;
+
+use crate::adapters::{Adapter, Site};
 use crate::backend::{Backend, HcParams};
 use crate::engram::Fetch;
 use crate::error::EngineError;
 use crate::math::{Rope, RopeAngles, RopeTable};
-use crate::model::{Family, ModelConfig, Weights};
+use crate::model::{Family, Linear, ModelConfig, Weights};
 use crate::trace::Trace;
 
 pub use cache::Cache;
@@ -126,15 +129,18 @@ pub struct Chunk<'a> {
 /// Rows of a backlog run at a time: few enough that buffers stay small.
 const CATCH_UP_ROWS: usize = 256;
 
-/// The model with everything that is the same for all sequences.
+/// The model with everything that is the same for all sequences that use the same
+/// adapters.
 #[derive(Debug)]
 pub struct Forward<B: Backend> {
-    backend: B,
-    cfg: ModelConfig,
-    weights: Weights<B>,
+    backend: Arc<B>,
+    cfg: Arc<ModelConfig>,
+    weights: Arc<Weights<B>>,
     kv: KvPrecision,
     rope_plain: Rope,
     rope_compressed: Rope,
+    /// What they add is added in this order.
+    adapters: Vec<Arc<Adapter>>,
 }
 
 impl<B: Backend> Forward<B> {
@@ -150,11 +156,56 @@ impl<B: Backend> Forward<B> {
         Self {
             rope_plain: rope(cfg.rope_theta, None),
             rope_compressed: rope(cfg.compress_rope_theta, cfg.yarn),
-            backend,
-            cfg,
-            weights,
+            backend: Arc::new(backend),
+            cfg: Arc::new(cfg),
+            weights: Arc::new(weights),
             kv,
+            adapters: Vec::new(),
         }
+    }
+
+    /// The same model with these adapters, which must be for its sites.
+    pub fn with_adapters(&self, adapters: Vec<Arc<Adapter>>) -> Self {
+        Self {
+            backend: Arc::clone(&self.backend),
+            cfg: Arc::clone(&self.cfg),
+            weights: Arc::clone(&self.weights),
+            kv: self.kv,
+            rope_plain: self.rope_plain.clone(),
+            rope_compressed: self.rope_compressed.clone(),
+            adapters,
+        }
+    }
+
+    /// Its adapters.
+    pub fn adapters(&self) -> &[Arc<Adapter>] {
+        &self.adapters
+    }
+
+    /// Every projection that adapters can change.
+    pub fn sites(&self) -> &Arc<[Site]> {
+        &self.weights.sites
+    }
+
+    /// A projection with what adapters change of it.
+    fn linear(&self, w: &Linear<B>, x: &B::Buf, y: &mut B::Buf) {
+        let groups = self.weights.sites[w.site].groups;
+        self.backend.matmul_grouped(&w.weight, groups, x, y);
+        self.adapt(w.site, x, y);
+    }
+
+    /// What adapters change of a projection.
+    fn adapt(&self, site: usize, x: &B::Buf, y: &mut B::Buf) {
+        for adapter in &self.adapters {
+            if let Some(low_rank) = adapter.at(site) {
+                self.backend.add_low_rank(low_rank, x, y);
+            }
+        }
+    }
+
+    /// Whether adapters change it.
+    fn adapts(&self, site: usize) -> bool {
+        self.adapters.iter().any(|a| a.at(site).is_some())
     }
 
     /// The model's description.
@@ -283,7 +334,7 @@ impl<B: Backend> Forward<B> {
             Some(&self.weights.norm),
             self.cfg.rms_eps,
         );
-        b.matmul(&self.weights.head, &s.x, &mut s.y);
+        self.linear(&self.weights.head, &s.x, &mut s.y);
         b.read(&s.y)
     }
 

@@ -1,7 +1,7 @@
 //! The sites of a layer: Engram, attention (in its own module) and experts.
 
 use super::{Cache, Cone, Forward, Scratch, Span};
-use crate::backend::{Backend, Choose, RouteSpec};
+use crate::backend::{Backend, Choose, ExpertWeights, RouteSpec};
 use crate::engram::Fetch;
 use crate::error::EngineError;
 use crate::model::LayerWeights;
@@ -65,7 +65,7 @@ impl<B: Backend> Forward<B> {
         let mut values = vec![0.0; rows.tokens() * channels];
         rows.take(table, &mut values)?;
         b.write(&values, channels, &mut s.rows);
-        b.matmul(&w.wkv, &s.rows, &mut s.y);
+        self.linear(&w.wkv, &s.rows, &mut s.y);
         b.engram(&mut s.h, &s.y, &w.gain, self.hc());
         Ok(())
     }
@@ -106,16 +106,31 @@ impl<B: Backend> Forward<B> {
         if let Some(trace) = trace.as_deref_mut() {
             trace.experts(l, &routing);
         }
-        b.experts(
-            &w.ffn.routed,
-            w.ffn.shared.as_ref(),
-            &routing,
-            &s.x,
-            &mut s.y,
-        )?;
+        // With an adapter the shared expert is computed by itself, to the same bits.
+        let adapted = w.ffn.shared_sites.iter().any(|&site| self.adapts(site));
+        let shared = w.ffn.shared.as_ref();
+        let beside = shared.filter(|_| !adapted);
+        b.experts(&w.ffn.routed, beside, &routing, &s.x, &mut s.y)?;
+        if let (true, Some(shared)) = (adapted, shared) {
+            self.shared_expert(shared, w.ffn.shared_sites, s);
+        }
         b.hc_expand(&mut s.h, &s.y, &s.mix, self.hc());
         self.lag(s);
         Ok(())
+    }
+
+    /// Adds the shared expert's output for `s.x` to `s.y`.
+    fn shared_expert(&self, w: &ExpertWeights<B>, sites: [usize; 3], s: &mut Scratch<B>) {
+        let b = &self.backend;
+        let [mut gate, mut up, mut down] = [(); 3].map(|()| B::Buf::default());
+        b.matmul(&w.gate, &s.x, &mut gate);
+        self.adapt(sites[0], &s.x, &mut gate);
+        b.matmul(&w.up, &s.x, &mut up);
+        self.adapt(sites[1], &s.x, &mut up);
+        b.swiglu(&mut gate, &up, w.limit);
+        b.matmul(&w.down, &gate, &mut down);
+        self.adapt(sites[2], &gate, &mut down);
+        b.add(&down, &mut s.y);
     }
 
     /// The site's mix is the next one's to collapse by.

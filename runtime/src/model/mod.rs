@@ -10,5 +10,5 @@ pub use copy::{Copier, LoadProgress, copied_bytes};
 pub use tensor::Tensor;
 pub use weights::{
     AttentionWeights, Compressor, EngramWeights, FeedForward, IndexKeys, Indexer, LayerWeights,
-    Sources, Weights, expert_tensors,
+    Linear, Sources, Weights, expert_tensors,
 };

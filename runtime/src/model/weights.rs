@@ -1,21 +1,32 @@
 //! The tensors of a file, checked against its metadata (spec/gguf.md sections
 //! 2 and 5).
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::{Attention, Copier, Family, IndexRole, LayerConfig, ModelConfig, Tensor};
+use crate::adapters::Site;
 use crate::backend::{Backend, ExpertWeights, HcWeights};
 use crate::error::EngineError;
 use crate::experts::{ExpertStore, StreamedLayer};
 use crate::gguf::GgufFile;
 
+/// A projection that adapters can change.
+#[derive(Debug)]
+pub struct Linear<B: Backend> {
+    /// The model's own weights.
+    pub weight: B::Weight,
+    /// Its place among [`Weights::sites`].
+    pub site: usize,
+}
+
 /// A compressor's weights (spec 3.3 and 3.5).
 #[derive(Debug)]
 pub struct Compressor<B: Backend> {
     /// Values, `[c * width, d]`.
-    pub kv: B::Weight,
+    pub kv: Linear<B>,
     /// Pooling logits, `[c * width, d]`; none where an entry is one token.
-    pub gate: Option<B::Weight>,
+    pub gate: Option<Linear<B>>,
     /// Added to the logits, `[ratio, c * width]`; V4 only.
     pub ape: Option<Vec<f32>>,
     /// Gain of the norm after pooling, `[width]`.
@@ -30,7 +41,7 @@ pub enum IndexKeys<B: Backend> {
     /// V4.1: a projection of the entries before their rotation (spec 3.5).
     Projected {
         /// `[index width, width]`.
-        proj: B::Weight,
+        proj: Linear<B>,
         /// Gain of the norm after it, `[index width]`.
         norm: Vec<f32>,
     },
@@ -40,16 +51,16 @@ pub enum IndexKeys<B: Backend> {
 #[derive(Debug)]
 pub struct Indexer<B: Backend> {
     /// Queries, `[heads * width, q_lora]`.
-    pub q_b: B::Weight,
+    pub q_b: Linear<B>,
     /// Head weights, `[heads, d]`.
-    pub proj: B::Weight,
+    pub proj: Linear<B>,
 }
 
 /// Engram weights beside the table (spec 3.7).
 #[derive(Debug)]
 pub struct EngramWeights<B: Backend> {
     /// Rows to one key per stream, then the value: `[(streams + 1) * d, channels]`.
-    pub wkv: B::Weight,
+    pub wkv: Linear<B>,
     /// Gain on the streams times gain on the keys, `[streams, d]`.
     pub gain: Vec<f32>,
 }
@@ -58,14 +69,14 @@ pub struct EngramWeights<B: Backend> {
 #[derive(Debug)]
 #[allow(missing_docs)] // named as in spec section 2.2
 pub struct AttentionWeights<B: Backend> {
-    pub q_a: B::Weight,
+    pub q_a: Linear<B>,
     pub q_a_norm: Vec<f32>,
-    pub q_b: B::Weight,
-    pub kv: B::Weight,
+    pub q_b: Linear<B>,
+    pub kv: Linear<B>,
     pub kv_norm: Vec<f32>,
     pub sinks: Vec<f32>,
-    pub out_a: B::Weight,
-    pub out_b: B::Weight,
+    pub out_a: Linear<B>,
+    pub out_b: Linear<B>,
     pub compressor: Option<Compressor<B>>,
     pub index_keys: Option<IndexKeys<B>>,
     pub indexer: Option<Indexer<B>>,
@@ -84,6 +95,8 @@ pub struct FeedForward<B: Backend> {
     pub routed: ExpertWeights<B>,
     /// Shared expert.
     pub shared: Option<ExpertWeights<B>>,
+    /// Places of its gate, up and down among [`Weights::sites`].
+    pub shared_sites: [usize; 3],
 }
 
 /// One layer.
@@ -108,7 +121,9 @@ pub struct Weights<B: Backend> {
     /// V4 only; V4.1 ends with the last site's mix.
     pub hc_head: Option<HcWeights<B>>,
     pub norm: Vec<f32>,
-    pub head: B::Weight,
+    pub head: Linear<B>,
+    /// Every projection that adapters can change.
+    pub sites: Arc<[Site]>,
 }
 
 /// Where weights are put.
@@ -128,6 +143,7 @@ struct Loader<'a, B: Backend> {
     file: &'a Arc<GgufFile>,
     cfg: &'a ModelConfig,
     sources: Sources<'a>,
+    sites: RefCell<Vec<Site>>,
 }
 
 /// Gate, up and down of the routed experts of every layer.
@@ -171,9 +187,10 @@ impl<B: Backend> Weights<B> {
             file,
             cfg,
             sources,
+            sites: RefCell::default(),
         };
         let d = cfg.embedding;
-        Ok(Self {
+        let weights = Self {
             embedding: l.rows("token_embd.weight", &[d, cfg.vocab])?,
             layers: cfg
                 .layers
@@ -186,7 +203,12 @@ impl<B: Backend> Weights<B> {
                 Family::V41 => None,
             },
             norm: l.vector("output_norm.weight", &[d])?,
-            head: l.matrix("output.weight", &[d, cfg.vocab])?,
+            head: l.linear("output.weight", &[d, cfg.vocab])?,
+            sites: Arc::default(),
+        };
+        Ok(Self {
+            sites: l.sites.into_inner().into(),
+            ..weights
         })
     }
 }
@@ -211,6 +233,29 @@ impl<B: Backend> Loader<'_, B> {
                 self.backend.load(&tensor)
             }
         }
+    }
+
+    /// Makes a projection one that adapters can change.
+    fn site(&self, name: &str, dims: &[usize], groups: usize) -> usize {
+        let mut sites = self.sites.borrow_mut();
+        sites.push(Site {
+            name: name.to_owned(),
+            inputs: dims[0],
+            outputs: dims[1],
+            groups,
+        });
+        sites.len() - 1
+    }
+
+    fn linear(&self, name: &str, dims: &[usize]) -> Result<Linear<B>, EngineError> {
+        self.grouped(name, dims, 1)
+    }
+
+    fn grouped(&self, name: &str, dims: &[usize], groups: usize) -> Result<Linear<B>, EngineError> {
+        Ok(Linear {
+            weight: self.matrix(name, dims)?,
+            site: self.site(name, dims, groups),
+        })
     }
 
     /// Matrices of which tokens use a few: those are checked when they are used, unless
@@ -291,7 +336,7 @@ impl<B: Backend> Loader<'_, B> {
                 Some(IndexKeys::Compressed(keys))
             }
             Attention::Shared { source, .. } if source == i => Some(IndexKeys::Projected {
-                proj: self.matrix(&format!("{p}.indexer.attn_k.weight"), &[hd, c.index_dim])?,
+                proj: self.linear(&format!("{p}.indexer.attn_k.weight"), &[hd, c.index_dim])?,
                 norm: self.vector(&format!("{p}.indexer.k_norm.weight"), &[c.index_dim])?,
             }),
             _ => None,
@@ -302,26 +347,27 @@ impl<B: Backend> Loader<'_, B> {
                 index: IndexRole::Source(_),
                 ..
             } => Some(Indexer {
-                q_b: self.matrix(
+                q_b: self.linear(
                     &format!("{p}.indexer.attn_q_b.weight"),
                     &[ql, c.index_heads * c.index_dim],
                 )?,
-                proj: self.matrix(&format!("{p}.indexer.proj.weight"), &[d, c.index_heads])?,
+                proj: self.linear(&format!("{p}.indexer.proj.weight"), &[d, c.index_heads])?,
             }),
             _ => None,
         };
         Ok(AttentionWeights {
-            q_a: self.matrix(&format!("{p}.attn_q_a.weight"), &[d, ql])?,
+            q_a: self.linear(&format!("{p}.attn_q_a.weight"), &[d, ql])?,
             q_a_norm: self.vector(&format!("{p}.attn_q_a_norm.weight"), &[ql])?,
-            q_b: self.matrix(&format!("{p}.attn_q_b.weight"), &[ql, c.q_dim()])?,
-            kv: self.matrix(&format!("{p}.attn_kv.weight"), &[d, hd])?,
+            q_b: self.linear(&format!("{p}.attn_q_b.weight"), &[ql, c.q_dim()])?,
+            kv: self.linear(&format!("{p}.attn_kv.weight"), &[d, hd])?,
             kv_norm: self.vector(&format!("{p}.attn_kv_a_norm.weight"), &[hd])?,
             sinks: self.vector(&format!("{p}.attn_sinks.weight"), &[c.heads])?,
-            out_a: self.matrix(
+            out_a: self.grouped(
                 &format!("{p}.attn_output_a.weight"),
                 &[c.q_dim() / groups, groups * rank],
+                groups,
             )?,
-            out_b: self.matrix(&format!("{p}.attn_output_b.weight"), &[groups * rank, d])?,
+            out_b: self.linear(&format!("{p}.attn_output_b.weight"), &[groups * rank, d])?,
             compressor,
             index_keys,
             indexer,
@@ -342,10 +388,10 @@ impl<B: Backend> Loader<'_, B> {
         };
         let ratio = attention.ratio();
         let v4 = self.cfg.family == Family::V4;
-        let gate = || self.matrix(&format!("{prefix}_gate.weight"), &[d, channels]);
+        let gate = || self.linear(&format!("{prefix}_gate.weight"), &[d, channels]);
         let ape = || self.vector(&format!("{prefix}_ape.weight"), &[channels, ratio]);
         Ok(Compressor {
-            kv: self.matrix(&format!("{prefix}_kv.weight"), &[d, channels])?,
+            kv: self.linear(&format!("{prefix}_kv.weight"), &[d, channels])?,
             gate: (v4 || ratio > 1).then(gate).transpose()?,
             ape: v4.then(ape).transpose()?,
             norm: self.vector(&format!("{prefix}_norm.weight"), &[width])?,
@@ -362,7 +408,7 @@ impl<B: Backend> Loader<'_, B> {
         let q = self.vector(self.any_name(&[&q, &q_norm]), &[d, streams])?;
         let k = self.vector(self.any_name(&[&k, &k_norm]), &[d, streams])?;
         Ok(EngramWeights {
-            wkv: self.matrix(self.any_name(&[&wkv, &kv]), &[channels, (streams + 1) * d])?,
+            wkv: self.linear(self.any_name(&[&wkv, &kv]), &[channels, (streams + 1) * d])?,
             gain: q.iter().zip(&k).map(|(q, k)| q * k).collect(),
         })
     }
@@ -404,13 +450,21 @@ impl<B: Backend> Loader<'_, B> {
     ) -> Result<FeedForward<B>, EngineError> {
         let c = self.cfg;
         let (d, ff, e) = (c.embedding, c.expert_ff, c.experts);
+        let mut shared_sites = [0; 3];
         let shared = if c.experts_shared == 0 {
             None
         } else {
+            let parts = [("gate", [d, ff]), ("up", [d, ff]), ("down", [ff, d])];
+            let linear = |(part, dims): (&str, [usize; 2])| {
+                self.linear(&format!("{p}.ffn_{part}_shexp.weight"), &dims)
+            };
+            let [gate, up, down] = parts.map(linear);
+            let (gate, up, down) = (gate?, up?, down?);
+            shared_sites = [gate.site, up.site, down.site];
             Some(ExpertWeights {
-                gate: self.matrix(&format!("{p}.ffn_gate_shexp.weight"), &[d, ff])?,
-                up: self.matrix(&format!("{p}.ffn_up_shexp.weight"), &[d, ff])?,
-                down: self.matrix(&format!("{p}.ffn_down_shexp.weight"), &[ff, d])?,
+                gate: gate.weight,
+                up: up.weight,
+                down: down.weight,
                 limit: layer.swiglu_limit_shared,
                 streamed: None,
             })
@@ -429,6 +483,7 @@ impl<B: Backend> Loader<'_, B> {
             },
             routed: self.routed(p, i, layer)?,
             shared,
+            shared_sites,
         })
     }
 

@@ -160,7 +160,9 @@ impl Session {
             logits,
         };
         let marks: usize = self.marks.iter().map(|mark| mark.state.len()).sum();
-        session_bytes(config, kv, self.engine.threads(), size) + marks as u64
+        session_bytes(config, kv, self.engine.threads(), size)
+            + self.engine.adapter_work_bytes(rows)
+            + marks as u64
     }
 
     /// What does not fit, and what would take less.

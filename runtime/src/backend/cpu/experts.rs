@@ -5,7 +5,7 @@ use wide::f32x8;
 
 use super::elementwise::load;
 use super::index::best_first;
-use super::matmul::{Activations, gather};
+use super::matmul::{Activations, Rows, gather};
 use super::{Cpu, Matrix};
 use crate::backend::{Choose, ExpertWeights, RouteSpec, Routing};
 use crate::error::EngineError;
@@ -174,7 +174,7 @@ impl Cpu {
                 for &(g, i) in places {
                     let m = groups[g].tokens.len();
                     let pieces = &out[groups[g].start * d..][..m * d];
-                    let step = Self::task_rows(&groups[g].weights.down, d, m);
+                    let step = Self::task_rows(whole(&groups[g].weights.down), d, m);
                     gather(pieces, step, m, i, part);
                     for (y, v) in y.iter_mut().zip(&*part) {
                         *y += v;
@@ -207,8 +207,8 @@ impl Cpu {
         let tasks = tasks(parts, d, |g| &g.weights.down);
         tasks.into_par_iter().with_max_len(1).for_each(|task| {
             let down = &task.group.weights.down;
-            let data = rows_of(down, task.matrices[2], task.first, task.rows());
-            self.dot_rows(down, data, &inputs[task.index], task.out);
+            let rows = Rows::of(down, task.matrices[2]).part(task.first, task.rows());
+            self.dot_rows(rows, &inputs[task.index], task.out);
         });
     }
 
@@ -245,12 +245,12 @@ impl Cpu {
             let (m, n) = (task.group.tokens.len(), task.rows());
             let weights = task.group.weights;
             let [gate, up, _] = task.matrices;
-            let gate = rows_of(&weights.gate, gate, task.first, n);
-            let up = rows_of(&weights.up, up, task.first, n);
+            let gate = Rows::of(&weights.gate, gate).part(task.first, n);
+            let up = Rows::of(&weights.up, up).part(task.first, n);
             let [gate_input, up_input] = &inputs[task.index];
             let mut ups = vec![0.0; m * n];
-            self.dot_rows(&weights.gate, gate, gate_input, task.out);
-            self.dot_rows(&weights.up, up, up_input, &mut ups);
+            self.dot_rows(gate, gate_input, task.out);
+            self.dot_rows(up, up_input, &mut ups);
             swiglu(task.out, &ups, weights.limit);
             for (row, (_, w)) in task.out.chunks_exact_mut(n).zip(&task.group.tokens) {
                 row.iter_mut().for_each(|v| *v *= w);
@@ -266,7 +266,7 @@ impl Cpu {
         let mut rows = Vec::with_capacity(pairs);
         for Ready { group, .. } in ready {
             let m = group.tokens.len();
-            let step = Self::task_rows(&group.weights.gate, ff, m);
+            let step = Self::task_rows(whole(&group.weights.gate), ff, m);
             let (part, after) = std::mem::take(&mut rest).split_at_mut(m * ff);
             rest = after;
             let (from, after) = pieces.split_at(m * ff);
@@ -306,10 +306,9 @@ impl Task<'_, '_> {
     }
 }
 
-/// Rows of one expert's matrix.
-fn rows_of<'a>(w: &Tensor, matrix: &'a [u8], first: usize, count: usize) -> &'a [u8] {
-    let bytes = w.row_bytes();
-    &matrix[first * bytes..(first + count) * bytes]
+/// All rows of a weight.
+fn whole(w: &Tensor) -> Rows<'_> {
+    Rows::of(w, w.data())
 }
 
 /// Cuts the outputs of all groups, `[pairs, d]`, into those of each.
@@ -375,7 +374,7 @@ fn tasks<'a: 'b, 'b>(
     let mut tasks = Vec::new();
     for (index, (group, matrices, part)) in parts.enumerate() {
         let m = group.tokens.len();
-        let step = Cpu::task_rows(weight(group), rows, m);
+        let step = Cpu::task_rows(whole(weight(group)), rows, m);
         for (c, out) in part.chunks_mut(step * m).enumerate() {
             tasks.push(Task {
                 group,
@@ -390,7 +389,7 @@ fn tasks<'a: 'b, 'b>(
 }
 
 /// `gate = silu(min(gate, limit)) * clamp(up, -limit, limit)`.
-fn swiglu(gate: &mut [f32], up: &[f32], limit: f32) {
+pub(super) fn swiglu(gate: &mut [f32], up: &[f32], limit: f32) {
     let (max, min) = (f32x8::splat(limit), f32x8::splat(-limit));
     let one = f32x8::ONE;
     let mut gates = gate.chunks_exact_mut(8);

@@ -7,6 +7,7 @@ use v4_quant::GgmlType;
 use v4_quant::dot::{ActQ8, ActRows, Scratch};
 
 use super::{Cpu, Matrix};
+use crate::adapters::LowRank;
 use crate::model::Tensor;
 
 /// How products are computed (design contract 2).
@@ -36,6 +37,10 @@ const TASK_VALUES: usize = 256 << 10;
 const STREAMS: usize = 8;
 const PANEL_ROWS: usize = 16;
 
+/// Rows of activations that an adapter's product takes at a time: what it adds is held
+/// in memory beside the result.
+pub(crate) const LOW_RANK_ROWS: usize = 32;
+
 /// What a worker's products reuse.
 #[derive(Default)]
 struct Buffers {
@@ -50,10 +55,51 @@ thread_local! {
 
 /// Decodes one row. The type was checked when the tensor was loaded and row
 /// lengths are whole blocks, so this cannot fail.
-pub(super) fn decode(w: &Tensor, row: &[u8], out: &mut [f32]) {
-    if v4_quant::decode_row(w.ty(), row, out).is_err() {
-        debug_assert!(false, "{} was checked at load", w.name());
+pub(super) fn decode(ty: GgmlType, row: &[u8], out: &mut [f32]) {
+    if v4_quant::decode_row(ty, row, out).is_err() {
+        debug_assert!(false, "{ty} was checked at load");
         out.fill(f32::NAN);
+    }
+}
+
+/// Rows of weights in some ggml type, wherever they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// Number format.
+    pub ty: GgmlType,
+    /// Values per row.
+    pub cols: usize,
+    /// Whole rows.
+    pub data: &'a [u8],
+}
+
+impl<'a> Rows<'a> {
+    /// Some of the bytes of a tensor.
+    pub fn of(w: &Tensor, data: &'a [u8]) -> Self {
+        Self {
+            ty: w.ty(),
+            cols: w.cols(),
+            data,
+        }
+    }
+
+    /// Bytes of one.
+    pub fn row_bytes(&self) -> usize {
+        self.cols / self.ty.block_values() * self.ty.block_bytes()
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.data.len() / self.row_bytes().max(1)
+    }
+
+    /// `count` of them from `first` on.
+    pub fn part(&self, first: usize, count: usize) -> Self {
+        let bytes = self.row_bytes();
+        Self {
+            data: &self.data[first * bytes..(first + count) * bytes],
+            ..*self
+        }
     }
 }
 
@@ -106,33 +152,31 @@ impl Cpu {
 
     /// Rows of a weight that make up one task for `inputs` activation rows; `rows`
     /// is the number of rows that all tasks together have.
-    pub(super) fn task_rows(w: &Tensor, rows: usize, inputs: usize) -> usize {
+    pub(super) fn task_rows(w: Rows<'_>, rows: usize, inputs: usize) -> usize {
         let (step, whole) = if inputs < MANY_INPUTS {
             (TASK_BYTES / w.row_bytes().max(1), STREAMS)
         } else {
-            (TASK_VALUES / w.cols().max(1), PANEL_ROWS)
+            (TASK_VALUES / w.cols.max(1), PANEL_ROWS)
         };
         // At least a few tasks per thread, so that no thread waits for long.
         let by_threads = rows.div_ceil(8 * rayon::current_num_threads());
         step.min(by_threads).max(1).next_multiple_of(whole)
     }
 
-    /// `out[t][r] = data[r] . input[t]`, on the calling thread, where `data` are whole
-    /// rows of `w`.
-    pub(super) fn dot_rows(&self, w: &Tensor, data: &[u8], input: &Input<'_>, out: &mut [f32]) {
-        let bytes = w.row_bytes();
-        let n = data.len() / bytes.max(1);
+    /// `out[t][r] = w[r] . input[t]`, on the calling thread.
+    pub(super) fn dot_rows(&self, w: Rows<'_>, input: &Input<'_>, out: &mut [f32]) {
+        let (bytes, n) = (w.row_bytes(), w.count());
         BUFFERS.with_borrow_mut(|buffers| match input {
             Input::Int8(acts) => {
-                if let Some(matmul) = self.kernels.matmul_i8(w.ty()) {
-                    matmul(data, acts, out, &mut buffers.scratch);
+                if let Some(matmul) = self.kernels.matmul_i8(w.ty) {
+                    matmul(w.data, acts, out, &mut buffers.scratch);
                 }
             }
             Input::Float(xs) => {
-                if let Some(matmul) = self.kernels.matmul_f32(w.ty()) {
-                    return matmul(data, xs, out, &mut buffers.scratch);
+                if let Some(matmul) = self.kernels.matmul_f32(w.ty) {
+                    return matmul(w.data, xs, out, &mut buffers.scratch);
                 }
-                let k = w.cols();
+                let k = w.cols;
                 let Buffers {
                     scratch,
                     decoded,
@@ -141,9 +185,9 @@ impl Cpu {
                 for first in (0..n).step_by(PANEL_ROWS) {
                     let count = PANEL_ROWS.min(n - first);
                     decoded.resize(count * k, 0.0);
-                    let packed = data[first * bytes..].chunks_exact(bytes);
+                    let packed = w.data[first * bytes..].chunks_exact(bytes);
                     for (row, to) in packed.zip(decoded.chunks_exact_mut(k)) {
-                        decode(w, row, to);
+                        decode(w.ty, row, to);
                     }
                     results.resize(count * xs.len(), 0.0);
                     self.kernels.matmul_decoded(decoded, xs, results, scratch);
@@ -157,16 +201,24 @@ impl Cpu {
 
     /// `y = x w^T`, or group by group: see [`super::Backend::matmul_grouped`].
     pub(super) fn product(&self, w: &Tensor, groups: usize, x: &Matrix, y: &mut Matrix) {
-        let (k, n, m) = (w.cols(), w.rows(), x.rows);
-        debug_assert_eq!(x.cols, k * groups, "{}", w.name());
-        y.reshape(m, n);
+        debug_assert_eq!(x.cols, w.cols() * groups, "{}", w.name());
+        y.reshape(x.rows, w.rows());
+        let rows = Rows::of(w, w.matrix(0));
+        self.product_into(rows, groups, &x.data, &mut y.data);
+    }
+
+    /// [`Self::product`] for weights from anywhere: `x` is `[m, groups * cols]`, `y`
+    /// `[m, rows]`.
+    fn product_into(&self, w: Rows<'_>, groups: usize, x: &[f32], y: &mut [f32]) {
+        let (k, n) = (w.cols, w.count());
+        let m = x.len() / (k * groups).max(1);
         if m == 0 || n == 0 {
             return;
         }
-        let acts = Activations::new(self, &x.data, k, &[w.ty()]);
+        let acts = Activations::new(self, x, k, &[w.ty]);
         let per_group = n / groups;
         let inputs: Vec<Input<'_>> = (0..groups)
-            .map(|g| acts.input(self, w.ty(), (0..m).map(move |t| t * groups + g)))
+            .map(|g| acts.input(self, w.ty, (0..m).map(move |t| t * groups + g)))
             .collect();
         let step = Self::task_rows(w, n, m);
         let run = |out: &mut [f32]| {
@@ -183,23 +235,41 @@ impl Cpu {
                 .with_max_len(1)
                 .for_each(|(g, c, piece)| {
                     let first = g * per_group + c * step;
-                    let rows = first..first + piece.len() / m;
-                    let bytes = w.row_bytes();
-                    let data = &w.data()[rows.start * bytes..rows.end * bytes];
-                    self.dot_rows(w, data, &inputs[g], piece);
+                    let rows = w.part(first, piece.len() / m);
+                    self.dot_rows(rows, &inputs[g], piece);
                 });
         };
         if m == 1 {
-            run(&mut y.data);
+            run(y);
         } else {
             let mut pieces = vec![0.0; m * n];
             run(&mut pieces);
-            y.data.par_chunks_mut(n).enumerate().for_each(|(t, y)| {
+            y.par_chunks_mut(n).enumerate().for_each(|(t, y)| {
                 for (g, y) in y.chunks_mut(per_group).enumerate() {
                     let group = &pieces[g * per_group * m..][..per_group * m];
                     gather(group, step, m, t, y);
                 }
             });
+        }
+    }
+
+    /// `y += scale * (x a^T) b^T`, group by group as in [`Self::product`].
+    pub(super) fn add_low_rank(&self, w: LowRank<'_>, x: &Matrix, y: &mut Matrix) {
+        let (rank, n) = (w.a.count(), y.cols);
+        debug_assert_eq!((x.cols, w.b.count()), (w.a.cols * w.groups, n));
+        let rows = LOW_RANK_ROWS.min(x.rows);
+        let mut inner = vec![0.0; rows * w.groups * rank];
+        let mut outer = vec![0.0; rows * n];
+        let pieces = x.data.chunks(LOW_RANK_ROWS * x.cols.max(1));
+        for (x, y) in pieces.zip(y.data.chunks_mut(LOW_RANK_ROWS * n.max(1))) {
+            let inner = &mut inner[..x.len() / w.a.cols * rank];
+            let outer = &mut outer[..y.len()];
+            self.product_into(w.a, 1, x, inner);
+            inner.iter_mut().for_each(|v| *v *= w.scale);
+            self.product_into(w.b, w.groups, inner, outer);
+            for (y, v) in y.iter_mut().zip(outer) {
+                *y += *v;
+            }
         }
     }
 }

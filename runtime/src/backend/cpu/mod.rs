@@ -21,6 +21,7 @@ use super::{
     Attend, Backend, CandidatePool, Choose, ExpertWeights, HcParams, HcWeights, IndexSpec,
     PoolSpec, RouteSpec, Routing,
 };
+use crate::adapters::LowRank;
 use crate::error::EngineError;
 use crate::kv::{HostRows, RowFormat};
 use crate::math::RopeTable;
@@ -30,6 +31,7 @@ use crate::profile::{Operation, Profile, Profiler, Work};
 pub use index::Selection;
 pub(crate) use index::bytes as index_bytes;
 pub use matmul::Precision;
+pub(crate) use matmul::{LOW_RANK_ROWS, Rows};
 pub use pool::Pending;
 
 /// An f32 matrix in host memory.
@@ -266,7 +268,7 @@ impl Backend for Cpu {
                     let src = &table.data()[start..][..bytes];
                     table.check_part(start, src)?;
                     let (first, rest) = row.split_at_mut(d);
-                    matmul::decode(table, src, first);
+                    matmul::decode(table.ty(), src, first);
                     for copy in rest.chunks_exact_mut(d) {
                         copy.copy_from_slice(first);
                     }
@@ -283,6 +285,24 @@ impl Backend for Cpu {
         let work = || product_work(w, x.rows);
         let run = || self.product(w, groups, x, y);
         self.profiler.time(Operation::Dense(w.ty()), work, run);
+    }
+
+    fn add_low_rank(&self, w: LowRank<'_>, x: &Matrix, y: &mut Matrix) {
+        let values = w.a.cols * w.a.count() + w.b.cols * w.b.count();
+        let work = || weights(w.a.data.len() + w.b.data.len(), 2 * x.rows * values);
+        let run = || self.add_low_rank(w, x, y);
+        self.profiler.time(Operation::Dense(w.b.ty), work, run);
+    }
+
+    fn swiglu(&self, gate: &mut Matrix, up: &Matrix, limit: f32) {
+        let run = || experts::swiglu(&mut gate.data, &up.data, limit);
+        self.profiler.time(Operation::Experts, Work::default, run);
+    }
+
+    fn add(&self, x: &Matrix, y: &mut Matrix) {
+        for (y, x) in y.data.iter_mut().zip(&x.data) {
+            *y += x;
+        }
     }
 
     fn rms_norm(&self, x: &mut Matrix, width: usize, gain: Option<&[f32]>, eps: f32) {
