@@ -1,5 +1,6 @@
 //! Helpers of the whole-program tests, and synthetic checkpoints.
 
+pub mod adapter;
 pub mod numbers;
 pub mod program;
 pub mod shared;
