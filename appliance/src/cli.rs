@@ -3,13 +3,14 @@
 //! These are the low-level arguments. Each command turns its own into the
 //! high-level values of [`crate::options`] once, at its start.
 
+mod engine;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use v4_runtime::Session;
 
 use crate::commands::bench::BenchArgs;
 use crate::commands::doctor::DoctorArgs;
@@ -22,6 +23,11 @@ use crate::commands::sessions::SessionsArgs;
 use crate::commands::tokenize::TokenizeArgs;
 use crate::commands::verify::VerifyModelArgs;
 use crate::saved::SessionArgs;
+
+pub use engine::{
+    DiskArgs, EngineArgs, EngramArg, KvArg, LoraArg, PrecisionArg, ReadsArg, RopeArg, TrustArgs,
+    VerifyArg, WeightsArg,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -112,33 +118,6 @@ Example:
     },
 }
 
-/// How weights meet activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PrecisionArg {
-    /// Dequantised weights times f32 activations, f32 sums.
-    Exact,
-    /// Integer dot products with activations quantised per 32 values.
-    Fast,
-}
-
-/// How attention caches are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum KvArg {
-    /// 32-bit floats, no rounding.
-    F32,
-    /// The fp8 and fp4 roundings the model was trained with.
-    Published,
-}
-
-/// How angles of the rotary embedding are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RopeArg {
-    /// In 64 bits.
-    Exact,
-    /// In 32 bits, as in the published code.
-    Published,
-}
-
 /// How long the model is asked to think.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EffortArg {
@@ -159,134 +138,6 @@ impl EffortArg {
             EffortArg::Max => "max",
         }
     }
-}
-
-/// Arguments of every command that runs the model.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Engine")]
-pub struct EngineArgs {
-    /// Worker threads [default: one per core that this process may use]
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub threads: Option<usize>,
-    /// Bind each worker thread to a core; not beside programs that keep a core busy
-    #[arg(long)]
-    pub pin: bool,
-    /// Arithmetic: fast integer products, or exact f32
-    #[arg(long, value_enum, default_value = "fast")]
-    pub precision: PrecisionArg,
-    /// Attention caches [default: published with fast, f32 with exact]
-    #[arg(long, value_enum)]
-    pub kv: Option<KvArg>,
-    /// Angles of positions: exact, or rounded to f32 as in the published code, which tells beyond
-    /// some 100,000 tokens
-    #[arg(long, value_enum, value_name = "ANGLES", default_value = "exact")]
-    pub rope: RopeArg,
-    /// Tokens read at once during prefill; changes speed and memory, never the result
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = Session::DEFAULT_CHUNK)]
-    pub chunk: usize,
-    /// Run every layer for every token of a prompt, also where nothing hangs on it; slower, the
-    /// same result
-    #[arg(long)]
-    pub no_replay: bool,
-    /// Where weights are: mapped from the file and read as they are needed, the same read at the
-    /// start and locked in memory, or copied into memory at the start, in huge pages
-    #[arg(long, value_enum, value_name = "PLACE", default_value = "mapped")]
-    pub weights: WeightsArg,
-    /// Memory for weights, experts, caches and buffers together; experts that do not fit are read
-    /// from the disk as tokens need them [default: what is safe here, see v4-run plan]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    pub memory: Option<usize>,
-    #[command(flatten)]
-    pub disk: DiskArgs,
-    #[command(flatten)]
-    pub trust: TrustArgs,
-}
-
-/// What is asked of a model file before and while it is used.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Trust")]
-pub struct TrustArgs {
-    /// Public key of who must have signed the model: a file as minisign writes it, or the key
-    /// itself; may be repeated
-    #[arg(long, value_name = "KEY")]
-    pub signer: Vec<String>,
-    /// Refuse a model that none of the signers has signed; without --signer, the keys in
-    /// /etc/v4-run/keys count
-    #[arg(long)]
-    pub require_signed: bool,
-    /// Compare the model's bytes with its manifest: each block before it is used, all before the
-    /// model is opened, or never [default: use, if a signer is named or required]
-    #[arg(long, value_enum, value_name = "WHEN")]
-    pub verify: Option<VerifyArg>,
-}
-
-/// When bytes are compared with the manifest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum VerifyArg {
-    /// Never.
-    Off,
-    /// Each block before it is used.
-    Use,
-    /// All before the model is opened, and each block again before it is used.
-    Whole,
-}
-
-/// Where weights are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WeightsArg {
-    /// In the mapped file; starts at once and shares memory with other processes.
-    Mapped,
-    /// In the mapped file, read at the start and locked in memory.
-    Locked,
-    /// In memory of the process; a few percent faster once it is read.
-    Copied,
-}
-
-/// How what does not stay in memory is read.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Disk")]
-pub struct DiskArgs {
-    /// V4.1's Engram tables: rows read from disk as they are needed, tables read into memory at the
-    /// start, or off (another model: gates shut, to measure what the tables are worth)
-    #[arg(long, value_enum, value_name = "PLACE", default_value = "disk")]
-    pub engram_tables: EngramArg,
-    /// Memory for Engram rows that were read before
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64M")]
-    pub engram_cache: usize,
-    /// How reads of experts and Engram rows are submitted
-    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
-    pub reads: ReadsArg,
-    /// Read through the operating system's page cache
-    #[arg(long)]
-    pub no_direct: bool,
-    /// Experts kept in memory at most, however much there is; for measuring
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub most_experts: Option<usize>,
-    /// Most reads that the disk is given at once
-    #[arg(long, value_name = "N", value_parser = positive, default_value = "128")]
-    pub in_flight: usize,
-}
-
-/// Where the Engram tables are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EngramArg {
-    /// Rows are read as tokens select them.
-    Disk,
-    /// Tables are read whole when the model is opened.
-    Memory,
-    /// Gates shut.
-    Off,
-}
-
-/// How reads are submitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ReadsArg {
-    /// `io_uring` where the kernel allows it.
-    Auto,
-    /// `io_uring` or an error.
-    IoUring,
-    /// A pool of threads.
-    Threads,
 }
 
 /// Arguments of every command that generates text.

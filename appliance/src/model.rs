@@ -9,10 +9,10 @@ use anyhow::{Context, bail};
 use v4_runtime::gguf::GgufFile;
 use v4_runtime::memory::{ByteSize, limits};
 use v4_runtime::model::copied_bytes;
-use v4_runtime::{Engine, EngineOptions, Session, WeightPlacement};
+use v4_runtime::{Adapter, Engine, EngineOptions, Session, WeightPlacement};
 use v4_trust::Policy;
 
-use crate::cli::EngineArgs;
+use crate::cli::{EngineArgs, LoraArg};
 use crate::options;
 use crate::output::Notes;
 use crate::trust;
@@ -46,7 +46,31 @@ pub fn open_trusted(
     let context = context.unwrap_or(DEFAULT_CONTEXT);
     let mut options = options::engine(args, context);
     options.hashes = trust::check(path, policy, notes)?.hashes;
-    open_with(path, options, notes)
+    let engine = open_with(path, options, notes)?;
+    adapted(engine, args)
+}
+
+/// The model with all adapters of the command line.
+pub fn adapted(engine: Arc<Engine>, args: &EngineArgs) -> anyhow::Result<Arc<Engine>> {
+    if args.lora.is_empty() {
+        return Ok(engine);
+    }
+    Ok(engine.with_adapters(adapters(&engine, args)?)?)
+}
+
+/// Loads the adapters of the command line.
+pub fn adapters(engine: &Engine, args: &EngineArgs) -> anyhow::Result<Vec<Arc<Adapter>>> {
+    let load = |lora: &LoraArg| Ok(engine.load_adapter(&lora.name, &lora.folder)?);
+    let adapters: Vec<_> = args.lora.iter().map(load).collect::<anyhow::Result<_>>()?;
+    let mut names: Vec<_> = adapters.iter().map(|a| a.name()).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        bail!(
+            "--lora: two adapters are called {}; name them: --lora NAME=FOLDER",
+            twice[0]
+        );
+    }
+    Ok(adapters)
 }
 
 /// The same with options that are decided.

@@ -11,8 +11,8 @@ use v4_runtime::sampling::SamplerOptions;
 use v4_runtime::{EngineOptions, KvPrecision, Precision, RopeAngles, WeightPlacement};
 
 use crate::cli::{
-    DiskArgs, EffortArg, EngineArgs, EngramArg, KvArg, PrecisionArg, PromptArgs, ReadsArg, RopeArg,
-    SamplingArgs, WeightsArg,
+    DiskArgs, EffortArg, EngineArgs, EngramArg, KvArg, LoraArg, PrecisionArg, PromptArgs, ReadsArg,
+    RopeArg, SamplingArgs, WeightsArg,
 };
 
 /// The engine's options, for sessions of up to `context` tokens. Caches default to what the precision stands for: the
@@ -55,6 +55,7 @@ pub fn engine(args: &EngineArgs, context: usize) -> EngineOptions {
             ..ExpertOptions::default()
         },
         hashes: None,
+        adapters: args.lora.iter().map(LoraArg::bytes).sum(),
     }
 }
 

@@ -61,6 +61,9 @@ pub struct EngineOptions {
     /// experts and rows when a token needs them first, and experts that are read from
     /// the disk each time. What does not match stops the engine.
     pub hashes: Option<Arc<FileHashes>>,
+    /// Bytes to keep for adapters that are to be loaded ([`Engine::load_adapter`]): where
+    /// memory is short, fewer experts are kept in it.
+    pub adapters: u64,
 }
 
 /// Where weights are.
@@ -95,6 +98,7 @@ impl Default for EngineOptions {
             chunk: Session::DEFAULT_CHUNK,
             experts: ExpertOptions::default(),
             hashes: None,
+            adapters: 0,
         }
     }
 }
@@ -113,6 +117,7 @@ impl EngineOptions {
             engram_cache: self.engram.cache_bytes as u64,
             most_slots: self.experts.most_slots,
             hashes: self.hashes.as_ref().map_or(0, |h| h.memory_bytes()),
+            adapters: self.adapters,
             // No file system in mind reads in larger ones.
             unit: 4096,
         }
@@ -125,7 +130,6 @@ pub struct Engine {
     shared: Arc<Shared>,
     /// With its adapters.
     forward: Forward<Cpu>,
-    fingerprint: OnceLock<Fingerprint>,
 }
 
 /// What is the same whatever the adapters.
@@ -139,6 +143,8 @@ struct Shared {
     plan: MemoryPlan,
     experts: Option<Arc<ExpertStore>>,
     budget: Arc<Budget>,
+    /// Without adapters.
+    fingerprint: OnceLock<Fingerprint>,
     workers: Workers,
 }
 
@@ -235,7 +241,8 @@ impl Engine {
         let shared = Shared {
             budget: Budget::new(
                 options.memory,
-                plan.fixed() + whole,
+                // Adapters take theirs when they are loaded.
+                plan.fixed() - plan.adapters + whole,
                 plan.experts.least_slots,
                 experts.clone(),
             ),
@@ -245,13 +252,13 @@ impl Engine {
             rope: options.rope,
             engram,
             replay: options.replay,
+            fingerprint: OnceLock::new(),
             workers,
             file,
         };
         Ok(Arc::new(Self {
             shared: Arc::new(shared),
             forward,
-            fingerprint: OnceLock::new(),
         }))
     }
 
@@ -282,7 +289,6 @@ impl Engine {
         Ok(Arc::new(Self {
             shared: Arc::clone(&self.shared),
             forward: self.forward.with_adapters(adapters),
-            fingerprint: OnceLock::new(),
         }))
     }
 
@@ -346,26 +352,35 @@ impl Engine {
         &self.shared.budget
     }
 
-    /// What session files of this model are known by, computed once: the first time it
-    /// reads a little of every tensor.
+    /// What session files of this model with its adapters are known by, computed once: the
+    /// first time it reads a little of every tensor.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
-        *self.fingerprint.get_or_init(|| {
+        let shared = &self.shared;
+        let own = shared.fingerprint.get_or_init(|| {
             let forward = self.forward();
             let mode = format!(
                 "numbers {NUMBERS}, {:?}, {:?}, {:?} angles, engram {}",
                 forward.backend().precision(),
                 forward.kv_precision(),
-                self.shared.rope,
-                self.shared.engram.is_some()
+                shared.rope,
+                shared.engram.is_some()
             );
-            let adapters = self
-                .adapters()
-                .iter()
-                .map(|a| format!(", adapter {}", a.hash_text()));
-            let mode = mode + &adapters.collect::<String>();
-            Fingerprint::new(&self.shared.file, &mode)
-        })
+            Fingerprint::new(&shared.file, &mode)
+        });
+        let hashes = self.adapters().iter().map(|adapter| adapter.hash());
+        own.with_adapters(hashes)
+    }
+
+    /// Whether sessions of the other one are sessions of this one: the same open model with
+    /// the same adapters.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let (own, others) = (self.adapters(), other.adapters());
+        let mut both = own.iter().zip(others);
+        Arc::ptr_eq(&self.shared, &other.shared)
+            && own.len() == others.len()
+            && both.all(|(a, b)| Arc::ptr_eq(a, b))
     }
 
     /// Worker threads.

@@ -1,6 +1,8 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use v4_runtime::Adapter;
 use v4_runtime::sessions::SessionKey;
 
 use crate::keys::Keys;
@@ -10,6 +12,8 @@ use crate::keys::Keys;
 pub struct Config {
     /// The model's name in `/v1/models`.
     pub model: String,
+    /// What requests can have beside the plain model, by asking for a model of that name.
+    pub adapters: Vec<Arc<Adapter>>,
     /// Tokens of context for each request, prompt and answer together.
     pub context: usize,
     /// Tokens read at once during prefill.

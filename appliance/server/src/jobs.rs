@@ -6,6 +6,7 @@ use std::sync::mpsc;
 
 use tokio::sync::mpsc as outputs;
 use v4_chat::Logprob;
+use v4_runtime::Adapter;
 
 use crate::picker::Picking;
 
@@ -32,6 +33,8 @@ pub struct Job {
     pub max_tokens: usize,
     /// How to choose them.
     pub picking: Picking,
+    /// What the model has beside it.
+    pub adapters: Vec<Arc<Adapter>>,
     /// Who asks.
     pub client: Client,
     /// Where tokens go. When its other end is dropped, the job is cancelled.
@@ -252,6 +255,7 @@ mod tests {
             checkpoints: Vec::new(),
             max_tokens: 1,
             picking: Picking::default(),
+            adapters: Vec::new(),
             client: Client::Anyone,
             outputs,
         };

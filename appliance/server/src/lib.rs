@@ -23,6 +23,7 @@ pub mod jobs;
 pub mod keys;
 pub mod listen;
 mod metrics;
+mod models;
 mod notify;
 mod picker;
 pub mod scheduler;

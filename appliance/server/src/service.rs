@@ -18,6 +18,7 @@ use crate::http::{ApiError, Connections, Kind, accept};
 use crate::jobs::{self, Jobs};
 use crate::listen::Listener;
 use crate::metrics::Metrics;
+use crate::models::Models;
 use crate::notify::Notifier;
 use crate::scheduler::{Scheduler, Settings};
 use crate::turns::Turns;
@@ -39,6 +40,7 @@ pub struct Service {
     created: u64,
     bodies: Arc<Semaphore>,
     turns: Turns,
+    models: Models,
 }
 
 impl Service {
@@ -54,6 +56,7 @@ impl Service {
     ) -> Self {
         Self {
             grammars: Grammars::new(tokenizer.clone(), version),
+            models: Models::new(config.model.clone(), config.adapters.clone()),
             config,
             tokenizer,
             version,
@@ -87,6 +90,10 @@ impl Service {
 
     pub(crate) fn grammars(&self) -> &Grammars {
         &self.grammars
+    }
+
+    pub(crate) fn models(&self) -> &Models {
+        &self.models
     }
 
     pub(crate) fn turns(&self) -> &Turns {

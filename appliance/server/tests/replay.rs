@@ -43,6 +43,7 @@ impl Served {
         let socket = folder.path().join("s");
         let (jobs, inbox) = jobs::channel(8);
         let config = Config {
+            adapters: Vec::new(),
             model: "m".into(),
             context: CONTEXT,
             chunk: 1,

@@ -336,6 +336,9 @@ impl Shown<'_> {
         row("caches", p.kv, "of the session, as it grows")?;
         row("buffers", p.scratch, "while a prompt is read")?;
         row("program", p.program, "with the tokenizer")?;
+        if p.adapters > 0 {
+            row("adapters", p.adapters, "of --lora")?;
+        }
         writeln!(out, "on the disk")?;
         let mut row = |name: &str, bytes: u64, text: &str| {
             writeln!(
@@ -439,6 +442,7 @@ impl Shown<'_> {
                 "kv": p.kv,
                 "scratch": p.scratch,
                 "program": p.program,
+                "adapters": p.adapters,
             },
             "disk_bytes": {
                 "experts": if e.streamed { e.bytes } else { 0 },

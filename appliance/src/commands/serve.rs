@@ -173,9 +173,23 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     notifier.log(&format!("{name}: {trusted}"));
     engine_options.hashes = trusted.hashes;
     let engine = model::open_telling(&args.model, engine_options, Notes::new(false), &tell)?;
+    let adapters = model::adapters(&engine, &args.engine)?;
+    for adapter in &adapters {
+        notifier.log(&format!(
+            "adapter {}: rank {}, {} projections",
+            adapter.name(),
+            adapter.rank(),
+            adapter.adapted().count()
+        ));
+    }
+    let name = model_name(&args);
+    if adapters.iter().any(|adapter| adapter.name() == name) {
+        bail!("--lora: {name} is the model's own name; name the adapter: --lora NAME=FOLDER");
+    }
     let idle = args.idle_memory.map(|bytes| bytes as u64);
     let config = Config {
-        model: model_name(&args),
+        model: name,
+        adapters,
         context: args.ctx,
         chunk: args.engine.chunk,
         parallel: args.parallel,

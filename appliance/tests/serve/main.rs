@@ -5,6 +5,7 @@ mod common;
 #[path = "../../server/tests/common/http.rs"]
 mod http;
 
+mod adapters;
 mod malformed;
 mod manager;
 mod output;

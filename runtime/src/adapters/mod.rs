@@ -84,10 +84,10 @@ impl Adapter {
         &self.name
     }
 
-    /// Hash of its files, in hexadecimal digits.
+    /// Hash of its files.
     #[must_use]
-    pub fn hash_text(&self) -> String {
-        blake3::Hash::from_bytes(self.hash).to_hex().to_string()
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.hash
     }
 
     /// Bytes that it takes.

@@ -37,6 +37,8 @@ pub struct PlanRequest {
     pub unit: usize,
     /// Memory for the hashes that the file is checked against.
     pub hashes: u64,
+    /// Memory for adapters that are loaded later.
+    pub adapters: u64,
 }
 
 /// The routed experts.
@@ -84,6 +86,8 @@ pub struct MemoryPlan {
     pub scratch: u64,
     /// The program itself, with the tokenizer and the hashes of the file.
     pub program: u64,
+    /// Adapters.
+    pub adapters: u64,
     /// Tokens of the session.
     pub context: usize,
 }
@@ -141,6 +145,7 @@ impl MemoryPlan {
             kv,
             scratch: session_bytes(cfg, request.kv, request.threads, size) - kv,
             program: PROGRAM_BYTES + HEADER_FACTOR * file.header().data_offset + request.hashes,
+            adapters: request.adapters,
             context: request.context,
         };
         let allowed = plan.allowed.unwrap_or(u64::MAX);
@@ -223,7 +228,7 @@ impl MemoryPlan {
     /// What stays in memory while the engine is open, without experts.
     #[must_use]
     pub fn fixed(&self) -> u64 {
-        self.dense + self.engram_memory + self.program
+        self.dense + self.engram_memory + self.program + self.adapters
     }
 
     /// All that is in memory with one session at its full context.

@@ -40,4 +40,17 @@ impl Fingerprint {
         }
         Self(*hash.finalize().as_bytes())
     }
+
+    /// Of the same model with adapters, in the order in which they add; without any it is
+    /// the model's own.
+    #[must_use]
+    pub fn with_adapters<'h>(self, adapters: impl Iterator<Item = &'h [u8; 32]>) -> Self {
+        adapters.fold(self, |model, adapter| {
+            let mut hash = blake3::Hasher::new();
+            hash.update(b"v4 adapter 1\0");
+            hash.update(&model.0);
+            hash.update(adapter);
+            Self(*hash.finalize().as_bytes())
+        })
+    }
 }

@@ -7,6 +7,7 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use v4_chat::{Event, Protocol, Rendered, Request, Responder, Written};
+use v4_runtime::Adapter;
 use v4_runtime::sampling::SamplerOptions;
 use v4_runtime::tokenizer::Tokenizer;
 
@@ -27,6 +28,7 @@ struct Prepared {
     request: Request,
     rendered: Rendered,
     picking: Picking,
+    adapters: Vec<Arc<Adapter>>,
     max_tokens: usize,
 }
 
@@ -51,6 +53,7 @@ pub(crate) async fn answer(
         ids,
         max_tokens: prepared.max_tokens,
         picking: prepared.picking,
+        adapters: prepared.adapters,
         client,
         outputs,
     };
@@ -115,6 +118,7 @@ async fn prepare_aside(
 
 fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepared, ApiError> {
     let mut body = Request::read(body)?;
+    let adapters = service.models().of_request(body["model"].as_str())?;
     let extras = Extras::of(protocol, &mut body)?;
     let request = Request::from_value(protocol, service.version(), body)?;
     let rendered = request.render(service.tokenizer())?;
@@ -148,6 +152,7 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
         request,
         rendered,
         picking,
+        adapters,
         max_tokens: max_tokens as usize,
     })
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use v4_chat::{Logprob, Request};
+use v4_runtime::Adapter;
 use v4_runtime::sampling::SamplerOptions;
 use v4_runtime::tokenizer::{Marks, Tokenizer};
 
@@ -61,6 +62,7 @@ struct Prepared {
     ids: Vec<u32>,
     stops: Vec<String>,
     picking: Picking,
+    adapters: Vec<Arc<Adapter>>,
     max_tokens: usize,
 }
 
@@ -85,6 +87,7 @@ pub(crate) async fn answer(
         ids: prepared.ids,
         max_tokens: prepared.max_tokens,
         picking: prepared.picking,
+        adapters: prepared.adapters,
         client,
         outputs,
     };
@@ -142,6 +145,7 @@ fn prepare(service: &Service, body: &[u8]) -> Result<Prepared, ApiError> {
             "echo is not supported here; the client has the prompt.",
         ));
     }
+    let adapters = service.models().of_request(Some(&request.model))?;
     let ids = encode(service.tokenizer(), &request)?;
     let context = service.config().context;
     let asked = request.max_tokens.unwrap_or(DEFAULT_TOKENS);
@@ -184,6 +188,7 @@ fn prepare(service: &Service, body: &[u8]) -> Result<Prepared, ApiError> {
         request,
         ids,
         picking,
+        adapters,
     })
 }
 

@@ -9,7 +9,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::http::{ApiError, Body, Kind, full, json_response};
+use crate::http::{ApiError, Body, full, json_response};
 use crate::service::Service;
 
 /// Whether requests are taken.
@@ -24,44 +24,41 @@ pub(crate) fn health(service: &Service) -> Response<Body> {
     json_response(&json!({"status": "ok"}))
 }
 
-/// The list of the one model, in a form that both families of clients read.
+/// The list of models, in a form that both families of clients read.
 pub(crate) fn models(service: &Service) -> Value {
-    let model = describe(service);
+    let names: Vec<_> = service.models().names().collect();
+    let models: Vec<_> = names.iter().map(|name| describe(service, name)).collect();
     json!({
         "object": "list",
-        "data": [model],
+        "data": models,
         "has_more": false,
-        "first_id": service.config().model,
-        "last_id": service.config().model,
+        "first_id": names.first(),
+        "last_id": names.last(),
     })
 }
 
-/// The model, by its name.
+/// A model, by its name.
 pub(crate) fn model(service: &Service, name: &str) -> Result<Value, ApiError> {
-    if name == service.config().model {
-        return Ok(describe(service));
-    }
-    Err(ApiError::new(
-        Kind::NotFound,
-        format!(
-            "There is no model {name:?} here; there is {:?}.",
-            service.config().model
-        ),
-    ))
+    service.models().find(name)?;
+    Ok(describe(service, name))
 }
 
-fn describe(service: &Service) -> Value {
+fn describe(service: &Service, name: &str) -> Value {
     let config = service.config();
-    json!({
-        "id": config.model,
+    let mut model = json!({
+        "id": name,
         "object": "model",
         "created": service.created(),
         "owned_by": "local",
         "type": "model",
-        "display_name": config.model,
+        "display_name": name,
         "created_at": rfc3339(service.created()),
         "max_model_len": config.context,
-    })
+    });
+    if name != config.model {
+        model["parent"] = config.model.as_str().into();
+    }
+    model
 }
 
 /// Seconds since 1970 as a date and time in UTC.

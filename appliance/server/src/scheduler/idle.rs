@@ -1,6 +1,6 @@
 //! Sessions that nobody uses at the moment, for prompts that begin like them.
 
-use v4_runtime::{EngineError, Hooks, Session};
+use v4_runtime::{Engine, EngineError, Hooks, Session};
 
 /// Shorter sessions are not worth their place.
 const LEAST: usize = 8;
@@ -28,8 +28,11 @@ pub(super) struct Idle {
 }
 
 /// Of a session's tokens, how many it can be had with without running any again, as a
-/// beginning of `ids` that leaves the last one to be run.
-fn usable(session: &Session, ids: &[u32]) -> usize {
+/// beginning of `ids` that leaves the last one to be run; none if it is of another model.
+fn usable(session: &Session, engine: &Engine, ids: &[u32]) -> usize {
+    if !session.engine().is_same_as(engine) {
+        return 0;
+    }
     let ids = &ids[..ids.len().saturating_sub(1)];
     let both = session.tokens().iter().zip(ids);
     let same = both.take_while(|(a, b)| a == b).count();
@@ -53,10 +56,10 @@ impl Idle {
     /// A session that holds as much of the beginning of `ids` as any here, more than
     /// none. It is a copy, as other prompts may begin like it as well; without memory
     /// for one it is the session itself.
-    pub fn take(&mut self, ids: &[u32]) -> Result<Option<Named>, EngineError> {
+    pub fn take(&mut self, engine: &Engine, ids: &[u32]) -> Result<Option<Named>, EngineError> {
         let all = 0..self.entries.len();
         let best = all
-            .map(|i| (usable(&self.entries[i].named.session, ids), i))
+            .map(|i| (usable(&self.entries[i].named.session, engine, ids), i))
             .max_by_key(|&(tokens, i)| (tokens, std::cmp::Reverse(i)));
         let Some((tokens @ 1.., i)) = best else {
             return Ok(None);
@@ -86,8 +89,11 @@ impl Idle {
             return;
         }
         // What it goes on from is found in it.
-        self.entries
-            .retain(|e| !tokens.starts_with(e.named.session.tokens()));
+        let same = |session: &Session| session.engine().is_same_as(named.session.engine());
+        self.entries.retain(|e| {
+            let session = &e.named.session;
+            !(tokens.starts_with(session.tokens()) && same(session))
+        });
         self.clock += 1;
         self.entries.push(Entry {
             named,

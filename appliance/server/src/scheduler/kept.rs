@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use v4_runtime::sessions::{Fingerprint, SessionError, Store};
+use v4_runtime::sessions::{SessionError, Store};
 use v4_runtime::{Engine, EngineError, Session};
 
 use super::idle::Named;
@@ -19,17 +19,15 @@ const LEAST: usize = 32;
 pub(super) struct Kept {
     store: Store,
     limit: u64,
-    model: Fingerprint,
     /// Names of sessions that running requests write to.
     in_use: HashSet<String>,
 }
 
 impl Kept {
-    pub fn open(config: &SessionStore, engine: &Engine) -> Result<Self, SessionError> {
+    pub fn open(config: &SessionStore) -> Result<Self, SessionError> {
         Ok(Self {
             store: Store::open(&config.folder, config.key.clone())?,
             limit: config.max_bytes,
-            model: engine.fingerprint(),
             in_use: HashSet::new(),
         })
     }
@@ -47,7 +45,7 @@ impl Kept {
         if ids.len() < known + LEAST {
             return Ok(None);
         }
-        let Some(found) = self.store.find(self.model, ids, known + LEAST)? else {
+        let Some(found) = self.store.find(engine.fingerprint(), ids, known + LEAST)? else {
             return Ok(None);
         };
         let session = Session::restore(engine, context, chunk, &found.log, found.tokens)?;
@@ -79,7 +77,7 @@ impl Kept {
             return Ok(());
         }
         // Open no longer than it takes: other requests read it.
-        let mut log = self.store.session(name, self.model)?;
+        let mut log = self.store.session(name, session.engine().fingerprint())?;
         session.save(&mut log)?;
         self.store.evict(self.limit, Some(log.path()))?;
         Ok(())

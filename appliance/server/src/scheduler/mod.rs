@@ -84,7 +84,7 @@ impl Scheduler {
         let chunk = settings.chunk.min(settings.context);
         let settings = Settings { chunk, ..settings };
         Session::new(engine, settings.context, chunk)?;
-        let kept = sessions.map(|sessions| Kept::open(sessions, engine));
+        let kept = sessions.map(Kept::open);
         Ok(Self {
             engine: Arc::clone(engine),
             settings,
@@ -163,8 +163,9 @@ impl Scheduler {
         self.numbers += 1;
         let eos = self.engine.tokenizer().eos();
         let outputs = job.outputs.clone();
-        let started = self
-            .beginning_of(&job.ids)
+        let engine = self.engine.with_adapters(job.adapters.clone());
+        let started = engine
+            .and_then(|engine| self.beginning_of(&engine, &job.ids))
             .map_err(|e| e.to_string())
             .and_then(|named| {
                 let name = self.kept.as_mut().map(|kept| kept.claim(named.name));
@@ -189,7 +190,7 @@ impl Scheduler {
     /// A parked request goes on, with a session that is empty at first.
     fn resume(&mut self, mut sequence: Sequence) {
         let Settings { context, chunk, .. } = self.settings;
-        match Session::new(&self.engine, context, chunk) {
+        match Session::new(&sequence.engine, context, chunk) {
             Ok(session) => {
                 sequence.session = Some(session);
                 self.running.push(sequence);
@@ -203,13 +204,13 @@ impl Scheduler {
 
     /// A session that holds as much of the beginning of a prompt as any in memory or on
     /// the disk.
-    fn beginning_of(&mut self, ids: &[u32]) -> Result<Named, EngineError> {
+    fn beginning_of(&mut self, engine: &Arc<Engine>, ids: &[u32]) -> Result<Named, EngineError> {
         let Settings { context, chunk, .. } = self.settings;
-        let idle = self.idle.take(ids)?;
+        let idle = self.idle.take(engine, ids)?;
         let known = idle.as_ref().map_or(0, |named| named.session.len());
         if let Some(kept) = &self.kept {
             // A file that cannot be used costs time, and nothing else.
-            match kept.find(&self.engine, ids, known, context, chunk) {
+            match kept.find(engine, ids, known, context, chunk) {
                 Ok(Some(named)) => return Ok(named),
                 Ok(None) => {}
                 Err(error) => self
@@ -220,7 +221,7 @@ impl Scheduler {
         match idle {
             Some(named) => Ok(named),
             None => Ok(Named {
-                session: Session::new(&self.engine, context, chunk)?,
+                session: Session::new(engine, context, chunk)?,
                 name: None,
             }),
         }

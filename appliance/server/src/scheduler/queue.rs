@@ -46,6 +46,7 @@ mod tests {
                 checkpoints: Vec::new(),
                 max_tokens: 1,
                 picking: Picking::default(),
+                adapters: Vec::new(),
                 client: Client::User(client),
                 outputs: mpsc::unbounded_channel().0,
             });

@@ -1,11 +1,12 @@
 //! A request that is being run.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 use v4_runtime::sampling::SamplerError;
-use v4_runtime::{EngineError, Session, Want};
+use v4_runtime::{Engine, EngineError, Session, Want};
 
 use super::idle::Named;
 use crate::jobs::{Client, Failure, Finish, Job, Output};
@@ -35,6 +36,8 @@ pub(super) struct Sequence {
     /// In the order of arrival.
     pub number: u64,
     pub client: Client,
+    /// The model, with the adapters that were asked for.
+    pub engine: Arc<Engine>,
     /// None while it is parked.
     pub session: Option<Session>,
     /// Where it is kept on the disk.
@@ -71,6 +74,7 @@ impl Sequence {
         Ok(Self {
             number,
             client: job.client,
+            engine: Arc::clone(session.engine()),
             session: Some(session),
             name,
             saved: cached,
