@@ -45,7 +45,7 @@ pub use engine::{Engine, EngineOptions, WeightPlacement};
 pub use error::EngineError;
 pub use forward::KvPrecision;
 pub use math::RopeAngles;
-pub use session::{Hooks, Logits, OnLogits, Progress, Session, Want};
+pub use session::{Batch, Hooks, Logits, OnLogits, Progress, Session, Want};
 pub use trace::{LayerTrace, Trace};
 
 /// Name of the instruction set that kernels use on this machine, and of what it was

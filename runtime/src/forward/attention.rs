@@ -1,7 +1,7 @@
 //! One layer's attention site (spec 3.2 to 3.5).
 
-use super::cache::Branch;
-use super::{Cache, Cone, Forward, KvPrecision, Scratch, Span};
+use super::cache::{Branch, LayerCache};
+use super::{Cache, Chosen, Cone, Forward, KvPrecision, Lane, Scratch, Span};
 use crate::backend::{Attend, Backend, CandidatePool, Entries, IndexSpec};
 use crate::math::RopeTable;
 use crate::model::{Attention, Candidates, Compressor, Family, IndexKeys, IndexRole, Indexer};
@@ -14,7 +14,7 @@ impl<B: Backend> Forward<B> {
     pub(super) fn attention_site(
         &self,
         l: usize,
-        cache: &mut Cache<B>,
+        caches: &mut [&mut Cache<B>],
         cone: &Cone,
         compress: bool,
         span: &mut Span<'_>,
@@ -36,34 +36,21 @@ impl<B: Backend> Forward<B> {
         self.linear(&w.attn.kv, &s.x, &mut s.kv);
         b.rms_norm(&mut s.kv, c.head_dim, Some(&w.attn.kv_norm), c.rms_eps);
         b.rope(&mut s.kv, c.head_dim, angles(span, ratio), false);
-        let layer = &mut cache.layers[l];
-        if b.rows_len(&layer.window) != span.first {
-            // Rows in between were not needed, nor is anything before them.
-            b.restart_rows(&mut layer.window, span.first);
-        }
-        b.push_rows(&mut layer.window, &s.kv);
-        if compress && let (Some(weights), Some(main)) = (&w.attn.compressor, &mut layer.main) {
-            self.compress(weights, main, ratio, c.head_dim, s);
-            match (&w.attn.index_keys, &mut layer.index) {
-                (Some(IndexKeys::Projected { proj, norm }), Some(index)) => {
-                    // Keys see the entries before their rotation.
-                    self.linear(proj, &s.pooled, &mut s.keys);
-                    b.rms_norm(&mut s.keys, c.index_dim, Some(norm), c.rms_eps);
-                    self.push_keys(&mut index.entries, ratio, &mut s.keys);
-                    self.push_entries(&mut main.entries, ratio, s);
-                }
-                (Some(IndexKeys::Compressed(keys)), Some(index)) => {
-                    self.push_entries(&mut main.entries, ratio, s);
-                    self.compress(keys, index, ratio, c.index_dim, s);
-                    self.push_keys(&mut index.entries, ratio, &mut s.pooled);
-                }
-                _ => self.push_entries(&mut main.entries, ratio, s),
+        for (cache, lane) in caches.iter_mut().zip(&span.lanes) {
+            let window = &mut cache.layers[l].window;
+            if b.rows_len(window) != lane.first {
+                // Rows in between were not needed, nor is anything before them.
+                b.restart_rows(window, lane.first);
             }
+            b.push_rows(window, self.rows_of(span, lane, &s.kv, &mut s.part));
+        }
+        if compress && let Some(weights) = &w.attn.compressor {
+            self.compress(l, weights, caches, span, s);
         }
 
         self.drop_rows(cone.skipped(l + 1, &span.positions()), span, s);
         if span.ids.is_empty() {
-            b.keep_last_rows(&mut cache.layers[l].window, c.window);
+            self.keep_windows(l, caches);
             return;
         }
         if self.lagged() {
@@ -84,33 +71,13 @@ impl<B: Backend> Forward<B> {
         b.rope(&mut s.q, c.head_dim, angles(span, ratio), false);
 
         if let Some(weights) = &w.attn.indexer {
-            self.index(l, weights, cache, span, s);
-            if let Some(trace) = trace.as_deref_mut() {
-                trace.index_margins(l, &b.selection_margins(&s.selection));
+            self.index(l, weights, caches, span, s);
+            if let (Some(trace), Some(chosen)) = (trace.as_deref_mut(), s.chosen.first()) {
+                trace.index_margins(l, &b.selection_margins(&chosen.selection));
             }
         }
-        let layers = &cache.layers;
-        let main = |l: usize| layers[l].main.as_ref().map(|main| &main.entries);
-        let entries = match attention {
-            Attention::Window => None,
-            Attention::All { .. } => main(l).map(Entries::Visible),
-            Attention::Indexed { .. } => main(l).map(|e| Entries::Selected(e, &s.selection)),
-            Attention::Shared { source, .. } => {
-                main(source).map(|e| Entries::Selected(e, &s.selection))
-            }
-        };
-        let args = Attend {
-            first: span.first,
-            heads: c.heads,
-            window: c.window,
-            rows: &layers[l].window,
-            entries: entries.unwrap_or(Entries::None),
-            ratio,
-            sinks: &w.attn.sinks,
-            scale: 1.0 / (c.head_dim as f32).sqrt(),
-        };
-        b.attend(&args, &s.q, &mut s.attended);
-        b.keep_last_rows(&mut cache.layers[l].window, c.window);
+        self.attend(l, caches, span, s);
+        self.keep_windows(l, caches);
         // Keys are the values too: undo the rotation that they carried.
         b.rope(&mut s.attended, c.head_dim, angles(span, ratio), true);
 
@@ -118,6 +85,52 @@ impl<B: Backend> Forward<B> {
         self.linear(&w.attn.out_b, &s.low_rank, &mut s.y);
         b.hc_expand(&mut s.h, &s.y, &s.mix, self.hc());
         self.lag(s);
+    }
+
+    /// What each sequence's queries attend to: `s.q` to `s.attended`.
+    fn attend(&self, l: usize, caches: &[&mut Cache<B>], span: &Span<'_>, s: &mut Scratch<B>) {
+        let (b, c) = (&self.backend, &self.cfg);
+        let attention = c.layers[l].attention;
+        s.chosen.resize_with(span.lanes.len(), Chosen::default);
+        if span.lanes.len() > 1 {
+            b.take_rows(&s.q, 0..0, &mut s.attended);
+        }
+        for ((cache, lane), chosen) in caches.iter().zip(&span.lanes).zip(&s.chosen) {
+            let layers = &cache.layers;
+            let main = |l: usize| layers[l].main.as_ref().map(|main| &main.entries);
+            let selected = |entries| Entries::Selected(entries, &chosen.selection);
+            let entries = match attention {
+                Attention::Window => None,
+                Attention::All { .. } => main(l).map(Entries::Visible),
+                Attention::Indexed { .. } => main(l).map(selected),
+                Attention::Shared { source, .. } => main(source).map(selected),
+            };
+            let args = Attend {
+                first: lane.first,
+                heads: c.heads,
+                window: c.window,
+                rows: &layers[l].window,
+                entries: entries.unwrap_or(Entries::None),
+                ratio: attention.ratio(),
+                sinks: &self.weights.layers[l].attn.sinks,
+                scale: 1.0 / (c.head_dim as f32).sqrt(),
+            };
+            if span.lanes.len() == 1 {
+                b.attend(&args, &s.q, &mut s.attended);
+            } else {
+                b.take_rows(&s.q, lane.rows.clone(), &mut s.part);
+                b.attend(&args, &s.part, &mut s.part_out);
+                b.append_rows(&s.part_out, &mut s.attended);
+            }
+        }
+    }
+
+    /// Drops what no later query sees.
+    fn keep_windows(&self, l: usize, caches: &mut [&mut Cache<B>]) {
+        for cache in caches {
+            let window = &mut cache.layers[l].window;
+            self.backend.keep_last_rows(window, self.cfg.window);
+        }
     }
 
     /// Drops the first `n` rows in work.
@@ -134,29 +147,73 @@ impl<B: Backend> Forward<B> {
         }
     }
 
-    /// Pools the span's tokens: `s.pooled` has the entries whose group has
-    /// ended, after the norm and before the rotation.
+    /// Pools the span's tokens to entries and index keys, and stores them.
     fn compress(
         &self,
+        l: usize,
         w: &Compressor<B>,
-        branch: &mut Branch<B>,
-        ratio: usize,
-        width: usize,
+        caches: &mut [&mut Cache<B>],
+        span: &Span<'_>,
         s: &mut Scratch<B>,
     ) {
         let (b, c) = (&self.backend, &self.cfg);
-        debug_assert!(w.gate.is_some() || ratio == 1);
-        match &w.gate {
-            // An entry is one token.
-            None => self.linear(&w.kv, &s.x, &mut s.pooled),
-            Some(gate) => {
-                self.linear(&w.kv, &s.x, &mut s.kv);
-                self.linear(gate, &s.x, &mut s.gate);
-                let ape = w.ape.as_deref();
-                b.pool(&mut branch.pending, &s.kv, &s.gate, ape, &mut s.pooled);
+        let ratio = c.layers[l].attention.ratio();
+        let keys = &self.weights.layers[l].attn.index_keys;
+        self.project(w, s);
+        for (cache, lane) in caches.iter_mut().zip(&span.lanes) {
+            let LayerCache { main, index, .. } = &mut cache.layers[l];
+            let Some(main) = main else { continue };
+            self.pool(w, main, c.head_dim, span, lane, s);
+            if let (Some(IndexKeys::Projected { proj, norm }), Some(index)) = (keys, index) {
+                // Keys see the entries before their rotation.
+                self.linear(proj, &s.pooled, &mut s.keys);
+                b.rms_norm(&mut s.keys, c.index_dim, Some(norm), c.rms_eps);
+                self.push_keys(&mut index.entries, ratio, &mut s.keys);
+            }
+            self.push_entries(&mut main.entries, ratio, s);
+        }
+        let Some(IndexKeys::Compressed(w)) = keys else {
+            return;
+        };
+        self.project(w, s);
+        for (cache, lane) in caches.iter_mut().zip(&span.lanes) {
+            if let Some(index) = &mut cache.layers[l].index {
+                self.pool(w, index, c.index_dim, span, lane, s);
+                self.push_keys(&mut index.entries, ratio, &mut s.pooled);
             }
         }
-        b.rms_norm(&mut s.pooled, width, Some(&w.norm), c.rms_eps);
+    }
+
+    /// What a compressor pools: `s.kv`, and `s.gate` where entries are of several tokens.
+    fn project(&self, w: &Compressor<B>, s: &mut Scratch<B>) {
+        self.linear(&w.kv, &s.x, &mut s.kv);
+        if let Some(gate) = &w.gate {
+            self.linear(gate, &s.x, &mut s.gate);
+        }
+    }
+
+    /// Pools one sequence's tokens: `s.pooled` has the entries whose group has ended,
+    /// after the norm and before the rotation.
+    fn pool(
+        &self,
+        w: &Compressor<B>,
+        branch: &mut Branch<B>,
+        width: usize,
+        span: &Span<'_>,
+        lane: &Lane,
+        s: &mut Scratch<B>,
+    ) {
+        let b = &self.backend;
+        if w.gate.is_none() {
+            // An entry is one token.
+            b.take_rows(&s.kv, lane.rows.clone(), &mut s.pooled);
+        } else {
+            let kv = self.rows_of(span, lane, &s.kv, &mut s.part);
+            let gate = self.rows_of(span, lane, &s.gate, &mut s.part_out);
+            let ape = w.ape.as_deref();
+            b.pool(&mut branch.pending, kv, gate, ape, &mut s.pooled);
+        }
+        b.rms_norm(&mut s.pooled, width, Some(&w.norm), self.cfg.rms_eps);
     }
 
     /// Rotates the rows of `s.pooled`, each to its group's first token, and
@@ -196,7 +253,7 @@ impl<B: Backend> Forward<B> {
         &self,
         l: usize,
         w: &Indexer<B>,
-        cache: &Cache<B>,
+        caches: &[&mut Cache<B>],
         span: &Span<'_>,
         s: &mut Scratch<B>,
     ) {
@@ -211,34 +268,32 @@ impl<B: Backend> Forward<B> {
             } => (source, candidates),
             _ => (l, Candidates::All),
         };
-        let Some(keys) = &cache.layers[source].index else {
-            return;
-        };
         self.linear(&w.q_b, &s.q_lora, &mut s.index_q);
         b.rope(&mut s.index_q, c.index_dim, angles(span, ratio), false);
         self.round_index(&mut s.index_q);
         self.linear(&w.proj, &s.x, &mut s.index_w);
-        let spec = IndexSpec {
-            first: span.first,
-            heads: c.index_heads,
-            top_k: c.index_top_k,
-            ratio,
-            scale: 1.0 / ((c.index_dim * c.index_heads) as f32).sqrt(),
-        };
-        let pool = match candidates {
-            Candidates::All => CandidatePool::All,
-            Candidates::Keep { blocks, size } => CandidatePool::Keep {
-                blocks,
-                size,
-                kept: &mut s.candidates,
-            },
-            Candidates::Within { size } => CandidatePool::Within {
-                size,
-                kept: &s.candidates,
-            },
-        };
-        let (q, w) = (&s.index_q, &s.index_w);
-        b.index(spec, q, w, &keys.entries, pool, &mut s.selection);
+        s.chosen.resize_with(span.lanes.len(), Chosen::default);
+        for ((cache, lane), chosen) in caches.iter().zip(&span.lanes).zip(&mut s.chosen) {
+            let Some(keys) = &cache.layers[source].index else {
+                continue;
+            };
+            let spec = IndexSpec {
+                first: lane.first,
+                heads: c.index_heads,
+                top_k: c.index_top_k,
+                ratio,
+                scale: 1.0 / ((c.index_dim * c.index_heads) as f32).sqrt(),
+            };
+            let kept = &mut chosen.candidates;
+            let pool = match candidates {
+                Candidates::All => CandidatePool::All,
+                Candidates::Keep { blocks, size } => CandidatePool::Keep { blocks, size, kept },
+                Candidates::Within { size } => CandidatePool::Within { size, kept },
+            };
+            let q = self.rows_of(span, lane, &s.index_q, &mut s.part);
+            let w = self.rows_of(span, lane, &s.index_w, &mut s.part_out);
+            b.index(spec, q, w, &keys.entries, pool, &mut chosen.selection);
+        }
     }
 }
 

@@ -43,7 +43,7 @@ impl<B: Backend> Backlog<B> {
     /// before `needed`.
     pub fn push(&mut self, b: &B, s: &Scratch<B>, span: &Span<'_>, needed: usize) {
         if self.ids.is_empty() {
-            self.first = span.first;
+            self.first = span.first();
         }
         b.append_rows(&s.h, &mut self.h);
         b.append_rows(&s.lagged, &mut self.lagged);

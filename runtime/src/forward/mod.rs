@@ -12,6 +12,7 @@ mod fill;
 mod saved;
 mod sites;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::adapters::{Adapter, Site};
@@ -57,9 +58,29 @@ pub struct Scratch<B: Backend> {
     attended: B::Buf,
     low_rank: B::Buf,
     router: B::Buf,
+    /// One sequence's rows of some other buffer, and what comes of them.
+    part: B::Buf,
+    part_out: B::Buf,
+    /// By sequence.
+    chosen: Vec<Chosen<B>>,
+}
+
+/// What was chosen for one sequence's rows.
+#[derive(Debug)]
+struct Chosen<B: Backend> {
     selection: B::Selection,
     /// V4.1: the blocks that later index sources choose within.
     candidates: B::Selection,
+}
+
+// Derived, it would ask for backends that have a default.
+impl<B: Backend> Default for Chosen<B> {
+    fn default() -> Self {
+        Self {
+            selection: B::Selection::default(),
+            candidates: B::Selection::default(),
+        }
+    }
 }
 
 impl<B: Backend> Default for Scratch<B> {
@@ -82,18 +103,18 @@ impl<B: Backend> Default for Scratch<B> {
             attended: B::Buf::default(),
             low_rank: B::Buf::default(),
             router: B::Buf::default(),
-            selection: B::Selection::default(),
-            candidates: B::Selection::default(),
+            part: B::Buf::default(),
+            part_out: B::Buf::default(),
+            chosen: Vec::new(),
         }
     }
 }
 
-/// The rows in work: consecutive tokens, fewer from layer to layer where not
-/// all are needed.
+/// The rows in work: consecutive tokens of one sequence, fewer from layer to layer where
+/// not all are needed, or as many of each of several sequences.
 struct Span<'a> {
-    /// Position of the first.
-    first: usize,
-    /// Their ids.
+    lanes: Vec<Lane>,
+    /// Their ids, one sequence after the other.
     ids: &'a [u32],
     /// Their angles in layers with a window only.
     plain: RopeTable,
@@ -101,13 +122,30 @@ struct Span<'a> {
     compressed: RopeTable,
 }
 
+/// One sequence's rows.
+#[derive(Clone)]
+struct Lane {
+    /// Position of the first.
+    first: usize,
+    /// Their places in the buffers.
+    rows: Range<usize>,
+}
+
 impl Span<'_> {
-    fn positions(&self) -> std::ops::Range<usize> {
-        self.first..self.first + self.ids.len()
+    /// Of the only sequence, or the first one's.
+    fn first(&self) -> usize {
+        self.lanes[0].first
     }
 
+    fn positions(&self) -> Range<usize> {
+        self.first()..self.first() + self.lanes[0].rows.len()
+    }
+
+    /// Drops rows of the only sequence.
     fn drop_first(&mut self, n: usize) {
-        self.first += n;
+        debug_assert_eq!(self.lanes.len(), 1);
+        self.lanes[0].first += n;
+        self.lanes[0].rows.end -= n;
         self.ids = &self.ids[n..];
         self.plain.drop_first(n);
         self.compressed.drop_first(n);
@@ -116,13 +154,14 @@ impl Span<'_> {
 
 /// One chunk of tokens and what is wanted of it.
 pub struct Chunk<'a> {
-    /// Ids, all in the vocabulary.
+    /// Ids, all in the vocabulary: as many of each sequence, one after the other.
     pub ids: &'a [u32],
-    /// Which rows the call needs that the chunk is part of.
+    /// Which rows the call needs that the chunk is part of; all, if it is of several
+    /// sequences.
     pub cone: &'a Cone,
-    /// The chunk's Engram rows; without them gates are shut.
-    pub engram: Option<&'a mut Fetch>,
-    /// Collects what layers decide.
+    /// Each sequence's Engram rows; without them gates are shut.
+    pub engram: &'a mut [Fetch],
+    /// Collects what layers decide of one sequence.
     pub trace: Option<&'a mut Trace>,
 }
 
@@ -228,26 +267,30 @@ impl<B: Backend> Forward<B> {
         Cache::new(&self.backend, &self.cfg, self.kv)
     }
 
-    /// Runs one chunk of tokens through all layers. What is left in `s` are the
-    /// rows that [`Cone::from`] wants of the last layer.
+    /// Runs one chunk of tokens through all layers, of one sequence or of several at
+    /// once. What is left in `s` are the rows that [`Cone::from`] wants of the last layer.
     ///
     /// # Errors
-    /// Engram rows or experts that cannot be read. The cache is then of no use.
+    /// Engram rows or experts that cannot be read. The caches are then of no use.
     pub fn chunk(
         &self,
-        cache: &mut Cache<B>,
+        caches: &mut [&mut Cache<B>],
         mut chunk: Chunk<'_>,
         s: &mut Scratch<B>,
     ) -> Result<(), EngineError> {
         let (b, c) = (&self.backend, &self.cfg);
         let decoder = chunk.cone.decoder();
-        self.catch_up(cache, s)?;
+        for cache in &mut *caches {
+            self.catch_up(cache, s)?;
+        }
         self.expect_experts(chunk.ids);
-        let end = cache.len + chunk.ids.len();
+        let each = chunk.ids.len() / caches.len();
+        let end = caches[0].len + each;
         // Whether the call could not end here without missing rows.
         let partial = chunk.cone.from(c.layers.len()) > end;
+        debug_assert!(!partial || caches.len() == 1);
 
-        let mut span = self.span(cache.len, chunk.ids);
+        let mut span = self.span(caches.iter().map(|cache| cache.len), each, chunk.ids);
         b.embed(&self.weights.embedding, span.ids, c.hc_streams, &mut s.h)?;
         if self.lagged() {
             b.hc_first_stream(span.ids.len(), c.hc_streams, &mut s.lagged);
@@ -256,18 +299,16 @@ impl<B: Backend> Forward<B> {
             if l == decoder && partial {
                 // As if the call ended here, which it does when it is stopped.
                 let needed = Cone::new(c, end, end).from(decoder);
-                let backlog = cache.backlog.get_or_insert_default();
+                let backlog = caches[0].backlog.get_or_insert_default();
                 backlog.push(b, s, &span, needed);
             }
-            if self.weights.layers[l].engram.is_some()
-                && let Some(rows) = chunk.engram.as_deref_mut()
-            {
-                self.engram_site(l, rows, s)?;
+            if self.weights.layers[l].engram.is_some() && !chunk.engram.is_empty() {
+                self.engram_site(l, chunk.engram, s)?;
                 if let Some(trace) = chunk.trace.as_deref_mut() {
-                    self.trace_rows(l, rows, trace);
+                    self.trace_rows(l, &chunk.engram[0], trace);
                 }
             }
-            self.layer(l, cache, chunk.cone, true, &mut span, s, &mut chunk.trace)?;
+            self.layer(l, caches, chunk.cone, true, &mut span, s, &mut chunk.trace)?;
             if span.ids.is_empty() {
                 break;
             }
@@ -277,9 +318,11 @@ impl<B: Backend> Forward<B> {
                 trace.streams(l, &streams[streams.len() - width..]);
             }
         }
-        cache.len = end;
-        if !partial {
-            cache.backlog = None;
+        for cache in caches {
+            cache.len += each;
+            if !partial {
+                cache.backlog = None;
+            }
         }
         Ok(())
     }
@@ -302,9 +345,10 @@ impl<B: Backend> Forward<B> {
         for from in (0..backlog.ids.len()).step_by(CATCH_UP_ROWS) {
             let to = backlog.ids.len().min(from + CATCH_UP_ROWS);
             backlog.load(b, from, to, s);
-            let mut span = self.span(backlog.first + from, &backlog.ids[from..to]);
+            let ids = &backlog.ids[from..to];
+            let mut span = self.span([backlog.first + from].into_iter(), ids.len(), ids);
             for l in decoder..layers {
-                self.layer(l, cache, &cone, false, &mut span, s, &mut None)?;
+                self.layer(l, &mut [&mut *cache], &cone, false, &mut span, s, &mut None)?;
                 if span.ids.is_empty() {
                     break;
                 }
@@ -343,14 +387,43 @@ impl<B: Backend> Forward<B> {
         self.cfg.family == Family::V41
     }
 
-    fn span<'a>(&self, first: usize, ids: &'a [u32]) -> Span<'a> {
-        let positions = || first as u64..(first + ids.len()) as u64;
-        Span {
+    /// `each` rows of every sequence, from these positions on.
+    fn span<'a>(
+        &self,
+        firsts: impl Iterator<Item = usize>,
+        each: usize,
+        ids: &'a [u32],
+    ) -> Span<'a> {
+        let lane = |(i, first)| Lane {
             first,
+            rows: i * each..(i + 1) * each,
+        };
+        let lanes: Vec<Lane> = firsts.enumerate().map(lane).collect();
+        let positions = || {
+            let lanes = lanes.iter();
+            lanes.flat_map(|lane| lane.first as u64..(lane.first + each) as u64)
+        };
+        Span {
             ids,
             plain: self.rope_plain.table(positions()),
             compressed: self.rope_compressed.table(positions()),
+            lanes,
         }
+    }
+
+    /// One sequence's rows of `x`: all, or a copy in `part`.
+    fn rows_of<'x>(
+        &self,
+        span: &Span<'_>,
+        lane: &Lane,
+        x: &'x B::Buf,
+        part: &'x mut B::Buf,
+    ) -> &'x B::Buf {
+        if span.lanes.len() == 1 {
+            return x;
+        }
+        self.backend.take_rows(x, lane.rows.clone(), part);
+        part
     }
 
     fn hc(&self) -> HcParams {

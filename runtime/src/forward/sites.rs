@@ -15,7 +15,7 @@ impl<B: Backend> Forward<B> {
     pub(super) fn layer(
         &self,
         l: usize,
-        cache: &mut Cache<B>,
+        caches: &mut [&mut Cache<B>],
         cone: &Cone,
         compress: bool,
         span: &mut Span<'_>,
@@ -23,8 +23,10 @@ impl<B: Backend> Forward<B> {
         trace: &mut Option<&mut Trace>,
     ) -> Result<(), EngineError> {
         let w = &self.weights.layers[l];
-        self.attention_site(l, cache, cone, compress, span, s, trace);
-        cache.layer_rows += span.ids.len() as u64;
+        self.attention_site(l, caches, cone, compress, span, s, trace);
+        for (cache, lane) in caches.iter_mut().zip(&span.lanes) {
+            cache.layer_rows += lane.rows.len() as u64;
+        }
         if span.ids.is_empty() {
             return Ok(());
         }
@@ -50,7 +52,7 @@ impl<B: Backend> Forward<B> {
     pub(super) fn engram_site(
         &self,
         l: usize,
-        rows: &mut Fetch,
+        rows: &mut [Fetch],
         s: &mut Scratch<B>,
     ) -> Result<(), EngineError> {
         let (b, c) = (&self.backend, &self.cfg);
@@ -62,8 +64,14 @@ impl<B: Backend> Forward<B> {
             return Ok(());
         };
         let channels = engram.channels();
-        let mut values = vec![0.0; rows.tokens() * channels];
-        rows.take(table, &mut values)?;
+        let tokens = rows.iter().map(Fetch::tokens).sum::<usize>();
+        let mut values = vec![0.0; tokens * channels];
+        let mut rest = values.as_mut_slice();
+        for rows in rows {
+            let (values, after) = rest.split_at_mut(rows.tokens() * channels);
+            rows.take(table, values)?;
+            rest = after;
+        }
         b.write(&values, channels, &mut s.rows);
         self.linear(&w.wkv, &s.rows, &mut s.y);
         b.engram(&mut s.h, &s.y, &w.gain, self.hc());

@@ -1,5 +1,6 @@
 //! One sequence of tokens and what the model remembers of it.
 
+mod batch;
 mod kept;
 
 use std::ops::ControlFlow;
@@ -13,6 +14,7 @@ use crate::forward::{Cache, Chunk, Cone, Scratch};
 use crate::memory::{SessionSize, Share, session_bytes};
 use crate::trace::Trace;
 
+pub use self::batch::Batch;
 use self::kept::Mark;
 
 /// Which positions' logits a call wants.
@@ -463,11 +465,11 @@ impl Session {
         let chunk = Chunk {
             ids,
             cone,
-            engram: rows.as_mut(),
+            engram: rows.as_mut_slice(),
             trace: hooks.trace.as_deref_mut(),
         };
         self.engine.workers().run(|| {
-            forward.chunk(cache, chunk, scratch)?;
+            forward.chunk(&mut [cache], chunk, scratch)?;
             if from < ids.len() {
                 Ok(forward.logits(scratch, ids.len() - from))
             } else {
