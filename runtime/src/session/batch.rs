@@ -14,6 +14,8 @@ use super::{Logits, Session};
 pub struct Batch {
     scratch: Scratch<Cpu>,
     share: Option<Share>,
+    /// What the largest step took: buffers do not shrink.
+    bytes: u64,
 }
 
 /// What a session brings to a step.

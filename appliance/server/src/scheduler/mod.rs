@@ -1,7 +1,7 @@
 //! The thread that runs the model: it takes turns between requests.
 //!
-//! In each round every request that is being answered gets one token, and one of those
-//! whose prompts are being read gets a piece of it read. A piece takes about as long as
+//! In each round every request that is being answered gets one token, all of them in
+//! one step where they can, and one of those whose prompts are being read gets a piece of it read. A piece takes about as long as
 //! the round's tokens did, so a long prompt costs the others half of their speed and
 //! never more; with nobody to wait, pieces are as long as chunks.
 //!
@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use v4_runtime::{Engine, EngineError, Session};
+use v4_runtime::{Batch, Engine, EngineError, Session};
 
 use crate::config::SessionStore;
 use crate::error::ServeError;
@@ -33,6 +33,9 @@ use sequence::{End, Sequence};
 
 /// How long the thread sleeps without work before it says that it lives.
 const NAP: Duration = Duration::from_millis(200);
+
+/// Requests that get a token in one step at most.
+const MOST_TOGETHER: usize = 16;
 
 /// How requests are run.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +63,7 @@ pub struct Scheduler {
     idle: Idle,
     kept: Option<Kept>,
     pace: Pace,
+    batch: Batch,
     /// Whose prompt was read last.
     turn: u64,
     numbers: u64,
@@ -95,6 +99,7 @@ impl Scheduler {
             idle: Idle::new(settings.idle_bytes, 2 * settings.parallel + 8),
             kept: kept.transpose()?,
             pace: Pace::new(chunk),
+            batch: Batch::new(),
             turn: 0,
             numbers: 0,
             metrics,
@@ -120,6 +125,7 @@ impl Scheduler {
             self.admit();
             self.notifier.alive();
             if self.running.is_empty() {
+                self.batch.clear();
                 if let Some(job) = self.inbox.wait(NAP) {
                     self.queue.push(job);
                 }
@@ -241,12 +247,18 @@ impl Scheduler {
     /// One token for each that has read its prompt, one piece for one that has not.
     fn round(&mut self) -> Result<(), ServeError> {
         let began = Instant::now();
-        let mut decoded = 0;
-        for i in 0..self.running.len() {
-            if self.running[i].pending() == 1 {
-                self.advance(i, 1)?;
-                decoded += 1;
-            }
+        let mut ready: Vec<usize> = (0..self.running.len())
+            .filter(|&i| self.running[i].pending() == 1)
+            .collect();
+        let decoded = ready.len();
+        while let Some(&first) = ready.first() {
+            // Those that run the same model.
+            let engine = Arc::clone(&self.running[first].engine);
+            let same = |&i: &usize| self.running[i].engine.is_same_as(&engine);
+            let (mut group, others): (Vec<_>, Vec<_>) = ready.into_iter().partition(same);
+            let more = group.split_off(group.len().min(MOST_TOGETHER));
+            ready = [more, others].concat();
+            self.step(&group)?;
         }
         let decoding = began.elapsed();
         self.sweep();
@@ -274,6 +286,58 @@ impl Scheduler {
             .map(|(i, _)| i)
     }
 
+    /// One token for each of some sequences that run the same model.
+    fn step(&mut self, group: &[usize]) -> Result<(), ServeError> {
+        if let [only] = group {
+            return self.advance(*only, 1).map(drop);
+        }
+        let (mut stepping, mut members) = (Vec::new(), Vec::new());
+        for (i, sequence) in self.running.iter_mut().enumerate() {
+            if group.contains(&i)
+                && let Some(member) = sequence.step()
+            {
+                stepping.push(i);
+                members.push(member);
+            }
+        }
+        let stepped = self.batch.step(&mut members);
+        match stepped {
+            Ok(results) => {
+                for (i, result) in stepping.into_iter().zip(results) {
+                    match result {
+                        Ok(logits) => {
+                            let mark = self.running[i].stepped(&logits, &self.metrics);
+                            self.keep(i, mark);
+                        }
+                        // It has to find room first.
+                        Err(EngineError::Memory { .. }) => drop(self.advance(i, 1)?),
+                        Err(error) => self.fail(i, error)?,
+                    }
+                }
+                Ok(())
+            }
+            Err(EngineError::Memory { .. }) => {
+                for i in stepping {
+                    self.advance(i, 1)?;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let failure = Failure::Engine(error.to_string());
+                for &i in &stepping {
+                    self.running[i].end = Some(End::Failed(failure.clone()));
+                }
+                match is_fatal(&error) {
+                    true => Err(error.into()),
+                    false => {
+                        self.notifier.log(&format!("requests failed: {error}"));
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
     /// Runs up to `rows` tokens of a sequence; returns how many.
     fn advance(&mut self, i: usize, rows: usize) -> Result<usize, ServeError> {
         loop {
@@ -282,13 +346,7 @@ impl Scheduler {
             match sequence.advance(rows, &self.metrics) {
                 Ok(at_checkpoint) => {
                     let ran = sequence.held() - before;
-                    if at_checkpoint && let Some(session) = &mut sequence.session {
-                        session.mark();
-                    }
-                    if sequence.wants_saving(at_checkpoint) {
-                        Self::save(self.kept.as_ref(), &self.notifier, sequence);
-                        sequence.saved();
-                    }
+                    self.keep(i, at_checkpoint);
                     return Ok(ran);
                 }
                 Err(error @ EngineError::Memory { .. }) => {
@@ -298,16 +356,31 @@ impl Scheduler {
                     self.make_room(i, &error);
                     return Ok(0);
                 }
-                Err(error) => {
-                    sequence.end = Some(End::Failed(Failure::Engine(error.to_string())));
-                    if is_fatal(&error) {
-                        return Err(error.into());
-                    }
-                    self.notifier.log(&format!("a request failed: {error}"));
-                    return Ok(0);
-                }
+                Err(error) => return self.fail(i, error).map(|()| 0),
             }
         }
+    }
+
+    /// Marks and saves what a sequence's next requests go on from.
+    fn keep(&mut self, i: usize, at_checkpoint: bool) {
+        let sequence = &mut self.running[i];
+        if at_checkpoint && let Some(session) = &mut sequence.session {
+            session.mark();
+        }
+        if sequence.wants_saving(at_checkpoint) {
+            Self::save(self.kept.as_ref(), &self.notifier, sequence);
+            sequence.saved();
+        }
+    }
+
+    /// Ends a sequence that cannot go on.
+    fn fail(&mut self, i: usize, error: EngineError) -> Result<(), ServeError> {
+        self.running[i].end = Some(End::Failed(Failure::Engine(error.to_string())));
+        if is_fatal(&error) {
+            return Err(error.into());
+        }
+        self.notifier.log(&format!("a request failed: {error}"));
+        Ok(())
     }
 
     /// There is no memory for the next step of a sequence: the one that came last gives

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 use v4_runtime::sampling::SamplerError;
-use v4_runtime::{Engine, EngineError, Session, Want};
+use v4_runtime::{Engine, EngineError, Logits, Session, Want};
 
 use super::idle::Named;
 use crate::jobs::{Client, Failure, Finish, Job, Output};
@@ -28,6 +28,14 @@ pub(super) enum End {
     Cancelled,
     /// For a while: its memory serves others.
     Parked,
+}
+
+/// Tokens to run next.
+struct Piece {
+    /// Where they end.
+    to: usize,
+    /// Whether there are no more.
+    all: bool,
 }
 
 /// A request and its session.
@@ -131,14 +139,40 @@ impl Sequence {
     /// Runs up to `rows` tokens, and chooses the next one when all are run. True when
     /// the session has come to a checkpoint.
     pub fn advance(&mut self, rows: usize, metrics: &Metrics) -> Result<bool, EngineError> {
-        if self.outputs.is_closed() {
-            self.end = Some(End::Cancelled);
+        let Some(Piece { to, all }) = self.piece(rows) else {
             return Ok(false);
-        }
+        };
         let Some(session) = &mut self.session else {
             return Ok(false);
         };
-        let from = session.len();
+        let want = if all { Want::Last } else { Want::None };
+        let logits = session.append(&self.tokens[session.len()..to], want)?;
+        Ok(self.advanced(to, all.then_some(&logits), metrics))
+    }
+
+    /// The session and the only token that it does not hold yet, for a step together with
+    /// others.
+    pub fn step(&mut self) -> Option<(&mut Session, u32)> {
+        let Piece { to, all: true } = self.piece(1)? else {
+            return None;
+        };
+        let id = self.tokens[to - 1];
+        Some((self.session.as_mut()?, id))
+    }
+
+    /// After the session has taken that token. True when it has come to a checkpoint.
+    pub fn stepped(&mut self, logits: &Logits, metrics: &Metrics) -> bool {
+        self.advanced(self.tokens.len(), Some(logits), metrics)
+    }
+
+    /// What is to be run of up to `rows` tokens: no further than to a checkpoint. None if
+    /// nobody listens any more.
+    fn piece(&mut self, rows: usize) -> Option<Piece> {
+        if self.outputs.is_closed() {
+            self.end = Some(End::Cancelled);
+            return None;
+        }
+        let from = self.session.as_ref()?.len();
         let mut to = self.tokens.len().min(from + rows.max(1));
         while self.checkpoints.front().is_some_and(|&c| c <= from) {
             self.checkpoints.pop_front();
@@ -146,16 +180,21 @@ impl Sequence {
         if let Some(&next) = self.checkpoints.front() {
             to = to.min(next);
         }
-        let all = to == self.tokens.len();
-        let want = if all { Want::Last } else { Want::None };
-        let logits = session.append(&self.tokens[from..to], want)?;
-        if all {
-            self.choose(logits.row(0), metrics);
-        } else {
-            let done = to.min(self.prompt);
-            let _ = self.outputs.send(Output::Reading { done });
+        Some(Piece {
+            to,
+            all: to == self.tokens.len(),
+        })
+    }
+
+    fn advanced(&mut self, to: usize, logits: Option<&Logits>, metrics: &Metrics) -> bool {
+        match logits {
+            Some(logits) => self.choose(logits.row(0), metrics),
+            None => {
+                let done = to.min(self.prompt);
+                let _ = self.outputs.send(Output::Reading { done });
+            }
         }
-        Ok(self.checkpoints.front() == Some(&to))
+        self.checkpoints.front() == Some(&to)
     }
 
     fn choose(&mut self, logits: &[f32], metrics: &Metrics) {
