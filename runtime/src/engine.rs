@@ -444,12 +444,10 @@ impl Engine {
     }
 
     /// # Errors
-    /// [`EngineError::FileLost`] once weights could not be read, and what was found to
-    /// be altered once something was.
+    /// [`EngineError::FileLost`] once weights could not be read, what was found to be
+    /// altered once something was, and once somebody has written to the file.
     pub(crate) fn check_file(&self) -> Result<(), EngineError> {
-        if let Some(altered) = self.shared.file.altered() {
-            return Err(altered.into());
-        }
+        self.shared.file.check_unchanged()?;
         if self.shared.file.lost() {
             return Err(EngineError::FileLost {
                 path: self.path().to_path_buf(),

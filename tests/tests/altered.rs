@@ -2,7 +2,7 @@
 //! the engine before a wrong token comes out.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -83,9 +83,13 @@ impl<'a> Flip<'a> {
             .write(true)
             .open(self.path)
             .unwrap();
+        let before = file.metadata().unwrap().modified().unwrap();
         let mut byte = [0];
         file.read_exact_at(&mut byte, self.at).unwrap();
         file.write_all_at(&[byte[0] ^ 1 << self.bit], self.at)
+            .unwrap();
+        // As a failing disk would, it leaves no trace in the file's times.
+        file.set_times(FileTimes::new().set_modified(before))
             .unwrap();
     }
 }
@@ -286,6 +290,62 @@ fn an_expert_that_is_read_again_is_checked_again() {
     session.reset();
     let error = session.append(&ids, Want::Last).unwrap_err();
     assert!(error.is_altered(), "{error}");
+    assert!(error.to_string().contains("blk.3.ffn_up_exps"), "{error}");
+}
+
+#[test]
+fn a_row_that_is_read_again_is_checked_again() {
+    for (name, table) in [
+        ("tiny-v4", "token_embd.weight"),
+        ("tiny-v41", "engram_embd.weight"),
+    ] {
+        let signed = Signed::new(name);
+        let options = EngineOptions {
+            threads: Some(2),
+            hashes: signed.check(Verify::BeforeUse).unwrap(),
+            ..EngineOptions::default()
+        };
+        let ids = ids(name);
+        let engine = Engine::open(&signed.model, options).unwrap();
+        let mut session = Session::new(&engine, 256, 32).unwrap();
+        session.append(&ids, Want::Last).unwrap();
+        let tensors = engine.file().tensors().iter();
+        let flips: Vec<_> = tensors
+            .filter(|t| t.name.ends_with(table))
+            .flat_map(|t| {
+                let start = engine.file().position(t);
+                (0..t.bytes).step_by(64 << 10).map(move |at| start + at)
+            })
+            .map(|at| Flip::new(&signed.model, at, 0))
+            .collect();
+        assert!(!flips.is_empty());
+        session.reset();
+        let error = session.append(&ids, Want::Last).unwrap_err();
+        assert!(error.to_string().contains(table), "{name}: {error}");
+    }
+}
+
+#[test]
+fn weights_that_were_checked_are_checked_again_when_the_file_changes() {
+    let signed = Signed::new("tiny-v4");
+    let options = EngineOptions {
+        threads: Some(2),
+        hashes: signed.check(Verify::BeforeUse).unwrap(),
+        ..EngineOptions::default()
+    };
+    let ids = ids("tiny-v4");
+    let engine = Engine::open(&signed.model, options).unwrap();
+    let mut session = Session::new(&engine, 256, 32).unwrap();
+    session.append(&ids[..40], Want::Last).unwrap();
+    let dense = engine.file().tensor("blk.1.attn_kv.weight").unwrap();
+    let at = engine.file().position(dense) + 77;
+    let _flip = Flip::new(&signed.model, at, 2);
+    let error = session.append(&ids[40..], Want::Last).unwrap_err();
+    assert!(
+        error.to_string().contains("blk.1.attn_kv.weight"),
+        "{error}"
+    );
+    assert!(session.is_empty(), "what was computed meanwhile is gone");
 }
 
 #[test]

@@ -227,6 +227,11 @@ impl Inbox {
         self.shared.stop.load(Ordering::Acquire)
     }
 
+    /// No more jobs are taken.
+    pub fn refuse(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+    }
+
     /// A job's turn has come: it waits no more.
     pub fn started(&self) {
         self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -240,7 +245,7 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.shared.draining.store(true, Ordering::Release);
+        self.refuse();
     }
 }
 

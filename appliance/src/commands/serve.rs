@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use v4_runtime::memory::limits;
+use v4_runtime::memory::{ByteSize, limits};
 use v4_runtime::sessions::SessionKey;
 use v4_server::keys::Keys;
 use v4_server::listen::{Listener, Peers, Who};
@@ -173,6 +173,15 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     notifier.log(&format!("{name}: {trusted}"));
     engine_options.hashes = trusted.hashes;
     let engine = model::open_telling(&args.model, engine_options, Notes::new(false), &tell)?;
+    let unlocked = engine.file().unlocked();
+    if unlocked > 0 {
+        notifier.log(&format!(
+            "{name}: {} of weights are checked once and may be read from the disk again: this \
+             process may not lock them in memory; raise the limit (ulimit -l, LimitMEMLOCK=), \
+             or use --weights copied",
+            ByteSize(unlocked)
+        ));
+    }
     let adapters = model::adapters(&engine, &args.engine)?;
     for adapter in &adapters {
         notifier.log(&format!(

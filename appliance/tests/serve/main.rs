@@ -6,6 +6,7 @@ mod common;
 mod http;
 
 mod adapters;
+mod altered;
 mod malformed;
 mod manager;
 mod output;
@@ -31,18 +32,23 @@ fn model() -> &'static Path {
     static MODEL: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tiny.gguf");
-        let options = PlanOptions {
-            recipe: Recipe::load("native").unwrap(),
-            drafts: Drafts::Drop,
-            vision: Vision::Drop,
-            name: None,
-        };
-        let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-v4");
-        let plan = Plan::new(&checkpoint, &options).unwrap();
-        write(&plan, &path, WriteOptions::default(), &Watch::default()).unwrap();
+        convert("tiny-v4", &path);
         (folder, path)
     });
     &MODEL.1
+}
+
+/// Makes a model file of a checkpoint of the tests.
+fn convert(checkpoint: &str, path: &Path) {
+    let options = PlanOptions {
+        recipe: Recipe::load("native").unwrap(),
+        drafts: Drafts::Drop,
+        vision: Vision::Drop,
+        name: None,
+    };
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data");
+    let plan = Plan::new(&data.join(checkpoint), &options).unwrap();
+    write(&plan, path, WriteOptions::default(), &Watch::default()).unwrap();
 }
 
 /// A running service; killed when dropped.
@@ -63,18 +69,20 @@ impl Server {
     }
 
     fn command(folder: TempDir, args: &[&str], change: impl FnOnce(&mut Command)) -> Self {
+        let args = [&["--allow-unsigned"], args].concat();
+        Self::serving(model(), folder, &args, change)
+    }
+
+    fn serving(
+        model: &Path,
+        folder: TempDir,
+        args: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let socket = folder.path().join("s");
         let listen = format!("unix:{}", socket.display());
-        let model = model().to_str().unwrap();
-        let all = [
-            "serve",
-            model,
-            "--allow-unsigned",
-            "--ctx",
-            "2048",
-            "--listen",
-            &listen,
-        ];
+        let model = model.to_str().unwrap();
+        let all = ["serve", model, "--ctx", "2048", "--listen", &listen];
         let mut command = common::v4_run(folder.path(), [&all[..], args].concat());
         command.stderr(Stdio::piped()).stdout(Stdio::null());
         change(&mut command);

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
@@ -145,28 +145,35 @@ pub fn frame_hash(file: &[u8], tensors: impl Iterator<Item = (u64, u64)>) -> Has
 #[derive(Debug)]
 pub(super) struct Checks {
     hashes: Arc<FileHashes>,
-    /// For each of the hashes' tensors one bit per block.
+    /// For each of the hashes' tensors one bit per block: those of the mapping that were
+    /// checked.
     done: Vec<Vec<AtomicU64>>,
     /// Indices into the hashes' tensors in the order of their names.
     by_name: Vec<u32>,
-    /// Set when something did not match.
-    altered: AtomicBool,
+    /// What did not match first.
     first: OnceLock<Altered>,
 }
 
 /// Bytes that are not what they should be.
 #[derive(Debug, Clone)]
-struct Altered {
-    tensor: String,
-    bytes: Range<u64>,
+enum Altered {
+    Frame,
+    /// Of a tensor.
+    Block {
+        tensor: String,
+        bytes: Range<u64>,
+    },
 }
 
 impl From<Altered> for GgufError {
     fn from(altered: Altered) -> Self {
-        Self::Altered {
-            tensor: altered.tensor,
-            from: altered.bytes.start,
-            to: altered.bytes.end,
+        match altered {
+            Altered::Frame => Self::AlteredFrame,
+            Altered::Block { tensor, bytes } => Self::Altered {
+                tensor,
+                from: bytes.start,
+                to: bytes.end,
+            },
         }
     }
 }
@@ -193,7 +200,6 @@ impl Checks {
             done: hashes.tensors.iter().map(none).collect(),
             by_name,
             hashes,
-            altered: AtomicBool::new(false),
             first: OnceLock::new(),
         })
     }
@@ -226,30 +232,67 @@ impl Checks {
         word.load(Ordering::Acquire) & 1 << (block % 64) != 0
     }
 
+    fn set_done(&self, tensor: usize, block: u64) {
+        let word = &self.done[tensor][(block / 64) as usize];
+        word.fetch_or(1 << (block % 64), Ordering::Release);
+    }
+
     /// Compares one block's bytes with its hash.
     fn block(&self, tensor: usize, block: u64, bytes: &[u8]) -> Result<(), GgufError> {
         let known = &self.hashes.tensors[tensor];
         if *blake3::hash(bytes).as_bytes() == known.blocks[block as usize] {
-            let word = &self.done[tensor][(block / 64) as usize];
-            word.fetch_or(1 << (block % 64), Ordering::Release);
             return Ok(());
         }
         let start = known.position + block * known.block_bytes;
-        let altered = Altered {
+        Err(self.found(Altered::Block {
             tensor: known.name.clone(),
             bytes: start..start + bytes.len() as u64,
-        };
+        }))
+    }
+
+    /// Remembers what did not match, if it is the first.
+    fn found(&self, altered: Altered) -> GgufError {
         let _ = self.first.set(altered.clone());
-        self.altered.store(true, Ordering::Release);
-        Err(altered.into())
+        altered.into()
     }
 
     /// What did not match, if something did not.
     pub fn altered(&self) -> Option<GgufError> {
-        if !self.altered.load(Ordering::Acquire) {
-            return None;
-        }
         self.first.get().map(|first| first.clone().into())
+    }
+
+    /// Checks anew what is not tensors', and the blocks of the mapping that were checked,
+    /// by all cores.
+    fn again(&self, file: &[u8]) -> Result<(), GgufError> {
+        if self.hashes.frame_of(file) != self.hashes.frame {
+            return Err(self.found(Altered::Frame));
+        }
+        let tensors = self.hashes.tensors.iter().enumerate();
+        let all: Vec<_> = tensors
+            .flat_map(|(index, t)| {
+                let blocks = blocks_of(t, 0..t.bytes).into_iter();
+                let done = blocks.filter(move |&(block, _)| self.is_done(index, block));
+                done.map(move |(block, range)| {
+                    let start = (t.position + range.start) as usize;
+                    (index, block, start..(t.position + range.end) as usize)
+                })
+            })
+            .collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some((index, block, range)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.block(*index, *block, &file[range.clone()])?;
+            }
+            Ok(())
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..cores).map(|_| scope.spawn(work)).collect();
+            let mine = work();
+            // None of them panics.
+            let theirs = others.into_iter().filter_map(|other| other.join().ok());
+            theirs.fold(mine, Result::and)
+        })
     }
 }
 
@@ -308,14 +351,24 @@ impl GgufFile {
         let data = self.data(tensor);
         each(blocks, |(block, range)| {
             let bytes = &data[range.start as usize..range.end as usize];
-            checks.block(index, block, bytes)
+            checks.block(index, block, bytes)?;
+            checks.set_done(index, block);
+            Ok(())
         })
         .map_err(|error| self.error(error))
     }
 
-    /// The same for bytes of which few are used here and there, read in one piece each
-    /// instead of page by page. `seen` are the bytes that will be used: they are
-    /// compared with those read when their block is checked.
+    /// Sees that what was checked of the mapping still is what it should be.
+    pub(super) fn check_again(&self) -> Result<(), GgufError> {
+        let again = |checks: &Checks| checks.again(self.bytes());
+        self.checks()
+            .map_or(Ok(()), again)
+            .map_err(|error| self.error(error))
+    }
+
+    /// The same for bytes of which few are used here and there. `seen` are the bytes that
+    /// will be used. Their blocks are read, in one piece each, and compared with them each
+    /// time: pages that few need do not stay in memory.
     ///
     /// # Errors
     /// As [`Self::check`], and if the file cannot be read.
@@ -330,9 +383,6 @@ impl GgufFile {
         };
         let end = start + seen.len() as u64;
         for (block, range) in blocks_of(known, start..end) {
-            if checks.is_done(index, block) {
-                continue;
-            }
             let mut bytes = vec![0; (range.end - range.start) as usize];
             self.file()
                 .read_exact_at(&mut bytes, known.position + range.start)
@@ -346,11 +396,11 @@ impl GgufFile {
             let (from, to) = (start.max(range.start), end.min(range.end));
             let read = &bytes[(from - range.start) as usize..(to - range.start) as usize];
             if read != &seen[(from - start) as usize..(to - start) as usize] {
-                return Err(self.error(GgufError::Altered {
+                let altered = Altered::Block {
                     tensor: tensor.name.clone(),
-                    from: known.position + from,
-                    to: known.position + to,
-                }));
+                    bytes: known.position + from..known.position + to,
+                };
+                return Err(self.error(checks.found(altered)));
             }
         }
         Ok(())

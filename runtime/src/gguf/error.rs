@@ -291,6 +291,11 @@ pub enum GgufError {
         /// What it should be.
         expected: u64,
     },
+    /// Somebody has written to the file since it was opened.
+    #[error(
+        "was written to, or cut short, while it was in use: what is computed with it may be wrong; see that the model is whole and start again, and put a new model beside it instead of writing into this one"
+    )]
+    Written,
     /// A tensor that the hashes lack, or have elsewhere.
     #[error(
         "the manifest has no hashes of tensor {}; sign the model again with v4-convert",
@@ -344,12 +349,16 @@ pub enum GgufError {
 }
 
 impl GgufError {
-    /// Whether it says that the file is not what its hashes say.
+    /// Whether it says that the file is not what its hashes say, or not what it was when
+    /// it was opened.
     #[must_use]
     pub fn is_altered(&self) -> bool {
         match self {
             Self::File { error, .. } => error.is_altered(),
-            Self::Altered { .. } | Self::AlteredFrame | Self::AlteredLength { .. } => true,
+            Self::Altered { .. }
+            | Self::AlteredFrame
+            | Self::AlteredLength { .. }
+            | Self::Written => true,
             _ => false,
         }
     }

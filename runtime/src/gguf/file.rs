@@ -4,9 +4,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
 
+use super::changes::{Changes, Stamp};
 use super::checks::{Checks, FileHashes};
 use super::error::GgufError;
 use super::guard::Guard;
@@ -17,8 +19,8 @@ use super::tensor::TensorInfo;
 /// An open GGUF file: its header, checked, and its tensors' data, mapped.
 ///
 /// The file must not be changed while it is open: a tensor's bytes would change
-/// with it. If it is cut short, zeros are read past its new end, and
-/// [`GgufFile::lost`] says so.
+/// with it, and [`GgufFile::check_unchanged`] fails from then on. If it is cut short,
+/// zeros are read past its new end, and [`GgufFile::lost`] says so.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
@@ -30,6 +32,9 @@ pub struct GgufFile {
     /// Indices into the header's tensors in the order of their names.
     by_name: Vec<u32>,
     checks: Option<Checks>,
+    changes: Changes,
+    /// Bytes that were to be kept in memory, which the system did not allow.
+    unlocked: AtomicU64,
 }
 
 impl GgufFile {
@@ -74,6 +79,7 @@ impl GgufFile {
         if info.len() == 0 {
             return Err(GgufError::NotGguf);
         }
+        let changes = Changes::since(Stamp::of(&file).map_err(io("examine the file"))?);
         // SAFETY: the map is read-only and private to this value. Its bytes are
         // only ever read as plain bytes that no invariant rests on once checked
         // (every use of them is valid for any content), so a change by another
@@ -99,11 +105,17 @@ impl GgufFile {
             header,
             by_name,
             checks,
+            changes,
+            unlocked: AtomicU64::new(0),
         })
     }
 
     pub(super) fn checks(&self) -> Option<&Checks> {
         self.checks.as_ref()
+    }
+
+    pub(super) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// All bytes, as mapped.
@@ -219,6 +231,25 @@ impl GgufFile {
         Ok(())
     }
 
+    /// Has a tensor's bytes kept in memory from when they are read first, so that what was
+    /// checked is not read anew from the disk. Reads nothing by itself, and does what the
+    /// system allows: see [`Self::unlocked`].
+    pub fn lock_as_read(&self, tensor: &TensorInfo) {
+        let bytes = self.data(tensor);
+        // SAFETY: as in `lock`.
+        let locked = unsafe { lock_as_read(bytes.as_ptr(), bytes.len()) };
+        if !locked {
+            self.unlocked.fetch_add(tensor.bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that [`Self::lock_as_read`] was called for in vain: the process may not lock
+    /// so much.
+    #[must_use]
+    pub fn unlocked(&self) -> u64 {
+        self.unlocked.load(Ordering::Relaxed)
+    }
+
     /// Says that of a tensor's bytes a few are read here and there: what lies around
     /// them is then not read as well, nor kept.
     pub fn advise_random(&self, tensor: &TensorInfo) {
@@ -239,5 +270,24 @@ impl GgufFile {
             path: self.path.clone(),
             error: Box::new(error),
         }
+    }
+}
+
+/// Whether these bytes stay in memory once they are there.
+///
+/// # Safety
+/// They are inside of one mapping.
+unsafe fn lock_as_read(start: *const u8, len: usize) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::mm::{MlockFlags, mlock_with};
+        // SAFETY: the caller's word; locking changes nothing of the content.
+        unsafe { mlock_with(start.cast_mut().cast(), len, MlockFlags::ONFAULT) }.is_ok()
+    }
+    // Elsewhere there is no such thing.
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (start, len);
+        false
     }
 }

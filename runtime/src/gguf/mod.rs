@@ -5,6 +5,7 @@
 //! and 3, little-endian, are read; version 3 is written. Files come from anywhere
 //! and are not trusted: see [`parse_header`] for what holds once one is open.
 
+mod changes;
 mod checks;
 mod cursor;
 mod error;

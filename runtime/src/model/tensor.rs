@@ -199,6 +199,14 @@ impl Tensor {
         })
     }
 
+    /// Where its bytes are checked before they are used, those that were stay in memory:
+    /// see [`GgufFile::lock_as_read`].
+    pub fn keep_checked(&self) {
+        if self.is_checked() {
+            self.file.lock_as_read(&self.info);
+        }
+    }
+
     /// See [`GgufFile::advise_random`].
     pub fn advise_random(&self) {
         self.file.advise_random(&self.info);

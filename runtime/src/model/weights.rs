@@ -228,6 +228,8 @@ impl<B: Backend> Loader<'_, B> {
             None => {
                 if self.sources.lock {
                     tensor.lock()?;
+                } else {
+                    tensor.keep_checked();
                 }
                 tensor.check()?;
                 self.backend.load(&tensor)
@@ -264,7 +266,9 @@ impl<B: Backend> Loader<'_, B> {
         if self.sources.copier.is_some() || self.sources.lock {
             return self.matrix(name, dims);
         }
-        self.backend.load(&self.tensor(name, dims)?)
+        let tensor = self.tensor(name, dims)?;
+        tensor.keep_checked();
+        self.backend.load(&tensor)
     }
 
     /// A matrix of which rows are read here and there: huge pages would read more.

@@ -110,10 +110,15 @@ impl Scheduler {
     /// Runs until it is told to stop.
     ///
     /// # Errors
-    /// When the engine cannot go on: the model file was lost.
+    /// When the engine cannot go on: the model file was lost or altered. No more requests
+    /// are taken from then on, and those that wait or run are told why.
     pub fn run(mut self) -> Result<(), ServeError> {
         let result = self.rounds();
-        self.give_up();
+        self.inbox.refuse();
+        self.give_up(&match &result {
+            Ok(()) => Failure::Stopping,
+            Err(error) => Failure::Engine(error.to_string()),
+        });
         result
     }
 
@@ -442,10 +447,10 @@ impl Scheduler {
         self.inbox.ended();
     }
 
-    /// Ends everything; what was read and said stays on the disk.
-    fn give_up(&mut self) {
+    /// Ends everything and says why; what was read and said stays on the disk.
+    fn give_up(&mut self, why: &Failure) {
         for sequence in self.running.drain(..).chain(self.parked.drain(..)) {
-            let _ = sequence.outputs.send(Output::Failed(Failure::Stopping));
+            let _ = sequence.outputs.send(Output::Failed(why.clone()));
             Self::save(self.kept.as_ref(), &self.notifier, &sequence);
             self.inbox.ended();
         }
@@ -453,7 +458,7 @@ impl Scheduler {
             self.queue.push(job);
         }
         while let Some((job, _)) = self.queue.next(&[]) {
-            let _ = job.outputs.send(Output::Failed(Failure::Stopping));
+            let _ = job.outputs.send(Output::Failed(why.clone()));
             self.inbox.started();
             self.inbox.ended();
         }
