@@ -57,7 +57,7 @@ impl AdapterConfig {
         Ok((config, bytes))
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut fields: Map<String, Value> = serde_json::from_slice(bytes)
             .map_err(|e| format!("{e}; it is damaged, copy it again"))?;
         let kind = fields.remove("peft_type");
@@ -199,16 +199,39 @@ mod tests {
         assert!(AdapterConfig::parse(b"{}").is_err());
     }
 
+    /// As PEFT 0.21.2 saved it, with the scales that it had in memory.
     #[test]
-    fn what_peft_writes_by_default_is_taken() {
-        let text = r#", "alpha_pattern": {}, "arrow_config": null, "auto_mapping": null,
-            "base_model_name_or_path": "model", "bias": "none", "fan_in_fan_out": false,
-            "inference_mode": true, "init_lora_weights": true, "layer_replication": null,
-            "lora_bias": false, "lora_dropout": 0.05, "megatron_core": "megatron.core",
-            "modules_to_save": null, "peft_version": "0.19.1", "qalora_group_size": 16,
-            "rank_pattern": {}, "target_modules": ["wkv"], "target_parameters": null,
-            "task_type": "CAUSAL_LM", "use_dora": false, "use_qalora": false,
-            "use_rslora": false"#;
-        assert_eq!(parse(text).unwrap().rank("layers.0.attn.wkv"), 16);
+    fn what_peft_writes_has_the_scales_that_peft_has() {
+        let text = r#"{"alora_invocation_tokens": null,
+            "alpha_pattern": {"layers\\.1\\.attn\\.wkv": 32}, "arrow_config": null,
+            "auto_mapping": {"base_model_class": "M", "parent_library": "__main__"},
+            "base_model_name_or_path": null, "bias": "none", "corda_config": null,
+            "ensure_weight_tying": false, "eva_config": null, "exclude_modules": null,
+            "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true,
+            "kasa_config": null, "layer_replication": null, "layers_pattern": null,
+            "layers_to_transform": null, "loftq_config": {}, "lora_alpha": 8,
+            "lora_bias": false, "lora_dropout": 0.1, "lora_ga_config": null,
+            "megatron_config": null, "megatron_core": "megatron.core",
+            "modules_to_save": null, "monteclora_config": null, "peft_type": "LORA",
+            "peft_version": "0.21.2", "qalora_group_size": 16, "r": 4,
+            "rank_pattern": {"wo_b": 8}, "revision": null,
+            "target_modules": ["w1", "w3", "w2", "wkv", "wo_b", "wq_a"],
+            "target_parameters": null, "task_type": null, "trainable_token_indices": null,
+            "use_bdlora": null, "use_dora": false, "use_qalora": false,
+            "use_rslora": RSLORA, "velora_config": null}"#;
+        for (rslora, scales) in [
+            ("false", [2.0, 2.0, 1.0, 8.0]),
+            ("true", [4.0, 4.0, 8.0_f32.sqrt(), 16.0]),
+        ] {
+            let text = text.replace("RSLORA", rslora);
+            let config = AdapterConfig::parse(text.as_bytes()).unwrap();
+            let modules = [
+                "layers.0.attn.wq_a",
+                "layers.0.attn.wkv",
+                "layers.1.attn.wo_b",
+                "layers.1.attn.wkv",
+            ];
+            assert_eq!(modules.map(|module| config.scale(module)), scales);
+        }
     }
 }

@@ -49,10 +49,11 @@ struct Found {
     b: Option<Part>,
 }
 
-struct Loader<'a> {
-    path: PathBuf,
-    config: AdapterConfig,
-    sites: &'a [Site],
+/// Sorts a file's tensors.
+pub(super) struct Loader<'a> {
+    pub path: PathBuf,
+    pub config: AdapterConfig,
+    pub sites: &'a [Site],
 }
 
 impl Adapter {
@@ -109,7 +110,7 @@ impl Loader<'_> {
     }
 
     /// Every tensor of the file has its place, or the file is refused.
-    fn pairs(&self, bytes: &[u8]) -> Result<Vec<Option<Pair>>, AdapterError> {
+    pub fn pairs(&self, bytes: &[u8]) -> Result<Vec<Option<Pair>>, AdapterError> {
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| AdapterError::File {
             path: self.path.clone(),
             what: e.to_string(),
