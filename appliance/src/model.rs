@@ -10,7 +10,7 @@ use v4_runtime::gguf::GgufFile;
 use v4_runtime::memory::{ByteSize, limits};
 use v4_runtime::model::copied_bytes;
 use v4_runtime::{Adapter, Engine, EngineOptions, Session, WeightPlacement};
-use v4_trust::Policy;
+use v4_trust::{Policy, check_adapter};
 
 use crate::cli::{EngineArgs, LoraArg};
 use crate::options;
@@ -47,20 +47,32 @@ pub fn open_trusted(
     let mut options = options::engine(args, context);
     options.hashes = trust::check(path, policy, notes)?.hashes;
     let engine = open_with(path, options, notes)?;
-    adapted(engine, args)
+    adapted(engine, args, policy)
 }
 
 /// The model with all adapters of the command line.
-pub fn adapted(engine: Arc<Engine>, args: &EngineArgs) -> anyhow::Result<Arc<Engine>> {
+pub fn adapted(
+    engine: Arc<Engine>,
+    args: &EngineArgs,
+    policy: &Policy,
+) -> anyhow::Result<Arc<Engine>> {
     if args.lora.is_empty() {
         return Ok(engine);
     }
-    Ok(engine.with_adapters(adapters(&engine, args)?)?)
+    Ok(engine.with_adapters(adapters(&engine, args, policy)?)?)
 }
 
-/// Loads the adapters of the command line.
-pub fn adapters(engine: &Engine, args: &EngineArgs) -> anyhow::Result<Vec<Arc<Adapter>>> {
-    let load = |lora: &LoraArg| Ok(engine.load_adapter(&lora.name, &lora.folder)?);
+/// Loads the adapters of the command line; they must be signed if models must be.
+pub fn adapters(
+    engine: &Engine,
+    args: &EngineArgs,
+    policy: &Policy,
+) -> anyhow::Result<Vec<Arc<Adapter>>> {
+    let load = |lora: &LoraArg| {
+        let adapter = engine.load_adapter(&lora.name, &lora.folder)?;
+        check_adapter(&lora.folder, adapter.hashes(), policy)?;
+        Ok(adapter)
+    };
     let adapters: Vec<_> = args.lora.iter().map(load).collect::<anyhow::Result<_>>()?;
     let mut names: Vec<_> = adapters.iter().map(|a| a.name()).collect();
     names.sort_unstable();

@@ -122,9 +122,10 @@ Reads the whole model once and writes three files beside it:
   v4-flash.gguf.manifest           BLAKE3 of the file and of each tensor (JSON)
   v4-flash.gguf.hashes             BLAKE3 of each block, to check blocks before their use
   v4-flash.gguf.manifest.minisig   the signature, in minisign's format
-They belong to the model: copy them with it.")]
+They belong to the model: copy them with it. In the folder of a low-rank adapter it writes
+adapter.manifest and adapter.manifest.minisig.")]
 pub struct SignArgs {
-    /// The model (GGUF)
+    /// The model (GGUF), or an adapter's folder
     pub file: PathBuf,
     /// Secret key in minisign's format; its password is asked for if it has one
     #[arg(short, long, value_name = "FILE", required_unless_present = "unsigned")]
@@ -150,7 +151,7 @@ Examples:
 Reads the whole model. Without a key the manifest is taken as it is: damage is found, but
 not a manifest that somebody else wrote.")]
 pub struct VerifyArgs {
-    /// The model (GGUF)
+    /// The model (GGUF), or an adapter's folder
     pub file: PathBuf,
     /// Public key of who may have signed it: a file as minisign writes it, or the key itself;
     /// may be repeated

@@ -12,8 +12,8 @@ use anyhow::{Context, bail};
 use v4_convert::units::bytes;
 use v4_convert::write::Watch;
 use v4_trust::{
-    Beside, Keys, Policy, SecretKey, TrustError, Verify, check, measure, new_key_pair, replace,
-    sign as sign_bytes,
+    AdapterFiles, Beside, Keys, Policy, SecretKey, TrustError, Verify, adapter_manifest, check,
+    check_adapter, measure, measure_adapter, new_key_pair, replace, sign as sign_bytes,
 };
 
 use crate::cli::{KeygenArgs, SignArgs, VerifyArgs};
@@ -29,6 +29,9 @@ pub fn sign(args: &SignArgs) -> anyhow::Result<()> {
     // First of all: a password that is mistyped after an hour of reading is a bad joke.
     let key = args.key.as_deref().map(|path| SecretKey::read(path, None));
     let key = key.transpose()?;
+    if args.file.is_dir() {
+        return sign_adapter(args, key.as_ref());
+    }
     let made_by = concat!("v4-convert ", env!("CARGO_PKG_VERSION"));
     let measured = with_progress(args.quiet, |progress| {
         measure(&args.file, made_by, progress)
@@ -39,13 +42,7 @@ pub fn sign(args: &SignArgs) -> anyhow::Result<()> {
         Some(key) => Some(sign_bytes(&text, key, &comment(args))?),
         None => None,
     };
-    // The old signature is not of the new manifest.
-    match std::fs::remove_file(&beside.signature) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            return Err(e).context(beside.signature.display().to_string());
-        }
-        _ => {}
-    }
+    remove_old(&beside.signature)?;
     replace(&beside.hashes, &measured.hashes, false)?;
     replace(&beside.manifest, &text, false)?;
     if let Some(signature) = &signature {
@@ -69,6 +66,39 @@ pub fn sign(args: &SignArgs) -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The same for an adapter's folder.
+fn sign_adapter(args: &SignArgs, key: Option<&SecretKey>) -> anyhow::Result<()> {
+    let files = AdapterFiles::of(&args.file);
+    let text = adapter_manifest(&measure_adapter(&args.file)?);
+    let comment = comment(args);
+    let signature = key.map(|key| sign_bytes(text.as_bytes(), key, &comment));
+    let signature = signature.transpose()?;
+    remove_old(&files.signature)?;
+    replace(&files.manifest, text.as_bytes(), false)?;
+    if let Some(signature) = &signature {
+        replace(&files.signature, signature.as_bytes(), false)?;
+    }
+    if !args.quiet {
+        let signed = if signature.is_some() {
+            "signed"
+        } else {
+            "not signed"
+        };
+        writeln!(io::stderr(), "{}: {signed}", files.manifest.display())?;
+    }
+    Ok(())
+}
+
+/// An old signature is not of the new manifest.
+fn remove_old(signature: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(signature) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).context(signature.display().to_string())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// As minisign's own: when, and of which file.
@@ -96,6 +126,22 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         keys,
         verify: Verify::Whole,
     };
+    if args.file.is_dir() {
+        let signer = check_adapter(&args.file, &measure_adapter(&args.file)?, &policy)?;
+        let Some(signer) = signer else {
+            bail!(
+                "{}: name who must have signed the adapter with --signer",
+                args.file.display()
+            );
+        };
+        let (name, key) = (args.file.display(), signer.key);
+        writeln!(
+            io::stdout(),
+            "{name}: signed with key {key} ({})",
+            signer.comment
+        )?;
+        return Ok(());
+    }
     let trusted = with_progress(args.quiet, |progress| check(&args.file, &policy, progress))?;
     writeln!(io::stdout(), "{}: {trusted}", args.file.display())?;
     Ok(())

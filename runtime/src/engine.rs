@@ -368,7 +368,7 @@ impl Engine {
             );
             Fingerprint::new(&shared.file, &mode)
         });
-        let hashes = self.adapters().iter().map(|adapter| adapter.hash());
+        let hashes = self.adapters().iter().map(|adapter| adapter.hashes());
         own.with_adapters(hashes)
     }
 

@@ -143,6 +143,12 @@ pub enum TrustError {
     /// The model is no GGUF file, or was altered.
     #[error(transparent)]
     Model(#[from] GgufError),
+    /// An adapter's files are not those that were signed.
+    #[error("{}: its files are not those that its manifest names: the adapter was altered; copy it again", folder.display())]
+    Adapter {
+        /// The adapter.
+        folder: PathBuf,
+    },
     /// The caller asked to stop.
     #[error("{}: interrupted", path.display())]
     Interrupted {
@@ -157,7 +163,7 @@ impl TrustError {
     pub fn is_altered(&self) -> bool {
         match self {
             Self::Model(error) => error.is_altered(),
-            Self::BadSignature { .. } | Self::Hashes { .. } => true,
+            Self::BadSignature { .. } | Self::Hashes { .. } | Self::Adapter { .. } => true,
             _ => false,
         }
     }

@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod error;
 mod files;
 mod hash;
@@ -34,6 +35,7 @@ mod measure;
 mod policy;
 mod signature;
 
+pub use adapter::{AdapterFiles, adapter_manifest, check_adapter, measure_adapter};
 pub use error::TrustError;
 pub use files::{Beside, replace};
 pub use hash::HexHash;

@@ -182,7 +182,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             ByteSize(unlocked)
         ));
     }
-    let adapters = model::adapters(&engine, &args.engine)?;
+    let adapters = model::adapters(&engine, &args.engine, &policy)?;
     for adapter in &adapters {
         notifier.log(&format!(
             "adapter {}: rank {}, {} projections",

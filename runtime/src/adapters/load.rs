@@ -64,8 +64,8 @@ impl Adapter {
         sites: &Arc<[Site]>,
         budget: &Arc<Budget>,
     ) -> Result<Self, EngineError> {
-        let (config, text) = AdapterConfig::read(&path.join("adapter_config.json"))?;
-        let file = path.join("adapter_model.safetensors");
+        let (config, text) = AdapterConfig::read(&path.join(Adapter::FILES[0]))?;
+        let file = path.join(Adapter::FILES[1]);
         let expected = std::fs::metadata(&file).map_or(0, |m| m.len());
         let mut share = Share::new(budget);
         let mut take = |bytes| {
@@ -79,10 +79,7 @@ impl Adapter {
         take(expected)?;
         let bytes = read(&file, MAX_BYTES)?;
         take(bytes.len() as u64)?;
-        let mut hash = blake3::Hasher::new();
-        hash.update(&(text.len() as u64).to_le_bytes());
-        hash.update(&text);
-        hash.update(&bytes);
+        let hashes = [&text, &bytes].map(|bytes| *blake3::hash(bytes).as_bytes());
         let loader = Loader {
             path: file,
             config,
@@ -94,7 +91,7 @@ impl Adapter {
             bytes,
             pairs,
             sites: Arc::clone(sites),
-            hash: *hash.finalize().as_bytes(),
+            hashes,
             share,
         })
     }

@@ -71,23 +71,27 @@ pub struct Adapter {
     /// By place among the model's sites.
     pairs: Vec<Option<Pair>>,
     sites: Arc<[Site]>,
-    hash: [u8; 32],
+    /// Of its files.
+    hashes: [[u8; 32]; 2],
     /// What it takes of the engine's memory.
     #[allow(dead_code)] // held until it is dropped
     share: Share,
 }
 
 impl Adapter {
+    /// The files that make up an adapter's folder.
+    pub const FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
     /// What it is called.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Hash of its files.
+    /// BLAKE3 of each of [`Self::FILES`], as they were when they were read.
     #[must_use]
-    pub fn hash(&self) -> &[u8; 32] {
-        &self.hash
+    pub fn hashes(&self) -> &[[u8; 32]; 2] {
+        &self.hashes
     }
 
     /// Bytes that it takes.

@@ -149,12 +149,15 @@ impl Batch {
         let engine = &one.engine;
         let bytes = scratch_bytes(engine.config(), rows, context, engine.threads(), rows)
             + engine.adapter_work_bytes(rows);
+        let bytes = bytes.next_multiple_of(1 << 20).max(self.bytes);
         let share = self
             .share
             .get_or_insert_with(|| Share::new(engine.budget()));
-        share.set(bytes.next_multiple_of(1 << 20), || {
+        share.set(bytes, || {
             let what = format!("a step of {rows} sessions, beside the sessions,");
             (what, ", or fewer sessions at once".to_owned())
-        })
+        })?;
+        self.bytes = bytes;
+        Ok(())
     }
 }

@@ -41,15 +41,15 @@ impl Fingerprint {
         Self(*hash.finalize().as_bytes())
     }
 
-    /// Of the same model with adapters, in the order in which they add; without any it is
-    /// the model's own.
+    /// Of the same model with adapters, known by the hashes of their files, in the order in
+    /// which they add; without any it is the model's own.
     #[must_use]
-    pub fn with_adapters<'h>(self, adapters: impl Iterator<Item = &'h [u8; 32]>) -> Self {
+    pub fn with_adapters<'h>(self, adapters: impl Iterator<Item = &'h [[u8; 32]; 2]>) -> Self {
         adapters.fold(self, |model, adapter| {
             let mut hash = blake3::Hasher::new();
             hash.update(b"v4 adapter 1\0");
             hash.update(&model.0);
-            hash.update(adapter);
+            hash.update(adapter.as_flattened());
             Self(*hash.finalize().as_bytes())
         })
     }

@@ -61,7 +61,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         ..options::engine(&args.engine, context)
     };
     let engine = model::open_with(&args.model, options, notes)?;
-    let engine = model::adapted(engine, &args.engine)?;
+    let engine = model::adapted(engine, &args.engine, &policy)?;
     let model_max = engine.config().context_length;
     if context > model_max {
         bail!(
