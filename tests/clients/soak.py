@@ -1,6 +1,6 @@
 """Many streaming clients at once, for a while: no error, no growth, every text as alone.
 
-    soak.py v4-run MODEL [--seconds 600] [--clients 32]
+    soak.py v4-run MODEL [--seconds 600] [--clients 32] [--lora FOLDER]...
 
 Starts the service twice: once alone, without any memory of earlier requests, for what
 each request says by itself; then with everything on, for the clients. In the end it is
@@ -84,7 +84,7 @@ class Service:
         return text, usage["prompt_tokens_details"]["cached_tokens"]
 
 
-def requests(n):
+def requests(n, models):
     """Prompts of 20 to 2,000 words, some of which begin alike; answers of 1 to 100 tokens."""
     dice = random.Random(1)
     shared = " ".join(dice.choices(WORDS, k=300))
@@ -93,7 +93,7 @@ def requests(n):
         words = " ".join(dice.choices(WORDS, k=dice.choice([20, 60, 200, 600])))
         text = shared + words if seed % 3 == 0 else words
         body = {
-            "model": "m",
+            "model": models[seed // 2 % len(models)],
             "messages": [{"role": "user", "content": text}],
             "thinking": {"type": "disabled"},
             "max_tokens": dice.randint(1, 100),
@@ -117,12 +117,15 @@ def main():
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--lora", action="append", default=[])
     args = parser.parse_args()
-    bodies = requests(args.requests)
+    adapters = [word for folder in args.lora for word in ("--lora", folder)]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         alone = Service(args.program, args.model, folder, "--no-sessions", "--parallel", "1",
-                        "--idle-memory", "1")
+                        "--idle-memory", "1", *adapters)
+        models = [model["id"] for model in json.loads(alone.get("/v1/models"))["data"]]
+        bodies = requests(args.requests, models)
         expected = []
         for body in bodies:
             text, cached = alone.ask(body)
@@ -133,7 +136,7 @@ def main():
         print(f"{len(bodies)} requests alone", flush=True)
 
         sessions = ["--sessions", str(folder / "sessions"), "--sessions-size", "200M"]
-        many = ["--parallel", "12", "--queue", "100", "--idle-memory", "64M"]
+        many = ["--parallel", "12", "--queue", "100", "--idle-memory", "64M", *adapters]
         service = Service(args.program, args.model, folder, *sessions, *many)
         failures, counts = [], [0] * args.clients
         end = time.monotonic() + args.seconds
