@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use v4_trust::{KEYS_FOLDER, Keys, Policy, TrustError, Trusted, Verify};
+use v4_trust::{Policy, TrustError, Trusted, Verify};
 
 use crate::cli::{TrustArgs, VerifyArg};
 use crate::interrupt;
@@ -11,24 +11,12 @@ use crate::output::Notes;
 
 /// What a command of somebody at a terminal asks: nothing, unless told to.
 pub fn policy(args: &TrustArgs) -> Result<Policy, TrustError> {
-    let mut keys = Keys::default();
-    args.signer.iter().try_for_each(|key| keys.add(key))?;
-    if args.require_signed && keys.is_empty() {
-        keys.add_folder(Path::new(KEYS_FOLDER))?;
-    }
-    let require_signed = args.require_signed || !keys.is_empty();
-    let verify = match args.verify {
-        Some(VerifyArg::Off) => Verify::Off,
-        Some(VerifyArg::Use) => Verify::BeforeUse,
-        Some(VerifyArg::Whole) => Verify::Whole,
-        None if require_signed => Verify::BeforeUse,
-        None => Verify::Off,
-    };
-    Ok(Policy {
-        keys,
-        require_signed,
-        verify,
-    })
+    let verify = args.verify.map(|when| match when {
+        VerifyArg::Off => Verify::Off,
+        VerifyArg::Use => Verify::BeforeUse,
+        VerifyArg::Whole => Verify::Whole,
+    });
+    Policy::asked(&args.signer, args.require_signed, verify)
 }
 
 /// What a service asks: a model signed by a trusted key, each block checked before its
@@ -51,7 +39,7 @@ pub fn is_interrupted(error: &anyhow::Error) -> bool {
 
 /// Finds out whether the model is what `policy` asks for, until Ctrl-C.
 pub fn check(path: &Path, policy: &Policy, notes: Notes) -> anyhow::Result<Trusted> {
-    if policy.verify == Verify::Off && !policy.require_signed {
+    if !policy.asks() {
         return Ok(Trusted::default());
     }
     let busy = interrupt::Busy::start()?;

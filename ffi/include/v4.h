@@ -6,6 +6,12 @@
  *   if (v4_engine_open("model.gguf", NULL, &engine) != V4_OK)
  *       fprintf(stderr, "%s\n", v4_last_error());
  *
+ * From there: v4_tokenizer_encode makes ids of a text, v4_session_append has a session
+ * read them, v4_session_generate goes on from there with a v4_sampler and hands over text;
+ * v4_chat_open makes ids of a conversation, and a v4_parser reads the answer. simple.c and
+ * chat.c in share/v4/examples are whole programs. Compile with what `pkg-config --cflags
+ * --libs v4` prints.
+ *
  * RULES, which hold for every function unless it says otherwise
  *
  * Errors. Calls return V4_OK (0) or a status that says what to do about it;
@@ -81,7 +87,7 @@ extern "C" {
 /* Version of the interface: the first number changes when programs would break,
  * and with it the library's file name (libv4.so.1); the second one with additions. */
 #define V4_ABI_MAJOR 1
-#define V4_ABI_MINOR 1
+#define V4_ABI_MINOR 2
 
 /* Length of a text that ends with a NUL. */
 #define V4_STRLEN SIZE_MAX
@@ -133,7 +139,11 @@ enum {
     /* The model computed no numbers: damaged weights. */
     V4_NOT_FINITE = 18,
     /* A fault of the library. Please report it. */
-    V4_INTERNAL = 19
+    V4_INTERNAL = 19,
+    /* Since 1.2: no signature by one of the signers, where one was asked for. */
+    V4_UNTRUSTED = 20,
+    /* Since 1.2: the model file is not what its manifest says: altered or damaged. */
+    V4_ALTERED = 21
 };
 
 /* The name of a status, such as "V4_IO"; never NULL, never freed. */
@@ -201,6 +211,28 @@ enum {
     V4_KV_F32 = 2
 };
 
+/* Since 1.2: how experts and Engram rows that are not in memory are read. */
+enum {
+    V4_READS_AUTO = 0,     /* io_uring where the system allows it, or else threads */
+    V4_READS_IO_URING = 1, /* io_uring, or an error */
+    V4_READS_THREADS = 2   /* a pool of threads */
+};
+
+/* Since 1.2: where the Engram tables of V4.1 are. */
+enum {
+    V4_ENGRAM_DISK = 0,  /* in the file: rows are read as tokens need them */
+    V4_ENGRAM_MEMORY = 1 /* in memory, read when the model is opened */
+};
+
+/* Since 1.2: when the model's bytes are compared with its manifest, which lies beside it
+ * (model.gguf.manifest and model.gguf.hashes, as v4-convert writes them). */
+enum {
+    V4_VERIFY_DEFAULT = 0, /* use where a signature is asked for, or else off */
+    V4_VERIFY_OFF = 1,
+    V4_VERIFY_USE = 2,  /* what every token needs when it is opened, all else when used */
+    V4_VERIFY_WHOLE = 3 /* all before it is opened, and again as with use */
+};
+
 enum {
     V4_WEIGHTS_MAPPED = 0, /* read from the file as they are needed, shared */
     V4_WEIGHTS_LOCKED = 1, /* the same, read when opened and locked in memory */
@@ -223,14 +255,30 @@ typedef struct v4_engine_options {
     uint32_t context;
     /* Tokens of a prompt that are planned to be run at once; 0 for 512. */
     uint32_t chunk;
-    /* Told how many bytes of weights were read, where they are copied; or NULL. Called
-     * on any thread, one call at a time. */
+    /* Or NULL. Told how many bytes of weights were read, where they are copied; with
+     * V4_VERIFY_WHOLE first how many were compared, and then from 0 again. Called on any
+     * thread, one call at a time. */
     v4_progress_fn progress;
     void *user;
+    /* Since 1.2, all that follows. */
+    int32_t reads;  /* V4_READS_... */
+    int32_t engram; /* V4_ENGRAM_... */
+    /* Not 0: the model's manifest must be signed by one of the signers; if none are
+     * given, by one of the keys in /etc/v4-run/keys. */
+    uint32_t require_signed;
+    int32_t verify; /* V4_VERIFY_... */
+    /* Public keys of who may have signed the model, at most 64: each the key itself or
+     * the path of its file, as minisign writes it, with a NUL at its end. Naming one asks
+     * for a signature. */
+    const char *const *signers;
+    size_t signer_count;
 } v4_engine_options;
 
 /* Opens a GGUF file. `options` or NULL. Takes seconds, or as long as it takes to read
- * the file where weights are locked or copied. */
+ * the file where weights are locked or copied, or the whole file is verified.
+ * V4_UNTRUSTED and V4_ALTERED only come where a signature or a comparison is asked for;
+ * with V4_VERIFY_USE a session's calls can return V4_ALTERED too: all calls that run the
+ * model then do, and the model must be opened again from a good copy. */
 v4_status v4_engine_open(const char *path, const v4_engine_options *options,
                          v4_engine **engine);
 
@@ -269,6 +317,11 @@ typedef struct v4_facts {
     const char *path;
     /* Instruction set of the kernels, such as "avx2". */
     const char *isa;
+    /* Since 1.2: the signer's key, as it was given or the path of its file; NULL if no
+     * signature was asked for. */
+    const char *signer;
+    /* Since 1.2: what is known of the file's origin and content, one line for people. */
+    const char *trust;
 } v4_facts;
 
 v4_status v4_engine_facts(const v4_engine *engine, v4_facts *facts);
@@ -308,8 +361,8 @@ typedef struct v4_plan {
 /* The plan that the engine was opened with. */
 v4_status v4_engine_plan(const v4_engine *engine, v4_plan *plan);
 
-/* The plan for a file that is not opened: only its header is read. V4_NO_MEMORY if it
- * would not fit; v4_last_error() says what would. `options` or NULL. */
+/* The plan for a file that is not opened: only its header is read, and no signature.
+ * V4_NO_MEMORY if it would not fit; v4_last_error() says what would. `options` or NULL. */
 v4_status v4_plan_file(const char *path, const v4_engine_options *options, v4_plan *plan);
 
 /* ---- Tokenizer ------------------------------------------------------------- */
@@ -386,7 +439,7 @@ typedef struct v4_session_facts {
 
 v4_status v4_session_facts_of(v4_session *session, v4_session_facts *facts);
 
-/* The tokens it holds. */
+/* The tokens it holds; `ids` are valid until the session's next call. */
 v4_status v4_session_tokens(v4_session *session, const uint32_t **ids, size_t *count);
 
 /* Logits of one position. */
@@ -406,7 +459,8 @@ typedef struct v4_run_options {
     uint32_t size;
     /* Must be 0. */
     uint32_t reserved;
-    /* Told the tokens done after every chunk but the last, or NULL. */
+    /* Told how many of this call's tokens are done, after every chunk but the last; or
+     * NULL. */
     v4_progress_fn progress;
     /* Takes the logits of every position, or NULL: those of the last alone are kept. */
     v4_logits_fn logits;
@@ -418,8 +472,8 @@ typedef struct v4_run_options {
 
 /* Appends tokens. `options` or NULL.
  * With V4_BAD_TOKEN, V4_CONTEXT_FULL and V4_NO_MEMORY nothing was appended; with
- * V4_CANCELLED whole chunks; with V4_IO, V4_FILE_LOST and V4_NOT_FINITE the session
- * is empty. */
+ * V4_CANCELLED whole chunks; with V4_IO, V4_FILE_LOST, V4_ALTERED and V4_NOT_FINITE the
+ * session is empty. */
 v4_status v4_session_append(v4_session *session, const uint32_t *ids, size_t count,
                             const v4_run_options *options);
 
@@ -430,9 +484,10 @@ v4_status v4_session_append(v4_session *session, const uint32_t *ids, size_t cou
 v4_status v4_session_sync(v4_session *session, const uint32_t *ids, size_t count,
                           const v4_run_options *options);
 
-/* Logits for the token after the last, one for each id. V4_NO_LOGITS for a session that
- * is empty or was restored: append a token, or rewind it to the length that it has. After v4_session_generate this may run
- * the model for the answer's last token. */
+/* Logits for the token after the last, one for each id, valid until the session's next
+ * call. V4_NO_LOGITS for a session that is empty or was restored: append a token, or
+ * rewind it to the length that it has. After v4_session_generate this may run the model
+ * for the answer's last token. */
 v4_status v4_session_logits(v4_session *session, const float **logits, size_t *count);
 
 /* Since 1.1: makes the session what it was after its first `length` tokens, with the
@@ -586,8 +641,8 @@ typedef struct v4_chat_options {
  * stop sequences:
  *     {"messages": [{"role": "user", "content": "Hi"}],
  *      "thinking": {"type": "disabled"}}
- * The name that it gives the model does not matter and can be left out. Images are V4_UNSUPPORTED.
- * `options` or NULL. */
+ * The name that it gives the model does not matter and can be left out. Images are
+ * V4_UNSUPPORTED. `options` or NULL. */
 v4_status v4_chat_open(const v4_engine *engine, const char *json, size_t length,
                        const v4_chat_options *options, v4_chat **chat);
 v4_status v4_chat_close(v4_chat *chat);

@@ -120,7 +120,7 @@ public:
     engine(const std::string &path, const v4_engine_options &options) {
         open(path, options);
     }
-    /* `progress` gets bytes read and bytes in all, on any thread. */
+    /* `progress` gets bytes done and bytes in all, on any thread. */
     template <class F>
     engine(const std::string &path, v4_engine_options options, F &&progress) {
         using function = std::remove_reference_t<F>;

@@ -3,14 +3,20 @@
 use std::ffi::{CString, c_char, c_void};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::ptr::null;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use v4_runtime::engram::{EngramOptions, EngramPlacement};
 use v4_runtime::experts::ExpertOptions;
 use v4_runtime::gguf::GgufFile;
+use v4_runtime::io::ReadMode;
 use v4_runtime::memory::{MemoryPlan, limits};
 use v4_runtime::model::ModelConfig;
-use v4_runtime::{Engine, EngineOptions, KvPrecision, Precision, Session, WeightPlacement};
+use v4_runtime::{
+    Engine, EngineError, EngineOptions, KvPrecision, Precision, Session, WeightPlacement,
+};
+use v4_trust::{Policy, Trusted, Verify};
 
 use crate::callback::{NO_TOKEN, v4_progress_fn};
 use crate::layout::{Filled, c_struct, read, size32};
@@ -35,6 +41,12 @@ c_struct! {
         chunk: u32,
         progress: v4_progress_fn,
         user: *mut c_void,
+        reads: i32,
+        engram: i32,
+        require_signed: u32,
+        verify: i32,
+        signers: *const *const c_char,
+        signer_count: usize,
     }
 }
 
@@ -59,6 +71,8 @@ c_struct! {
         name: *const c_char,
         path: *const c_char,
         isa: *const c_char,
+        signer: *const c_char,
+        trust: *const c_char,
     }
 }
 
@@ -96,7 +110,12 @@ pub struct v4_engine {
     name: CString,
     path: CString,
     isa: CString,
+    signer: Option<CString>,
+    trust: CString,
 }
+
+/// Most signers that one may name.
+const MOST_SIGNERS: usize = 64;
 
 fn no_such(what: &str, number: i32) -> Failure {
     Failure::argument(format!("{number} is no {what}"))
@@ -120,6 +139,17 @@ impl v4_engine_options {
             2 => WeightPlacement::Copied,
             n => return Err(no_such("weights", n)),
         };
+        let reads = match self.reads {
+            0 => ReadMode::Auto,
+            1 => ReadMode::Uring,
+            2 => ReadMode::Threads,
+            n => return Err(no_such("way to read", n)),
+        };
+        let placement = match self.engram {
+            0 => EngramPlacement::Disk,
+            1 => EngramPlacement::Memory,
+            n => return Err(no_such("place for Engram tables", n)),
+        };
         let or = |n: u32, default: u32| (if n == 0 { default } else { n }) as usize;
         Ok(EngineOptions {
             threads: (self.threads != 0).then_some(self.threads as usize),
@@ -134,9 +164,38 @@ impl v4_engine_options {
             },
             context: or(self.context, DEFAULT_CONTEXT),
             chunk: or(self.chunk, Session::DEFAULT_CHUNK as u32),
-            experts: ExpertOptions::default(),
+            engram: EngramOptions {
+                placement,
+                reads,
+                ..EngramOptions::default()
+            },
+            experts: ExpertOptions {
+                reads,
+                ..ExpertOptions::default()
+            },
             ..EngineOptions::default()
         })
+    }
+}
+
+impl v4_engine_options {
+    /// What is asked of the file.
+    ///
+    /// # Safety
+    /// `signers` is as the header says.
+    unsafe fn policy(&self) -> Outcome<Policy> {
+        let verify = match self.verify {
+            0 => None,
+            1 => Some(Verify::Off),
+            2 => Some(Verify::BeforeUse),
+            3 => Some(Verify::Whole),
+            n => return Err(no_such("time to verify", n)),
+        };
+        let (most, longest) = (MOST_SIGNERS, pointer::MOST_PATH);
+        // SAFETY: the caller's.
+        let signers =
+            unsafe { pointer::texts(self.signers, self.signer_count, most, longest, "signer") }?;
+        Ok(Policy::asked(&signers, self.require_signed != 0, verify)?)
     }
 }
 
@@ -174,6 +233,12 @@ impl Told {
 }
 
 impl Told {
+    /// From 0 again, for what comes next.
+    fn again(&self) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = last.map(|_| (0, 0));
+    }
+
     /// The end, where little tensors that are not copied were left over.
     fn end(&self) {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -197,24 +262,54 @@ pub unsafe extern "C" fn v4_engine_open(
         // SAFETY: as above.
         let options = unsafe { read(options) }?;
         // SAFETY: as above.
-        unsafe { pointer::open(engine, "engine", || open(path, &options)) }
+        let policy = unsafe { options.policy() }?;
+        // SAFETY: as above.
+        unsafe { pointer::open(engine, "engine", || open(path, &options, &policy)) }
     })
 }
 
-fn open(path: &Path, options: &v4_engine_options) -> Outcome<v4_engine> {
+/// Whether the file is what `policy` asks for: on threads of its own that end with it,
+/// as the process's shared ones would be left behind in a program that is not ours.
+fn check(path: &Path, policy: &Policy, threads: usize, told: &Told) -> Outcome<Trusted> {
+    if !policy.asks() {
+        return Ok(Trusted::default());
+    }
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("v4-check-{i}"))
+        .build();
+    let pool = pool.map_err(|reason| EngineError::Threads {
+        threads,
+        reason: reason.to_string(),
+    })?;
+    let progress = |done, total| told.tell(done, total).is_continue();
+    let trusted = pool.install(|| v4_trust::check(path, policy, &progress))?;
+    told.again();
+    Ok(trusted)
+}
+
+/// As many threads as the options say, or cores that the process may use.
+fn threads_of(options: &EngineOptions) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    options.threads.unwrap_or_else(cores)
+}
+
+fn open(path: &Path, options: &v4_engine_options, policy: &Policy) -> Outcome<v4_engine> {
     let started = Instant::now();
     let told = Told {
         callback: options.progress,
         user: User(options.user),
         last: Mutex::new(Some((0, 0))),
     };
-    let options = options.engine()?;
+    let mut options = options.engine()?;
     let (context, chunk) = (options.context, options.chunk);
+    let trusted = check(path, policy, threads_of(&options), &told)?;
+    options.hashes.clone_from(&trusted.hashes);
     let engine = Engine::open_with(path, options, &|done, total| told.tell(done, total))?;
     told.end();
     log::write(Level::Info, || {
         format!(
-            "{}: opened in {:.1} s, {} threads, {}{}",
+            "{}: opened in {:.1} s, {} threads, {}{}; {trusted}",
             path.display(),
             started.elapsed().as_secs_f64(),
             engine.threads(),
@@ -235,6 +330,8 @@ fn open(path: &Path, options: &v4_engine_options) -> Outcome<v4_engine> {
         name: string(config.name.as_deref().unwrap_or_default()),
         path: CString::new(path.as_os_str().as_encoded_bytes()).unwrap_or_default(),
         isa: string(engine.isa()),
+        signer: trusted.signer.as_ref().map(|signer| string(&signer.key)),
+        trust: string(&trusted.to_string()),
         engine,
     })
 }
@@ -290,6 +387,8 @@ pub unsafe extern "C" fn v4_engine_facts(
             name: handle.name.as_ptr(),
             path: handle.path.as_ptr(),
             isa: handle.isa.as_ptr(),
+            signer: handle.signer.as_ref().map_or(null(), |s| s.as_ptr()),
+            trust: handle.trust.as_ptr(),
         });
         Ok(())
     })
@@ -347,9 +446,7 @@ pub unsafe extern "C" fn v4_plan_file(
         let failed = v4_runtime::EngineError::from;
         let file = GgufFile::open(path).map_err(failed)?;
         let config = ModelConfig::from_gguf(&file)?;
-        let threads = options.threads.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        });
+        let threads = threads_of(&options);
         let request = options.plan_request(threads, config.context_length);
         out.set(&as_c(&MemoryPlan::new(&file, &config, &request)?, threads));
         Ok(())

@@ -12,7 +12,7 @@ use crate::callback::{NO_TOKEN, v4_token, v4_token_fn};
 use crate::cancel::{Cancel, v4_cancel};
 use crate::decoder::Lent;
 use crate::layout::{Filled, c_struct, read, size32};
-use crate::pointer::{self, STRLEN, User};
+use crate::pointer::{self, User};
 use crate::sampler::v4_sampler;
 use crate::session::{Timeline, v4_session};
 use crate::status::{Failure, Outcome, guard, v4_status};
@@ -127,7 +127,16 @@ pub unsafe extern "C" fn v4_session_generate(
         // SAFETY: the header's rules for handles.
         let cancel = unsafe { Cancel::new(options.cancel) }?;
         // SAFETY: the header's rules for pointers.
-        let stops = unsafe { stops(&options) }?;
+        let stops = unsafe {
+            let (most, longest) = (MOST_STOPS, MOST_STOP);
+            pointer::texts(
+                options.stop,
+                options.stop_count,
+                most,
+                longest,
+                "stop string",
+            )
+        }?;
         // SAFETY: the header's rules for structs.
         let result = unsafe { Filled::or_null(result) }?;
         let mut timeline = session.inner.take("session")?;
@@ -165,27 +174,6 @@ pub unsafe extern "C" fn v4_session_generate(
 /// Most stop strings, and bytes of one.
 const MOST_STOPS: usize = 64;
 const MOST_STOP: usize = 1024;
-
-/// # Safety
-/// `options.stop` is as the header says.
-unsafe fn stops(options: &v4_generate_options) -> Outcome<Vec<String>> {
-    // SAFETY: the caller's.
-    let stops = unsafe { pointer::slice(options.stop, options.stop_count, "stop") }?;
-    if stops.len() > MOST_STOPS {
-        return Err(Failure::argument(format!(
-            "there are {} stop strings, at most {MOST_STOPS} are taken",
-            stops.len()
-        )));
-    }
-    let text = |&stop: &*const c_char| {
-        // SAFETY: the caller's.
-        match unsafe { pointer::text(stop, STRLEN, MOST_STOP, "a stop string") }? {
-            "" => Err(Failure::argument("a stop string is empty")),
-            text => Ok(text.to_owned()),
-        }
-    };
-    stops.iter().map(text).collect()
-}
 
 fn generate(
     timeline: &mut Timeline,

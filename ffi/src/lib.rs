@@ -46,7 +46,7 @@ use status::{Status, v4_status};
 /// The first number of the interface's version.
 pub const ABI_MAJOR: u32 = 1;
 /// The second.
-pub const ABI_MINOR: u32 = 1;
+pub const ABI_MINOR: u32 = 2;
 
 /// See `v4.h`.
 #[unsafe(no_mangle)]

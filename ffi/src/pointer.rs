@@ -12,7 +12,7 @@ pub(crate) const MOST_TEXT: usize = 1 << 30;
 /// Most tokens or numbers in an array.
 const MOST_ELEMENTS: usize = 1 << 28;
 /// Longest path, in bytes; the system's own limit is lower.
-const MOST_PATH: usize = 1 << 16;
+pub(crate) const MOST_PATH: usize = 1 << 16;
 /// `V4_STRLEN`.
 pub(crate) const STRLEN: usize = usize::MAX;
 
@@ -221,6 +221,34 @@ pub(crate) unsafe fn text<'a>(
             format!("{name}: byte {at} is not UTF-8"),
         )
     })
+}
+
+/// Copies of texts with a NUL at their ends, none of them empty. `name` is that of one.
+///
+/// # Safety
+/// `pointer` is NULL or has `count` pointers, each NULL or to a text with a NUL at its end.
+pub(crate) unsafe fn texts(
+    pointer: *const *const c_char,
+    count: usize,
+    most: usize,
+    longest: usize,
+    name: &str,
+) -> Outcome<Vec<String>> {
+    if count > most {
+        return Err(Failure::argument(format!(
+            "{count} {name}s are given, at most {most} are taken"
+        )));
+    }
+    // SAFETY: the caller's.
+    let texts = unsafe { slice(pointer, count, name) }?;
+    let text = |&one: &*const c_char| {
+        // SAFETY: the caller's.
+        match unsafe { text(one, STRLEN, longest, name) }? {
+            "" => Err(Failure::argument(format!("a {name} is empty"))),
+            text => Ok(text.to_owned()),
+        }
+    };
+    texts.iter().map(text).collect()
 }
 
 /// A path.

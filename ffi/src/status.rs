@@ -14,6 +14,7 @@ use v4_runtime::gguf::GgufError;
 use v4_runtime::sampling::SamplerError;
 use v4_runtime::sessions::SessionError;
 use v4_runtime::tokenizer::TokenizerError;
+use v4_trust::TrustError;
 
 use crate::log::{self, Level};
 
@@ -58,6 +59,8 @@ statuses! {
     NoThreads = 17, c"V4_NO_THREADS";
     NotFinite = 18, c"V4_NOT_FINITE";
     Internal = 19, c"V4_INTERNAL";
+    Untrusted = 20, c"V4_UNTRUSTED";
+    Altered = 21, c"V4_ALTERED";
 }
 
 impl Status {
@@ -115,6 +118,7 @@ fn is_io(error: &GgufError) -> bool {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let status = match &error {
+            error if error.is_altered() => Status::Altered,
             EngineError::Gguf(error) if is_io(error) => Status::Io,
             EngineError::Expert { .. } | EngineError::EngramRow { .. } => Status::Io,
             EngineError::Gguf(_) | EngineError::Tokenizer { .. } | EngineError::Model { .. } => {
@@ -135,8 +139,55 @@ impl From<EngineError> for Failure {
             // A kind that this crate was not taught: the message says what it is.
             _ => Status::BadModel,
         };
-        Self::new(status, error)
+        Self::new(status, with_fields(&error.to_string()))
     }
+}
+
+impl From<TrustError> for Failure {
+    fn from(error: TrustError) -> Self {
+        let status = match &error {
+            error if error.is_altered() => Status::Altered,
+            TrustError::Model(error) if is_io(error) => Status::Io,
+            TrustError::Model(_) => Status::BadModel,
+            TrustError::Io { .. } => Status::Io,
+            TrustError::Key { .. } => Status::InvalidArgument,
+            TrustError::Interrupted { .. } => Status::Cancelled,
+            // Whatever else there is to a signature, it is not there.
+            _ => Status::Untrusted,
+        };
+        Self::new(status, with_fields(&error.to_string()))
+    }
+}
+
+/// Remedies name options as `v4-run` has them; the header has fields for them.
+const FIELDS: &[(&str, &str)] = &[
+    ("--session-key FILE", "v4_file_options.key"),
+    ("--ctx", "options.context"),
+    ("--chunk", "options.chunk"),
+    ("--memory", "options.memory"),
+    ("--threads", "options.threads"),
+    ("--precision", "options.precision"),
+    ("--kv", "options.kv"),
+    ("--signer", "options.signers"),
+];
+
+/// A message with fields of the header in place of options of `v4-run`.
+fn with_fields(message: &str) -> String {
+    let mut text = String::with_capacity(message.len());
+    let mut rest = message;
+    // An option is a word of its own; the same in the middle of a path is not.
+    while let Some((before, at)) = rest.find("--").map(|at| rest.split_at(at)) {
+        text += before;
+        let begins = text.ends_with([' ', '(']);
+        let field = FIELDS.iter().find(|(option, _)| {
+            let after = at.strip_prefix(option).map(|after| after.chars().next());
+            begins && after.is_some_and(|c| !c.is_some_and(|c| c.is_alphanumeric() || c == '-'))
+        });
+        let (option, field) = field.copied().unwrap_or(("--", "--"));
+        text += field;
+        rest = &at[option.len()..];
+    }
+    text + rest
 }
 
 impl From<SessionError> for Failure {
@@ -302,6 +353,35 @@ mod tests {
         assert_ne!(guard(|| Err(Failure::argument("a\0b"))), 0);
         assert_eq!(guard(|| Ok(())), 0);
         assert_eq!(said(), "a b");
+    }
+
+    #[test]
+    fn remedies_name_fields_of_the_header() {
+        let said = [
+            ("use --ctx 64 or more", "use options.context 64 or more"),
+            (
+                "another --precision or --kv; name",
+                "another options.precision or options.kv; name",
+            ),
+            (
+                "its key (--session-key FILE)",
+                "its key (v4_file_options.key)",
+            ),
+            ("try a smaller --threads", "try a smaller options.threads"),
+            (
+                "/a--ctx/b --ctxs `x --merge`",
+                "/a--ctx/b --ctxs `x --merge`",
+            ),
+        ];
+        for (before, after) in said {
+            assert_eq!(with_fields(before), after);
+        }
+        let error = EngineError::ContextTooLarge {
+            asked: 9,
+            model_max: 4,
+        };
+        let failure = Failure::from(error);
+        assert!(failure.message.contains("options.context 4"), "{failure:?}");
     }
 
     #[test]

@@ -40,6 +40,45 @@ pub struct Policy {
     pub verify: Verify,
 }
 
+impl Policy {
+    /// What a program that runs a model asks of it, by what its user says: the signature
+    /// of one of `signers`, which are keys or their files as [`Keys::add`] takes them; with
+    /// `require_signed` and no signers, of one of the keys in [`KEYS_FOLDER`]. Bytes are
+    /// compared before they are used where a signature is asked for, and never otherwise,
+    /// unless `verify` says when.
+    ///
+    /// # Errors
+    /// [`TrustError::Key`] and [`TrustError::Io`] for keys that cannot be read. That no
+    /// key is trusted is found out by [`check`].
+    pub fn asked<S: AsRef<str>>(
+        signers: &[S],
+        require_signed: bool,
+        verify: Option<Verify>,
+    ) -> Result<Self, TrustError> {
+        let mut keys = Keys::default();
+        signers.iter().try_for_each(|key| keys.add(key.as_ref()))?;
+        if require_signed && keys.is_empty() {
+            keys.add_folder(Path::new(KEYS_FOLDER))?;
+        }
+        let require_signed = require_signed || !keys.is_empty();
+        let default = match require_signed {
+            true => Verify::BeforeUse,
+            false => Verify::Off,
+        };
+        Ok(Self {
+            keys,
+            require_signed,
+            verify: verify.unwrap_or(default),
+        })
+    }
+
+    /// Whether anything is asked: if not, [`check`] reads no file.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.require_signed || !self.keys.is_empty() || self.verify != Verify::Off
+    }
+}
+
 /// Who signed a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signer {
@@ -89,10 +128,10 @@ impl fmt::Display for Trusted {
 /// [`TrustError`]: no manifest or signature where one is asked for, one by somebody
 /// else, and whatever was altered.
 pub fn check(model: &Path, policy: &Policy, progress: Progress<'_>) -> Result<Trusted, TrustError> {
-    let signed = policy.require_signed || !policy.keys.is_empty();
-    if !signed && policy.verify == Verify::Off {
+    if !policy.asks() {
         return Ok(Trusted::default());
     }
+    let signed = policy.require_signed || !policy.keys.is_empty();
     if signed && policy.keys.is_empty() {
         return Err(TrustError::NoKeys {
             model: model.to_owned(),
@@ -140,5 +179,28 @@ impl Trusted {
     #[must_use]
     pub fn file_hash(&self) -> Option<HexHash> {
         self.manifest.as_ref().map(|m| m.file.blake3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+
+    #[test]
+    fn a_signer_asks_for_a_signature_and_for_blocks() {
+        let asked = |signers: &[&str], verify| Policy::asked(signers, false, verify).unwrap();
+        let nothing = asked(&[], None);
+        assert!(!nothing.asks() && nothing.verify == Verify::Off);
+        let signed = asked(&[KEY], None);
+        assert!(signed.asks() && signed.require_signed && signed.keys.len() == 1);
+        assert_eq!(signed.verify, Verify::BeforeUse);
+        assert_eq!(asked(&[KEY], Some(Verify::Off)).verify, Verify::Off);
+        assert!(asked(&[KEY], Some(Verify::Off)).asks());
+        let content = asked(&[], Some(Verify::Whole));
+        assert!(content.asks() && !content.require_signed);
+        let wrong = Policy::asked(&["no key"], false, None);
+        assert!(matches!(wrong, Err(TrustError::Key { .. })), "{wrong:?}");
     }
 }

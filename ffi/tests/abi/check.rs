@@ -6,6 +6,7 @@ use std::process::Command;
 use v4_tests::program::{scratch, tiny};
 
 use crate::header::Header;
+use crate::signed::Signed;
 use crate::tools::{C, Link, compile, ffi, output_of, tool};
 
 /// The parts of the program; what is not in one of them is not run.
@@ -19,6 +20,7 @@ const PARTS: &[&str] = &[
     "generate",
     "chat",
     "threads",
+    "trust",
 ];
 
 fn sources() -> Vec<PathBuf> {
@@ -39,16 +41,20 @@ fn program(compiler: &str, more: &[&str], link: Link, name: &str) -> PathBuf {
     )
 }
 
-/// Those that valgrind, which runs threads in turn, gets through in a minute.
-const UNDER_VALGRIND: &[&str] = &["basics", "engine", "tokenizer", "sampler", "chat"];
-
-/// Runs parts of the program under another one; they must have passed.
-fn check(under: &[&str], program: &Path, parts: &[&str], name: &str) {
+/// A folder for the program's files, with what its part `trust` wants there.
+fn folder(name: &str) -> PathBuf {
     let folder = scratch().join(name);
     std::fs::create_dir_all(&folder).unwrap();
-    let words: Vec<_> = under.iter().map(Into::into).collect();
+    let _ = Signed::new(&folder);
+    folder
+}
+
+/// Runs parts of the program, behind the words of `under`; they must have passed.
+fn check(under: &[&str], program: &[&Path], parts: &[&str], name: &str) {
+    let folder = folder(name);
+    let words = under.iter().map(Into::into);
+    let words: Vec<_> = words.chain(program.iter().map(|p| p.into())).collect();
     let args = [
-        program.to_path_buf(),
         tiny("tiny-v4", "native", &[]),
         tiny("tiny-v41", "native", &[]),
         folder,
@@ -69,7 +75,7 @@ fn check(under: &[&str], program: &Path, parts: &[&str], name: &str) {
 #[test]
 fn every_function_keeps_its_word() {
     let program = program("cc", &[], Link::Shared, "check");
-    check(&[], &program, PARTS, "plain");
+    check(&[], &[&program], PARTS, "plain");
 }
 
 #[test]
@@ -97,7 +103,7 @@ fn nothing_is_wrong_under_the_address_sanitizer() {
     };
     for link in [Link::Shared, Link::Static] {
         let program = program(gcc, &flags, link, "check-asan");
-        check(&[], &program, PARTS, &format!("asan-{link:?}"));
+        check(&[], &[&program], PARTS, &format!("asan-{link:?}"));
     }
 }
 
@@ -111,7 +117,7 @@ fn nothing_is_wrong_under_valgrind() {
         // One that hangs is ended.
         "timeout",
         "--kill-after=5",
-        "300",
+        "600",
         valgrind,
         "--quiet",
         "--error-exitcode=99",
@@ -119,5 +125,13 @@ fn nothing_is_wrong_under_valgrind() {
         "--show-leak-kinds=definite,indirect",
         "--errors-for-leak-kinds=definite,indirect",
     ];
-    check(&options, &program, UNDER_VALGRIND, "valgrind");
+    // Valgrind runs threads in turn: two processes keep two cores busy.
+    let (long, others): (Vec<&str>, Vec<&str>) = PARTS.iter().partition(|&&part| part == "session");
+    let by_threads = Path::new("-t");
+    std::thread::scope(|scope| {
+        for (parts, name) in [(long, "valgrind-session"), (others, "valgrind")] {
+            let (options, program) = (&options, [&*program, by_threads]);
+            scope.spawn(move || check(options, &program, &parts, name));
+        }
+    });
 }

@@ -7,5 +7,6 @@ mod examples;
 mod faults;
 mod header;
 mod layout;
+mod signed;
 mod symbols;
 mod tools;

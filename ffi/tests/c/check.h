@@ -46,6 +46,7 @@ typedef struct {
     const char *model;   /* a GGUF file */
     const char *other;   /* another one */
     const char *folder;  /* for files */
+    int32_t reads;       /* V4_READS_... of engines that read from the disk */
     v4_engine *engine;   /* of `model` */
 } world;
 
@@ -58,6 +59,7 @@ void test_sampler(const world *w);
 void test_generate(const world *w);
 void test_chat(const world *w);
 void test_threads(const world *w);
+void test_trust(const world *w);
 
 /* The ids of a text with the token that begins one; to be freed. */
 uint32_t *encode(const v4_engine *engine, const char *text, size_t *count);

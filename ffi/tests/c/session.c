@@ -204,18 +204,21 @@ static void test_sync(const world *w) {
     free(ids);
 }
 
+/* Tokens of a prompt of several chunks of 16, and a part of one. */
+#define LONG 56
+
 static void test_hooks(const world *w) {
     size_t vocab = 0;
-    uint32_t ids[100] = {0};
+    uint32_t ids[LONG] = {0};
     v4_session *session = NULL, *other = NULL;
     SIZED(v4_run_options, run);
     rows r = {0};
     seen s = {0};
 
-    for (uint32_t i = 1; i < 100; i++)
+    for (uint32_t i = 1; i < LONG; i++)
         ids[i] = 10 + i * 37 % 1000;
     OK(v4_session_open(w->engine, NULL, &session));
-    OK(v4_session_append(session, ids, 100, NULL));
+    OK(v4_session_append(session, ids, LONG, NULL));
     float *logits = logits_of(session, &vocab);
     OK(v4_session_sync(session, NULL, 0, NULL));
 
@@ -225,13 +228,13 @@ static void test_hooks(const world *w) {
     CHECK(r.last != NULL);
     run.logits = on_logits;
     run.user = &r;
-    OK(v4_session_append(session, ids, 100, &run));
-    CHECK(r.next == 100 && same(logits, r.last, vocab));
+    OK(v4_session_append(session, ids, LONG, &run));
+    CHECK(r.next == LONG && same(logits, r.last, vocab));
     /* Stopped: at the end of the second chunk of 16. */
     OK(v4_session_sync(session, NULL, 0, NULL));
     r.next = 0;
     r.stop_at = 20;
-    STATUS(V4_CANCELLED, v4_session_append(session, ids, 100, &run));
+    STATUS(V4_CANCELLED, v4_session_append(session, ids, LONG, &run));
     CHECK(held(session) == 32);
     free(r.last);
 
@@ -241,17 +244,17 @@ static void test_hooks(const world *w) {
     run.progress = on_progress;
     run.user = &s;
     s.session = session;
-    OK(v4_session_append(session, ids, 100, &run));
-    CHECK(s.calls == 6 && s.done == 96);
+    OK(v4_session_append(session, ids, LONG, &run));
+    CHECK(s.calls == 3 && s.done == 48);
     CHECK(s.inside == V4_BUSY && s.closing == V4_BUSY);
     OK(v4_session_sync(session, NULL, 0, NULL));
     s.calls = 0;
     s.done = 0;
-    s.stop_at = 3;
-    STATUS(V4_CANCELLED, v4_session_append(session, ids, 100, &run));
-    CHECK(held(session) == 48);
+    s.stop_at = 2;
+    STATUS(V4_CANCELLED, v4_session_append(session, ids, LONG, &run));
+    CHECK(held(session) == 32);
     /* What was done is good to go on from. */
-    OK(v4_session_append(session, ids + 48, 52, NULL));
+    OK(v4_session_append(session, ids + 32, LONG - 32, NULL));
     float *again = logits_of(session, &vocab);
     CHECK(same(logits, again, vocab));
     free(again);
@@ -262,7 +265,7 @@ static void test_hooks(const world *w) {
     s.session = other;
     OK(v4_cancel_open(&s.cancel));
     run.cancel = s.cancel;
-    STATUS(V4_CANCELLED, v4_session_append(other, ids, 100, &run));
+    STATUS(V4_CANCELLED, v4_session_append(other, ids, LONG, &run));
     CHECK(held(other) == 16);
     OK(v4_cancel_close(s.cancel));
 
@@ -310,12 +313,61 @@ static void test_rewind(const world *w) {
     free(ids);
 }
 
+/* The logits after a text of a model that is opened like this. */
+static float *logits_with(const char *model, const v4_engine_options *options) {
+    v4_engine *engine = NULL;
+    v4_session *session = NULL;
+    size_t count = 0, vocab = 0;
+    OK(v4_engine_open(model, options, &engine));
+    uint32_t *ids = encode(engine, "fn main() {", &count);
+    OK(v4_session_open(engine, NULL, &session));
+    OK(v4_session_append(session, ids, count, NULL));
+    float *logits = logits_of(session, &vocab);
+    CHECK(vocab == 4096);
+    OK(v4_session_close(session));
+    OK(v4_engine_close(engine));
+    free(ids);
+    return logits;
+}
+
+/* Experts and Engram rows from the disk or from memory, read in either way: the same. */
+static void test_reads(const world *w) {
+    SIZED(v4_engine_options, options);
+    SIZED(v4_plan, whole);
+    SIZED(v4_plan, plan);
+
+    options.threads = 2;
+    options.context = 64;
+    options.chunk = 16;
+    options.memory = V4_MEMORY_UNBOUNDED;
+    options.engram = V4_ENGRAM_MEMORY;
+    OK(v4_plan_file(w->other, &options, &whole));
+    CHECK(whole.engram_tables > 0 && whole.engram_memory == whole.engram_tables);
+    CHECK(!whole.streamed);
+    float *expected = logits_with(w->other, &options);
+
+    options.engram = V4_ENGRAM_DISK;
+    OK(v4_plan_file(w->other, &options, &plan));
+    CHECK(plan.engram_memory != plan.engram_tables);
+    options.memory = plan.total - plan.expert_bytes / 2;
+    OK(v4_plan_file(w->other, &options, &plan));
+    CHECK(plan.streamed && plan.expert_slots < plan.experts);
+    for (int i = 0; i < 2; i++) {
+        options.reads = i == 0 ? w->reads : V4_READS_THREADS;
+        float *logits = logits_with(w->other, &options);
+        CHECK(same(expected, logits, 4096));
+        free(logits);
+    }
+    free(expected);
+}
+
 void test_session(const world *w) {
     test_open(w);
     test_append(w);
     test_sync(w);
     test_hooks(w);
     test_rewind(w);
+    test_reads(w);
 }
 
 void test_files(const world *w) {
@@ -368,6 +420,7 @@ void test_files(const world *w) {
     STATUS(V4_CONTEXT_FULL, v4_session_restore(w->engine, path, NULL, &small, &restored));
     options.threads = 1;
     options.context = 64;
+    options.reads = w->reads;
     OK(v4_engine_open(w->other, &options, &other));
     STATUS(V4_BAD_SESSION_FILE, v4_session_restore(other, path, NULL, NULL, &restored));
     OK(v4_engine_close(other));
