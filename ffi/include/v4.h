@@ -142,7 +142,8 @@ enum {
     V4_INTERNAL = 19,
     /* Since 1.2: no signature by one of the signers, where one was asked for. */
     V4_UNTRUSTED = 20,
-    /* Since 1.2: the model file is not what its manifest says: altered or damaged. */
+    /* Since 1.2: the model file is not what its manifest says, or somebody has written
+     * to it while it was open. */
     V4_ALTERED = 21
 };
 
@@ -276,9 +277,10 @@ typedef struct v4_engine_options {
 
 /* Opens a GGUF file. `options` or NULL. Takes seconds, or as long as it takes to read
  * the file where weights are locked or copied, or the whole file is verified.
- * V4_UNTRUSTED and V4_ALTERED only come where a signature or a comparison is asked for;
- * with V4_VERIFY_USE a session's calls can return V4_ALTERED too: all calls that run the
- * model then do, and the model must be opened again from a good copy. */
+ * V4_UNTRUSTED comes where a signature is asked for, V4_ALTERED where bytes are compared.
+ * Calls of sessions return V4_ALTERED too: with V4_VERIFY_USE, and whenever the file is
+ * written to while it is open. All calls that run the model then do; close it, and open a
+ * good copy. */
 v4_status v4_engine_open(const char *path, const v4_engine_options *options,
                          v4_engine **engine);
 

@@ -7,7 +7,7 @@ use v4_tests::program::{scratch, tiny};
 
 use crate::header::Header;
 use crate::signed::Signed;
-use crate::tools::{C, Link, compile, ffi, output_of, tool};
+use crate::tools::{C, CXX, Link, compile, ffi, output_of, tool};
 
 /// The parts of the program; what is not in one of them is not run.
 const PARTS: &[&str] = &[
@@ -87,6 +87,25 @@ fn every_function_is_called() {
         .collect();
     for name in Header::parse(&header).functions {
         assert!(code.contains(&format!("{name}(")), "nobody calls {name}");
+    }
+}
+
+/// `v4.hpp`, whose templates nobody compiles otherwise.
+#[test]
+fn the_wrapper_for_cpp_keeps_its_word() {
+    let folder = scratch().join("wrapper");
+    std::fs::create_dir_all(&folder).unwrap();
+    let signed = Signed::new(&folder);
+    for compiler in ["g++", "clang++"] {
+        let Some(compiler) = tool(compiler) else {
+            continue;
+        };
+        let source = [ffi("tests/cpp/wrapper.cpp")];
+        let program = compile(compiler, CXX, &source, Link::Shared, "wrapper");
+        let mut command = Command::new(&program);
+        let args = [&signed.model, &signed.signer, &folder];
+        let said = output_of(command.args(args));
+        assert!(said.ends_with(" checks passed\n"), "{said}");
     }
 }
 

@@ -170,6 +170,23 @@ static void test_altered(const world *w) {
     OK(v4_engine_open(model, &options, &engine));
     OK(v4_engine_close(engine));
 
+    /* Written to while it is open, compared or not. */
+    v4_session *session = NULL;
+    SIZED(v4_session_facts, facts);
+    v4_engine_options unasked = small();
+    const uint32_t ids[3] = {0, 17, 42};
+    OK(v4_engine_open(model, &unasked, &engine));
+    OK(v4_session_open(engine, NULL, &session));
+    OK(v4_session_append(session, ids, 3, NULL));
+    flip(model);
+    STATUS(V4_ALTERED, v4_session_append(session, ids, 3, NULL));
+    OK(v4_session_facts_of(session, &facts));
+    CHECK(facts.tokens == 0);
+    flip(model);
+    STATUS(V4_ALTERED, v4_session_append(session, ids, 3, NULL));
+    OK(v4_session_close(session));
+    OK(v4_engine_close(engine));
+
     /* The manifest itself. */
     const char *manifest = in_folder(w, "signed.gguf.manifest");
     engine = NULL;
