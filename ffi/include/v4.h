@@ -144,7 +144,10 @@ enum {
     V4_UNTRUSTED = 20,
     /* Since 1.2: the model file is not what its manifest says, or somebody has written
      * to it while it was open. */
-    V4_ALTERED = 21
+    V4_ALTERED = 21,
+    /* Since 1.2: an adapter that is damaged, not for this model, or asks for what cannot
+     * be done while the model runs. */
+    V4_BAD_ADAPTER = 22
 };
 
 /* The name of a status, such as "V4_IO"; never NULL, never freed. */
@@ -287,6 +290,16 @@ v4_status v4_engine_open(const char *path, const v4_engine_options *options,
 /* Gives up the caller's share of the model: its memory is given back when the last
  * of its sessions, decoders, chats and parsers is closed too. */
 v4_status v4_engine_close(v4_engine *engine);
+
+/* Since 1.2: the same model with low-rank adapters, and no others: folders as PEFT saves
+ * them (adapter_config.json, adapter_model.safetensors), at most 64, whose paths have a
+ * NUL at their ends. What each adds is added in this order. A handle of its own, to be
+ * closed by itself: it shares the weights, the threads and the memory of `engine`, with
+ * which nothing changes, and each has sessions of its own. Adapters take memory of what
+ * sessions share. If the model had to be signed, the adapters must be as well. An adapter
+ * that is damaged, or not for this model, is V4_BAD_ADAPTER. */
+v4_status v4_engine_with_adapters(const v4_engine *engine, const char *const *folders,
+                                  size_t count, v4_engine **adapted);
 
 /* What a model is. Strings are the engine's, valid until it is closed. */
 typedef struct v4_facts {

@@ -136,6 +136,16 @@ public:
         check(status);
     }
 
+    /* The same model with low-rank adapters, and no others. */
+    engine with_adapters(const std::vector<std::string> &folders) const {
+        std::vector<const char *> paths;
+        for (const std::string &folder : folders)
+            paths.push_back(folder.c_str());
+        v4_engine *handle = nullptr;
+        check(v4_engine_with_adapters(get(), paths.data(), paths.size(), &handle));
+        return engine(handle);
+    }
+
     v4_facts facts() const {
         auto facts = sized<v4_facts>();
         check(v4_engine_facts(get(), &facts));
@@ -173,6 +183,8 @@ public:
     v4_engine *get() const noexcept { return handle_.get(); }
 
 private:
+    explicit engine(v4_engine *handle) : handle_(handle) {}
+
     void open(const std::string &path, const v4_engine_options &options) {
         v4_engine *handle = nullptr;
         check(v4_engine_open(path.c_str(), &options, &handle));

@@ -112,6 +112,8 @@ pub struct v4_engine {
     isa: CString,
     signer: Option<CString>,
     trust: CString,
+    /// What was asked of the model, and is of adapters.
+    policy: Policy,
 }
 
 /// Most signers that one may name.
@@ -332,8 +334,55 @@ fn open(path: &Path, options: &v4_engine_options, policy: &Policy) -> Outcome<v4
         isa: string(engine.isa()),
         signer: trusted.signer.as_ref().map(|signer| string(&signer.key)),
         trust: string(&trusted.to_string()),
+        policy: policy.clone(),
         engine,
     })
+}
+
+/// Most adapters of one handle.
+const MOST_ADAPTERS: usize = 64;
+
+/// See `v4.h`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn v4_engine_with_adapters(
+    engine: *const v4_engine,
+    folders: *const *const c_char,
+    count: usize,
+    adapted: *mut *mut v4_engine,
+) -> v4_status {
+    guard(|| {
+        // SAFETY: the header's rules for handles.
+        let handle = unsafe { pointer::handle(engine, "engine") }?;
+        let (most, longest) = (MOST_ADAPTERS, pointer::MOST_PATH);
+        // SAFETY: the header's rules for pointers.
+        let folders = unsafe { pointer::texts(folders, count, most, longest, "folder") }?;
+        // SAFETY: as above.
+        unsafe { pointer::open(adapted, "adapted", || handle.with_adapters(&folders)) }
+    })
+}
+
+impl v4_engine {
+    fn with_adapters(&self, folders: &[String]) -> Outcome<Self> {
+        let load = |folder: &String| {
+            let path = Path::new(folder);
+            let adapter = self.engine.load_adapter(folder, path)?;
+            v4_trust::check_adapter(path, adapter.hashes(), &self.policy)?;
+            Ok(adapter)
+        };
+        let adapters: Vec<_> = folders.iter().map(load).collect::<Outcome<_>>()?;
+        Ok(Self {
+            engine: self.engine.with_adapters(adapters)?,
+            context: self.context,
+            chunk: self.chunk,
+            architecture: self.architecture.clone(),
+            name: self.name.clone(),
+            path: self.path.clone(),
+            isa: self.isa.clone(),
+            signer: self.signer.clone(),
+            trust: self.trust.clone(),
+            policy: self.policy.clone(),
+        })
+    }
 }
 
 /// See `v4.h`.

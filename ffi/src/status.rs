@@ -8,12 +8,12 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 use ::v4_chat::ChatError;
-use v4_runtime::EngineError;
 use v4_runtime::generation::StepError;
 use v4_runtime::gguf::GgufError;
 use v4_runtime::sampling::SamplerError;
 use v4_runtime::sessions::SessionError;
 use v4_runtime::tokenizer::TokenizerError;
+use v4_runtime::{AdapterError, EngineError};
 use v4_trust::TrustError;
 
 use crate::log::{self, Level};
@@ -61,6 +61,7 @@ statuses! {
     Internal = 19, c"V4_INTERNAL";
     Untrusted = 20, c"V4_UNTRUSTED";
     Altered = 21, c"V4_ALTERED";
+    BadAdapter = 22, c"V4_BAD_ADAPTER";
 }
 
 impl Status {
@@ -134,6 +135,8 @@ impl From<EngineError> for Failure {
             EngineError::FileLost { .. } => Status::FileLost,
             EngineError::Session(SessionError::Io { .. }) => Status::Io,
             EngineError::Session(_) => Status::BadSessionFile,
+            EngineError::Adapter(AdapterError::Read { .. }) => Status::Io,
+            EngineError::Adapter(_) => Status::BadAdapter,
             EngineError::Cancelled => Status::Cancelled,
             EngineError::NotFinite { .. } => Status::NotFinite,
             // A kind that this crate was not taught: the message says what it is.

@@ -21,6 +21,7 @@ const PARTS: &[&str] = &[
     "chat",
     "threads",
     "trust",
+    "adapters",
 ];
 
 fn sources() -> Vec<PathBuf> {
@@ -41,11 +42,16 @@ fn program(compiler: &str, more: &[&str], link: Link, name: &str) -> PathBuf {
     )
 }
 
-/// A folder for the program's files, with what its part `trust` wants there.
+/// A folder for the program's files, with what its parts `trust` and `adapters` want
+/// there.
 fn folder(name: &str) -> PathBuf {
     let folder = scratch().join(name);
     std::fs::create_dir_all(&folder).unwrap();
-    let _ = Signed::new(&folder);
+    let signed = Signed::new(&folder);
+    for (name, seed) in [("adapter-1", 1), ("adapter-2", 2)] {
+        signed.adapter(&folder.join(name), seed);
+    }
+    signed.sign(&folder.join("adapter-1"));
     folder
 }
 

@@ -11,6 +11,7 @@ use std::ptr::{null, null_mut};
 use v4::layout::Sized32;
 use v4::status::Status;
 use v4_runtime::gguf::GgufFile;
+use v4_tests::adapter::Written;
 use v4_tests::program::{run, scratch, tiny};
 
 /// A copy of the tiny model that was signed.
@@ -37,11 +38,36 @@ impl Signed {
                 name.as_os_str(),
             ]);
         }
-        let key = folder.join("signer.key");
-        let words = ["sign".as_ref(), "--quiet".as_ref(), "--key".as_ref()];
-        convert(&[&words[..], &[key.as_os_str(), model.as_os_str()]].concat());
         let signer = folder.join("signer.pub");
-        Self { model, signer }
+        let signed = Self { model, signer };
+        signed.sign(&signed.model);
+        signed
+    }
+
+    /// Signs a model, or an adapter's folder.
+    pub fn sign(&self, what: &Path) {
+        let key = self.signer.with_extension("key");
+        let words = ["sign".as_ref(), "--quiet".as_ref(), "--key".as_ref()];
+        let words: Vec<&OsStr> = [&words[..], &[key.as_os_str(), what.as_os_str()]].concat();
+        run("v4-convert", words).ok();
+    }
+
+    /// Writes an adapter for the model.
+    pub fn adapter(&self, folder: &Path, seed: u64) {
+        let file = GgufFile::open(&self.model).unwrap();
+        let modules = [
+            ("layers.0.attn.wq_a", "blk.0.attn_q_a.weight"),
+            (
+                "layers.1.ffn.shared_experts.w2",
+                "blk.1.ffn_down_shexp.weight",
+            ),
+            ("head", "output.weight"),
+        ];
+        let sized = modules.map(|(module, tensor)| {
+            let dims = &file.tensor(tensor).unwrap().dims;
+            (module.to_owned(), dims[0] as usize, dims[1] as usize)
+        });
+        Written::noise(4, 8.0, &sized, seed).write(folder);
     }
 
     /// Flips a bit of each of a tensor's matrices.

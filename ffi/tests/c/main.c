@@ -4,7 +4,7 @@
  *   check [-t] MODEL OTHER-MODEL FOLDER [PART...]
  *
  * With -t files are read by threads alone: valgrind does not know io_uring, and waits for
- * ever. What the folder has for the part `trust` is said in trust.c.
+ * ever. What the folder has for the parts `trust` and `adapters` is said in their files.
  */
 #include "check.h"
 
@@ -25,7 +25,7 @@ static const struct {
     {"basics", test_basics},   {"engine", test_engine},     {"tokenizer", test_tokenizer},
     {"session", test_session}, {"files", test_files},       {"sampler", test_sampler},
     {"generate", test_generate}, {"chat", test_chat},       {"threads", test_threads},
-    {"trust", test_trust},
+    {"trust", test_trust},     {"adapters", test_adapters},
 };
 
 static int wanted(const char *name, int argc, char **argv) {
