@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use v4_tests::adapter::Written;
 use v4_tests::program::{scratch, tiny};
 
 use crate::header::Header;
@@ -52,6 +53,8 @@ fn folder(name: &str) -> PathBuf {
         signed.adapter(&folder.join(name), seed);
     }
     signed.sign(&folder.join("adapter-1"));
+    let stranger = [("layers.0.attn.v_proj".to_owned(), 8, 8)];
+    Written::noise(4, 8.0, &stranger, 3).write(&folder.join("adapter-3"));
     folder
 }
 

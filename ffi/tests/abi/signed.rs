@@ -49,7 +49,7 @@ impl Signed {
         let key = self.signer.with_extension("key");
         let words = ["sign".as_ref(), "--quiet".as_ref(), "--key".as_ref()];
         let words: Vec<&OsStr> = [&words[..], &[key.as_os_str(), what.as_os_str()]].concat();
-        run("v4-convert", words).ok();
+        let _ = run("v4-convert", words).ok();
     }
 
     /// Writes an adapter for the model.
