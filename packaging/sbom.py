@@ -18,11 +18,14 @@ TARGET = "x86_64-unknown-linux-gnu"
 
 
 def metadata(manifest, offline):
+    manifest = pathlib.Path(manifest).resolve()
     command = ["cargo", "metadata", "--format-version=1", "--locked", "--manifest-path", manifest]
     command += ["--filter-platform", TARGET]
     if offline:
         command.append("--offline")
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    # Where cargo finds the project's own settings, such as vendored crates.
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=manifest.parent)
+    return json.loads(ran.stdout)
 
 
 def reached(graph):

@@ -171,6 +171,231 @@ fn the_package_has_what_belongs_into_it() {
     }
 }
 
+/// A bundle of the tiny model with a package, its list of sums signed with minisign.
+struct Bundle {
+    dir: tempfile::TempDir,
+    folder: PathBuf,
+    /// The signer's public key.
+    key: String,
+}
+
+impl Bundle {
+    /// `None` where tools are missing.
+    fn new(signed: bool) -> Option<Self> {
+        let package = package()?;
+        tool(Command::new("minisign").arg("-v"))?;
+        let dir = tempfile::tempdir_in(scratch()).unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        fs::copy(tiny("tiny-v4", "native", &[]), path("m")).unwrap();
+        for pair in ["k", "other"] {
+            let _ = run("v4-convert", ["keygen", &path(pair), "--no-password"]).ok();
+        }
+        let _ = run("v4-convert", ["sign", &path("m"), "--key", &path("k.key")]).ok();
+        let folder = dir.path().join("stick");
+        let mut make = Command::new(packaging("build-bundle"));
+        make.arg("--deb").arg(package).arg("--out").arg(&folder);
+        make.args(["--model", &path("m"), "--key", &path("k.pub")]);
+        if signed {
+            make.args(["--sign", &path("k.key")]);
+        }
+        let made = make.output().unwrap();
+        assert!(made.status.success(), "{}", text(&made));
+        let public = fs::read_to_string(path("k.pub")).unwrap();
+        let key = public.lines().nth(1).unwrap().to_owned();
+        Some(Self { dir, folder, key })
+    }
+
+    fn other_key(&self) -> String {
+        let public = fs::read_to_string(self.dir.path().join("other.pub")).unwrap();
+        public.lines().nth(1).unwrap().to_owned()
+    }
+
+    /// Runs its own installer. What would change the system is a stand-in that leaves a
+    /// trace, and nothing is to get that far.
+    fn install(&self, args: &[&str]) -> (bool, String) {
+        let tools = self.dir.path().join("tools");
+        fs::create_dir_all(&tools).unwrap();
+        let trace = self.dir.path().join("trace");
+        let dpkg = format!("#!/bin/sh\ntouch {}\nexit 1\n", trace.display());
+        fs::write(tools.join("dpkg"), dpkg).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(tools.join("dpkg"), executable).unwrap();
+        let models = self.dir.path().join("models");
+        let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+        let output = Command::new(self.folder.join("install"))
+            .args(args)
+            .arg("--models")
+            .arg(&models)
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        assert!(!trace.exists(), "{args:?}: {}", text(&output));
+        assert!(!models.exists(), "{args:?}: {}", text(&output));
+        (output.status.success(), text(&output))
+    }
+
+    #[track_caller]
+    fn refused(&self, key: &str, says: &str) {
+        for check in [&["--check"][..], &[]] {
+            let (ok, said) = self.install(&[&["--key", key], check].concat());
+            assert!(!ok, "{said}");
+            // Without --check it also has to be root.
+            assert!(said.contains(says) || said.contains("as root"), "{said}");
+        }
+    }
+
+    fn sum_again(&self) {
+        let files = [
+            "install",
+            "v4-run.deb",
+            "signer.pub",
+            "model.gguf.manifest",
+            "model.gguf.hashes",
+        ];
+        let mut sums = Command::new("sha256sum");
+        let sums = sums.args(files).current_dir(&self.folder).output().unwrap();
+        assert!(sums.status.success());
+        fs::write(self.folder.join("SHA256SUMS"), sums.stdout).unwrap();
+    }
+
+    fn sign_again(&self, key: &str) {
+        let mut sign = Command::new("minisign");
+        sign.args(["-S", "-m", "SHA256SUMS", "-s"]);
+        let key = self.dir.path().join(key);
+        let signed = sign.arg(key).current_dir(&self.folder).output().unwrap();
+        assert!(signed.status.success(), "{}", text(&signed));
+    }
+}
+
+#[test]
+fn a_bundle_that_its_signer_made_is_taken() {
+    let Some(bundle) = Bundle::new(true) else {
+        return;
+    };
+    let (ok, said) = bundle.install(&["--key", &bundle.key, "--check"]);
+    assert!(ok, "{said}");
+    assert!(said.contains("SHA256SUMS is signed with the key"), "{said}");
+    assert!(!said.contains("Note"), "{said}");
+    bundle.refused(&bundle.other_key(), "is not the key given");
+}
+
+#[test]
+fn a_bundle_that_was_altered_is_refused_before_anything_is_copied() {
+    let Some(bundle) = Bundle::new(true) else {
+        return;
+    };
+    let within = |name: &str| bundle.folder.join(name);
+    let key = &bundle.key;
+    for name in [
+        "v4-run.deb",
+        "model.gguf.hashes",
+        "SHA256SUMS",
+        "model.gguf",
+    ] {
+        let good = fs::read(within(name)).unwrap();
+        let mut bad = good.clone();
+        let at = bad.len() / 2;
+        bad[at] ^= 1;
+        fs::write(within(name), bad).unwrap();
+        let says = match name {
+            "model.gguf" => "the model was altered",
+            _ => "a file differs from SHA256SUMS",
+        };
+        bundle.refused(key, says);
+        fs::write(within(name), good).unwrap();
+    }
+    // Somebody who makes the sums anew, and signs them with a key of their own.
+    let (sums, signature) = (
+        fs::read(within("SHA256SUMS")).unwrap(),
+        fs::read(within("SHA256SUMS.minisig")).unwrap(),
+    );
+    let package = fs::read(within("v4-run.deb")).unwrap();
+    let mut bad = package.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    fs::write(within("v4-run.deb"), bad).unwrap();
+    bundle.sum_again();
+    bundle.refused(key, "SHA256SUMS is not signed with the key");
+    bundle.sign_again("other.key");
+    bundle.refused(key, "SHA256SUMS is not signed with the key");
+    // And their key in place of the signer's, in the hope that nobody compares.
+    fs::copy(bundle.dir.path().join("other.pub"), within("signer.pub")).unwrap();
+    bundle.sum_again();
+    bundle.sign_again("other.key");
+    bundle.refused(key, "signer.pub is not the key given");
+    // Even then the model is not theirs.
+    fs::write(within("v4-run.deb"), &package).unwrap();
+    bundle.sum_again();
+    bundle.sign_again("other.key");
+    let says = "the model was altered, or is by somebody else";
+    bundle.refused(&bundle.other_key(), says);
+    // Or no signature at all.
+    let public = bundle.dir.path().join("k.pub");
+    fs::copy(public, within("signer.pub")).unwrap();
+    fs::remove_file(within("SHA256SUMS.minisig")).unwrap();
+    bundle.sum_again();
+    let (ok, said) = bundle.install(&["--key", key]);
+    assert!(!ok, "{said}");
+    let root = said.contains("not checked by a signature (there is no SHA256SUMS.minisig)");
+    assert!(root || said.contains("as root"), "{said}");
+    let (ok, said) = bundle.install(&["--key", key, "--check", "--sum", "0123"]);
+    assert!(!ok && said.contains("not the one given"), "{said}");
+    // As it was, it is taken.
+    fs::write(within("SHA256SUMS"), sums).unwrap();
+    fs::write(within("SHA256SUMS.minisig"), signature).unwrap();
+    let (ok, said) = bundle.install(&["--key", key, "--check"]);
+    assert!(ok, "{said}");
+}
+
+#[test]
+fn a_package_without_a_signature_takes_its_sum() {
+    let Some(bundle) = Bundle::new(false) else {
+        return;
+    };
+    let sums = fs::read_to_string(bundle.folder.join("SHA256SUMS")).unwrap();
+    let line = sums.lines().find(|l| l.ends_with("v4-run.deb")).unwrap();
+    let sum = line.split(' ').next().unwrap();
+    let (ok, said) = bundle.install(&["--key", &bundle.key, "--check"]);
+    assert!(ok && said.contains(&format!("Its sum is {sum}")), "{said}");
+    let (ok, said) = bundle.install(&["--key", &bundle.key, "--check", "--sum", sum]);
+    assert!(ok && !said.contains("Note"), "{said}");
+}
+
+#[test]
+fn the_source_with_its_crates_builds_the_same_bytes_in_any_folder() {
+    let dir = tempfile::tempdir_in(scratch()).unwrap();
+    let vendored = Command::new(packaging("vendor"))
+        .args(["--folder", "--no-tests", "--out"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    if !vendored.status.success() {
+        let said = text(&vendored);
+        // Crates for other systems may never have been fetched here.
+        let absent = said.contains("failed to download") || said.contains("no Git repository");
+        assert!(absent, "{said}");
+        println!("skipped: {said}");
+        return;
+    }
+    let first = PathBuf::from(String::from_utf8(vendored.stdout).unwrap().trim());
+    let second = dir.path().join("elsewhere/and/deeper");
+    fs::create_dir_all(second.parent().unwrap()).unwrap();
+    let build = |root: &Path, name: &str| {
+        let out = dir.path().join(name);
+        let built = Command::new(root.join("packaging/build-offline"))
+            .args(["--package", "v4-quant", "--out"])
+            .arg(&out)
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{}", text(&built));
+        fs::read(out.join("libv4_quant.rlib")).unwrap()
+    };
+    let one = build(&first, "one");
+    fs::rename(&first, &second).unwrap();
+    assert!(one == build(&second, "two"), "the folder is in the bytes");
+    let needle = dir.path().to_str().unwrap().as_bytes();
+    assert!(!one.windows(needle.len()).any(|bytes| bytes == needle));
+}
+
 #[test]
 fn the_package_serves_in_a_clean_debian_and_leaves_no_trace() {
     let Some(package) = package() else {
