@@ -69,7 +69,8 @@ fn each_session_has_the_bits_that_it_has_alone() {
             let mut batch = Batch::new();
             for step in 0..40 {
                 // Others at each step, and now and then one alone.
-                let among = |i: &usize| (i + step) % 4 != 0 && (step % 10 != 9 || *i == 5);
+                let among =
+                    |i: &usize| !(i + step).is_multiple_of(4) && (step % 10 != 9 || *i == 5);
                 let chosen: Vec<usize> = (0..starts.len()).filter(among).collect();
                 let next = |i: usize| ids[(31 * step + 7 * i) % ids.len()];
                 let wanted: Vec<_> = chosen
