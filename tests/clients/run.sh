@@ -21,11 +21,33 @@ for _ in $(seq 100); do
 done
 address=$(grep -o 'http://[0-9.:]*' "$folder/log")
 
-curl -sfN --unix-socket "$folder/s" http://localhost/v1/chat/completions \
-    -H 'Content-Type: application/json' \
-    -d '{"model": "m", "messages": [{"role": "user", "content": "Hello"}],
-         "thinking": {"type": "disabled"}, "max_tokens": 4, "stream": true}' |
-    grep -q '^data: \[DONE\]'
+# ask PATH [BODY]: the answer over the socket, and the same over loopback.
+ask() {
+    local body=(${2:+--json "$2"})
+    curl -sfN --max-time 60 --unix-socket "$folder/s" "http://localhost$1" "${body[@]}" &&
+        curl -sfN --max-time 60 "$address$1" "${body[@]}"
+}
+# twice WORD PATH [BODY]: both have this word in them.
+twice() {
+    local said
+    said=$(ask "${@:2}") || { echo "curl: $2 fails" >&2; exit 1; }
+    (($(grep -oF -- "$1" <<<"$said" | wc -l) >= 2)) ||
+        { echo "curl: no $1 twice in $2: $said" >&2; exit 1; }
+}
+hello='"messages": [{"role": "user", "content": "Hello"}], "thinking": {"type": "disabled"}'
+twice '"status":"ok"' /health
+twice 'v4_requests_running' /metrics
+twice '"object":"list"' /v1/models
+twice '"object":"chat.completion"' /v1/chat/completions "{\"model\": \"m\", $hello, \"max_tokens\": 4}"
+twice 'data: [DONE]' /v1/chat/completions \
+    "{\"model\": \"m\", $hello, \"max_tokens\": 4, \"stream\": true}"
+twice '"object":"text_completion"' /v1/completions \
+    '{"model": "m", "prompt": "fn add(", "suffix": ") -> i32", "max_tokens": 4}'
+twice '"object":"response"' /v1/responses \
+    '{"model": "m", "input": "Hello", "max_output_tokens": 4, "reasoning": {"effort": "none"}}'
+twice '"type":"message"' /v1/messages "{\"model\": \"m\", $hello, \"max_tokens\": 4}"
+twice 'event: message_stop' /v1/messages \
+    "{\"model\": \"m\", $hello, \"max_tokens\": 4, \"stream\": true}"
 echo 'curl: ok'
 
 # Where no package index can be reached, what is installed already has to do.
