@@ -17,7 +17,8 @@ fuzz_target!(|bytes: &[u8]| {
     let mut file = Vec::new();
     if kind & 1 > 0 {
         let mut log = SessionLog::open(&path, MODEL, key.as_ref()).expect("a new one");
-        log.append(&[1, 2, 3], vec![4; 50], vec![5; 70]).expect("a step");
+        log.append(&[1, 2, 3], vec![4; 50], vec![5; 70])
+            .expect("a step");
         drop(log);
         file = std::fs::read(&path).expect("ours");
     }

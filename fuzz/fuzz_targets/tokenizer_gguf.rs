@@ -14,5 +14,8 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let text = "fn main() {\n    println!(\"é 12345\");\n}";
     let ids = tokenizer.encode(text, Marks::Plain).expect("a short text");
-    assert_eq!(tokenizer.decode(&ids).expect("our own ids"), text.as_bytes());
+    assert_eq!(
+        tokenizer.decode(&ids).expect("our own ids"),
+        text.as_bytes()
+    );
 });

@@ -57,6 +57,25 @@ pub(super) struct Loader<'a> {
 }
 
 impl Adapter {
+    /// How many projections of a model with these sites an adapter of these bytes would
+    /// change: what [`crate::Engine::load_adapter`] finds out, without an engine.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn examine(config: &[u8], weights: &[u8], sites: &[Site]) -> Result<usize, AdapterError> {
+        let [config_path, path] = Self::FILES.map(PathBuf::from);
+        let config = AdapterConfig::parse(config).map_err(|what| AdapterError::Config {
+            path: config_path,
+            what,
+        })?;
+        let loader = Loader {
+            path,
+            config,
+            sites,
+        };
+        Ok(loader.pairs(weights)?.into_iter().flatten().count())
+    }
+
     /// Loads the folder `path`, for the model with these sites.
     pub(crate) fn load(
         name: &str,

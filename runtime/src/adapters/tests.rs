@@ -6,7 +6,7 @@ use safetensors::{Dtype, serialize};
 
 use super::config::AdapterConfig;
 use super::load::Loader;
-use super::{Pair, Site};
+use super::{Adapter, Pair, Site};
 
 const CONFIG: &[u8] = br#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4,
     "alpha_pattern": {"wkv": 8}, "target_modules": ["wkv", "wo_a"]}"#;
@@ -56,6 +56,7 @@ fn a_sound_one_is_taken() {
     let scales: Vec<_> = pairs.iter().map(|p| p.as_ref().map(|p| p.scale)).collect();
     assert_eq!(scales, [Some(4.0), Some(2.0), None]);
     assert_eq!(pairs[1].as_ref().unwrap().groups, 2);
+    assert_eq!(Adapter::examine(CONFIG, &file(), &sites()).unwrap(), 2);
 }
 
 /// Whatever is taken lies in the file.
