@@ -39,7 +39,7 @@ const PANEL_ROWS: usize = 16;
 
 /// Rows of activations that an adapter's product takes at a time: what it adds is held
 /// in memory beside the result.
-pub(crate) const LOW_RANK_ROWS: usize = 32;
+pub(crate) const LOW_RANK_ROWS: usize = 128;
 
 /// What a worker's products reuse.
 #[derive(Default)]
@@ -267,9 +267,8 @@ impl Cpu {
             self.product_into(w.a, 1, x, inner);
             inner.iter_mut().for_each(|v| *v *= w.scale);
             self.product_into(w.b, w.groups, inner, outer);
-            for (y, v) in y.iter_mut().zip(outer) {
-                *y += *v;
-            }
+            let rows = y.par_chunks_mut(n).zip(outer.par_chunks(n));
+            rows.for_each(|(y, v)| y.iter_mut().zip(v).for_each(|(y, v)| *y += v));
         }
     }
 }
