@@ -5,6 +5,19 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 
+use crate::program::data;
+
+/// The token ids of a case of `tests/data/MODEL/golden.safetensors`.
+///
+/// # Panics
+/// If there is no such case.
+#[must_use]
+pub fn golden_ids(model: &str, case: &str) -> Vec<u32> {
+    let golden = Numbers::read(&data(model).join("golden.safetensors"));
+    let ids = golden.ints(&format!("{case}.ids")).iter();
+    ids.map(|&id| id.try_into().expect("an id")).collect()
+}
+
 /// A safetensors file of float32 and int32 tensors, read whole.
 #[derive(Debug)]
 pub struct Numbers {

@@ -9,17 +9,11 @@ use v4_runtime::gguf::{GgufFile, encode_header, layout_offsets};
 use v4_runtime::sessions::SessionLog;
 use v4_runtime::{Adapter, Engine, EngineOptions, Precision, Session, Want};
 use v4_tests::adapter::{Written, write_folder};
-use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, tiny};
+use v4_tests::numbers::golden_ids as ids;
+use v4_tests::program::tiny;
 
 /// Model, and per projection: published name, name in GGUF.
 type Module = (String, String);
-
-fn ids(model: &str, case: &str) -> Vec<u32> {
-    let golden = Numbers::read(&data(model).join("golden.safetensors"));
-    let ids = golden.ints(&format!("{case}.ids"));
-    ids.iter().map(|&id| id.try_into().unwrap()).collect()
-}
 
 fn engine(path: &Path, precision: Precision) -> Arc<Engine> {
     let options = EngineOptions {

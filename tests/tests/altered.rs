@@ -14,8 +14,8 @@ use v4_runtime::engram::{EngramOptions, EngramPlacement};
 use v4_runtime::experts::ExpertOptions;
 use v4_runtime::gguf::{FileHashes, GgufFile};
 use v4_runtime::{Engine, EngineError, EngineOptions, Session, Want, WeightPlacement};
-use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, run, scratch, tiny};
+use v4_tests::numbers::golden_ids;
+use v4_tests::program::{run, scratch, tiny};
 use v4_trust::{
     Beside, Keys, Policy, SecretKey, TrustError, Verify, check, measure, new_key_pair, replace,
     sign,
@@ -101,9 +101,9 @@ impl Drop for Flip<'_> {
 }
 
 fn ids(model: &str) -> Vec<u32> {
-    let golden = Numbers::read(&data(model).join("golden.safetensors"));
-    let ids = golden.ints("medium.ids").iter();
-    ids.take(96).map(|&id| id.try_into().unwrap()).collect()
+    let mut ids = golden_ids(model, "medium");
+    ids.truncate(96);
+    ids
 }
 
 /// How weights come into memory.

@@ -6,15 +6,13 @@ use v4_runtime::experts::ExpertOptions;
 use v4_runtime::{
     Batch, Engine, EngineError, EngineOptions, Hooks, KvPrecision, Precision, Session, Want,
 };
-use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, tiny};
+use v4_tests::numbers::golden_ids;
+use v4_tests::program::tiny;
 
 const MODELS: [&str; 2] = ["tiny-v4", "tiny-v41"];
 
 fn ids(model: &str) -> Vec<u32> {
-    let golden = Numbers::read(&data(model).join("golden.safetensors"));
-    let ids = golden.ints("long.ids");
-    ids.iter().map(|&id| id.try_into().unwrap()).collect()
+    golden_ids(model, "long")
 }
 
 fn engine(name: &str, options: EngineOptions) -> Arc<Engine> {

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use v4_runtime::{Engine, EngineOptions, KvPrecision, Precision, Session, Want};
-use v4_tests::numbers::Numbers;
-use v4_tests::program::{bin, data, logits, tiny};
+use v4_tests::numbers::golden_ids as ids;
+use v4_tests::program::{bin, logits, tiny};
 
 const MODELS: [&str; 2] = ["tiny-v4", "tiny-v41"];
 
@@ -16,12 +16,6 @@ const CACHES: [(&str, KvPrecision); 2] = [
     ("f32", KvPrecision::F32),
     ("published", KvPrecision::Published),
 ];
-
-fn ids(model: &str, case: &str) -> Vec<u32> {
-    let golden = Numbers::read(&data(model).join("golden.safetensors"));
-    let ids = golden.ints(&format!("{case}.ids"));
-    ids.iter().map(|&id| id.try_into().unwrap()).collect()
-}
 
 /// The file that `v4-run logits` writes.
 fn logits_of(

@@ -5,15 +5,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use v4_runtime::{Engine, EngineError, EngineOptions, Hooks, Logits, Session, Want};
-use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, tiny};
+use v4_tests::numbers::golden_ids;
+use v4_tests::program::tiny;
 
 const MODELS: [&str; 2] = ["tiny-v4", "tiny-v41"];
 
 fn ids(model: &str) -> Vec<u32> {
-    let golden = Numbers::read(&data(model).join("golden.safetensors"));
-    let ids = golden.ints("long.ids");
-    ids.iter().map(|&id| id.try_into().unwrap()).collect()
+    golden_ids(model, "long")
 }
 
 fn engine(model: &str, replay: bool) -> Arc<Engine> {

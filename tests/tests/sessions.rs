@@ -7,17 +7,11 @@ use v4_runtime::sessions::{SessionError, SessionLog};
 use v4_runtime::{
     Engine, EngineError, EngineOptions, Hooks, KvPrecision, Precision, Session, Want,
 };
-use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, run, tiny};
+use v4_tests::numbers::golden_ids as ids;
+use v4_tests::program::{run, tiny};
 use v4_tests::shared::shared;
 
 const MODELS: [&str; 2] = ["tiny-v4", "tiny-v41"];
-
-fn ids(model: &str, case: &str) -> Vec<u32> {
-    let golden = Numbers::read(&data(model).join("golden.safetensors"));
-    let ids = golden.ints(&format!("{case}.ids"));
-    ids.iter().map(|&id| id.try_into().unwrap()).collect()
-}
 
 fn engine(name: &str, options: EngineOptions) -> Arc<Engine> {
     let options = EngineOptions {

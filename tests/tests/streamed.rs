@@ -10,15 +10,9 @@ use v4_runtime::experts::ExpertOptions;
 use v4_runtime::io::ReadHook;
 use v4_runtime::memory::kv_bytes;
 use v4_runtime::{Engine, EngineError, EngineOptions, KvPrecision, Session, Want};
-use v4_tests::numbers::Numbers;
-use v4_tests::program::{data, logits, run, tiny};
+use v4_tests::numbers::golden_ids as ids;
+use v4_tests::program::{logits, run, tiny};
 use v4_tests::shared::shared;
-
-fn ids(model: &str, case: &str) -> Vec<u32> {
-    let golden = Numbers::read(&data(model).join("golden.safetensors"));
-    let ids = golden.ints(&format!("{case}.ids"));
-    ids.iter().map(|&id| id.try_into().unwrap()).collect()
-}
 
 fn models() -> Vec<(&'static str, PathBuf)> {
     let mut models = vec![

@@ -42,7 +42,7 @@ pub(super) struct AdapterConfig {
     alpha: f64,
     /// By the square root of the rank (rank-stabilised LoRA), or by the rank.
     by_root: bool,
-    ranks: Vec<(Regex, f64)>,
+    ranks: Vec<(Regex, usize)>,
     alphas: Vec<(Regex, f64)>,
 }
 
@@ -67,11 +67,11 @@ impl AdapterConfig {
         }
         let mut number = |name: &str| {
             let value = fields.remove(name).and_then(|v| v.as_f64());
-            let value = value.filter(|v| *v > 0.0 && v.is_finite());
+            let value = value.filter(|v| is_factor(*v));
             value.ok_or_else(|| format!("{name} is missing or no number above 0"))
         };
         let (rank, alpha) = (number("r")?, number("lora_alpha")?);
-        let rank = whole(rank).ok_or_else(|| format!("r is {rank}, not a rank"))?;
+        let rank = whole("r", rank)?;
         let by_root = match fields.remove("use_rslora") {
             None | Some(Value::Null) => false,
             Some(Value::Bool(on)) => on,
@@ -88,6 +88,9 @@ impl AdapterConfig {
             Some(_) => Err(format!("{name} is no object")),
         };
         let (ranks, alphas) = (patterns("rank_pattern")?, patterns("alpha_pattern")?);
+        let ranks = ranks.into_iter();
+        let ranks = ranks.map(|(regex, rank)| Ok((regex, whole("rank_pattern", rank)?)));
+        let ranks = ranks.collect::<Result<_, String>>()?;
         fields.retain(|name, value| !OF_TRAINING.contains(&name.as_str()) && is_set(value));
         if let Some((name, value)) = fields.iter().next() {
             return Err(format!(
@@ -106,8 +109,7 @@ impl AdapterConfig {
 
     /// Rank of a module's pair, which its matrices must have.
     pub fn rank(&self, module: &str) -> usize {
-        let own = matching(&self.ranks, module).and_then(whole);
-        own.unwrap_or(self.rank)
+        matching(&self.ranks, module).unwrap_or(self.rank)
     }
 
     /// What a module's product is multiplied by.
@@ -118,14 +120,20 @@ impl AdapterConfig {
     }
 }
 
-fn whole(rank: f64) -> Option<usize> {
+fn whole(field: &str, rank: f64) -> Result<usize, String> {
     let fits = rank.fract() == 0.0 && (1.0..=65_536.0).contains(&rank);
     fits.then_some(rank as usize)
+        .ok_or_else(|| format!("{field} has {rank}, not a rank"))
+}
+
+/// Above 0, and a number in float32 too, in which products are scaled.
+fn is_factor(value: f64) -> bool {
+    value > 0.0 && (value as f32).is_finite()
 }
 
 /// A key of a pattern is a regular expression for the end of a module's name.
 fn pattern(field: &str, (key, value): (&String, &Value)) -> Result<(Regex, f64), String> {
-    let value = value.as_f64().filter(|v| *v > 0.0 && v.is_finite());
+    let value = value.as_f64().filter(|v| is_factor(*v));
     let value = value.ok_or_else(|| format!("{field} of {key:?} is no number above 0"))?;
     let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
         .map_err(|e| format!("{field} of {key:?} is no regular expression: {e}"))?;
@@ -133,7 +141,7 @@ fn pattern(field: &str, (key, value): (&String, &Value)) -> Result<(Regex, f64),
 }
 
 /// The first one counts.
-fn matching(patterns: &[(Regex, f64)], module: &str) -> Option<f64> {
+fn matching<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
     let mut matching = patterns.iter().filter(|(regex, _)| regex.is_match(module));
     matching.next().map(|(_, value)| *value)
 }
@@ -188,7 +196,11 @@ mod tests {
             (r#", "rank_pattern": {"(": 4}"#, "regular expression"),
             (r#", "rank_pattern": 4"#, "no object"),
             (r#", "r": 0"#, "above 0"),
-            (r#", "r": 1e300"#, "not a rank"),
+            (r#", "r": 1e30"#, "not a rank"),
+            (r#", "rank_pattern": {"wkv": 2.5}"#, "not a rank"),
+            (r#", "rank_pattern": {"wkv": 1e9}"#, "not a rank"),
+            (r#", "alpha_pattern": {"wkv": 1e39}"#, "above 0"),
+            (r#", "lora_alpha": 1e39"#, "above 0"),
             (r#", "r": 2.5"#, "not a rank"),
             (r#", "peft_type": "IA3""#, "IA3"),
         ] {

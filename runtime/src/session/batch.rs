@@ -1,6 +1,9 @@
 //! One token of each of several sessions at once.
 
+use std::sync::Arc;
+
 use crate::backend::cpu::Cpu;
+use crate::engine::Engine;
 use crate::engram::Fetch;
 use crate::error::EngineError;
 use crate::forward::{Cache, Chunk, Cone, Scratch};
@@ -55,7 +58,7 @@ impl Batch {
         let Some((first, _)) = sessions.first() else {
             return Ok(Vec::new());
         };
-        let engine = std::sync::Arc::clone(&first.engine);
+        let engine = Arc::clone(&first.engine);
         for (session, _) in &*sessions {
             assert!(session.engine.is_same_as(&engine), "sessions of two models");
         }
@@ -121,7 +124,7 @@ impl Batch {
 
     fn run(
         scratch: &mut Scratch<Cpu>,
-        engine: &super::Engine,
+        engine: &Engine,
         members: Vec<Member<'_>>,
     ) -> Result<Vec<f32>, EngineError> {
         let forward = engine.forward();

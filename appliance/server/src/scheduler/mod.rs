@@ -1,9 +1,10 @@
 //! The thread that runs the model: it takes turns between requests.
 //!
-//! In each round every request that is being answered gets one token, all of them in
-//! one step where they can, and one of those whose prompts are being read gets a piece of it read. A piece takes about as long as
-//! the round's tokens did, so a long prompt costs the others half of their speed and
-//! never more; with nobody to wait, pieces are as long as chunks.
+//! In each round every request that is being answered gets one token, all of them in one
+//! step where they can, and one of those whose prompts are being read gets a piece of it
+//! read. A piece takes about as long as the round's tokens did, so a long prompt costs the
+//! others half of their speed and never more; with nobody to wait, pieces are as long as
+//! chunks.
 //!
 //! What is computed when changes no result: a request's tokens are those that it would
 //! have had alone.
@@ -88,6 +89,10 @@ impl Scheduler {
         let chunk = settings.chunk.min(settings.context);
         let settings = Settings { chunk, ..settings };
         Session::new(engine, settings.context, chunk)?;
+        if sessions.is_some() {
+            // It reads a little of every tensor: now, and not while a client waits.
+            let _ = engine.fingerprint();
+        }
         let kept = sessions.map(Kept::open);
         Ok(Self {
             engine: Arc::clone(engine),

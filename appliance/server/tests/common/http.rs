@@ -51,15 +51,24 @@ impl Answer {
 
 /// Opens a connection.
 pub fn connect(socket: &Path) -> UnixStream {
-    let stream = UnixStream::connect(socket).unwrap_or_else(|e| panic!("{socket:?}: {e}"));
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
+    try_connect(socket).unwrap_or_else(|e| panic!("{socket:?}: {e}"))
+}
+
+/// The same where it may be that nobody listens.
+pub fn try_connect(socket: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 /// Sends bytes as they are and reads to the end.
 pub fn raw(socket: &Path, bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = connect(socket);
+    raw_on(connect(socket), bytes)
+}
+
+/// The same on a connection that is open.
+pub fn raw_on(mut stream: UnixStream, bytes: &[u8]) -> io::Result<Vec<u8>> {
     // A server may answer, and close, before it has read everything.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();

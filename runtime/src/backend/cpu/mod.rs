@@ -295,7 +295,9 @@ impl Backend for Cpu {
     }
 
     fn swiglu(&self, gate: &mut Matrix, up: &Matrix, limit: f32) {
-        let run = || experts::swiglu(&mut gate.data, &up.data, limit);
+        let cols = gate.cols.max(1);
+        let rows = gate.data.par_chunks_mut(cols).zip(up.data.par_chunks(cols));
+        let run = || rows.for_each(|(gate, up)| experts::swiglu(gate, up, limit));
         self.profiler.time(Operation::Experts, Work::default, run);
     }
 
