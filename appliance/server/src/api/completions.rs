@@ -84,12 +84,10 @@ pub(crate) async fn answer(
     let prompt = prepared.ids.len();
     let job = Job {
         checkpoints: prompt.checked_sub(TAIL).into_iter().collect(),
-        ids: prepared.ids,
         max_tokens: prepared.max_tokens,
         picking: prepared.picking,
         adapters: prepared.adapters,
-        client,
-        outputs,
+        ..Job::new(prepared.ids, client, outputs)
     };
     service.jobs().submit(job)?;
     let request = prepared.request;

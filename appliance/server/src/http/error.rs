@@ -47,6 +47,8 @@ pub(crate) enum Kind {
     Timeout,
     /// The body is too long.
     TooLarge,
+    /// A newer request of the same client took its place.
+    Replaced,
     /// As many requests wait as may.
     Overloaded,
     /// The service is stopping.
@@ -115,6 +117,8 @@ impl ApiError {
             Kind::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            // Clients repeat what gets 409, and would then replace their own newer request.
+            Kind::Replaced => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Kind::Overloaded | Kind::Stopping => match style {
                 Style::OpenAi => StatusCode::SERVICE_UNAVAILABLE,
                 // Anthropic's own number for it, which its clients retry.
@@ -133,6 +137,7 @@ impl ApiError {
                 ("invalid_request_error", "invalid_request_error")
             }
             (Kind::ContextLength { .. }, _) => ("invalid_request_error", CONTEXT_LENGTH),
+            (Kind::Replaced, _) => ("invalid_request_error", "replaced"),
             (Kind::Unauthorized, Style::OpenAi) => ("invalid_request_error", "invalid_api_key"),
             (Kind::Unauthorized, Style::Anthropic) => ("authentication_error", "invalid_api_key"),
             (Kind::Forbidden, _) => ("permission_error", "forbidden"),
@@ -228,6 +233,10 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Memory(message) => Self::new(Kind::Invalid, message),
+            Failure::Replaced => Self::new(
+                Kind::Replaced,
+                "A newer request of the same client took the place of this one.",
+            ),
             Failure::Stopping => Refused::Stopping.into(),
             Failure::Engine(message) => Self::new(Kind::Internal, message),
         }
