@@ -50,12 +50,10 @@ pub(crate) async fn answer(
     let beginning = ids[opened..].to_vec();
     let job = Job {
         checkpoints: checkpoints(tokenizer, &ids),
-        ids,
         max_tokens: prepared.max_tokens,
         picking: prepared.picking,
         adapters: prepared.adapters,
-        client,
-        outputs,
+        ..Job::new(ids, client, outputs)
     };
     service.jobs().submit(job)?;
     let streams = prepared.request.stream();
