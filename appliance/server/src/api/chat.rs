@@ -13,6 +13,7 @@ use v4_runtime::tokenizer::Tokenizer;
 
 use super::extras::Extras;
 use super::generation::{self, Writer};
+use crate::constraint::{Format, Wanted};
 use crate::http::{ApiError, Body, Kind, Sse, Style};
 use crate::jobs::{Client, Finish, Job, Output};
 use crate::picker::Picking;
@@ -172,7 +173,16 @@ fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<P
         .then(|| usize::from(inference.top_logprobs.unwrap_or(0)));
     picking.constraint = match (&wanted, schema) {
         (Some(wanted), None) => service.grammars().of(&wanted.into())?,
-        (None, Some(schema)) => Some(service.grammars().json_schema(schema)?),
+        (None, Some(schema)) => {
+            let format = Some(Format::Schema {
+                schema,
+                strict: false,
+            });
+            service.grammars().of(&Wanted {
+                format,
+                ..Wanted::default()
+            })?
+        }
         (None, None) => None,
         (Some(_), Some(_)) => {
             return Err(ApiError::invalid(

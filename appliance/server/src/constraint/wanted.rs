@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde_json::Value;
+use v4_chat::OutputConstraint;
 
 /// What a request wants its answer to be, as the client wrote it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -70,6 +71,8 @@ pub enum Part {
     Format,
     /// The tool of this name.
     Tool(String),
+    /// That a tool must be called.
+    Calls,
     /// The beginning of the answer in the prompt.
     Begun,
 }
@@ -90,7 +93,7 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.part {
-            Part::Format => {}
+            Part::Format | Part::Calls => {}
             Part::Tool(name) => write!(f, "tool {name:?}: ")?,
             Part::Begun => f.write_str("the beginning of the answer: ")?,
         }
@@ -116,4 +119,39 @@ pub enum ConstraintError {
     /// No grammar can be made with this tokenizer.
     #[error("the tokenizer has no grammars: {0}")]
     Tokenizer(String),
+}
+
+impl From<&OutputConstraint> for Wanted {
+    fn from(wanted: &OutputConstraint) -> Self {
+        let mut all = Self {
+            parallel: true,
+            ..Self::default()
+        };
+        match wanted {
+            OutputConstraint::Json { schema: None } => all.format = Some(Format::JsonObject),
+            OutputConstraint::Json {
+                schema: Some(schema),
+            } => {
+                all.format = Some(Format::Schema {
+                    schema: schema.clone(),
+                    strict: false,
+                });
+            }
+            OutputConstraint::Regex(regex) => all.format = Some(Format::Regex(regex.clone())),
+            OutputConstraint::ToolCalls { tools, required } => {
+                all.calls = match required {
+                    true => Calls::Must,
+                    false => Calls::May,
+                };
+                all.opened = *required;
+                let tools = tools.iter().map(|tool| WantedTool {
+                    name: tool.name.clone(),
+                    parameters: tool.parameters.clone(),
+                    strict: tool.strict == Some(true),
+                });
+                all.tools = tools.collect();
+            }
+        }
+        all
+    }
 }
