@@ -373,20 +373,19 @@ fn the_context_is_as_large_as_memory_allows() {
     assert!(32_768 <= many && many <= little, "{many} of {little}");
     // What does not fit is refused with what does.
     let folder = tempfile::tempdir().unwrap();
-    let path = model().to_str().unwrap();
     let args = [
         "serve",
-        path,
+        model().to_str().unwrap(),
         "--allow-unsigned",
         "--no-sessions",
+        "--listen",
+        "unix:s",
         "--ctx",
         "max",
         "--memory",
+        "200M",
     ];
-    let ended = common::run(folder.path(), [&args[..], &["180M"]].concat());
+    let ended = common::run(folder.path(), args);
     let said = common::failure(&ended);
-    assert!(
-        said.contains("--ctx max") && said.contains("use "),
-        "{said}"
-    );
+    assert!(said.contains("--ctx max") && said.contains("use "), "{said}");
 }

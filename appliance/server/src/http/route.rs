@@ -5,7 +5,6 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Response, StatusCode};
-use serde_json::json;
 use v4_chat::Protocol;
 
 use super::body::{self, Body, full};
@@ -169,12 +168,9 @@ async fn post(
         Route::Prompt(protocol) => api::chat::prompt(service, *protocol, body)
             .await
             .map(|prompt| json_response(&prompt)),
-        Route::CountTokens => api::chat::prompt(service, Protocol::Messages, body)
+        Route::CountTokens => api::chat::count(service, Protocol::Messages, body)
             .await
-            .map(|prompt| {
-                let tokens = prompt["ids"].as_array().map_or(0, Vec::len);
-                json_response(&json!({"input_tokens": tokens}))
-            }),
+            .map(|counted| json_response(&counted)),
         Route::Tokenize => api::tokens::tokenize(service, &body).map(|v| json_response(&v)),
         Route::Detokenize => api::tokens::detokenize(service, &body).map(|v| json_response(&v)),
         Route::Complete(completing) => {

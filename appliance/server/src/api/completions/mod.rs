@@ -209,7 +209,7 @@ fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Pre
         checkpoints,
         stops: stops(fields.get("stop"))?,
         indent: fields.whole("n_indent")?.unwrap_or(0),
-        picking: picking(&fields, &shape)?,
+        picking: picking(&fields, &shape, service.tokenizer().vocab_size())?,
         adapters,
         max_tokens,
         limits: limits(&fields, max_tokens)?,
@@ -221,8 +221,8 @@ fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Pre
     })
 }
 
-fn picking(fields: &Fields, shape: &FormOf) -> Result<Picking, ApiError> {
-    let extras = Extras::common(fields.map())?;
+fn picking(fields: &Fields, shape: &FormOf, vocabulary: usize) -> Result<Picking, ApiError> {
+    let extras = Extras::of(fields.map(), vocabulary)?;
     let mut picking = extras.picking(SamplerOptions {
         temperature: fields.number("temperature", 0.0, 2.0)?.unwrap_or(1.0),
         top_p: fields
