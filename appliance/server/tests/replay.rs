@@ -57,6 +57,7 @@ impl Served {
             idle_bytes: 0,
             sessions: None,
             keys: Keys::default(),
+            cors: Vec::new(),
         };
         let service = Service::new(
             config,
