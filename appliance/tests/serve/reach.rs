@@ -387,5 +387,8 @@ fn the_context_is_as_large_as_memory_allows() {
     ];
     let ended = common::run(folder.path(), args);
     let said = common::failure(&ended);
-    assert!(said.contains("--ctx max") && said.contains("use "), "{said}");
+    assert!(
+        said.contains("--ctx max") && said.contains("use "),
+        "{said}"
+    );
 }

@@ -60,4 +60,3 @@ pub enum ConstraintError {
     #[error("the tokenizer has no grammars: {0}")]
     Tokenizer(String),
 }
-
