@@ -130,9 +130,7 @@ impl Block {
         );
         match (wanted.calls, answer) {
             (Calls::Must, _) if wanted.opened => self.line("start: calls"),
-            (Calls::Must, _) => {
-                self.line(format!("start: OPEN {open}\nOPEN: /(\\n\\n)?</"))
-            }
+            (Calls::Must, _) => self.line(format!("start: OPEN {open}\nOPEN: /(\\n\\n)?</")),
             (_, Answer::Any) => {
                 let any = "TEXT: /(?s:.*)/\nOPEN: /(?s:.*)</";
                 self.line(format!("start: TEXT | OPEN {open}\n{any}"));

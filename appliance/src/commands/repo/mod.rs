@@ -186,6 +186,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
             ctx: Some(context),
             max_tokens: args.length.max_tokens,
             stop: args.length.stop.clone(),
+            stop_loops: args.length.stop_loops,
         },
         sampling: &args.sampling,
         sessions: &sessions,

@@ -209,7 +209,7 @@ fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Pre
         checkpoints,
         stops: stops(fields.get("stop"))?,
         indent: fields.whole("n_indent")?.unwrap_or(0),
-        picking: picking(&fields, &shape, service.tokenizer().vocab_size())?,
+        picking: picking(service, &fields, &shape)?,
         adapters,
         max_tokens,
         limits: limits(&fields, max_tokens)?,
@@ -221,15 +221,16 @@ fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Pre
     })
 }
 
-fn picking(fields: &Fields, shape: &FormOf, vocabulary: usize) -> Result<Picking, ApiError> {
-    let extras = Extras::of(fields.map(), vocabulary)?;
-    let mut picking = extras.picking(SamplerOptions {
+fn picking(service: &Service, fields: &Fields, shape: &FormOf) -> Result<Picking, ApiError> {
+    let extras = Extras::of(fields.map(), service.tokenizer().vocab_size())?;
+    let sampler = SamplerOptions {
         temperature: fields.number("temperature", 0.0, 2.0)?.unwrap_or(1.0),
         top_p: fields
             .number("top_p", f64::MIN_POSITIVE, 1.0)?
             .unwrap_or(1.0),
         ..SamplerOptions::default()
-    });
+    };
+    let mut picking = extras.picking(sampler, service.config().stop_loops);
     if let Some(n) = fields.limit("repeat_last_n")? {
         picking.sampler.repeat_last_n = n;
     }
