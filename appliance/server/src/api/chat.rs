@@ -242,7 +242,7 @@ fn refused(protocol: Protocol, error: ConstraintError) -> ApiError {
         }
     };
     let param = match (&refusal.part, protocol) {
-        (Part::Tool(_), _) => "tools",
+        (Part::Tool(_) | Part::Calls, _) => "tools",
         (Part::Begun, Protocol::Responses) => "input",
         (Part::Begun, _) => "messages",
         (Part::Format, Protocol::Chat) => "response_format",
