@@ -33,6 +33,7 @@ pub(super) const READ: &[&str] = &[
     "n_indent",
     "t_max_prompt_ms",
     "t_max_predict_ms",
+    "stop_loops",
 ];
 
 /// Those that only `/completion` and `/infill` read.
