@@ -61,7 +61,7 @@ impl Metrics {
                 IntCounterVec::new(
                     Opts::new(
                         "v4_generations_total",
-                        "Generations that ended, by how: stop, length, cancelled, failed",
+                        "Generations that ended, by how: stop, length, cancelled, replaced, failed",
                     ),
                     &["end"],
                 )?,

@@ -10,6 +10,8 @@ use super::{Fingerprint, SessionError, SessionKey, SessionLog};
 
 /// Ending of session files' names.
 const ENDING: &str = "session";
+/// Names of sessions that are deleted after all others begin so.
+const STAYING: &str = "warm-";
 /// Longest name.
 const MOST_NAME: usize = 100;
 
@@ -172,14 +174,23 @@ impl Store {
         Ok(best)
     }
 
-    /// Deletes sessions, those first that were used longest ago, until all take no more
-    /// than `limit` bytes; `keep` stays, and those in use do. Returns what was deleted.
+    /// Whether a session of that name is deleted after all others.
+    #[must_use]
+    pub fn is_staying(name: &str) -> bool {
+        name.starts_with(STAYING)
+    }
+
+    /// Deletes sessions, those first that were used longest ago and last those whose
+    /// names say so, until all take no more than `limit` bytes; `keep` stays, and those in use do. Returns what was deleted.
     ///
     /// # Errors
     /// If the folder cannot be read, or a file not be deleted.
     pub fn evict(&self, limit: u64, keep: Option<&Path>) -> Result<Vec<PathBuf>, SessionError> {
         let mut files = self.files()?;
-        files.sort_by_key(|(path, facts)| (facts.modified().ok(), path.clone()));
+        files.sort_by_key(|(path, facts)| {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            (Self::is_staying(&name), facts.modified().ok(), path.clone())
+        });
         let mut sum: u64 = files.iter().map(|(_, facts)| facts.blocks() * 512).sum();
         let mut gone = Vec::new();
         for (path, facts) in files {

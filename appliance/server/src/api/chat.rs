@@ -9,10 +9,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use v4_chat::{Event, Protocol, Rendered, Request, Responder, Written};
 use v4_runtime::Adapter;
 use v4_runtime::sampling::SamplerOptions;
-use v4_runtime::tokenizer::Tokenizer;
 
 use super::extras::Extras;
 use super::generation::{self, Writer};
+use super::marks::Marks;
 use crate::http::{ApiError, Body, Kind, Sse, Style};
 use crate::jobs::{Client, Finish, Job, Output};
 use crate::picker::Picking;
@@ -20,8 +20,6 @@ use crate::service::{Service, new_id, now};
 
 /// Ends the reasoning.
 const THINK_END: &str = "</think>";
-/// Begin turns: prompts of the same conversation part there.
-const TURNS: [&str; 2] = ["<｜User｜>", "<｜Assistant｜>"];
 
 /// A request that can be run.
 struct Prepared {
@@ -42,14 +40,14 @@ pub(crate) async fn answer(
 ) -> Result<Response<Body>, ApiError> {
     let prepared = prepare_aside(service, protocol, body).await?;
     drop(turn);
-    let tokenizer = service.tokenizer();
     let (outputs, receiver) = mpsc::unbounded_channel();
     let ids = prepared.rendered.ids;
     let prompt = ids.len();
-    let opened = checkpoints(tokenizer, &ids).pop().unwrap_or(0);
-    let beginning = ids[opened..].to_vec();
+    let marks = Marks::of(service.tokenizer(), &ids);
+    let beginning = ids[marks.last()..].to_vec();
     let job = Job {
-        checkpoints: checkpoints(tokenizer, &ids),
+        checkpoints: marks.turns,
+        root: marks.root,
         max_tokens: prepared.max_tokens,
         picking: prepared.picking,
         adapters: prepared.adapters,
@@ -189,17 +187,6 @@ fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<P
         })?);
     }
     Ok(picking)
-}
-
-/// Where the last turns of a prompt begin.
-fn checkpoints(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<usize> {
-    let last = |mark: &&str| {
-        let mark = tokenizer.mark(mark)?;
-        ids.iter().rposition(|&id| id == mark)
-    };
-    let mut all: Vec<usize> = TURNS.iter().filter_map(last).filter(|&i| i > 0).collect();
-    all.sort_unstable();
-    all
 }
 
 /// The ids of the calls in a response of any protocol.

@@ -4,6 +4,7 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 mod extras;
 mod generation;
+mod marks;
 
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
