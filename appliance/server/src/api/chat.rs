@@ -167,7 +167,7 @@ fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<P
         .logprobs
         .then(|| usize::from(inference.top_logprobs.unwrap_or(0)));
     picking.constraint = match (&wanted, schema) {
-        (Some(wanted), None) => service.grammars().of(wanted)?,
+        (Some(wanted), None) => service.grammars().of(&wanted.into())?,
         (None, Some(schema)) => Some(service.grammars().json_schema(schema)?),
         (None, None) => None,
         (Some(_), Some(_)) => {
