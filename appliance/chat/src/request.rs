@@ -156,7 +156,10 @@ impl Request {
     pub fn max_tokens(&self, prompt_tokens: u32, context: u32) -> u32 {
         let left = context.saturating_sub(prompt_tokens);
         // Without a limit it refuses only a prompt that is longer than the context.
-        let default = || self.inner.resolve_max_tokens(prompt_tokens.min(context), context);
+        let default = || {
+            self.inner
+                .resolve_max_tokens(prompt_tokens.min(context), context)
+        };
         let asked = self.inner.inference_options.max_tokens;
         let asked = asked.or_else(|| default().ok()).unwrap_or(left);
         asked.min(left)

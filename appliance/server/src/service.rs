@@ -70,6 +70,12 @@ impl Service {
         }
     }
 
+    /// Answers are remembered as `turns` says.
+    fn remembering(mut self, turns: Turns) -> Self {
+        self.turns = turns;
+        self
+    }
+
     /// How it serves.
     #[must_use]
     pub fn config(&self) -> &Config {
@@ -163,6 +169,10 @@ pub fn serve(
         Arc::clone(&metrics),
         Arc::clone(&notifier),
     )?;
+    let turns = match &config.sessions {
+        None => Turns::default(),
+        Some(store) => Turns::open(store, engine.fingerprint(), engine.tokenizer(), &notifier),
+    };
     let mut service = Service::new(
         config,
         engine.tokenizer().clone(),
@@ -170,7 +180,8 @@ pub fn serve(
         jobs,
         metrics,
         Arc::clone(&notifier),
-    );
+    )
+    .remembering(turns);
     service.engine = Some(Arc::clone(engine));
     let service = Arc::new(service);
 

@@ -275,7 +275,12 @@ mod tests {
         assert_eq!(body["max_tokens"].as_f64(), Some(1.2345678901234568e22));
         let input = &body["messages"][0]["content"][0]["input"]["id"];
         assert_eq!(held(input.as_str().unwrap()), Some(n));
-        for same in ["18446744073709551615", "-9223372036854775808", "1.5", "1e400000"] {
+        for same in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "1.5",
+            "1e400000",
+        ] {
             assert_eq!(hold(same), same);
         }
         assert_ne!(hold("18446744073709551616"), "18446744073709551616");
@@ -289,7 +294,10 @@ mod tests {
         let prompt = format!("<m name=\"id\" string=\"true\">{held}</m>[\"{held}\", 1]<m>");
         let last = prompt.len() - 3..prompt.len();
         let (out, ranges) = Digits::write(&prompt, &[0..2, last]).unwrap();
-        assert_eq!(out, format!("<m name=\"id\" string=\"false\">{n}</m>[{n}, 1]<m>"));
+        assert_eq!(
+            out,
+            format!("<m name=\"id\" string=\"false\">{n}</m>[{n}, 1]<m>")
+        );
         assert_eq!(&out[ranges[1].clone()], "<m>");
         assert_eq!(ranges[0], 0..2);
         assert!(Digits::write("plain", &[]).is_none());
@@ -299,7 +307,12 @@ mod tests {
 
     #[test]
     fn whole_numbers_have_two_spellings() {
-        for (value, n) in [("40.0", Some(40)), ("-1", Some(-1)), ("1.5", None), ("\"1\"", None)] {
+        for (value, n) in [
+            ("40.0", Some(40)),
+            ("-1", Some(-1)),
+            ("1.5", None),
+            ("\"1\"", None),
+        ] {
             assert_eq!(whole(&text(value)), n);
         }
     }

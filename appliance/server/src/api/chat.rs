@@ -6,7 +6,7 @@ use hyper::Response;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use v4_chat::{Event, Protocol, Rendered, Request, Responder, Written};
+use v4_chat::{Event, Opening, Protocol, Rendered, Request, Responder};
 use v4_runtime::Adapter;
 use v4_runtime::sampling::SamplerOptions;
 
@@ -44,7 +44,7 @@ pub(crate) async fn answer(
     let ids = prepared.rendered.ids;
     let prompt = ids.len();
     let marks = Marks::of(service.tokenizer(), &ids);
-    let beginning = ids[marks.last()..].to_vec();
+    let opening = Opening::of(service.tokenizer(), &ids);
     let job = Job {
         checkpoints: marks.turns,
         root: marks.root,
@@ -57,7 +57,7 @@ pub(crate) async fn answer(
     let streams = prepared.request.stream();
     let writer = ChatWriter {
         service: Arc::clone(service),
-        beginning,
+        opening,
         written: Vec::new(),
         id: new_id(match protocol {
             Protocol::Chat => "chatcmpl-",
@@ -118,8 +118,8 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
     let extras = Extras::of(protocol, &mut body)?;
     let request = Request::from_value(protocol, service.version(), body)?;
     let rendered = request.render(service.tokenizer())?;
-    let known = |call: &str| service.turns().get(call);
-    let rendered = request.replay(service.tokenizer(), rendered, known);
+    let known = |place| service.turns().at(place);
+    let rendered = rendered.replay(service.tokenizer(), known);
     if rendered.images > 0 {
         return Err(ApiError::new(
             Kind::Invalid,
@@ -129,7 +129,7 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
     // Larger prompts do not fit any context.
     let tokens = u32::try_from(rendered.ids.len()).unwrap_or(u32::MAX);
     let context = u32::try_from(service.config().context).unwrap_or(u32::MAX);
-    let max_tokens = request.max_tokens(tokens, context)?;
+    let max_tokens = request.max_tokens(tokens, context);
     if tokens >= context {
         return Err(ApiError::new(
             Kind::Invalid,
@@ -189,27 +189,11 @@ fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<P
     Ok(picking)
 }
 
-/// The ids of the calls in a response of any protocol.
-fn calls(response: &Value) -> Vec<String> {
-    let list = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
-    let chat = list(&response["choices"][0]["message"]["tool_calls"]);
-    let messages = list(&response["content"]);
-    let messages = messages.into_iter().filter(|c| c["type"] == "tool_use");
-    let responses = list(&response["output"]);
-    let ids = chat
-        .into_iter()
-        .chain(messages)
-        .map(|call| call["id"].clone());
-    let ids = ids.chain(responses.into_iter().map(|item| item["call_id"].clone()));
-    ids.filter_map(|id| id.as_str().map(str::to_owned))
-        .collect()
-}
-
 /// Writes responses with the protocol's own responder.
 struct ChatWriter {
     service: Arc<Service>,
-    /// The prompt from where the model's turn begins.
-    beginning: Vec<u32>,
+    /// The model's turn, where the prompt has opened one.
+    opening: Option<Opening>,
     /// What the model wrote.
     written: Vec<u32>,
     id: String,
@@ -229,17 +213,17 @@ impl ChatWriter {
         })
     }
 
-    /// Remembers a turn that calls tools, so that it comes back as it was written.
-    fn remember(&self) -> Result<(), ApiError> {
-        let calls = calls(&Writer::whole(self)?);
-        if calls.is_empty() {
-            return Ok(());
-        }
+    /// Remembers the turn, so that it comes back as it was written.
+    fn remember(&self, finish: v4_chat::Finish) {
         let tokenizer = self.service.tokenizer();
-        if let Some(turn) = Written::new(tokenizer, &self.beginning, &self.written) {
-            self.service.turns().put(calls, turn);
+        let opening = self.opening.as_ref();
+        let turn = opening.and_then(|turn| turn.written(tokenizer, &self.written, finish));
+        if let Some(turn) = turn
+            && let Err(error) = self.service.turns().put(turn)
+        {
+            self.service
+                .log(&format!("an answer is not remembered: {error}"));
         }
-        Ok(())
     }
 
     fn write(&mut self, output: Output) -> Result<Vec<Event>, ApiError> {
@@ -264,13 +248,12 @@ impl ChatWriter {
             } => self.responder()?.push_with(id, logprob)?,
             Output::Token { id, logprob: None } => self.responder()?.push(&[id])?,
             Output::Done(finish) => {
-                let events = self.responder()?.finish(match finish {
+                let finish = match finish {
                     Finish::Stop => v4_chat::Finish::Stop,
                     Finish::Length => v4_chat::Finish::Length,
-                })?;
-                if finish == Finish::Stop {
-                    self.remember()?;
-                }
+                };
+                let events = self.responder()?.finish(finish)?;
+                self.remember(finish);
                 events
             }
             Output::Failed(failure) => return Err(failure.into()),

@@ -51,11 +51,6 @@ impl Marks {
             turns,
         }
     }
-
-    /// Where the model's turn begins; 0 for a prompt without turns.
-    pub fn last(&self) -> usize {
-        self.turns.last().copied().or(self.root).unwrap_or(0)
-    }
 }
 
 #[cfg(test)]
@@ -80,7 +75,7 @@ mod tests {
         ids.extend([user, 4, assistant, 5]);
         let marks = Marks::of(&tokenizer, &ids);
         assert_eq!(marks.root, Some(1000));
-        assert_eq!(marks.last(), ids.len() - 2);
+        assert_eq!(marks.turns.last(), Some(&(ids.len() - 2)));
         assert!(
             marks
                 .turns
@@ -106,6 +101,6 @@ mod tests {
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny-v4/tokenizer.json");
         let tokenizer = Tokenizer::from_json_file(&tiny).unwrap();
         assert_eq!(Marks::of(&tokenizer, &[1, 2, 3]), Marks::default());
-        assert_eq!(Marks::of(&tokenizer, &[]).last(), 0);
+        assert_eq!(Marks::of(&tokenizer, &[]), Marks::default());
     }
 }
