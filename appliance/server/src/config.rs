@@ -6,6 +6,7 @@ use v4_runtime::Adapter;
 use v4_runtime::sessions::SessionKey;
 
 use crate::keys::Keys;
+use crate::warm::Recorded;
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct Config {
     pub idle_bytes: u64,
     /// Where sessions are kept from run to run, if they are.
     pub sessions: Option<SessionStore>,
+    /// First requests of agents, whose prompts are read at the start.
+    pub warm: Vec<Recorded>,
     /// Who may use the service.
     pub keys: Keys,
 }

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use v4_chat::ModelVersion;
 use v4_runtime::Engine;
+use v4_runtime::sessions::Store;
 use v4_runtime::tokenizer::Tokenizer;
 
 use crate::config::Config;
@@ -22,6 +23,7 @@ use crate::models::Models;
 use crate::notify::Notifier;
 use crate::scheduler::{Scheduler, Settings};
 use crate::turns::Turns;
+use crate::warm;
 
 /// Requests whose bodies are read and made prompts of at once.
 const BODIES: usize = 16;
@@ -112,6 +114,18 @@ impl Service {
 
     pub(crate) fn metrics_text(&self) -> String {
         self.metrics.text(self.engine.as_deref())
+    }
+
+    /// The name of the session of a prompt that is read beforehand: the same at each start.
+    pub(crate) fn warm_name(&self, ids: &[u32]) -> String {
+        let mut hash = blake3::Hasher::new();
+        if let Some(engine) = &self.engine {
+            hash.update(&engine.fingerprint().0);
+        }
+        for id in ids {
+            hash.update(&id.to_le_bytes());
+        }
+        Store::staying(&hash.finalize().to_hex()[..32])
     }
 
     pub(crate) fn created(&self) -> u64 {
@@ -208,6 +222,10 @@ pub fn serve(
             what: "cannot start the threads for connections",
             source,
         })?;
+    if !service.config.warm.is_empty() {
+        let recorded = service.config.warm.clone();
+        runtime.spawn(warm::run(Arc::clone(&service), recorded));
+    }
     let served = runtime.block_on(serve_on(Arc::clone(&service), listeners, async {
         tokio::select! {
             () = signalled() => {}

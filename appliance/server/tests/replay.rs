@@ -56,6 +56,7 @@ impl Served {
             drain: Duration::from_secs(5),
             idle_bytes: 0,
             sessions: None,
+            warm: Vec::new(),
             keys: Keys::default(),
         };
         let service = Service::new(

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{Fingerprint, SessionError, SessionKey, SessionLog};
 
@@ -12,6 +12,8 @@ use super::{Fingerprint, SessionError, SessionKey, SessionLog};
 const ENDING: &str = "session";
 /// Names of sessions that are deleted after all others begin so.
 const STAYING: &str = "warm-";
+/// So long after they were last used.
+const STAYS: Duration = Duration::from_secs(30 * 86_400);
 /// Longest name.
 const MOST_NAME: usize = 100;
 
@@ -174,7 +176,14 @@ impl Store {
         Ok(best)
     }
 
-    /// Whether a session of that name is deleted after all others.
+    /// The name of a session that is deleted after all others: it is of use to many, and
+    /// belongs to none of them. One that nobody has used for 30 days is as any other.
+    #[must_use]
+    pub fn staying(name: &str) -> String {
+        format!("{STAYING}{name}")
+    }
+
+    /// Whether [`Self::staying`] made that name.
     #[must_use]
     pub fn is_staying(name: &str) -> bool {
         name.starts_with(STAYING)
@@ -189,7 +198,10 @@ impl Store {
         let mut files = self.files()?;
         files.sort_by_key(|(path, facts)| {
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            (Self::is_staying(&name), facts.modified().ok(), path.clone())
+            let used = facts.modified().ok();
+            let unused = used.and_then(|used| used.elapsed().ok());
+            let stays = Self::is_staying(&name) && unused.unwrap_or_default() < STAYS;
+            (stays, used, path.clone())
         });
         let mut sum: u64 = files.iter().map(|(_, facts)| facts.blocks() * 512).sum();
         let mut gone = Vec::new();

@@ -349,6 +349,13 @@ fn a_store_lists_finds_and_evicts() {
         std::slice::from_ref(&one)
     );
     assert!(store.evict(0, Some(&two)).unwrap().len() == 1 && two.exists());
+    let stays = write(&Store::staying("x"), &[1, 2]);
+    let used = write("used", &[1, 2]);
+    old(&stays, 29);
+    old(&used, 1);
+    assert_eq!(store.evict(450_000, None).unwrap(), [used]);
+    old(&stays, 31);
+    assert_eq!(store.evict(350_000, None).unwrap(), [stays]);
     assert!(store.remove("two").unwrap() && !store.remove("two").unwrap());
     assert!(dir.path().join("a/b/other.json").exists());
     for bad in ["", ".", "..", ".x", "a b", "a/b", "a\n", &"x".repeat(101)] {

@@ -77,6 +77,37 @@ pub(crate) async fn answer(
     }
 }
 
+/// Reads a request's prompt while nothing else is to be done, so that those that begin
+/// like it find it read. Returns its tokens, and how many were known.
+pub(crate) async fn read_beforehand(
+    service: &Arc<Service>,
+    protocol: Protocol,
+    body: Bytes,
+) -> Result<(usize, usize), ApiError> {
+    let prepared = prepare_aside(service, protocol, body).await?;
+    let (outputs, mut receiver) = mpsc::unbounded_channel();
+    let ids = prepared.rendered.ids;
+    let tokens = ids.len();
+    let marks = Marks::of(service.tokenizer(), &ids);
+    service.jobs().submit(Job {
+        checkpoints: marks.turns,
+        root: marks.root,
+        adapters: prepared.adapters,
+        background: true,
+        keep_as: Some(service.warm_name(&ids)),
+        ..Job::new(ids, Client::Anyone, outputs)
+    })?;
+    let mut known = 0;
+    loop {
+        match receiver.recv().await.ok_or_else(generation::gone)? {
+            Output::Started { cached } => known = cached,
+            Output::Reading { .. } | Output::Token { .. } => {}
+            Output::Done(_) => return Ok((tokens, known)),
+            Output::Failed(failure) => return Err(failure.into()),
+        }
+    }
+}
+
 /// The prompt that a request gives, for those who want to see it.
 pub(crate) async fn prompt(
     service: &Arc<Service>,

@@ -29,7 +29,7 @@ pub(super) trait Writer: Send + 'static {
     fn whole(&self) -> Result<Value, ApiError>;
 }
 
-fn gone() -> ApiError {
+pub(super) fn gone() -> ApiError {
     ApiError::new(Kind::Internal, "The thread that runs the model has ended.")
 }
 
