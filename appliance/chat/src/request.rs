@@ -188,17 +188,19 @@ impl Request {
             prompt_cache_hit_tokens: cached,
         };
         let (request, model) = (&self.inner, &self.model);
-        match self.protocol {
+        let responder = match self.protocol {
             Protocol::Chat => Responder::new::<ChatCompletionRequest>(
                 request, tokenizer, id, model, created, usage,
             ),
             Protocol::Messages => {
                 Responder::new::<MessagesRequest>(request, tokenizer, id, model, created, usage)
+                    .repairing()
             }
             Protocol::Responses => {
                 Responder::new::<ResponsesRequest>(request, tokenizer, id, model, created, usage)
             }
-        }
+        };
+        responder.with_parallel_calls(self.parallel_calls)
     }
 }
 

@@ -44,13 +44,6 @@ pub(crate) fn hold(arguments: &str) -> Cow<'_, str> {
     }
 }
 
-/// What a client sees of a text in which integers may be held.
-pub(crate) fn released(text: &str) -> String {
-    text.replace(&format!("\"{MARK}"), "")
-        .replace(&format!("{MARK}\""), "")
-        .replace(MARK, "")
-}
-
 /// The text with halves of surrogate pairs replaced and long integers held.
 fn mended(body: &[u8]) -> Cow<'_, [u8]> {
     let mut out: Option<Vec<u8>> = None;
@@ -225,7 +218,8 @@ impl Digits {
 }
 
 /// A whole number, also when it is written as `40.0`.
-pub(crate) fn whole(value: &Value) -> Option<i64> {
+#[must_use]
+pub fn whole(value: &Value) -> Option<i64> {
     if let Some(n) = value.as_i64() {
         return Some(n);
     }
@@ -284,7 +278,6 @@ mod tests {
             assert_eq!(hold(same), same);
         }
         assert_ne!(hold("18446744073709551616"), "18446744073709551616");
-        assert_eq!(released(&hold(&format!("[{n}]"))), format!("[{n}]"));
     }
 
     #[test]

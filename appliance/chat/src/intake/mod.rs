@@ -30,6 +30,7 @@ use serde_json::{Map, Value};
 use crate::{ChatError, ModelVersion, Protocol, Request};
 use echo::Echo;
 pub use fields::Path;
+pub use json::whole;
 pub use wanted::{Calls, Format, Wanted, WantedTool};
 
 /// Lines of this beginning change with each request and say nothing to a model: they
