@@ -17,6 +17,7 @@ pub struct Metrics {
     ends: IntCounterVec,
     running: IntGauge,
     waiting: IntGauge,
+    recorded: IntGauge,
     parked: IntCounter,
     prompt_tokens: IntCounter,
     cached_tokens: IntCounter,
@@ -74,6 +75,13 @@ impl Metrics {
                 &registry,
                 IntGauge::new("v4_requests_waiting", "Requests that wait for their turn")?,
             )?,
+            recorded: add(
+                &registry,
+                IntGauge::new(
+                    "v4_recorded_requests_left",
+                    "Recorded requests (--warm) whose prompts are still to be read",
+                )?,
+            )?,
             parked: counter(
                 "v4_requests_parked_total",
                 "Times that a request gave its memory to others and read its prompt again",
@@ -124,6 +132,10 @@ impl Metrics {
 
     pub(crate) fn waiting(&self, n: usize) {
         self.waiting.set(n as i64);
+    }
+
+    pub(crate) fn recorded_left(&self, n: usize) {
+        self.recorded.set(n as i64);
     }
 
     pub(crate) fn parked(&self) {

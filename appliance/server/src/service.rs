@@ -242,6 +242,7 @@ pub fn serve(
         })?;
     if !service.config.warm.is_empty() {
         let recorded = service.config.warm.clone();
+        service.metrics.recorded_left(recorded.len());
         runtime.spawn(warm::run(Arc::clone(&service), recorded));
     }
     let served = runtime.block_on(serve_on(Arc::clone(&service), listeners, async {

@@ -156,6 +156,7 @@ impl Recorded {
 /// Reads the prompts of recorded requests, one after the other, while nothing else is to
 /// be done. What does not fit is logged and passed over.
 pub(crate) async fn run(service: Arc<Service>, recorded: Vec<Recorded>) {
+    let mut left = recorded.len();
     for request in recorded {
         let read = match request.parts() {
             Err(what) => Err(what),
@@ -166,6 +167,8 @@ pub(crate) async fn run(service: Arc<Service>, recorded: Vec<Recorded>) {
         if service.jobs().draining() {
             return;
         }
+        left -= 1;
+        service.metrics().recorded_left(left);
         let place = request.place;
         service.log(&match read {
             Ok((tokens, cached)) => {

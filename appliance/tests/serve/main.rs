@@ -7,6 +7,7 @@ mod http;
 
 mod adapters;
 mod altered;
+mod caching;
 mod malformed;
 mod manager;
 mod output;
@@ -82,8 +83,11 @@ impl Server {
         let socket = folder.path().join("s");
         let listen = format!("unix:{}", socket.display());
         let model = model.to_str().unwrap();
-        let all = ["serve", model, "--ctx", "2048", "--listen", &listen];
-        let mut command = common::v4_run(folder.path(), [&all[..], args].concat());
+        let mut all = [&["serve", model, "--listen", &listen][..], args].concat();
+        if !args.contains(&"--ctx") {
+            all.extend(["--ctx", "2048"]);
+        }
+        let mut command = common::v4_run(folder.path(), all);
         command.stderr(Stdio::piped()).stdout(Stdio::null());
         change(&mut command);
         let mut server = Self {

@@ -10,7 +10,9 @@ const LAST: usize = 8;
 /// The last turns are marked unless they are nearer to the next one than this: so little
 /// is read again sooner than a step of its own is run.
 const LEAST: usize = 32;
-/// The same of turns before these.
+/// A shorter system prompt is none.
+const LEAST_ROOT: usize = 8;
+/// Turns before these are marked if they are further than this from the next one.
 const APART: usize = 512;
 
 /// Places in a prompt.
@@ -47,7 +49,7 @@ impl Marks {
         }
         turns.reverse();
         Self {
-            root: Some(root),
+            root: Some(root).filter(|&root| root >= LEAST_ROOT),
             turns,
         }
     }

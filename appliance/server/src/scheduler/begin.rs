@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use v4_runtime::{Engine, EngineError, Hooks, Session};
 
-use super::idle::{Named, usable};
+use super::idle::{Named, usable, worth_copying};
 use super::sequence::{End, Sequence};
 use super::{Scheduler, Settings};
 use crate::jobs::{Failure, Job, Output};
@@ -114,7 +114,7 @@ impl Scheduler {
         let (tokens, session) = sessions
             .map(|session| (usable(session, engine, ids), session))
             .max_by_key(|(tokens, _)| *tokens)
-            .filter(|(tokens, _)| *tokens > known)?;
+            .filter(|(tokens, session)| *tokens > known && worth_copying(*tokens, session))?;
         let mut copy = session.fork().ok()?;
         copy.rewind(tokens, &mut Hooks::default()).ok()?;
         Some(copy)

@@ -5,6 +5,8 @@ use v4_runtime::{Engine, EngineError, Hooks, Session};
 
 /// Shorter sessions are not worth their place.
 const LEAST: usize = 8;
+/// A session is copied for so many tokens of it, or for this part of it.
+const WORTH: (usize, usize) = (32, 16);
 /// A session is given up as if it had been used so many events later for each time that
 /// it was gone on with, up to so many times: a conversation outlives requests that came
 /// once and after it.
@@ -92,6 +94,12 @@ pub(super) fn usable(session: &Session, engine: &Engine, ids: &[u32]) -> usize {
     marks.filter(|&mark| mark <= same).max().unwrap_or(0)
 }
 
+/// Whether to copy a session for so many tokens of it.
+pub(super) fn worth_copying(tokens: usize, session: &Session) -> bool {
+    let (enough, part) = WORTH;
+    tokens >= enough.min(session.len().div_ceil(part)).max(1)
+}
+
 /// Whether a prompt that has `tokens` tokens in common with a session goes on with the
 /// conversation in it: it shares more than the system prompt, and leaves no more than a
 /// quarter behind of what came before the last answer. Others begin a conversation of
@@ -137,7 +145,7 @@ impl Idle {
             at,
         });
         all.max_by_key(|best| (best.tokens, std::cmp::Reverse(best.at)))
-            .filter(|best| best.tokens > 0)
+            .filter(|best| worth_copying(best.tokens, &self.entries[best.at].named.session))
     }
 
     /// That session, as far as it is of use. It is a copy, as other prompts may begin like
