@@ -155,7 +155,8 @@ impl Idle {
         let entry = &mut self.entries[at];
         entry.used = used;
         let session = &entry.named.session;
-        let same = same_conversation(tokens, session.len(), session.marks());
+        // What is to stay belongs to no conversation.
+        let same = !entry.named.stays && same_conversation(tokens, session.len(), session.marks());
         let mut named = match session.fork() {
             Ok(session) => Named {
                 name: entry.named.name.clone(),
@@ -165,7 +166,7 @@ impl Idle {
             },
             Err(_) => self.entries.remove(at).named,
         };
-        match same && !named.stays {
+        match same {
             true => named.turns += 1,
             false => (named.name, named.turns, named.from) = (None, 0, None),
         }
