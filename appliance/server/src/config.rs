@@ -5,6 +5,7 @@ use std::time::Duration;
 use v4_runtime::Adapter;
 use v4_runtime::sessions::SessionKey;
 
+use crate::http::Cors;
 use crate::keys::Keys;
 use crate::warm::Recorded;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub warm: Vec<Recorded>,
     /// Who may use the service.
     pub keys: Keys,
+    /// Pages of which origins may.
+    pub cors: Vec<Cors>,
 }
 
 /// Where sessions are kept.

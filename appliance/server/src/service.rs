@@ -134,6 +134,12 @@ impl Service {
         Store::staying(&hash.finalize().to_hex()[..32])
     }
 
+    /// Tokens that the model was made for.
+    pub(crate) fn trained_context(&self) -> usize {
+        let engine = self.engine.as_ref();
+        engine.map_or(self.config.context, |engine| engine.config().context_length)
+    }
+
     pub(crate) fn created(&self) -> u64 {
         self.created
     }

@@ -11,7 +11,10 @@ mod caching;
 mod malformed;
 mod manager;
 mod output;
+mod patience;
 mod protocols;
+mod raw;
+mod reach;
 mod sharing;
 mod stopping;
 
@@ -83,9 +86,14 @@ impl Server {
         let socket = folder.path().join("s");
         let listen = format!("unix:{}", socket.display());
         let model = model.to_str().unwrap();
-        let mut all = [&["serve", model, "--listen", &listen][..], args].concat();
-        if !args.contains(&"--ctx") {
-            all.extend(["--ctx", "2048"]);
+        let mut all = vec!["serve", model, "--listen", &listen];
+        match args.iter().position(|arg| *arg == "--ctx") {
+            None => all.extend(["--ctx", "2048"].iter().chain(args)),
+            // What the service itself chooses.
+            Some(at) if args[at + 1] == "default" => {
+                all.extend(args[..at].iter().chain(&args[at + 2..]));
+            }
+            Some(_) => all.extend(args),
         }
         let mut command = common::v4_run(folder.path(), all);
         command.stderr(Stdio::piped()).stdout(Stdio::null());
