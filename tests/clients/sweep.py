@@ -1,6 +1,6 @@
 """Recorded requests of clients, each as a conversation: tokens read again per turn.
 
-    sweep.py v4-run MODEL FOLDER [--turns 6] [--json FILE] [-- OPTION...]
+    sweep.py v4-run MODEL FOLDER [--tiny] [--turns 6] [--json FILE] [-- OPTION...]
 
 FOLDER has recordings: JSON files with `client`, `path`, `headers` and `body`, or `steps` of
 such bodies. Each chat among them is the beginning of a conversation that goes on here for
@@ -10,7 +10,8 @@ calls get results. What is read is taken from `usage`, and from the service's ow
 A turn reads what it adds. Of what is read, the tokens that stood in the prompt before are
 read again. Where the format leaves the reasoning of earlier turns out, the answer comes
 after other tokens than it was written after, and is read with what the turn adds. OPTIONs
-are given to the service (--no-sessions unless there are any).
+are given to the service (--no-sessions unless there are any). With --tiny the model is the
+tests' small one, whose noise would think for ever and write marks.
 """
 
 import argparse
@@ -79,7 +80,7 @@ class Service:
 class Conversation:
     """A recording, and what comes after it."""
 
-    def __init__(self, recording):
+    def __init__(self, recording, tiny):
         first = recording.get("steps", [recording])[0]
         self.path = first.get("path") or recording["path"]
         plain = self.path.split("?")[0].rstrip("/")
@@ -96,6 +97,18 @@ class Conversation:
         if isinstance(self.body[field], str):
             self.body[field] = [{"role": "user", "content": self.body[field]}]
         self.items = self.body[field]
+        if tiny:
+            self.think_little()
+
+    def think_little(self):
+        """Sixteen tokens of reasoning, and none of the marks that a turn cannot have."""
+        self.body["logit_bias"] = {"1": -100, "4073": -100, "4074": -100}
+        if self.kind == "chat/completions":
+            self.body["thinking_budget"] = 16
+        elif self.kind == "responses":
+            self.body["reasoning"] = (self.body.get("reasoning") or {}) | {"max_tokens": 16}
+        elif (self.body.get("thinking") or {}).get("type") != "disabled":
+            self.body["thinking"] = {"type": "enabled", "budget_tokens": 16}
 
     def usage(self, answer):
         """Tokens of the prompt, those of them that were known, and those written."""
@@ -132,9 +145,9 @@ class Conversation:
         self.items.extend(results or [{"role": "user", "content": text}])
 
 
-def run(service, recording, turns, reasoning):
+def run(service, recording, turns, reasoning, tiny):
     """For each turn: tokens of the prompt, read, and read again."""
-    conversation = Conversation(recording)
+    conversation = Conversation(recording, tiny)
     rows, before = [], 0
     for turn in range(turns):
         answer = service.post(conversation.path, conversation.headers, conversation.body)
@@ -155,6 +168,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("model")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--tiny", action="store_true", help="the model is the tests' small one")
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", default="", help="recordings whose names have this in them")
@@ -167,7 +181,7 @@ def main():
                 recording = json.loads(path.read_text())
                 for reasoning in (True, False):
                     try:
-                        rows = run(service, recording, args.turns, reasoning)
+                        rows = run(service, recording, args.turns, reasoning, args.tiny)
                     except LookupError:
                         break
                     except RuntimeError as error:
