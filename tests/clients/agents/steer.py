@@ -10,10 +10,11 @@ request to request, as without the proxy.
 import copy
 
 # Tokens of tests/data/tiny-v4.
-END_OF_ANSWER, END_OF_THINKING = 1, 4073
-TEXT_BIAS = {str(END_OF_ANSWER): 9, str(END_OF_THINKING): 9}
+END_OF_ANSWER, END_OF_THINKING = "1", "4073"
+# One more of each kind is unlikely once there was one.
+PENALTIES = {"presence_penalty": 2, "frequency_penalty": 2}
 # For a text that does not come to its end all the same.
-MOST_TOKENS = 200
+MOST_TOKENS = 400
 
 GENERATING = ("/chat/completions", "/responses", "/messages")
 
@@ -45,10 +46,11 @@ class Steer:
     def __init__(self):
         self.clear()
 
-    def clear(self, tool=None, arguments=None, calls=0, service="main"):
-        """From now on: the first `calls` requests that have the tool call it."""
-        self.tool, self.arguments = tool, arguments
-        self.calls, self.service = calls, service
+    def clear(self, tools=None, calls=(), service="main"):
+        """From now on: the tools (arguments by name) are narrowed, and the first requests
+        that have them call them, in the order of `calls`."""
+        self.tools, self.calls = tools or {}, list(calls)
+        self.service = service
 
     def __call__(self, exchange):
         if not generates(exchange):
@@ -56,7 +58,10 @@ class Steer:
         body = copy.deepcopy(exchange.body)
         kind = protocol(exchange)
         body["seed"] = 1
-        body["logit_bias"] = {**(body.get("logit_bias") or {}), **TEXT_BIAS}
+        bias = {END_OF_ANSWER: 5}
+        if thinks(body):
+            bias[END_OF_THINKING] = 16
+        body.update(PENALTIES, logit_bias=bias)
         limits = {
             "chat/completions": "max_tokens",
             "completions": "max_tokens",
@@ -68,20 +73,39 @@ class Steer:
             limit = "max_completion_tokens"
         body[limit] = min(body.get(limit) or MOST_TOKENS, MOST_TOKENS)
         exchange.plan = "text"
+        there = set()
         for name, holder, key in tool_parts(body):
-            if name != self.tool or self.tool is None:
-                continue
-            narrow(holder, key, self.arguments)
-            if self.calls > 0:
-                self.calls -= 1
-                exchange.plan = "call"
-                force(body, kind, name)
+            if name in self.tools:
+                narrow(holder, key, self.tools[name])
+                there.add(name)
+        if self.calls and self.calls[0] in there:
+            exchange.plan = "call"
+            force(body, kind, self.calls.pop(0))
+        elif wants_call(body):
+            # The client forces one itself, and the grammar brings it to its end.
+            exchange.plan = "own"
+            unbias(body)
+        elif wants_document(body):
+            # The same, once the reasoning is over.
+            exchange.plan = "own"
+            unbias(body)
+            if thinks(body):
+                body["logit_bias"] = {END_OF_THINKING: 60}
         exchange.sent = body
         return self.service
 
 
+def thinks(body):
+    off = (body.get("thinking") or {}).get("type") == "disabled"
+    effort = (body.get("reasoning") or {}).get("effort") or body.get("reasoning_effort")
+    return not off and effort != "none"
+
+
 def narrow(holder, key, arguments):
-    properties = {name: {"type": "string", "enum": [value]} for name, value in arguments.items()}
+    properties = {name: {"enum": [value]} for name, value in arguments.items()}
+    for schema in properties.values():
+        kinds = {bool: "boolean", int: "integer", str: "string"}
+        schema["type"] = kinds[type(schema["enum"][0])]
     holder[key] = {
         "type": "object",
         "properties": properties,
@@ -90,8 +114,26 @@ def narrow(holder, key, arguments):
     }
 
 
+def wants_call(body):
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict):
+        choice = choice.get("type")
+    return choice not in (None, "auto", "none")
+
+
+def wants_document(body):
+    text, output = body.get("text") or {}, body.get("output_config") or {}
+    shape = body.get("response_format") or text.get("format") or output.get("format") or {}
+    return shape.get("type", "text") != "text"
+
+
+def unbias(body):
+    for name in ("logit_bias", *PENALTIES):
+        del body[name]
+
+
 def force(body, kind, name):
-    del body["logit_bias"]
+    unbias(body)
     if kind == "messages":
         body["tool_choice"] = {"type": "tool", "name": name}
         body["thinking"] = {"type": "disabled"}
