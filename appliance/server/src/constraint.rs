@@ -11,6 +11,9 @@ use v4_chat::{ModelVersion, OutputConstraint};
 use v4_runtime::tokenizer::Tokenizer;
 
 mod tools;
+mod wanted;
+
+pub use wanted::{Calls, ConstraintError, Format, Part, Refusal, Wanted, WantedTool};
 
 /// In each tag of the tools' markup.
 const TOOL_MARK: &str = "｜DSML｜";
@@ -21,17 +24,6 @@ const MARK: u8 = 0xff;
 /// White space between the tokens of JSON: enough to indent, not enough to go on for
 /// ever.
 const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
-
-/// Why a grammar cannot be followed.
-#[derive(Debug, thiserror::Error)]
-pub enum ConstraintError {
-    /// It cannot be made.
-    #[error("{0}")]
-    Grammar(String),
-    /// It failed on the way.
-    #[error("the grammar could not be followed: {0}")]
-    Run(String),
-}
 
 /// Makes constraints for a tokenizer.
 pub struct Grammars {
@@ -78,38 +70,32 @@ impl Grammars {
             Ok(factory)
         });
         made.as_ref()
-            .map_err(|e| ConstraintError::Grammar(e.clone()))
+            .map_err(|e| ConstraintError::Tokenizer(e.clone()))
     }
 
-    /// The constraint that a request asks for; `None` where tools may be called as the
-    /// model sees fit. Calls that must come, and those of tools that are all strict, have
-    /// their parameters' types; patterns and bounds of parameters that are text are not
-    /// looked at.
+    /// The constraint that a request asks for; `None` where nothing is to be enforced.
     ///
     /// # Errors
-    /// A schema or expression that cannot be followed.
-    pub fn of(&self, wanted: &OutputConstraint) -> Result<Option<Constraint>, ConstraintError> {
-        match wanted {
-            OutputConstraint::Json { schema: None } => {
-                self.json_schema(json!({"type": "object"})).map(Some)
+    /// [`ConstraintError::Grammar`] names what cannot be held to.
+    pub fn of(&self, wanted: &Wanted) -> Result<Option<Constraint>, ConstraintError> {
+        if wanted.calls != Calls::Never && !wanted.tools.is_empty() {
+            let strict = wanted.tools.iter().all(|tool| tool.strict);
+            if wanted.calls == Calls::May && !strict {
+                return Ok(None);
             }
-            OutputConstraint::Json {
-                schema: Some(schema),
-            } => self.json_schema(schema.clone()).map(Some),
-            OutputConstraint::Regex(regex) => {
-                self.make(TopLevelGrammar::from_regex(regex)).map(Some)
-            }
-            OutputConstraint::ToolCalls { tools, required } => {
-                let strict = tools.iter().all(|tool| tool.strict == Some(true));
-                if !required && !strict {
-                    return Ok(None);
-                }
-                let mark = self.tokenizer.mark(TOOL_MARK).ok_or_else(|| {
-                    ConstraintError::Grammar(format!("the tokenizer has no {TOOL_MARK}"))
-                })?;
-                let grammar = tools::grammar(tools, self.version, mark, *required)?;
-                self.make(TopLevelGrammar::from_lark(grammar)).map(Some)
-            }
+            let mark = self
+                .tokenizer
+                .mark(TOOL_MARK)
+                .ok_or_else(|| ConstraintError::Tokenizer(format!("there is no {TOOL_MARK}")))?;
+            let inside = wanted.calls == Calls::Must;
+            let grammar = tools::grammar(&wanted.tools, self.version, mark, inside)?;
+            return self.make(TopLevelGrammar::from_lark(grammar)).map(Some);
+        }
+        match &wanted.format {
+            None => Ok(None),
+            Some(Format::JsonObject) => self.json_schema(json!({"type": "object"})).map(Some),
+            Some(Format::Schema { schema, .. }) => self.json_schema(schema.clone()).map(Some),
+            Some(Format::Regex(regex)) => self.make(TopLevelGrammar::from_regex(regex)).map(Some),
         }
     }
 
@@ -122,7 +108,7 @@ impl Grammars {
             Value::Bool(true) => json!({}),
             Value::Object(_) => schema,
             _ => {
-                return Err(ConstraintError::Grammar("a schema is an object".to_owned()));
+                return Err(refused("a schema is an object"));
             }
         };
         let schema = with_whitespace(schema);
@@ -133,12 +119,12 @@ impl Grammars {
         let parser = self
             .factory()?
             .create_parser(grammar)
-            .map_err(|e| ConstraintError::Grammar(format!("{e:#}")))?;
+            .map_err(|e| refused(format!("{e:#}")))?;
         let mut matcher = Matcher::new(Ok(parser));
         // Some grammars only turn out unusable when they are first asked.
         matcher
             .compute_mask_or_eos()
-            .map_err(|e| ConstraintError::Grammar(format!("{e:#}")))?;
+            .map_err(|e| refused(format!("{e:#}")))?;
         Ok(Constraint { matcher })
     }
 }
@@ -176,6 +162,52 @@ fn with_whitespace(mut schema: Value) -> Value {
     };
     options.apply_to(&mut schema);
     schema
+}
+
+fn refused(why: impl Into<String>) -> ConstraintError {
+    ConstraintError::Grammar(Box::new(Refusal {
+        part: Part::Format,
+        place: None,
+        keyword: None,
+        why: why.into(),
+    }))
+}
+
+impl From<&OutputConstraint> for Wanted {
+    fn from(wanted: &OutputConstraint) -> Self {
+        let mut all = Self {
+            parallel: true,
+            ..Self::default()
+        };
+        match wanted {
+            OutputConstraint::Json { schema: None } => all.format = Some(Format::JsonObject),
+            OutputConstraint::Json {
+                schema: Some(schema),
+            } => {
+                all.format = Some(Format::Schema {
+                    schema: schema.clone(),
+                    strict: false,
+                });
+            }
+            OutputConstraint::Regex(regex) => all.format = Some(Format::Regex(regex.clone())),
+            OutputConstraint::ToolCalls { tools, required } => {
+                all.calls = match required {
+                    true => Calls::Must,
+                    false => Calls::May,
+                };
+                all.opened = *required;
+                all.tools = tools
+                    .iter()
+                    .map(|tool| WantedTool {
+                        name: tool.name.clone(),
+                        parameters: tool.parameters.clone(),
+                        strict: tool.strict == Some(true),
+                    })
+                    .collect();
+            }
+        }
+        all
+    }
 }
 
 fn run(error: impl fmt::Display) -> ConstraintError {
@@ -248,7 +280,10 @@ mod tests {
             let wanted = OutputConstraint::Json {
                 schema: Some(schema.clone()),
             };
-            follows(&mut grammars.of(&wanted).unwrap().unwrap(), text)
+            follows(
+                &mut grammars.of(&Wanted::from(&wanted)).unwrap().unwrap(),
+                text,
+            )
         };
         assert!(allows(r#"{"a": 12, "b": "x"}"#));
         assert!(allows("{\n  \"a\": -3,\n  \"b\": \"y\"\n}"));
@@ -267,18 +302,18 @@ mod tests {
     fn any_json_is_an_object_and_a_regex_a_text() {
         let grammars = Grammars::new(tokenizer(), ModelVersion::V4);
         let mut any = grammars
-            .of(&OutputConstraint::Json { schema: None })
+            .of(&Wanted::from(&OutputConstraint::Json { schema: None }))
             .unwrap()
             .unwrap();
         assert!(follows(&mut any, r#"{"k": [1, {"x": null}], "": "é"}"#));
         let mut any = grammars
-            .of(&OutputConstraint::Json { schema: None })
+            .of(&Wanted::from(&OutputConstraint::Json { schema: None }))
             .unwrap()
             .unwrap();
         assert!(!follows(&mut any, "[1]"));
         let regex = OutputConstraint::Regex("[ab]{2}c?".into());
         for (text, fits) in [("ab", true), ("bac", true), ("a", false), ("cc", false)] {
-            let mut constraint = grammars.of(&regex).unwrap().unwrap();
+            let mut constraint = grammars.of(&Wanted::from(&regex)).unwrap().unwrap();
             assert_eq!(follows(&mut constraint, text), fits, "{text}");
         }
     }
@@ -295,7 +330,7 @@ mod tests {
                 schema: Some(json!({"$ref": "#/nowhere"})),
             },
         ] {
-            let error = grammars.of(&bad).unwrap_err();
+            let error = grammars.of(&Wanted::from(&bad)).unwrap_err();
             assert!(matches!(error, ConstraintError::Grammar(_)), "{error}");
         }
     }
@@ -331,7 +366,10 @@ mod tests {
         };
         let grammars = Grammars::new(tokenizer(), ModelVersion::V4);
         let allows = |required, text: &str| {
-            let mut constraint = grammars.of(&wanted(required)).unwrap().unwrap();
+            let mut constraint = grammars
+                .of(&Wanted::from(&wanted(required)))
+                .unwrap()
+                .unwrap();
             follows(&mut constraint, text)
         };
         let city =
@@ -371,7 +409,7 @@ mod tests {
         assert!(!allows(false, &after.replace("weather", "whether")));
         // The other version's tags.
         let other = Grammars::new(tokenizer(), ModelVersion::V41);
-        let mut constraint = other.of(&wanted(true)).unwrap().unwrap();
+        let mut constraint = other.of(&Wanted::from(&wanted(true))).unwrap().unwrap();
         let theirs = two.replace("｜DSML｜tool_calls", "｜DSML｜ calls");
         let theirs = theirs.replace("｜DSML｜invoke", "｜DSML｜ invoke");
         let theirs = theirs.replace("｜DSML｜parameter", "｜DSML｜ parameter");

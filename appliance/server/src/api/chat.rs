@@ -50,12 +50,10 @@ pub(crate) async fn answer(
     let beginning = ids[opened..].to_vec();
     let job = Job {
         checkpoints: checkpoints(tokenizer, &ids),
-        ids,
         max_tokens: prepared.max_tokens,
         picking: prepared.picking,
         adapters: prepared.adapters,
-        client,
-        outputs,
+        ..Job::new(ids, client, outputs)
     };
     service.jobs().submit(job)?;
     let streams = prepared.request.stream();
@@ -171,7 +169,7 @@ fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<P
         .logprobs
         .then(|| usize::from(inference.top_logprobs.unwrap_or(0)));
     picking.constraint = match (&wanted, schema) {
-        (Some(wanted), None) => service.grammars().of(wanted)?,
+        (Some(wanted), None) => service.grammars().of(&wanted.into())?,
         (None, Some(schema)) => Some(service.grammars().json_schema(schema)?),
         (None, None) => None,
         (Some(_), Some(_)) => {

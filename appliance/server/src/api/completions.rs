@@ -84,12 +84,10 @@ pub(crate) async fn answer(
     let prompt = prepared.ids.len();
     let job = Job {
         checkpoints: prompt.checked_sub(TAIL).into_iter().collect(),
-        ids: prepared.ids,
         max_tokens: prepared.max_tokens,
         picking: prepared.picking,
         adapters: prepared.adapters,
-        client,
-        outputs,
+        ..Job::new(prepared.ids, client, outputs)
     };
     service.jobs().submit(job)?;
     let request = prepared.request;
@@ -155,17 +153,11 @@ fn prepare(service: &Service, body: &[u8]) -> Result<Prepared, ApiError> {
             "Invalid max_tokens: it must be at least 1.",
         ));
     }
-    if ids.len().saturating_add(asked) > context {
-        return Err(ApiError::new(
-            Kind::Invalid,
-            format!(
-                "This model's maximum context length is {context} tokens. However, you requested \
-                 {} tokens ({} in the prompt, {asked} in the completion).",
-                ids.len().saturating_add(asked),
-                ids.len()
-            ),
-        ));
+    let room = context.saturating_sub(ids.len());
+    if room == 0 {
+        return Err(ApiError::too_long(ids.len(), context));
     }
+    let asked = asked.min(room);
     let mut picking = extras.picking(SamplerOptions {
         temperature: request.temperature.unwrap_or(1.0),
         top_p: request.top_p.unwrap_or(1.0),

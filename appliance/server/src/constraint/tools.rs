@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
-use v4_chat::{ModelVersion, ToolDefinition};
+use v4_chat::ModelVersion;
 
-use super::{ConstraintError, with_whitespace};
+use super::{ConstraintError, WantedTool, refused, with_whitespace};
 
 /// The markup of one version: what follows the mark in each tag.
 struct Tags {
@@ -33,7 +33,7 @@ fn tags(version: ModelVersion) -> Tags {
 /// `inside`: the prompt has opened the block, and there is a call at least; otherwise
 /// text may come first, and calls need not come at all.
 pub(super) fn grammar(
-    tools: &[ToolDefinition],
+    tools: &[WantedTool],
     version: ModelVersion,
     mark: u32,
     inside: bool,
@@ -69,7 +69,7 @@ fn quoted(text: &str) -> String {
 fn call(
     text: &mut String,
     i: usize,
-    tool: &ToolDefinition,
+    tool: &WantedTool,
     tags: &Tags,
     mark: u32,
 ) -> Result<(), ConstraintError> {
@@ -84,7 +84,7 @@ fn call(
     let mut sequence = String::new();
     for (j, (name, property)) in properties.iter().enumerate() {
         if name.contains(['"', '\n', '<']) {
-            return Err(ConstraintError::Grammar(format!(
+            return Err(refused(format!(
                 "the parameter {name:?} of the tool {:?} cannot be written in a call",
                 tool.name
             )));
