@@ -15,9 +15,9 @@ class Client:
 
     name: str
     package: str  # As in versions.toml.
-    config: str | None = None  # As `client-config` calls it; the name if left out.
+    config: str | None = None  # As `client-config` calls it, if not the same; "": none.
     first: list = dataclasses.field(default_factory=list)  # "@" is replaced by the task.
-    second: list | None = None  # None: it cannot go on without a terminal.
+    second: list | None = None  # None: it goes on at a terminal only.
     # Arguments that its tools are narrowed to; the first is called.
     tools: dict = dataclasses.field(default_factory=dict)
     # What is called in the second turn.
@@ -28,7 +28,9 @@ class Client:
     hurry: object = None
     seconds: float = 3.0  # The patience that is left then.
     stdin: bool = False  # The task comes on standard input, a line each turn.
-    unsaid: str = ""  # Why a check is left out.
+    limit: float = 100.0  # Seconds that one run of it may take.
+    # Functions of the judge, in this order.
+    checks: tuple = ("first", "tool", "second", "overflow", "patience")
 
     @property
     def heavy(self):
@@ -36,7 +38,8 @@ class Client:
         return install.TABLE[kind][self.package]["group"] == "heavy"
 
     def configuration(self):
-        return self.config or self.name
+        """What `client-config` calls it; None where the script needs the address alone."""
+        return self.name if self.config is None else self.config or None
 
 
 def library(name, package, config=None, **more):
@@ -125,7 +128,6 @@ AGENTS = [
         second=None,
         tools={"run_commands": {"command": COMMAND}},
         overflow="context|too long",
-        unsaid="a task is continued at a terminal only",
     ),
     Client(
         "continue",
@@ -186,7 +188,26 @@ LIBRARIES = [
     ),
 ]
 
-ALL = [*LIBRARIES, *AGENTS]
+SCHEMAS = [
+    Client(
+        "pydantic-parse",
+        "openai",
+        config="",
+        first=["@python", "@here/libraries/schemas.py"],
+        checks=("schemas",),
+        limit=400,
+    ),
+    Client(
+        "zod-parse",
+        "js",
+        config="",
+        first=["node", "@here/libraries/schemas.mjs"],
+        checks=("schemas",),
+        limit=400,
+    ),
+]
+
+ALL = [*LIBRARIES, *SCHEMAS, *AGENTS]
 
 
 def chosen(quick, names):

@@ -27,8 +27,8 @@ HERE = pathlib.Path(__file__).parent
 CONTEXT = 65536
 # Too small for any: their first prompts have 1,500 tokens at least.
 SMALL_CONTEXT = 1024
-# The longest that one run of a client may take.
-SECONDS = 100
+# The longest that setting up a client may take.
+SECONDS = 60
 FIRST_TASK = "Tell me what the notes say."
 # Lines of the project's file, for clients whose own prompt is short.
 LINES = 300
@@ -67,6 +67,9 @@ class Room:
         self.project.mkdir()
         notes = "".join(f"# Note {n}: the parser reads line {n}.\n" for n in range(LINES))
         (self.project / "notes.py").write_text(notes)
+        self.parts = []
+        if self.client.configuration() is None:
+            return
         said = subprocess.run(
             [self.arguments.program, "client-config", self.client.configuration(), "--json"]
             + ["--url", lab.URL, "--model", lab.MODEL, "--ctx", str(CONTEXT)],
@@ -91,9 +94,10 @@ class Room:
             "TERM": "dumb",
             "LANG": "C.UTF-8",
             "NO_COLOR": "1",
-            "NODE_PATH": str(folder / "node_modules"),
-            "V4_MODULES": str(folder / "node_modules"),
         }
+        if client.configuration() is None:
+            env["OPENAI_BASE_URL"] = f"{lab.URL}/v1"
+            env["SEEDS"] = "4" if self.arguments.quick else "20"
         return env
 
     def words(self, command, task):
@@ -149,11 +153,11 @@ class Room:
         )
         given = (task + "\n").encode() if self.client.stdin else None
         try:
-            out, _ = process.communicate(given, timeout=SECONDS)
+            out, _ = process.communicate(given, timeout=self.client.limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             out, _ = process.communicate()
-            out += f"\nstopped after {SECONDS} s".encode()
+            out += f"\nstopped after {self.client.limit} s".encode()
         out = out.decode("utf8", "replace")
         return Outcome(process.returncode, out, self.service.take(), time.time() - began)
 
@@ -264,6 +268,19 @@ class Judge:
             raise Failed(f"it tried {len(refused)} times")
         return f"refused {len(refused)} times, says: {said(outcome.text, self.client.overflow)}"
 
+    def check_schemas(self):
+        self.steer.off()
+        outcome = self.run("schemas", self.client.first, "")
+        self.steer.clear()
+        lines = [line for line in outcome.text.splitlines() if line.strip()]
+        if outcome.rc != 0:
+            raise Failed("\n  " + "\n  ".join(lines)[-6000:])
+        obeyed = sum(": obeyed" in line for line in lines)
+        for line in lines:
+            if ": obeyed" not in line:
+                print(f"  {line[:200]}")
+        return f"{obeyed} of {len(lines)} obeyed, the others refused by keyword"
+
     def check_patience(self):
         client = self.client
         if not client.hurry:
@@ -302,13 +319,11 @@ def said(text, pattern):
     return ""
 
 
-CHECKS = ("first", "tool", "second", "overflow", "patience")
-
 
 def judge(client, arguments, proxy, services, names, counts):
     judge = Judge(client, arguments, proxy, services, names)
     began = time.time()
-    for check in CHECKS:
+    for check in client.checks:
         if check in ("tool", "second", "patience") and not hasattr(judge, "first"):
             continue
         try:

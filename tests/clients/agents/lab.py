@@ -192,10 +192,9 @@ class Exchange:
                 return at
             if choice.get("finish_reason"):
                 return at
-        for at, piece in self.pieces:
-            if piece.strip():
-                return at
-        return None
+        if self.text.startswith(("event:", "data:", ":")):
+            return None
+        return next((at for at, piece in self.pieces if piece.strip()), None)
 
 
 class Proxy(ThreadingHTTPServer):
