@@ -116,7 +116,8 @@ AGENTS = [
         "qwen-code",
         "qwen-code",
         first=["qwen", "-y", "-p", "@"],
-        second=["qwen", "-y", "-c", "-p", "@"],
+        # `-c` would leave out what the first message said of the date.
+        second=["python3", "@here/acp.py", "@", "qwen", "-y", "--acp"],
         tools={"run_shell_command": {"command": COMMAND, "description": "Run it", "is_background": False}},
         overflow="context",
         hurry=qwen_hurry,
@@ -125,7 +126,7 @@ AGENTS = [
         "cline",
         "cline",
         first=["cline", "-P", "openai-compatible", "-m", "v4-flash", "@"],
-        second=None,
+        second=["python3", "@here/acp.py", "@", "cline", "--acp"],
         tools={"run_commands": {"command": COMMAND}},
         overflow="context|too long",
     ),
