@@ -21,6 +21,7 @@ mod error;
 pub mod intake;
 mod parts;
 mod pump;
+mod repair;
 mod replay;
 mod reply;
 mod request;

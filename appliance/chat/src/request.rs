@@ -161,7 +161,10 @@ impl Request {
     pub fn max_tokens(&self, prompt_tokens: u32, context: u32) -> u32 {
         let left = context.saturating_sub(prompt_tokens);
         // Without a limit it refuses only a prompt that is longer than the context.
-        let default = || self.inner.resolve_max_tokens(prompt_tokens.min(context), context);
+        let default = || {
+            self.inner
+                .resolve_max_tokens(prompt_tokens.min(context), context)
+        };
         let asked = self.inner.inference_options.max_tokens;
         let asked = asked.or_else(|| default().ok()).unwrap_or(left);
         asked.min(left)
@@ -190,17 +193,19 @@ impl Request {
             prompt_cache_hit_tokens: cached,
         };
         let (request, model) = (&self.inner, &self.model);
-        match self.protocol {
+        let responder = match self.protocol {
             Protocol::Chat => Responder::new::<ChatCompletionRequest>(
                 request, tokenizer, id, model, created, usage,
             ),
             Protocol::Messages => {
                 Responder::new::<MessagesRequest>(request, tokenizer, id, model, created, usage)
+                    .repairing()
             }
             Protocol::Responses => {
                 Responder::new::<ResponsesRequest>(request, tokenizer, id, model, created, usage)
             }
-        }
+        };
+        responder.with_parallel_calls(self.parallel_calls)
     }
 }
 

@@ -7,7 +7,7 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::{Value, json};
-use v4_chat::{ModelVersion, OutputConstraint};
+use v4_chat::ModelVersion;
 use v4_runtime::tokenizer::Tokenizer;
 
 mod tools;
@@ -171,43 +171,6 @@ fn refused(why: impl Into<String>) -> ConstraintError {
         keyword: None,
         why: why.into(),
     }))
-}
-
-impl From<&OutputConstraint> for Wanted {
-    fn from(wanted: &OutputConstraint) -> Self {
-        let mut all = Self {
-            parallel: true,
-            ..Self::default()
-        };
-        match wanted {
-            OutputConstraint::Json { schema: None } => all.format = Some(Format::JsonObject),
-            OutputConstraint::Json {
-                schema: Some(schema),
-            } => {
-                all.format = Some(Format::Schema {
-                    schema: schema.clone(),
-                    strict: false,
-                });
-            }
-            OutputConstraint::Regex(regex) => all.format = Some(Format::Regex(regex.clone())),
-            OutputConstraint::ToolCalls { tools, required } => {
-                all.calls = match required {
-                    true => Calls::Must,
-                    false => Calls::May,
-                };
-                all.opened = *required;
-                all.tools = tools
-                    .iter()
-                    .map(|tool| WantedTool {
-                        name: tool.name.clone(),
-                        parameters: tool.parameters.clone(),
-                        strict: tool.strict == Some(true),
-                    })
-                    .collect();
-            }
-        }
-        all
-    }
 }
 
 fn run(error: impl fmt::Display) -> ConstraintError {

@@ -27,7 +27,12 @@ pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(
     let messages = match body.get_mut(PARAM) {
         Some(Value::Array(messages)) => std::mem::take(messages),
         Some(Value::String(text)) => vec![json!({"role": "user", "content": text})],
-        _ => return Err(Refusal::new(PARAM, "messages: it must be a list of messages.")),
+        _ => {
+            return Err(Refusal::new(
+                PARAM,
+                "messages: it must be a list of messages.",
+            ));
+        }
     };
     let mut read = Vec::with_capacity(messages.len());
     for (i, message) in messages.into_iter().enumerate() {
@@ -35,7 +40,12 @@ pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(
         match message {
             Value::Null => {}
             Value::Object(message) => read.push(one(&place, message, notes)?),
-            _ => return Err(Refusal::new(PARAM, format!("{place}: a message is an object."))),
+            _ => {
+                return Err(Refusal::new(
+                    PARAM,
+                    format!("{place}: a message is an object."),
+                ));
+            }
         }
     }
     let messages = together(read, notes);
@@ -127,7 +137,11 @@ fn texts(
             None => continue,
             Some(Part::Text(text)) => text,
             Some(Part::Other(kind, part)) if role == "assistant" && is_foreign(&kind) => {
-                match part.get(&*kind).or_else(|| part.get("text")).and_then(Value::as_str) {
+                match part
+                    .get(&*kind)
+                    .or_else(|| part.get("text"))
+                    .and_then(Value::as_str)
+                {
                     Some(thought) if kind == "thinking" || kind == "reasoning" => {
                         reasoning.push_str(thought);
                     }
@@ -175,19 +189,27 @@ fn assistant(
             }
         }
         Some(_) => {
-            return Err(Refusal::new(PARAM, format!("{place}.tool_calls: it must be a list.")));
+            return Err(Refusal::new(
+                PARAM,
+                format!("{place}.tool_calls: it must be a list."),
+            ));
         }
     }
     // As calls were before there were several.
     if calls.is_empty()
         && let Some(call @ Value::Object(_)) = message.remove("function_call")
     {
-        calls.push(tool_call(&format!("{place}.function_call"), json!({"function": call}))?);
+        calls.push(tool_call(
+            &format!("{place}.function_call"),
+            json!({"function": call}),
+        )?);
     }
     if !calls.is_empty() {
         out.insert("tool_calls".into(), calls.into());
     }
-    let begun = ["prefix", "partial"].iter().any(|name| message.get(*name) == Some(&Value::Bool(true)));
+    let begun = ["prefix", "partial"]
+        .iter()
+        .any(|name| message.get(*name) == Some(&Value::Bool(true)));
     if begun {
         out.insert("prefix".into(), true.into());
     }
@@ -197,16 +219,23 @@ fn assistant(
 /// `reasoning_details`, as OpenRouter has it.
 fn details(message: &Map<String, Value>) -> Option<String> {
     let all = message.get("reasoning_details")?.as_array()?;
-    let texts = all.iter().filter_map(|d| d["text"].as_str().or_else(|| d["summary"].as_str()));
+    let texts = all
+        .iter()
+        .filter_map(|d| d["text"].as_str().or_else(|| d["summary"].as_str()));
     let text = texts.collect::<String>();
     (!text.is_empty()).then_some(text)
 }
 
 fn tool_call(place: &str, call: Value) -> Result<Value, Refusal> {
-    let inner = ["function", "custom"].iter().find_map(|name| call.get(*name));
+    let inner = ["function", "custom"]
+        .iter()
+        .find_map(|name| call.get(*name));
     let inner = inner.unwrap_or(&call);
     let Some(name) = inner["name"].as_str().filter(|name| !name.is_empty()) else {
-        return Err(Refusal::new(PARAM, format!("{place}: the call has no name.")));
+        return Err(Refusal::new(
+            PARAM,
+            format!("{place}: the call has no name."),
+        ));
     };
     let arguments = match inner.get("input") {
         Some(Value::String(input)) if inner.get("arguments").is_none() => {
@@ -232,7 +261,9 @@ fn together(messages: Vec<Map<String, Value>>, notes: &mut Notes) -> Vec<Value> 
     while let Some((i, mut message)) = answered.next() {
         if message["role"] == "tool" {
             // It answers no call that is there.
-            notes.add(format!("messages[{i}]: a result without a call is shown as the user's"));
+            notes.add(format!(
+                "messages[{i}]: a result without a call is shown as the user's"
+            ));
             message.insert("role".into(), "user".into());
             message.shift_remove("tool_call_id");
             out.push(message.into());
@@ -289,7 +320,11 @@ mod tests {
             json!({"role": "assistant", "content": "", "tool_calls": null, "function_call": null}),
         ] {
             let out = mended(json!([message])).unwrap();
-            assert_eq!(out, json!([{"role": "assistant", "content": ""}]), "{message}");
+            assert_eq!(
+                out,
+                json!([{"role": "assistant", "content": ""}]),
+                "{message}"
+            );
         }
     }
 
@@ -307,7 +342,9 @@ mod tests {
             let out = mended(json!([message])).unwrap();
             assert_eq!(out[0]["reasoning_content"], "R", "{message}");
         }
-        let out = mended(json!([{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}]));
+        let out = mended(
+            json!([{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}]),
+        );
         assert_eq!(out.unwrap()[0]["content"][0]["text"], "no");
         let out = mended(json!([{"role": "assistant", "content": null, "refusal": "no"}]));
         assert_eq!(out.unwrap()[0]["content"], "no");
@@ -321,7 +358,8 @@ mod tests {
         let roles = |messages: Value| -> Vec<String> {
             let out = mended(messages).unwrap();
             let all = out.as_array().unwrap().iter();
-            all.map(|m| m["role"].as_str().unwrap().to_owned()).collect()
+            all.map(|m| m["role"].as_str().unwrap().to_owned())
+                .collect()
         };
         for messages in [
             json!([calls, result("a"), result("b"), user]),
@@ -333,7 +371,14 @@ mod tests {
         }
         assert_eq!(roles(json!([user, result("x")])), ["user", "user"]);
         // The same id again belongs to another call.
-        let twice = json!([calls, result("a"), result("b"), calls, result("a"), result("b")]);
+        let twice = json!([
+            calls,
+            result("a"),
+            result("b"),
+            calls,
+            result("a"),
+            result("b")
+        ]);
         let out = mended(twice).unwrap();
         assert_ne!(out[0]["tool_calls"][0]["id"], out[3]["tool_calls"][0]["id"]);
         assert_eq!(out[3]["tool_calls"][0]["id"], out[4]["tool_call_id"]);
@@ -348,7 +393,8 @@ mod tests {
             (json!("{\"a\": 1}"), "{\"a\": 1}"),
             (json!("no json"), "no json"),
         ] {
-            let out = mended(json!([{"role": "assistant", "tool_calls": [call("a", given)]}])).unwrap();
+            let out =
+                mended(json!([{"role": "assistant", "tool_calls": [call("a", given)]}])).unwrap();
             assert_eq!(out[0]["tool_calls"][0]["function"]["arguments"], wanted);
         }
         let old = json!([{"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": "{}"}},
@@ -361,13 +407,29 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_named_with_its_place() {
         for (message, words) in [
-            (json!({"role": "user", "content": [{"type": "input_audio"}]}), ["messages[0]", "input_audio"]),
-            (json!({"role": "wizard", "content": "x"}), ["messages[0].role", "wizard"]),
-            (json!({"role": "user", "content": 7}), ["messages[0].content", "text"]),
-            (json!({"role": "assistant", "tool_calls": [{"id": "c"}]}), ["tool_calls[0]", "name"]),
+            (
+                json!({"role": "user", "content": [{"type": "input_audio"}]}),
+                ["messages[0]", "input_audio"],
+            ),
+            (
+                json!({"role": "wizard", "content": "x"}),
+                ["messages[0].role", "wizard"],
+            ),
+            (
+                json!({"role": "user", "content": 7}),
+                ["messages[0].content", "text"],
+            ),
+            (
+                json!({"role": "assistant", "tool_calls": [{"id": "c"}]}),
+                ["tool_calls[0]", "name"],
+            ),
         ] {
             let refusal = mended(json!([message])).unwrap_err();
-            assert!(words.iter().all(|word| refusal.message.contains(word)), "{}", refusal.message);
+            assert!(
+                words.iter().all(|word| refusal.message.contains(word)),
+                "{}",
+                refusal.message
+            );
         }
     }
 }

@@ -45,7 +45,10 @@ pub(super) fn part(param: &'static str, place: &str, part: Value) -> Result<Opti
         Some(Value::String(kind)) => kind.clone(),
         None | Some(Value::Null) if part.contains_key("text") => "text".to_owned(),
         _ => {
-            return Err(Refusal::new(param, format!("{place}: this part has no type.")));
+            return Err(Refusal::new(
+                param,
+                format!("{place}: this part has no type."),
+            ));
         }
     };
     if TEXT.contains(&&*kind) {
@@ -53,7 +56,10 @@ pub(super) fn part(param: &'static str, place: &str, part: Value) -> Result<Opti
         return match text {
             Some(Value::String(text)) => Ok(Some(Part::Text(text.clone()))),
             None | Some(Value::Null) => Ok(None),
-            Some(_) => Err(Refusal::new(param, format!("{place}.text: it must be a string."))),
+            Some(_) => Err(Refusal::new(
+                param,
+                format!("{place}.text: it must be a string."),
+            )),
         };
     }
     Ok(Some(Part::Other(kind, part)))
@@ -104,7 +110,10 @@ fn document(
     part: &Map<String, Value>,
 ) -> Result<String, Refusal> {
     let none = Map::new();
-    let source = part.get("source").and_then(Value::as_object).unwrap_or(&none);
+    let source = part
+        .get("source")
+        .and_then(Value::as_object)
+        .unwrap_or(&none);
     let media = text_of(source, "media_type");
     let text = match text_of(source, "type") {
         "text" => text_of(source, "data").to_owned(),
@@ -274,21 +283,39 @@ mod tests {
     #[test]
     fn what_is_no_text_is_refused_by_place_and_type() {
         for (value, word) in [
-            (json!({"type": "image_url", "image_url": {"url": "x"}}), "image"),
+            (
+                json!({"type": "image_url", "image_url": {"url": "x"}}),
+                "image",
+            ),
             (json!({"type": "image", "source": {}}), "image"),
             (json!({"type": "input_image", "image_url": "x"}), "image"),
-            (json!({"type": "input_audio", "input_audio": {}}), "input_audio"),
+            (
+                json!({"type": "input_audio", "input_audio": {}}),
+                "input_audio",
+            ),
             (json!({"type": "video_url"}), "video_url"),
-            (json!({"type": "document", "source": {"type": "url", "url": "x"}}), "document"),
-            (json!({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0x"}}), "pdf"),
+            (
+                json!({"type": "document", "source": {"type": "url", "url": "x"}}),
+                "document",
+            ),
+            (
+                json!({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0x"}}),
+                "pdf",
+            ),
             (json!({"type": "input_file", "file_id": "f"}), "input_file"),
-            (json!({"type": "file", "file_data": "data:image/png;base64,AA=="}), "image"),
+            (
+                json!({"type": "file", "file_data": "data:image/png;base64,AA=="}),
+                "image",
+            ),
             (json!({"type": "file", "file_data": "%"}), "Base64"),
             (json!({"no": "type"}), "type"),
             (json!(7), "object"),
         ] {
             let message = read(value).unwrap_err().message;
-            assert!(message.contains(word) && message.contains("messages[0].content[1]"), "{message}");
+            assert!(
+                message.contains(word) && message.contains("messages[0].content[1]"),
+                "{message}"
+            );
         }
     }
 }

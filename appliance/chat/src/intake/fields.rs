@@ -123,9 +123,8 @@ fn is_neutral(name: &str, value: &Value) -> bool {
         Value::Object(all) => all.is_empty(),
         Value::Number(n) => {
             let neutral = match name {
-                "typical_p" | "tfs_z" | "length_penalty" | "dynatemp_exponent" | "best_of" | "n" => {
-                    1.0
-                }
+                "typical_p" | "tfs_z" | "length_penalty" | "dynatemp_exponent" | "best_of"
+                | "n" => 1.0,
                 "xtc_probability" | "min_tokens" | "min_length" => 0.0,
                 _ => 0.0,
             };
@@ -294,12 +293,18 @@ const REFUSED: &[(&str, &str)] = &[
     ("guided_json", "use response_format with a json_schema"),
     ("guided_regex", "use response_format with a regex"),
     ("guided_choice", "use response_format with a regex"),
-    ("guided_grammar", "use response_format with a json_schema or a regex"),
+    (
+        "guided_grammar",
+        "use response_format with a json_schema or a regex",
+    ),
     ("guided_decoding_backend", "leave it out; there is one"),
     ("guided_whitespace_pattern", "leave it out"),
     ("structured_outputs", "use response_format"),
     ("structural_tag", "use response_format"),
-    ("grammar", "use response_format with a json_schema or a regex"),
+    (
+        "grammar",
+        "use response_format with a json_schema or a regex",
+    ),
     ("ebnf", "use response_format with a json_schema or a regex"),
     ("json_schema", "use response_format"),
     ("regex", "use response_format with a regex"),
@@ -394,8 +399,14 @@ const RESPONSES_REFUSED: &[(&str, &str)] = &[
     ("prompt", "use instructions and input"),
     ("max_tokens", "use max_output_tokens"),
     ("max_completion_tokens", "use max_output_tokens"),
-    ("stop", "Responses has no stop sequences; use /v1/chat/completions"),
-    ("stop_sequences", "Responses has no stop sequences; use /v1/messages"),
+    (
+        "stop",
+        "Responses has no stop sequences; use /v1/chat/completions",
+    ),
+    (
+        "stop_sequences",
+        "Responses has no stop sequences; use /v1/messages",
+    ),
     ("response_format", "use text.format"),
     ("reasoning_effort", "use reasoning.effort"),
     ("logprobs", "use top_logprobs"),
@@ -413,9 +424,15 @@ const MESSAGES_REFUSED: &[(&str, &str)] = &[
     ("response_format", "use output_config.format"),
     ("reasoning_effort", "use output_config.effort"),
     ("reasoning", "use thinking or output_config.effort"),
-    ("parallel_tool_calls", "use tool_choice.disable_parallel_tool_use"),
+    (
+        "parallel_tool_calls",
+        "use tool_choice.disable_parallel_tool_use",
+    ),
     ("logprobs", "Messages has none; use /v1/chat/completions"),
-    ("top_logprobs", "Messages has none; use /v1/chat/completions"),
+    (
+        "top_logprobs",
+        "Messages has none; use /v1/chat/completions",
+    ),
 ];
 
 const COMPLETIONS_REFUSED: &[(&str, &str)] = &[
@@ -486,7 +503,10 @@ mod tests {
             (Path::Responses, json!({"background": true})),
             (Path::Responses, json!({"messages": [{}]})),
             (Path::Messages, json!({"stop": "x"})),
-            (Path::Messages, json!({"response_format": {"type": "json_object"}})),
+            (
+                Path::Messages,
+                json!({"response_format": {"type": "json_object"}}),
+            ),
             (Path::Messages, json!({"mcp_servers": [{}]})),
             (Path::Completions, json!({"guided_regex": "a+"})),
             (Path::Completions, json!({"stop_sequences": ["x"]})),
@@ -502,11 +522,26 @@ mod tests {
     #[test]
     fn what_asks_for_nothing_is_taken() {
         for (path, body) in [
-            (Path::Chat, json!({"functions": [], "audio": null, "min_tokens": 0})),
-            (Path::Chat, json!({"length_penalty": 1, "ignore_eos": false, "modalities": ["text"]})),
-            (Path::Chat, json!({"user": "u", "store": true, "unheard_of": 1})),
-            (Path::Responses, json!({"background": false, "store": true, "conversation": null})),
-            (Path::Messages, json!({"mcp_servers": [], "betas": ["x"], "container": null})),
+            (
+                Path::Chat,
+                json!({"functions": [], "audio": null, "min_tokens": 0}),
+            ),
+            (
+                Path::Chat,
+                json!({"length_penalty": 1, "ignore_eos": false, "modalities": ["text"]}),
+            ),
+            (
+                Path::Chat,
+                json!({"user": "u", "store": true, "unheard_of": 1}),
+            ),
+            (
+                Path::Responses,
+                json!({"background": false, "store": true, "conversation": null}),
+            ),
+            (
+                Path::Messages,
+                json!({"mcp_servers": [], "betas": ["x"], "container": null}),
+            ),
         ] {
             assert!(check(path, body.clone()).is_ok(), "{body}");
         }
@@ -517,7 +552,9 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/server.md");
         let page = std::fs::read_to_string(path).unwrap();
         let (begin, end) = ("<!-- fields -->\n", "<!-- end of fields -->\n");
-        let (before, rest) = page.split_once(begin).expect("docs/server.md has no fields");
+        let (before, rest) = page
+            .split_once(begin)
+            .expect("docs/server.md has no fields");
         let (found, after) = rest.split_once(end).expect("the fields have no end");
         let wanted = format!("\n{}", document());
         if std::env::var_os("V4_WRITE_DOCS").is_some() && found != wanted {

@@ -52,14 +52,20 @@ pub(super) fn take(protocol: Protocol, body: &mut Map<String, Value>) -> Result<
             let inner = format.get("json_schema").and_then(Value::as_object);
             let inner = inner.unwrap_or(&format);
             let schema = present(inner, "schema").ok_or_else(|| {
-                Refusal::new(param, format!("Invalid {param}: the type json_schema needs a schema."))
+                Refusal::new(
+                    param,
+                    format!("Invalid {param}: the type json_schema needs a schema."),
+                )
             })?;
             schema_of(param, schema, inner)?
         }
         Some("regex") => {
             let regex = format.get("regex").or_else(|| format.get("pattern"));
             let regex = regex.and_then(Value::as_str).ok_or_else(|| {
-                Refusal::new(param, format!("Invalid {param}: the type regex needs a regex."))
+                Refusal::new(
+                    param,
+                    format!("Invalid {param}: the type regex needs a regex."),
+                )
             })?;
             Format::Regex(regex.to_owned())
         }
@@ -88,7 +94,10 @@ fn schema_of(
     format: &Map<String, Value>,
 ) -> Result<Format, Refusal> {
     if !schema.is_object() {
-        return Err(Refusal::new(param, format!("Invalid {param}: a schema is an object.")));
+        return Err(Refusal::new(
+            param,
+            format!("Invalid {param}: a schema is an object."),
+        ));
     }
     Ok(Format::Schema {
         schema: schema.clone(),
@@ -105,19 +114,60 @@ mod tests {
     #[test]
     fn formats_are_found_in_their_places() {
         let schema = json!({"type": "object"});
-        let wanted = |strict| Some(Format::Schema { schema: schema.clone(), strict });
+        let wanted = |strict| {
+            Some(Format::Schema {
+                schema: schema.clone(),
+                strict,
+            })
+        };
         for (protocol, body, form) in [
-            (Protocol::Chat, json!({"response_format": {"type": "json_schema",
-                "json_schema": {"schema": schema, "strict": true}}}), wanted(true)),
-            (Protocol::Chat, json!({"response_format": {"type": "json_object", "schema": schema}}), wanted(false)),
-            (Protocol::Chat, json!({"response_format": {"type": "text"}}), None),
+            (
+                Protocol::Chat,
+                json!({"response_format": {"type": "json_schema",
+                "json_schema": {"schema": schema, "strict": true}}}),
+                wanted(true),
+            ),
+            (
+                Protocol::Chat,
+                json!({"response_format": {"type": "json_object", "schema": schema}}),
+                wanted(false),
+            ),
+            (
+                Protocol::Chat,
+                json!({"response_format": {"type": "text"}}),
+                None,
+            ),
             (Protocol::Chat, json!({"response_format": null}), None),
-            (Protocol::Chat, json!({"response_format": {"type": "regex", "regex": "a"}}), Some(Format::Regex("a".into()))),
-            (Protocol::Responses, json!({"text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}}), wanted(false)),
-            (Protocol::Responses, json!({"text": {"format": {"type": "json_object"}}}), Some(Format::JsonObject)),
-            (Protocol::Responses, json!({"text": {"verbosity": "low"}}), None),
-            (Protocol::Messages, json!({"output_config": {"format": {"type": "json_schema", "schema": schema}}}), wanted(false)),
-            (Protocol::Messages, json!({"output_format": {"type": "json_schema", "schema": schema}}), wanted(false)),
+            (
+                Protocol::Chat,
+                json!({"response_format": {"type": "regex", "regex": "a"}}),
+                Some(Format::Regex("a".into())),
+            ),
+            (
+                Protocol::Responses,
+                json!({"text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}}),
+                wanted(false),
+            ),
+            (
+                Protocol::Responses,
+                json!({"text": {"format": {"type": "json_object"}}}),
+                Some(Format::JsonObject),
+            ),
+            (
+                Protocol::Responses,
+                json!({"text": {"verbosity": "low"}}),
+                None,
+            ),
+            (
+                Protocol::Messages,
+                json!({"output_config": {"format": {"type": "json_schema", "schema": schema}}}),
+                wanted(false),
+            ),
+            (
+                Protocol::Messages,
+                json!({"output_format": {"type": "json_schema", "schema": schema}}),
+                wanted(false),
+            ),
         ] {
             let mut body = body.as_object().unwrap().clone();
             assert_eq!(take(protocol, &mut body).unwrap().wanted, form, "{body:?}");

@@ -44,13 +44,6 @@ pub(crate) fn hold(arguments: &str) -> Cow<'_, str> {
     }
 }
 
-/// What a client sees of a text in which integers may be held.
-pub(crate) fn released(text: &str) -> String {
-    text.replace(&format!("\"{MARK}"), "")
-        .replace(&format!("{MARK}\""), "")
-        .replace(MARK, "")
-}
-
 /// The text with halves of surrogate pairs replaced and long integers held.
 fn mended(body: &[u8]) -> Cow<'_, [u8]> {
     let mut out: Option<Vec<u8>> = None;
@@ -225,7 +218,8 @@ impl Digits {
 }
 
 /// A whole number, also when it is written as `40.0`.
-pub(crate) fn whole(value: &Value) -> Option<i64> {
+#[must_use]
+pub fn whole(value: &Value) -> Option<i64> {
     if let Some(n) = value.as_i64() {
         return Some(n);
     }
@@ -275,11 +269,15 @@ mod tests {
         assert_eq!(body["max_tokens"].as_f64(), Some(1.2345678901234568e22));
         let input = &body["messages"][0]["content"][0]["input"]["id"];
         assert_eq!(held(input.as_str().unwrap()), Some(n));
-        for same in ["18446744073709551615", "-9223372036854775808", "1.5", "1e400000"] {
+        for same in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "1.5",
+            "1e400000",
+        ] {
             assert_eq!(hold(same), same);
         }
         assert_ne!(hold("18446744073709551616"), "18446744073709551616");
-        assert_eq!(released(&hold(&format!("[{n}]"))), format!("[{n}]"));
     }
 
     #[test]
@@ -289,7 +287,10 @@ mod tests {
         let prompt = format!("<m name=\"id\" string=\"true\">{held}</m>[\"{held}\", 1]<m>");
         let last = prompt.len() - 3..prompt.len();
         let (out, ranges) = Digits::write(&prompt, &[0..2, last]).unwrap();
-        assert_eq!(out, format!("<m name=\"id\" string=\"false\">{n}</m>[{n}, 1]<m>"));
+        assert_eq!(
+            out,
+            format!("<m name=\"id\" string=\"false\">{n}</m>[{n}, 1]<m>")
+        );
         assert_eq!(&out[ranges[1].clone()], "<m>");
         assert_eq!(ranges[0], 0..2);
         assert!(Digits::write("plain", &[]).is_none());
@@ -299,7 +300,12 @@ mod tests {
 
     #[test]
     fn whole_numbers_have_two_spellings() {
-        for (value, n) in [("40.0", Some(40)), ("-1", Some(-1)), ("1.5", None), ("\"1\"", None)] {
+        for (value, n) in [
+            ("40.0", Some(40)),
+            ("-1", Some(-1)),
+            ("1.5", None),
+            ("\"1\"", None),
+        ] {
             assert_eq!(whole(&text(value)), n);
         }
     }

@@ -14,11 +14,22 @@ const PARAM: &str = "messages";
 /// A part of the conversation: a message's block, or several that belong together.
 enum Item {
     /// What a user or the system says, in one message.
-    Said { role: &'static str, blocks: Vec<Value> },
+    Said {
+        role: &'static str,
+        blocks: Vec<Value>,
+    },
     /// The result of a call.
-    Result { id: String, content: Value, place: String },
+    Result {
+        id: String,
+        content: Value,
+        place: String,
+    },
     /// The model's turn.
-    Turn { place: String, blocks: Vec<Value>, calls: Vec<Value> },
+    Turn {
+        place: String,
+        blocks: Vec<Value>,
+        calls: Vec<Value>,
+    },
 }
 
 /// Brings the system prompt and the messages of a request into form.
@@ -30,7 +41,12 @@ pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(
     let messages = match body.get_mut(PARAM) {
         Some(Value::Array(messages)) => std::mem::take(messages),
         Some(Value::String(text)) => vec![json!({"role": "user", "content": text})],
-        _ => return Err(Refusal::new(PARAM, "messages: it must be a list of messages.")),
+        _ => {
+            return Err(Refusal::new(
+                PARAM,
+                "messages: it must be a list of messages.",
+            ));
+        }
     };
     let mut items = Vec::with_capacity(messages.len());
     for (i, message) in messages.into_iter().enumerate() {
@@ -38,7 +54,12 @@ pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(
         match message {
             Value::Null => {}
             Value::Object(message) => one(&place, message, &mut items, notes)?,
-            _ => return Err(Refusal::new(PARAM, format!("{place}: a message is an object."))),
+            _ => {
+                return Err(Refusal::new(
+                    PARAM,
+                    format!("{place}: a message is an object."),
+                ));
+            }
         }
     }
     body.insert(PARAM.into(), together(items, notes).into());
@@ -68,7 +89,12 @@ fn system(body: &mut Map<String, Value>) -> Result<(), Refusal> {
             }
             Value::Array(out)
         }
-        _ => return Err(Refusal::new(NAME, "system: it must be a text or a list of blocks.")),
+        _ => {
+            return Err(Refusal::new(
+                NAME,
+                "system: it must be a text or a list of blocks.",
+            ));
+        }
     };
     without_billing(&mut system);
     body.insert(NAME.into(), system);
@@ -86,7 +112,10 @@ fn one(
     items: &mut Vec<Item>,
     notes: &mut Notes,
 ) -> Result<(), Refusal> {
-    let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+    let role = message
+        .get("role")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let role = match role {
         "assistant" => "assistant",
         "user" | "tool" => "user",
@@ -111,7 +140,10 @@ fn one(
                     blocks: vec![text_block(&text)],
                     calls: Vec::new(),
                 },
-                role => Item::Said { role, blocks: vec![text_block(&text)] },
+                role => Item::Said {
+                    role,
+                    blocks: vec![text_block(&text)],
+                },
             });
             return Ok(());
         }
@@ -155,11 +187,21 @@ fn turn(
                 }
             }
             "tool_use" => {
-                let name = block.get("name").and_then(Value::as_str).unwrap_or_default();
+                let name = block
+                    .get("name")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default();
                 if name.is_empty() {
-                    return Err(Refusal::new(PARAM, format!("{place}: the call has no name.")));
+                    return Err(Refusal::new(
+                        PARAM,
+                        format!("{place}: the call has no name."),
+                    ));
                 }
-                let id = block.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let id = block
+                    .get("id")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned();
                 let name = name.to_owned();
                 let input = input(block.remove("input"));
                 calls.push(json!({"type": "tool_use", "id": id, "name": name, "input": input}));
@@ -170,7 +212,11 @@ fn turn(
             kind => blocks.push(text_block(&content::readable(PARAM, &place, kind, &block)?)),
         }
     }
-    items.push(Item::Turn { place: place.to_owned(), blocks, calls });
+    items.push(Item::Turn {
+        place: place.to_owned(),
+        blocks,
+        calls,
+    });
     Ok(())
 }
 
@@ -268,10 +314,16 @@ fn together(items: Vec<Item>, notes: &mut Notes) -> Vec<Value> {
         match item {
             Item::Said { role, blocks } => out.push(message(role, blocks)),
             Item::Result { content, place, .. } => {
-                notes.add(format!("{place}: a result without a call is shown as the user's"));
+                notes.add(format!(
+                    "{place}: a result without a call is shown as the user's"
+                ));
                 out.push(json!({"role": "user", "content": content}));
             }
-            Item::Turn { place, mut blocks, calls } => {
+            Item::Turn {
+                place,
+                mut blocks,
+                calls,
+            } => {
                 let mut results = Vec::new();
                 for mut call in calls {
                     let id = call["id"].as_str().unwrap_or_default().to_owned();
@@ -286,7 +338,9 @@ fn together(items: Vec<Item>, notes: &mut Notes) -> Vec<Value> {
                         }
                     };
                     blocks.push(call);
-                    results.push(json!({"type": "tool_result", "tool_use_id": id, "content": content}));
+                    results.push(
+                        json!({"type": "tool_result", "tool_use_id": id, "content": content}),
+                    );
                 }
                 out.push(message("assistant", blocks));
                 if !results.is_empty() {
@@ -341,8 +395,14 @@ mod tests {
             json!({"type": "bash_code_execution_tool_result", "content": {}}),
             json!(null),
         ] {
-            let out = messages(json!([{"role": "assistant", "content": [block, {"type": "text", "text": "T"}]}]));
-            assert_eq!(out, json!([{"role": "assistant", "content": "T"}]), "{block}");
+            let out = messages(
+                json!([{"role": "assistant", "content": [block, {"type": "text", "text": "T"}]}]),
+            );
+            assert_eq!(
+                out,
+                json!([{"role": "assistant", "content": "T"}]),
+                "{block}"
+            );
         }
     }
 
@@ -372,7 +432,10 @@ mod tests {
         assert_eq!(out[0]["content"][0]["type"], "text");
         assert_eq!(out[1]["content"][0]["content"], INTERRUPTED);
         let out = messages(json!([{"role": "user", "content": [result("z"), text]}]));
-        assert_eq!(out, json!([{"role": "user", "content": "r"}, {"role": "user", "content": "u"}]));
+        assert_eq!(
+            out,
+            json!([{"role": "user", "content": "r"}, {"role": "user", "content": "u"}])
+        );
     }
 
     #[test]
@@ -396,14 +459,24 @@ mod tests {
         for (system, wanted) in [
             (json!(line), json!("")),
             (json!(format!("{line}\nYou are X.")), json!("You are X.")),
-            (json!([{"type": "text", "text": line}, {"type": "text", "text": "A"}]), json!([{"type": "text", "text": "A"}])),
-            (json!([{"type": "text", "text": "A"}, {"type": "text", "text": line}]), json!([{"type": "text", "text": "A"}])),
-            (json!({"type": "text", "text": "A"}), json!([{"type": "text", "text": "A"}])),
+            (
+                json!([{"type": "text", "text": line}, {"type": "text", "text": "A"}]),
+                json!([{"type": "text", "text": "A"}]),
+            ),
+            (
+                json!([{"type": "text", "text": "A"}, {"type": "text", "text": line}]),
+                json!([{"type": "text", "text": "A"}]),
+            ),
+            (
+                json!({"type": "text", "text": "A"}),
+                json!([{"type": "text", "text": "A"}]),
+            ),
         ] {
             let out = mended(json!({"system": system, "messages": []})).unwrap();
             assert_eq!(out["system"], wanted, "{system}");
         }
-        let out = mended(json!({"system": null, "messages": [{"role": "user", "content": null}]})).unwrap();
+        let out = mended(json!({"system": null, "messages": [{"role": "user", "content": null}]}))
+            .unwrap();
         assert!(out.get("system").is_none());
     }
 
@@ -411,11 +484,15 @@ mod tests {
     fn pictures_and_unknown_blocks_are_refused_by_place() {
         for (content, word) in [
             (json!([{"type": "image", "source": {}}]), "image"),
-            (json!([{"type": "tool_result", "tool_use_id": "a", "content": [{"type": "image"}]}]), "image"),
+            (
+                json!([{"type": "tool_result", "tool_use_id": "a", "content": [{"type": "image"}]}]),
+                "image",
+            ),
             (json!([{"type": "hologram"}]), "hologram"),
             (json!(5), "content"),
         ] {
-            let refusal = mended(json!({"messages": [{"role": "user", "content": content}]})).unwrap_err();
+            let refusal =
+                mended(json!({"messages": [{"role": "user", "content": content}]})).unwrap_err();
             assert!(refusal.message.contains(word) && refusal.message.contains("messages[0]"));
         }
     }

@@ -30,6 +30,7 @@ use serde_json::{Map, Value};
 use crate::{ChatError, ModelVersion, Protocol, Request};
 use echo::Echo;
 pub use fields::Path;
+pub use json::whole;
 pub use wanted::{Calls, Format, Wanted, WantedTool};
 
 /// Lines of this beginning change with each request and say nothing to a model: they
@@ -101,7 +102,8 @@ impl Notes {
 
     fn lines(mut self) -> Vec<String> {
         if self.more > 0 {
-            self.lines.push(format!("and {} more like these", self.more));
+            self.lines
+                .push(format!("and {} more like these", self.more));
         }
         self.lines
     }
@@ -142,8 +144,8 @@ pub fn accept(
     if forced && thinking.asked.is_none() && !any {
         thinking::turn_off(protocol, &mut body);
     }
-    let mut request = Request::from_value(protocol, version, Value::Object(body))
-        .map_err(ChatError::from)?;
+    let mut request =
+        Request::from_value(protocol, version, Value::Object(body)).map_err(ChatError::from)?;
     let mut wanted = Wanted {
         format: format.wanted,
         parallel: choice.parallel,
@@ -185,14 +187,18 @@ fn numbers(protocol: Protocol, body: &mut Map<String, Value>) -> Result<(), Refu
         let Some(value) = body.get(name).filter(|value| value.is_number()) else {
             continue;
         };
-        let n = json::whole(value)
-            .ok_or_else(|| Refusal::new(name, format!("Invalid {name}: it must be a whole number.")))?;
+        let n = json::whole(value).ok_or_else(|| {
+            Refusal::new(name, format!("Invalid {name}: it must be a whole number."))
+        })?;
         if n < 0 && (name == "seed" || (LIMITS.contains(&name) && n == -1)) {
             body.shift_remove(name);
             continue;
         }
         if n < 0 {
-            return Err(Refusal::new(name, format!("Invalid {name}: it must not be negative.")));
+            return Err(Refusal::new(
+                name,
+                format!("Invalid {name}: it must not be negative."),
+            ));
         }
         // What is more than any context is no limit.
         let most = i64::from(u32::MAX >> 1);
@@ -279,11 +285,18 @@ fn begun(protocol: Protocol, body: &mut Map<String, Value>) -> Result<bool, Refu
     let flag = |body: &mut Map<String, Value>, name: &'static str| match body.shift_remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Bool(on)) => Ok(Some(on)),
-        Some(_) => Err(Refusal::new(name, format!("Invalid {name}: it must be true or false."))),
+        Some(_) => Err(Refusal::new(
+            name,
+            format!("Invalid {name}: it must be true or false."),
+        )),
     };
     let go_on = flag(body, GO_ON)?;
     let generate = flag(body, GENERATE)?;
-    let list = if protocol == Protocol::Responses { "input" } else { "messages" };
+    let list = if protocol == Protocol::Responses {
+        "input"
+    } else {
+        "messages"
+    };
     let last = match body.get_mut(list) {
         Some(Value::Array(all)) => all.last_mut(),
         _ => None,
@@ -325,7 +338,8 @@ fn without_billing(content: &mut Value) {
     let strip = |text: &str| -> Option<String> {
         let billing = |line: &str| {
             let line = line.trim_start();
-            line.get(..BILLING.len()).is_some_and(|s| s.eq_ignore_ascii_case(BILLING))
+            line.get(..BILLING.len())
+                .is_some_and(|s| s.eq_ignore_ascii_case(BILLING))
         };
         if !text.lines().any(billing) {
             return None;

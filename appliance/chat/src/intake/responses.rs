@@ -36,9 +36,15 @@ enum Item {
     /// A message or reasoning.
     Said(Value),
     /// A call, its id taken out.
-    Call { id: String, item: Map<String, Value> },
+    Call {
+        id: String,
+        item: Map<String, Value>,
+    },
     /// The result of a call.
-    Output { id: String, item: Map<String, Value> },
+    Output {
+        id: String,
+        item: Map<String, Value>,
+    },
 }
 
 /// Brings the instructions and the input of a request into form.
@@ -68,10 +74,17 @@ pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(
         match item {
             Value::Null => {}
             Value::String(text) => {
-                read.push(Item::Said(json!({"type": "message", "role": "user", "content": text})));
+                read.push(Item::Said(
+                    json!({"type": "message", "role": "user", "content": text}),
+                ));
             }
             Value::Object(item) => read.extend(one(&place, item, notes)?),
-            _ => return Err(Refusal::new(PARAM, format!("{place}: an item is an object."))),
+            _ => {
+                return Err(Refusal::new(
+                    PARAM,
+                    format!("{place}: an item is an object."),
+                ));
+            }
         }
     }
     body.insert(PARAM.into(), together(read, notes).into());
@@ -86,7 +99,12 @@ fn one(
     let kind = match item.get("type") {
         Some(Value::String(kind)) => kind.clone(),
         _ if item.contains_key("role") => "message".to_owned(),
-        _ => return Err(Refusal::new(PARAM, format!("{place}: the item has no type."))),
+        _ => {
+            return Err(Refusal::new(
+                PARAM,
+                format!("{place}: the item has no type."),
+            ));
+        }
     };
     let id = |item: &Map<String, Value>| {
         let names = ["call_id", "tool_call_id", "id"].iter();
@@ -160,7 +178,11 @@ fn message(
             ));
         }
     };
-    let word = if role == "assistant" { "output_text" } else { "input_text" };
+    let word = if role == "assistant" {
+        "output_text"
+    } else {
+        "input_text"
+    };
     let parts = match item.remove("content") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(text)) => {
@@ -218,7 +240,9 @@ fn reasoning(item: Map<String, Value>) -> Option<Value> {
         Value::String(text) => vec![json!({"type": "reasoning_text", "text": text})],
         Value::Array(parts) => {
             let texts = parts.iter().filter_map(|part| part["text"].as_str());
-            texts.map(|text| json!({"type": "reasoning_text", "text": text})).collect()
+            texts
+                .map(|text| json!({"type": "reasoning_text", "text": text}))
+                .collect()
         }
         _ => return None,
     };
@@ -229,14 +253,20 @@ fn call(place: &str, kind: &str, item: &mut Map<String, Value>) -> Result<(), Re
     if kind != "tool_search_call" {
         let name = item.get("name").and_then(Value::as_str).unwrap_or_default();
         if name.is_empty() {
-            return Err(Refusal::new(PARAM, format!("{place}: the call has no name.")));
+            return Err(Refusal::new(
+                PARAM,
+                format!("{place}: the call has no name."),
+            ));
         }
     }
     match kind {
         "function_call" => {
             let arguments = arguments(item.get("arguments"));
             item.insert("arguments".into(), arguments.into());
-            if item.get("namespace").is_some_and(|n| n.as_str().is_none_or(str::is_empty)) {
+            if item
+                .get("namespace")
+                .is_some_and(|n| n.as_str().is_none_or(str::is_empty))
+            {
                 item.shift_remove("namespace");
             }
         }
@@ -351,7 +381,9 @@ fn together(items: Vec<Item>, notes: &mut Notes) -> Vec<Value> {
             Item::Output { item, .. } => {
                 out.append(&mut calls);
                 out.append(&mut outputs);
-                notes.add(format!("input[{i}]: an output without a call is shown as the user's"));
+                notes.add(format!(
+                    "input[{i}]: an output without a call is shown as the user's"
+                ));
                 let text = plain(&item);
                 out.push(json!({"type": "message", "role": "user", "content": text}));
             }
@@ -421,14 +453,27 @@ mod tests {
         let thought = json!({"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]});
         let (c, o) = ("function_call", "function_call_output");
         for (input, wanted) in [
-            (json!([q, call("1"), thought, call("2"), output("1"), output("2")]),
-                vec!["user", "reasoning", c, c, o, o]),
+            (
+                json!([q, call("1"), thought, call("2"), output("1"), output("2")]),
+                vec!["user", "reasoning", c, c, o, o],
+            ),
             (json!([q, call("1"), q]), vec!["user", c, o, "user"]),
-            (json!([q, call("1"), note, output("1")]), vec!["user", c, o, "developer"]),
-            (json!([q, call("1"), {"type": "web_search_call", "id": "w"}, output("1")]), vec!["user", c, o]),
-            (json!([q, call("1"), output("1"), thought, call("2"), output("2")]),
-                vec!["user", c, o, "reasoning", c, o]),
-            (json!([q, call("1"), output("1"), call("2"), output("2")]), vec!["user", c, o, c, o]),
+            (
+                json!([q, call("1"), note, output("1")]),
+                vec!["user", c, o, "developer"],
+            ),
+            (
+                json!([q, call("1"), {"type": "web_search_call", "id": "w"}, output("1")]),
+                vec!["user", c, o],
+            ),
+            (
+                json!([q, call("1"), output("1"), thought, call("2"), output("2")]),
+                vec!["user", c, o, "reasoning", c, o],
+            ),
+            (
+                json!([q, call("1"), output("1"), call("2"), output("2")]),
+                vec!["user", c, o, c, o],
+            ),
             (json!([q, output("7")]), vec!["user", "user"]),
             (json!([q, call("1")]), vec!["user", c, o]),
         ] {
@@ -448,7 +493,10 @@ mod tests {
             "plain",
         ]))
         .unwrap();
-        assert_eq!(items[0]["content"], json!([{"type": "input_text", "text": "T"}, {"type": "input_text", "text": "U"}]));
+        assert_eq!(
+            items[0]["content"],
+            json!([{"type": "input_text", "text": "T"}, {"type": "input_text", "text": "U"}])
+        );
         assert_eq!(items[1]["content"], "");
         assert_eq!(items[2]["arguments"], "{\"a\":1}");
         assert_eq!(items[3]["arguments"], json!({"x": 1}));
@@ -459,11 +507,20 @@ mod tests {
     #[test]
     fn what_stands_for_the_unknown_is_refused_by_name() {
         for (item, word) in [
-            (json!({"type": "item_reference", "id": "m"}), "item_reference"),
-            (json!({"type": "compaction", "encrypted_content": "x"}), "compaction"),
+            (
+                json!({"type": "item_reference", "id": "m"}),
+                "item_reference",
+            ),
+            (
+                json!({"type": "compaction", "encrypted_content": "x"}),
+                "compaction",
+            ),
             (json!({"type": "hologram"}), "hologram"),
             (json!({"id": "x"}), "type"),
-            (json!({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}), "image"),
+            (
+                json!({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}),
+                "image",
+            ),
         ] {
             let refusal = mended(json!([item])).unwrap_err();
             assert!(refusal.message.contains(word) && refusal.message.contains("input[0]"));

@@ -138,9 +138,18 @@ mod tests {
         for (schema, wanted) in [
             (json!({}), json!({"type": "object"})),
             (json!(null), json!({"type": "object"})),
-            (json!({"type": null, "properties": {}}), json!({"type": "object", "properties": {}})),
-            (json!({"type": "object", "required": null}), json!({"type": "object"})),
-            (json!({"type": "object", "properties": null}), json!({"type": "object"})),
+            (
+                json!({"type": null, "properties": {}}),
+                json!({"type": "object", "properties": {}}),
+            ),
+            (
+                json!({"type": "object", "required": null}),
+                json!({"type": "object"}),
+            ),
+            (
+                json!({"type": "object", "properties": null}),
+                json!({"type": "object"}),
+            ),
             (
                 json!({"type": "object", "properties": {"a": {"type": "string", "required": true}}}),
                 json!({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}),
@@ -153,7 +162,10 @@ mod tests {
             ),
         ] {
             assert_eq!(mended(Some(&schema)), wanted, "{schema}");
-            assert!(published(ModelVersion::V4, Some(&wanted), false).is_some(), "{wanted}");
+            assert!(
+                published(ModelVersion::V4, Some(&wanted), false).is_some(),
+                "{wanted}"
+            );
         }
         let sound = json!({"type": "object", "properties": {"a": {"enum": ["x", null]}}, "required": ["a"]});
         assert_eq!(mended(Some(&sound)), sound);

@@ -40,7 +40,9 @@ pub(crate) fn settle(
         }
         Protocol::Responses => said.reasoning(body.get("reasoning"))?,
         Protocol::Messages => {
-            let config = body.get("output_config").filter(|config| config.is_object());
+            let config = body
+                .get("output_config")
+                .filter(|config| config.is_object());
             let effort = config.and_then(|config| config.get("effort")).cloned();
             said.effort("output_config", effort.as_ref())?;
         }
@@ -93,13 +95,19 @@ impl Said {
                 if !KNOWN.contains(&&*lower) {
                     return Err(Refusal::new(
                         name,
-                        format!("Invalid {name}: {effort:?}; an effort is one of {}.", KNOWN.join(", ")),
+                        format!(
+                            "Invalid {name}: {effort:?}; an effort is one of {}.",
+                            KNOWN.join(", ")
+                        ),
                     ));
                 }
                 self.effort.get_or_insert(lower);
                 Ok(())
             }
-            Some(_) => Err(Refusal::new(name, format!("Invalid {name}: an effort is a string."))),
+            Some(_) => Err(Refusal::new(
+                name,
+                format!("Invalid {name}: an effort is a string."),
+            )),
         }
     }
 
@@ -111,7 +119,8 @@ impl Said {
             // As Gemini's clients write "as much as you like".
             Some(-1) => {}
             Some(n @ 0..) => {
-                self.budget.get_or_insert(usize::try_from(n).unwrap_or(usize::MAX));
+                self.budget
+                    .get_or_insert(usize::try_from(n).unwrap_or(usize::MAX));
             }
             _ => {
                 return Err(Refusal::new(
@@ -192,7 +201,12 @@ fn template(body: &mut Map<String, Value>, said: &mut Said) -> Result<(), Refusa
     let kwargs = match body.remove(NAME) {
         None | Some(Value::Null) => return Ok(()),
         Some(Value::Object(kwargs)) => kwargs,
-        Some(_) => return Err(Refusal::new(NAME, format!("Invalid {NAME}: it must be an object."))),
+        Some(_) => {
+            return Err(Refusal::new(
+                NAME,
+                format!("Invalid {NAME}: it must be an object."),
+            ));
+        }
     };
     for (key, value) in &kwargs {
         match (&**key, value) {
@@ -222,9 +236,14 @@ fn switches(body: &mut Map<String, Value>, said: &mut Said) -> Result<(), Refusa
         match body.remove(name) {
             None | Some(Value::Null) => {}
             Some(Value::Bool(on)) => said.switch(on),
-            Some(effort @ Value::String(_)) if name == "think" => said.effort(name, Some(&effort))?,
+            Some(effort @ Value::String(_)) if name == "think" => {
+                said.effort(name, Some(&effort))?
+            }
             Some(_) => {
-                return Err(Refusal::new(name, format!("Invalid {name}: it must be true or false.")));
+                return Err(Refusal::new(
+                    name,
+                    format!("Invalid {name}: it must be true or false."),
+                ));
             }
         }
     }
@@ -309,17 +328,35 @@ mod tests {
             (Protocol::Chat, json!({"thinking": false})),
             (Protocol::Chat, json!({"enable_thinking": false})),
             (Protocol::Chat, json!({"think": false})),
-            (Protocol::Chat, json!({"chat_template_kwargs": {"thinking": false}})),
-            (Protocol::Chat, json!({"chat_template_kwargs": {"enable_thinking": false}})),
+            (
+                Protocol::Chat,
+                json!({"chat_template_kwargs": {"thinking": false}}),
+            ),
+            (
+                Protocol::Chat,
+                json!({"chat_template_kwargs": {"enable_thinking": false}}),
+            ),
             (Protocol::Chat, json!({"reasoning": {"effort": "none"}})),
             (Protocol::Chat, json!({"reasoning": {"enabled": false}})),
             (Protocol::Chat, json!({"reasoning_effort": "none"})),
             (Protocol::Chat, json!({"thinking_budget": 0})),
-            (Protocol::Responses, json!({"reasoning": {"effort": "none"}})),
+            (
+                Protocol::Responses,
+                json!({"reasoning": {"effort": "none"}}),
+            ),
             (Protocol::Responses, json!({"enable_thinking": false})),
-            (Protocol::Messages, json!({"thinking": {"type": "disabled"}})),
-            (Protocol::Messages, json!({"chat_template_kwargs": {"thinking": false}})),
-            (Protocol::Messages, json!({"output_config": {"effort": "none"}})),
+            (
+                Protocol::Messages,
+                json!({"thinking": {"type": "disabled"}}),
+            ),
+            (
+                Protocol::Messages,
+                json!({"chat_template_kwargs": {"thinking": false}}),
+            ),
+            (
+                Protocol::Messages,
+                json!({"output_config": {"effort": "none"}}),
+            ),
         ] {
             let (thinking, after) = settled(protocol, body.clone()).unwrap();
             assert_eq!(thinking.asked, Some(false), "{body}");
@@ -336,9 +373,19 @@ mod tests {
         let body = json!({"thinking": {"type": "enabled", "budget_tokens": 100},
             "chat_template_kwargs": {"thinking": false}, "reasoning_effort": "low"});
         let (thinking, after) = settled(Protocol::Chat, body).unwrap();
-        assert_eq!(thinking, Thinking { asked: Some(true), budget: Some(100) });
+        assert_eq!(
+            thinking,
+            Thinking {
+                asked: Some(true),
+                budget: Some(100)
+            }
+        );
         assert_eq!(after["reasoning_effort"], "low");
-        let (thinking, after) = settled(Protocol::Responses, json!({"reasoning": {"effort": null, "summary": "auto"}})).unwrap();
+        let (thinking, after) = settled(
+            Protocol::Responses,
+            json!({"reasoning": {"effort": null, "summary": "auto"}}),
+        )
+        .unwrap();
         assert_eq!(thinking, Thinking::default());
         assert_eq!(after, json!({"reasoning": {"summary": "auto"}}));
     }
@@ -346,8 +393,14 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused_by_name() {
         for (body, name) in [
-            (json!({"chat_template_kwargs": {"tools_in_user_message": true}}), "tools_in_user_message"),
-            (json!({"chat_template_kwargs": {"thinking": "no"}}), "chat_template_kwargs.thinking"),
+            (
+                json!({"chat_template_kwargs": {"tools_in_user_message": true}}),
+                "tools_in_user_message",
+            ),
+            (
+                json!({"chat_template_kwargs": {"thinking": "no"}}),
+                "chat_template_kwargs.thinking",
+            ),
             (json!({"reasoning_effort": "very"}), "reasoning_effort"),
             (json!({"thinking": {"type": "maybe"}}), "thinking"),
             (json!({"enable_thinking": "no"}), "enable_thinking"),

@@ -63,7 +63,8 @@ impl Tools {
     pub fn wanted(&self, definition: &ToolDefinition) -> WantedTool {
         let shown = &definition.parameters;
         let own = self.all.iter().find(|tool| {
-            definition.name == tool.name || definition.name.ends_with(&tool.name) && *shown == tool.shown
+            definition.name == tool.name
+                || definition.name.ends_with(&tool.name) && *shown == tool.shown
         });
         WantedTool {
             name: definition.name.clone(),
@@ -101,7 +102,10 @@ impl Tools {
             },
             strict,
         });
-        (json!({"type": "object", PLACE: number}), stand_in(number, name))
+        (
+            json!({"type": "object", PLACE: number}),
+            stand_in(number, name),
+        )
     }
 }
 
@@ -222,7 +226,10 @@ fn chat(
     mut tool: Map<String, Value>,
     notes: &mut Notes,
 ) -> Result<Option<Value>, Refusal> {
-    let kind = tool.get("type").and_then(Value::as_str).unwrap_or("function");
+    let kind = tool
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or("function");
     let inner = |tool: &mut Map<String, Value>, name: &str| match tool.remove(name) {
         Some(Value::Object(inner)) => inner,
         // As Responses has it.
@@ -231,7 +238,9 @@ fn chat(
     let (function, parameters) = match kind {
         "function" => {
             let function = inner(&mut tool, "function");
-            let parameters = function.get("parameters").or_else(|| function.get("input_schema"));
+            let parameters = function
+                .get("parameters")
+                .or_else(|| function.get("input_schema"));
             let parameters = parameters.cloned();
             (function, parameters)
         }
@@ -242,7 +251,9 @@ fn chat(
             (function, Some(parameters))
         }
         other => {
-            notes.add(format!("{place}: a tool of the type {other} is run by a service; left out"));
+            notes.add(format!(
+                "{place}: a tool of the type {other} is run by a service; left out"
+            ));
             return Ok(None);
         }
     };
@@ -265,7 +276,9 @@ fn messages(
 ) -> Result<Option<Value>, Refusal> {
     let kind = tool.get("type").and_then(Value::as_str).unwrap_or("custom");
     if !matches!(kind, "custom" | "function") {
-        notes.add(format!("{place}: a tool of the type {kind} is run by a service; left out"));
+        notes.add(format!(
+            "{place}: a tool of the type {kind} is run by a service; left out"
+        ));
         return Ok(None);
     }
     let name = name_of(&tool, place)?;
@@ -289,7 +302,10 @@ fn responses(
     mut tool: Map<String, Value>,
     notes: &mut Notes,
 ) -> Result<Option<Value>, Refusal> {
-    let kind = tool.get("type").and_then(Value::as_str).unwrap_or("function");
+    let kind = tool
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or("function");
     match kind {
         "function" => {
             // As Chat Completions has it.
@@ -310,7 +326,11 @@ fn responses(
                 let Value::Object(one) = one else {
                     return Err(wrong(format!("{place}: a tool is an object.")));
                 };
-                match one.get("type").and_then(Value::as_str).unwrap_or("function") {
+                match one
+                    .get("type")
+                    .and_then(Value::as_str)
+                    .unwrap_or("function")
+                {
                     "function" => kept.push(function(tools, version, &place, one)?),
                     other => notes.add(format!(
                         "{place}: a tool of the type {other} in a namespace; left out"
@@ -324,7 +344,9 @@ fn responses(
         // The authors' reader knows what to do with these.
         "tool_search" | "web_search" | "web_search_2025_08_26" => Ok(Some(Value::Object(tool))),
         other => {
-            notes.add(format!("{place}: a tool of the type {other} is run by a service; left out"));
+            notes.add(format!(
+                "{place}: a tool of the type {other} is run by a service; left out"
+            ));
             Ok(None)
         }
     }
@@ -380,7 +402,11 @@ pub(super) fn choice(
     const NAME: &str = "tool_choice";
     let wrong = |message: String| Refusal::new(NAME, message);
     let mut choice = Choice {
-        calls: if names.is_empty() { Calls::Never } else { Calls::May },
+        calls: if names.is_empty() {
+            Calls::Never
+        } else {
+            Calls::May
+        },
         only: None,
         named: false,
         parallel: true,
@@ -419,11 +445,11 @@ pub(super) fn choice(
             Some("allowed_tools") => {
                 let inner = fields.get("allowed_tools").unwrap_or(&value);
                 let list = inner.get("tools").and_then(Value::as_array);
-                let all: Option<Vec<String>> =
-                    list.map(|list| list.iter().map(name).collect()).unwrap_or_default();
-                let all = all.ok_or_else(|| {
-                    wrong(format!("Invalid {NAME}: its tools are to be named."))
-                })?;
+                let all: Option<Vec<String>> = list
+                    .map(|list| list.iter().map(name).collect())
+                    .unwrap_or_default();
+                let all = all
+                    .ok_or_else(|| wrong(format!("Invalid {NAME}: its tools are to be named.")))?;
                 let mode = inner.get("mode").and_then(Value::as_str);
                 (mode.unwrap_or("auto"), Some(all))
             }
@@ -457,7 +483,11 @@ pub(super) fn choice(
     {
         return Err(wrong(format!(
             "Invalid {NAME}: no tool named '{unknown}' could be called; there is {}.",
-            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            }
         )));
     }
     if choice.calls == Calls::Must && names.is_empty() {

@@ -60,4 +60,3 @@ pub enum Calls {
     /// At least one call comes.
     Must,
 }
-

@@ -6,6 +6,7 @@ use hyper::Response;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use v4_chat::intake::{self, Accepted, Path};
 use v4_chat::{Event, Protocol, Rendered, Request, Responder, Written};
 use v4_runtime::Adapter;
 use v4_runtime::sampling::SamplerOptions;
@@ -13,13 +14,16 @@ use v4_runtime::tokenizer::Tokenizer;
 
 use super::extras::Extras;
 use super::generation::{self, Writer};
+use crate::constraint::{ConstraintError, Part};
 use crate::http::{ApiError, Body, Kind, Sse, Style};
 use crate::jobs::{Client, Finish, Job, Output};
-use crate::picker::Picking;
+use crate::picker::{Picking, Reasoning};
 use crate::service::{Service, new_id, now};
 
 /// Ends the reasoning.
 const THINK_END: &str = "</think>";
+/// In each tag of a call.
+const TOOL_MARK: &str = "｜DSML｜";
 /// Begin turns: prompts of the same conversation part there.
 const TURNS: [&str; 2] = ["<｜User｜>", "<｜Assistant｜>"];
 
@@ -111,43 +115,85 @@ async fn prepare_aside(
     let service = Arc::clone(service);
     tokio::task::spawn_blocking(move || prepare(&service, protocol, &body))
         .await
-        .map_err(|_| ApiError::new(Kind::Internal, "The request could not be read."))?
+        .map_err(|_| unreadable())?
 }
 
-fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepared, ApiError> {
-    let mut body = Request::read(body)?;
+/// The number of tokens of a request's prompt, whatever the context is.
+pub(crate) async fn count(
+    service: &Arc<Service>,
+    protocol: Protocol,
+    body: Bytes,
+) -> Result<Value, ApiError> {
+    let service = Arc::clone(service);
+    let counted = tokio::task::spawn_blocking(move || read(&service, protocol, &body));
+    let read = counted.await.map_err(|_| unreadable())??;
+    Ok(json!({"input_tokens": read.rendered.ids.len()}))
+}
+
+fn unreadable() -> ApiError {
+    ApiError::new(Kind::Internal, "The request could not be read.")
+}
+
+/// A request that was read, and its prompt.
+struct Read {
+    accepted: Accepted,
+    rendered: Rendered,
+    extras: Extras,
+    adapters: Vec<Arc<Adapter>>,
+}
+
+fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiError> {
+    let body = Request::read(body)?;
+    let tokenizer = service.tokenizer();
     let adapters = service.models().of_request(body["model"].as_str())?;
-    let extras = Extras::of(protocol, &mut body)?;
-    let request = Request::from_value(protocol, service.version(), body)?;
-    let rendered = request.render(service.tokenizer())?;
+    let extras = match &body {
+        Value::Object(fields) => Extras::of(fields, tokenizer.vocab_size())?,
+        _ => Extras::default(),
+    };
+    let accepted = intake::accept(protocol, service.version(), body)?;
+    for note in &accepted.notes {
+        service.note(Path::from(protocol).name(), note);
+    }
+    let rendered = accepted.request.render(tokenizer)?;
     let known = |call: &str| service.turns().get(call);
-    let rendered = request.replay(service.tokenizer(), rendered, known);
+    let rendered = accepted.request.replay(tokenizer, rendered, known);
     if rendered.images > 0 {
         return Err(ApiError::new(
             Kind::Invalid,
             "This service takes text alone: the request has images.",
         ));
     }
-    // Larger prompts do not fit any context.
-    let tokens = u32::try_from(rendered.ids.len()).unwrap_or(u32::MAX);
-    let context = u32::try_from(service.config().context).unwrap_or(u32::MAX);
-    let max_tokens = request.max_tokens(tokens, context)?;
-    if tokens >= context {
-        return Err(ApiError::new(
-            Kind::Invalid,
-            format!(
-                "The prompt has {tokens} tokens and leaves no room for an answer in a context of \
-                 {context}."
-            ),
-        ));
+    Ok(Read {
+        accepted,
+        rendered,
+        extras,
+        adapters,
+    })
+}
+
+fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepared, ApiError> {
+    let Read {
+        accepted,
+        rendered,
+        extras,
+        adapters,
+    } = read(service, protocol, body)?;
+    let context = service.config().context;
+    if rendered.ids.len() >= context {
+        return Err(ApiError::too_long(rendered.ids.len(), context));
     }
-    let picking = picking(service, &request, extras)?;
+    // Larger prompts do not fit any context.
+    let short = |n| u32::try_from(n).unwrap_or(u32::MAX);
+    let max_tokens = accepted
+        .request
+        .max_tokens(short(rendered.ids.len()), short(context));
+    let picking = picking(service, &accepted, extras)?;
     picking
         .sampler
         .validate()
         .map_err(|e| ApiError::new(Kind::Invalid, e.to_string()))?;
     Ok(Prepared {
-        request,
+        request: accepted.request,
         rendered,
         picking,
         adapters,
@@ -155,11 +201,9 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
     })
 }
 
-fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<Picking, ApiError> {
+fn picking(service: &Service, accepted: &Accepted, extras: Extras) -> Result<Picking, ApiError> {
+    let request = &accepted.request;
     let inference = request.inference();
-    let schema = extras.schema.take();
-    let wanted = inference.output_constraint.as_ref();
-    let wanted = wanted.map(|wanted| extras.constraint(wanted));
     let mut picking = extras.picking(SamplerOptions {
         temperature: inference.temperature.unwrap_or(1.0),
         top_p: inference.top_p.unwrap_or(1.0),
@@ -168,27 +212,46 @@ fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<P
     picking.logprobs = inference
         .logprobs
         .then(|| usize::from(inference.top_logprobs.unwrap_or(0)));
-    picking.constraint = match (&wanted, schema) {
-        (Some(wanted), None) => service.grammars().of(&wanted.into())?,
-        (None, Some(schema)) => Some(service.grammars().json_schema(schema)?),
-        (None, None) => None,
-        (Some(_), Some(_)) => {
-            return Err(ApiError::invalid(
-                "output_config",
-                "An output format cannot be used together with tools.",
-            ));
-        }
+    picking.constraint = service
+        .grammars()
+        .of(&accepted.wanted)
+        .map_err(|error| refused(request.protocol(), error))?;
+    let mark = |mark| {
+        service
+            .tokenizer()
+            .mark(mark)
+            .ok_or_else(|| ApiError::new(Kind::Internal, format!("The tokenizer has no {mark}.")))
     };
-    if picking.constraint.is_some() && request.starts_in_reasoning() {
-        let mark = service.tokenizer().mark(THINK_END);
-        picking.constraint_after = Some(mark.ok_or_else(|| {
-            ApiError::new(
-                Kind::Internal,
-                format!("The tokenizer has no {THINK_END}, so reasoning has no end."),
-            )
-        })?);
+    if accepted.no_calls {
+        picking.banned.push(mark(TOOL_MARK)?);
+    }
+    if request.starts_in_reasoning() && (picking.constraint.is_some() || accepted.budget.is_some())
+    {
+        picking.reasoning = Some(Reasoning {
+            end: mark(THINK_END)?,
+            budget: accepted.budget,
+        });
     }
     Ok(picking)
+}
+
+/// What a grammar cannot hold, under the name of the field that asks for it.
+fn refused(protocol: Protocol, error: ConstraintError) -> ApiError {
+    let refusal = match &error {
+        ConstraintError::Grammar(refusal) => refusal,
+        ConstraintError::Tokenizer(_) | ConstraintError::Run(_) => {
+            return ApiError::new(Kind::Internal, error.to_string());
+        }
+    };
+    let param = match (&refusal.part, protocol) {
+        (Part::Tool(_), _) => "tools",
+        (Part::Begun, Protocol::Responses) => "input",
+        (Part::Begun, _) => "messages",
+        (Part::Format, Protocol::Chat) => "response_format",
+        (Part::Format, Protocol::Responses) => "text",
+        (Part::Format, Protocol::Messages) => "output_config",
+    };
+    ApiError::invalid(param, format!("{param} cannot be followed: {error}."))
 }
 
 /// Where the last turns of a prompt begin.

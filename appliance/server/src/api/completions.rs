@@ -125,7 +125,7 @@ fn prepare(service: &Service, body: &[u8]) -> Result<Prepared, ApiError> {
             "invalid request body: expected an object",
         ));
     };
-    let extras = Extras::common(fields)?;
+    let extras = Extras::of(fields, service.tokenizer().vocab_size())?;
     check(fields)?;
     let request: CompletionRequest = serde_json::from_value(value)
         .map_err(|e| ApiError::new(Kind::Invalid, format!("invalid request body: {e}")))?;

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
+use v4_chat::intake::NotAccepted;
 use v4_chat::{ChatError, ProtocolError};
 
 use super::body::{Body, full};
-use crate::constraint::ConstraintError;
 use crate::jobs::{Failure, Refused};
 
 /// Whose format errors have.
@@ -208,12 +208,12 @@ impl From<ChatError> for ApiError {
     }
 }
 
-impl From<ConstraintError> for ApiError {
-    fn from(error: ConstraintError) -> Self {
-        Self::invalid(
-            "response_format",
-            format!("The output format cannot be followed: {error}"),
-        )
+impl From<NotAccepted> for ApiError {
+    fn from(error: NotAccepted) -> Self {
+        match error {
+            NotAccepted::Refused(refusal) => Self::invalid(refusal.param, refusal.message),
+            NotAccepted::Reader(error) => error.into(),
+        }
     }
 }
 

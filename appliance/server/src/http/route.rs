@@ -5,7 +5,6 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
-use serde_json::json;
 use v4_chat::Protocol;
 
 use super::body::{self, Body, full};
@@ -163,12 +162,9 @@ async fn post(
         Route::Prompt(protocol) => api::chat::prompt(service, protocol, body)
             .await
             .map(|prompt| json_response(&prompt)),
-        Route::CountTokens => api::chat::prompt(service, Protocol::Messages, body)
+        Route::CountTokens => api::chat::count(service, Protocol::Messages, body)
             .await
-            .map(|prompt| {
-                let tokens = prompt["ids"].as_array().map_or(0, Vec::len);
-                json_response(&json!({"input_tokens": tokens}))
-            }),
+            .map(|counted| json_response(&counted)),
         _ => api::completions::answer(service, client, body, turn).await,
     }
 }
