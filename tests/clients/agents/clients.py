@@ -17,7 +17,10 @@ class Client:
     package: str  # As in versions.toml.
     config: str | None = None  # As `client-config` calls it, if not the same; "": none.
     first: list = dataclasses.field(default_factory=list)  # "@" is replaced by the task.
-    second: list | None = None  # None: it goes on at a terminal only.
+    second: list | None = None
+    later: list | None = None  # To go on once more; the first command if left out.
+    endless: list | None = None  # The one of these that ends only when it is told to.
+    repeats: str = ""  # The task of the second command, if that makes both turns.
     # Arguments that its tools are narrowed to; the first is called.
     tools: dict = dataclasses.field(default_factory=dict)
     # What is called in the second turn.
@@ -42,6 +45,10 @@ class Client:
         return self.name if self.config is None else self.config or None
 
 
+# Of libraries that hand the service's own words on.
+OVERFLOW = "context_length_exceeded|maximum context length|Context"
+
+
 def library(name, package, config=None, **more):
     """A script beside this file, run with the package's Python."""
     more.setdefault("tools", {"run_command": {"command": COMMAND}})
@@ -52,7 +59,8 @@ def library(name, package, config=None, **more):
         config=config,
         first=["@python", f"@here/{script}", "first"],
         second=["@python", f"@here/{script}", "second"],
-        overflow="context_length_exceeded",
+        overflow=OVERFLOW,
+        repeats="Tell me what the notes say.",
         **more,
     )
 
@@ -84,12 +92,27 @@ def patience(files, env, command):
     env["PATIENCE"] = "3"
 
 
+CLAUDE_OPTIONS = ["--allowedTools", "Bash", "--permission-mode", "default"]
+CLAUDE_AGAIN = ["claude", "-c", "-p", "@", *CLAUDE_OPTIONS]
+CODEX_OPTIONS = ["-s", "danger-full-access"]
+CODEX_AGAIN = ["codex", "exec", *CODEX_OPTIONS, "resume", "--skip-git-repo-check", "--last", "@"]
+CONTINUE_OPTIONS = ["--config", "@home/.continue/config.yaml", "--auto"]
+CONTINUE_AGAIN = ["cn", *CONTINUE_OPTIONS, "--resume", "-p", "@"]
+# It goes on at a terminal only; script (of Debian's bsdutils) makes one.
+CLINE_AGAIN = [
+    "script", "-qfec",
+    "id=$(cline history --json | grep -o '\"sessionId\":\"[^\"]*' | head -1 | cut -d'\"' -f4)\n"
+    'exec cline -P openai-compatible -m v4-flash --id "$id" "$TASK"',
+    "/dev/null",
+]
+
 AGENTS = [
     Client(
         "claude-code",
         "claude-code",
-        first=["claude", "-p", "@", "--allowedTools", "Bash", "--permission-mode", "default"],
-        second=["claude", "-c", "-p", "@", "--allowedTools", "Bash", "--permission-mode", "default"],
+        first=["claude", "-p", "@", *CLAUDE_OPTIONS],
+        second=CLAUDE_AGAIN,
+        later=CLAUDE_AGAIN,
         tools={"Bash": {"command": COMMAND, "description": "Run it"}},
         overflow="Prompt is too long|[Cc]ontext",
         hurry=claude_hurry,
@@ -97,8 +120,9 @@ AGENTS = [
     Client(
         "codex",
         "codex",
-        first=["codex", "exec", "--skip-git-repo-check", "-s", "danger-full-access", "@"],
-        second=["codex", "exec", "-s", "danger-full-access", "resume", "--skip-git-repo-check", "--last", "@"],
+        first=["codex", "exec", "--skip-git-repo-check", *CODEX_OPTIONS, "@"],
+        second=CODEX_AGAIN,
+        later=CODEX_AGAIN,
         tools={"exec_command": {"cmd": COMMAND}},
         overflow="context window",
         hurry=codex_hurry,
@@ -108,6 +132,7 @@ AGENTS = [
         "opencode",
         first=["opencode", "run", "@"],
         second=["opencode", "run", "-c", "@"],
+        later=["opencode", "run", "-c", "@"],
         tools={"bash": {"command": COMMAND, "description": "Run it"}},
         overflow="[Cc]ontext|too long|overflow",
         hurry=opencode_hurry,
@@ -118,6 +143,7 @@ AGENTS = [
         first=["qwen", "-y", "-p", "@"],
         # `-c` would leave out what the first message said of the date.
         second=["python3", "@here/acp.py", "@", "qwen", "-y", "--acp"],
+        later=["qwen", "-y", "-c", "-p", "@"],
         tools={"run_shell_command": {"command": COMMAND, "description": "Run it", "is_background": False}},
         overflow="context",
         hurry=qwen_hurry,
@@ -126,15 +152,17 @@ AGENTS = [
         "cline",
         "cline",
         first=["cline", "-P", "openai-compatible", "-m", "v4-flash", "@"],
-        second=["python3", "@here/acp.py", "@", "cline", "--acp"],
+        second=CLINE_AGAIN,
+        endless=CLINE_AGAIN,
         tools={"run_commands": {"command": COMMAND}},
         overflow="context|too long",
     ),
     Client(
         "continue",
         "continue",
-        first=["cn", "--config", "@home/.continue/config.yaml", "--auto", "-p", "@"],
-        second=["cn", "--config", "@home/.continue/config.yaml", "--auto", "--resume", "-p", "@"],
+        first=["cn", *CONTINUE_OPTIONS, "-p", "@"],
+        second=CONTINUE_AGAIN,
+        later=CONTINUE_AGAIN,
         tools={"Bash": {"command": COMMAND}},
         overflow="context",
     ),
@@ -143,6 +171,7 @@ AGENTS = [
         "pi",
         first=["pi", "-p", "@"],
         second=["pi", "-c", "-p", "@"],
+        later=["pi", "-c", "-p", "@"],
         tools={"bash": {"command": COMMAND}},
         overflow="context",
     ),
@@ -166,7 +195,7 @@ LIBRARIES = [
         first=[*LLM, "-f", "notes.py", "@"],
         second=[*LLM, "-c", "@"],
         tools={"run_command": {"command": COMMAND}},
-        overflow="context_length_exceeded",
+        overflow=OVERFLOW,
     ),
     library("instructor", "instructor", tools={}, hurry=patience),
     library("pydantic-ai", "libraries", hurry=patience),
@@ -184,8 +213,9 @@ LIBRARIES = [
         "js",
         first=["node", "@here/libraries/use_ai_sdk.mjs", "first"],
         second=["node", "@here/libraries/use_ai_sdk.mjs", "second"],
+        repeats="Tell me what the notes say.",
         tools={"run_command": {"command": COMMAND}},
-        overflow="context_length_exceeded",
+        overflow=OVERFLOW,
     ),
 ]
 

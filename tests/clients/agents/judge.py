@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import re
-import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -30,6 +30,8 @@ SMALL_CONTEXT = 1024
 # The longest that setting up a client may take.
 SECONDS = 60
 FIRST_TASK = "Tell me what the notes say."
+THIRD_TASK = "Is that all?"
+SECOND_TASK = "And what else?"
 # Lines of the project's file, for clients whose own prompt is short.
 LINES = 300
 
@@ -65,7 +67,7 @@ class Room:
         self.home, self.project = self.root / "home", self.root / "project"
         self.home.mkdir(parents=True)
         self.project.mkdir()
-        notes = "".join(f"# Note {n}: the parser reads line {n}.\n" for n in range(LINES))
+        notes = "".join(f"# Note {n} for {self.client.name}: the parser reads line {n}.\n" for n in range(LINES))
         (self.project / "notes.py").write_text(notes)
         self.parts = []
         if self.client.configuration() is None:
@@ -152,14 +154,31 @@ class Room:
             start_new_session=True,
         )
         given = (task + "\n").encode() if self.client.stdin else None
+        if command is self.client.endless:
+            threading.Thread(target=self.end_it, args=(process, task), daemon=True).start()
         try:
             out, _ = process.communicate(given, timeout=self.client.limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
+            os.killpg(process.pid, signal.SIGKILL)
             out, _ = process.communicate()
             out += f"\nstopped after {self.client.limit} s".encode()
         out = out.decode("utf8", "replace")
-        return Outcome(process.returncode, out, self.service.take(), time.time() - began)
+        rc = 0 if command is self.client.endless else process.returncode
+        return Outcome(rc, out, self.service.take(), time.time() - began)
+
+    def end_it(self, process, task):
+        """Ends a client at a terminal once the task was answered."""
+        while process.poll() is None:
+            with self.service.lock:
+                done = any(
+                    e.ended and steer.generates(e) and task in json.dumps(e.body)
+                    for e in self.service.exchanges
+                )
+            if done:
+                time.sleep(2)
+                os.killpg(process.pid, signal.SIGKILL)
+                return
+            time.sleep(0.2)
 
 
 class Judge:
@@ -241,7 +260,9 @@ class Judge:
         if not self.client.second:
             return None
         self.steer.clear(self.client.tools, self.client.calls)
-        outcome = self.run("second", self.client.second, "And what else?")
+        # Scripts begin anew, with the same first turn.
+        again = self.client.repeats or SECOND_TASK
+        outcome = self.run("second", self.client.second, again)
         found = self.generated(outcome)
         self.ended_well(outcome)
         last = self.longest(found)
@@ -253,20 +274,22 @@ class Judge:
         return f"{cached} of {prompt} tokens cached ({100 * cached / prompt:.1f}%)"
 
     def check_overflow(self):
-        self.room.fresh()
-        self.steer.clear(self.client.tools, (), "small")
-        outcome = self.run("overflow", self.client.first, FIRST_TASK)
-        refused = [e for e in outcome.generations() if e.status == 400]
+        client = self.client
+        # The first request meets a small context, those after it do not: room to shorten.
+        self.steer.clear(client.tools, client.calls[:1], "small once")
+        outcome = self.run("overflow", client.later or client.first, THIRD_TASK)
+        found = outcome.generations()
+        refused = [e for e in found if e.status == 400]
         if not refused:
-            raise Failed(f"nothing was refused: {[e.status for e in outcome.generations()]}")
+            raise Failed(f"nothing was refused: {[e.status for e in found]}; {tail(outcome.text)}")
         for e in refused:
             if not re.search(r"context_length_exceeded|prompt is too long: \d+ tokens > \d+", e.text):
                 raise Failed(f"400 without the words that clients look for: {e.text[:300]}")
-        if not re.search(self.client.overflow, outcome.text):
+        after = [e for e in found[found.index(refused[0]) + 1 :] if e.status == 200]
+        words = said(outcome.text, client.overflow)
+        if not words and not after:
             raise Failed(f"it does not understand: {tail(outcome.text)}")
-        if len(refused) > 4:
-            raise Failed(f"it tried {len(refused)} times")
-        return f"refused {len(refused)} times, says: {said(outcome.text, self.client.overflow)}"
+        return f"says: {words or 'nothing'}; then {len(after)} requests that were answered"
 
     def check_schemas(self):
         self.steer.off()

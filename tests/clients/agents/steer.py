@@ -61,7 +61,7 @@ class Steer:
         if self.service is None:
             return "main"
         if not generates(exchange):
-            return "main" if self.service == "slow" else self.service
+            return "main"
         body = copy.deepcopy(exchange.body)
         kind = protocol(exchange)
         body["seed"] = 1
@@ -99,7 +99,10 @@ class Steer:
             if thinks(body):
                 body["logit_bias"] = {END_OF_THINKING: 60}
         exchange.sent = body
-        return self.service
+        service = self.service
+        if service == "small once":
+            self.service, service = "main", "small"
+        return service
 
 
 def thinks(body):

@@ -25,7 +25,12 @@ async function turn(messages) {
     model, instructions: notes, messages, tools, stopWhen: stepCountIs(3), maxRetries: 0,
     onError: ({ error }) => { failed = error; },
   });
-  const text = await result.text;
+  let text;
+  try {
+    text = await result.text;
+  } catch (error) {
+    throw failed ?? error;
+  }
   if (failed) throw failed;
   console.log("answer:", text);
   messages.push(...(await result.response).messages);
