@@ -8,6 +8,7 @@
 
 mod cli;
 mod commands;
+mod context;
 mod generate;
 mod interrupt;
 mod model;

@@ -157,10 +157,12 @@ impl StreamTokenizer for Encoder {
     }
 
     fn count_tokens(&self, text: &str) -> Option<usize> {
-        // Asked for the reasoning alone; a text without ids has to be counted.
+        // Asked for the reasoning alone. The text may be spelt with more tokens than the
+        // model spelt it with; one without ids has to be counted.
+        let counted = self.0.encode(text, Marks::Parse).ok().map(|ids| ids.len());
         match self.1.0.load(Ordering::Relaxed) {
-            0 => self.0.encode(text, Marks::Parse).ok().map(|ids| ids.len()),
-            drawn => Some(drawn),
+            0 => counted,
+            drawn => counted.map(|counted| counted.min(drawn)),
         }
     }
 

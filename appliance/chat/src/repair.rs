@@ -95,7 +95,9 @@ impl CallRepair {
         let Some(blocks) = response["content"].as_array_mut() else {
             return;
         };
-        let uses = blocks.iter_mut().filter(|block| block["type"] == "tool_use");
+        let uses = blocks
+            .iter_mut()
+            .filter(|block| block["type"] == "tool_use");
         for (block, parameters) in uses.zip(calls(text)) {
             let empty = block["input"].as_object().is_some_and(Map::is_empty);
             if empty && !parameters.is_empty() {
@@ -182,7 +184,9 @@ mod tests {
     fn run(pieces: &[&str], text: &str) -> String {
         let mut repair = CallRepair::default();
         let event = |data| Event { name: None, data };
-        let mut events = vec![event(json!({"type": "content_block_start", "content_block": {"type": "tool_use"}}))];
+        let mut events = vec![event(
+            json!({"type": "content_block_start", "content_block": {"type": "tool_use"}}),
+        )];
         events.extend(pieces.iter().map(|piece| {
             event(json!({"type": "content_block_delta", "index": 1, "delta": {"partial_json": piece}}))
         }));
@@ -190,7 +194,11 @@ mod tests {
         let mut all = String::new();
         for one in events {
             for event in repair.events(vec![one], || text.to_owned()) {
-                all.push_str(event.data["delta"]["partial_json"].as_str().unwrap_or_default());
+                all.push_str(
+                    event.data["delta"]["partial_json"]
+                        .as_str()
+                        .unwrap_or_default(),
+                );
             }
         }
         all
@@ -198,20 +206,32 @@ mod tests {
 
     #[test]
     fn a_value_that_is_no_json_is_a_string() {
-        let pieces = ["{", "\"", "city", "\": ", "\"", "P", "\"", ", ", "\"", "days", "\": ", "3", ",", "}"];
+        let pieces = [
+            "{", "\"", "city", "\": ", "\"", "P", "\"", ", ", "\"", "days", "\": ", "3", ",", "}",
+        ];
         assert_eq!(run(&pieces, TEXT), r#"{"city": "P", "days": "3,"}"#);
         let sound = TEXT.replace("3,", "[3, 4]");
-        let pieces = ["{", "\"", "city", "\": ", "\"", "P", "\"", ", ", "\"", "days", "\": ", "[3", ", 4]", "}"];
+        let pieces = [
+            "{", "\"", "city", "\": ", "\"", "P", "\"", ", ", "\"", "days", "\": ", "[3", ", 4]",
+            "}",
+        ];
         assert_eq!(run(&pieces, &sound), r#"{"city": "P", "days": [3, 4]}"#);
         let cut = TEXT.split_once("</｜DSML｜parameter>").unwrap().0;
-        assert_eq!(run(&["{", "\"", "city", "\": ", "\"", "P"], cut), r#"{"city": "P"}"#);
+        assert_eq!(
+            run(&["{", "\"", "city", "\": ", "\"", "P"], cut),
+            r#"{"city": "P"}"#
+        );
         assert_eq!(run(&["{}"], "<｜DSML｜invoke name=\"f\">\n"), "{}");
     }
 
     #[test]
     fn a_whole_response_keeps_its_arguments() {
-        let mut response = json!({"content": [{"type": "text"}, {"type": "tool_use", "input": {}}]});
+        let mut response =
+            json!({"content": [{"type": "text"}, {"type": "tool_use", "input": {}}]});
         CallRepair::response(&mut response, TEXT);
-        assert_eq!(response["content"][1]["input"], json!({"city": "P", "days": "3,"}));
+        assert_eq!(
+            response["content"][1]["input"],
+            json!({"city": "P", "days": "3,"})
+        );
     }
 }

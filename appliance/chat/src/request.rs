@@ -141,6 +141,12 @@ impl Request {
         self.protocol
     }
 
+    /// The name that the request gives the model.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// Whether the model's first tokens are reasoning, which its mark ends.
     #[must_use]
     pub fn starts_in_reasoning(&self) -> bool {

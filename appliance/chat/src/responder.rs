@@ -71,7 +71,9 @@ impl Heard {
     fn ids(&mut self, ids: &[u32]) {
         self.written.extend_from_slice(ids);
         for &id in ids {
-            let ends = [THINK_END, TOOL_MARK].iter().any(|mark| self.tokenizer.mark(mark) == Some(id));
+            let ends = [THINK_END, TOOL_MARK]
+                .iter()
+                .any(|mark| self.tokenizer.mark(mark) == Some(id));
             self.thinks &= !ends;
             if self.thinks {
                 self.thought.add(1);

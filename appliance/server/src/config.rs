@@ -5,6 +5,7 @@ use std::time::Duration;
 use v4_runtime::Adapter;
 use v4_runtime::sessions::SessionKey;
 
+use crate::http::Cors;
 use crate::keys::Keys;
 
 /// How to serve.
@@ -38,6 +39,8 @@ pub struct Config {
     pub sessions: Option<SessionStore>,
     /// Who may use the service.
     pub keys: Keys,
+    /// Pages of which origins may.
+    pub cors: Vec<Cors>,
 }
 
 /// Where sessions are kept.

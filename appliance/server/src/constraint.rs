@@ -1,7 +1,8 @@
-//! Output that must follow a grammar: JSON, a JSON schema, a regular expression.
+//! Output that must follow a grammar: JSON, a JSON schema, a regular expression, calls.
 
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
@@ -10,10 +11,18 @@ use serde_json::{Value, json};
 use v4_chat::ModelVersion;
 use v4_runtime::tokenizer::Tokenizer;
 
+use place::Place;
+use schema::{Held, Rigor};
+use tools::Answer;
+
+mod place;
+mod schema;
+#[cfg(test)]
+mod tests;
 mod tools;
 mod wanted;
 
-pub use wanted::{Calls, ConstraintError, Format, Part, Refusal, Wanted, WantedTool};
+pub use wanted::{Calls, ConstraintError, Format, Part, Refusal, Wanted};
 
 /// In each tag of the tools' markup.
 const TOOL_MARK: &str = "｜DSML｜";
@@ -25,11 +34,21 @@ const MARK: u8 = 0xff;
 /// ever.
 const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
 
+/// Schemas are read and compiled by functions that call themselves, on a stack that is
+/// large enough for the deepest that are taken.
+const STACK: usize = 32 << 20;
+
+/// Grammars that are kept, and how long the text of one may be.
+const MOST_KEPT: usize = 32;
+const MOST_TEXT: usize = 1 << 20;
+
 /// Makes constraints for a tokenizer.
 pub struct Grammars {
     tokenizer: Tokenizer,
     version: ModelVersion,
     factory: OnceLock<Result<ParserFactory, String>>,
+    /// Grammars by their text, the latest last: agents ask with the same tools each turn.
+    kept: Mutex<VecDeque<(String, Matcher)>>,
 }
 
 impl fmt::Debug for Grammars {
@@ -49,6 +68,28 @@ impl fmt::Debug for Constraint {
     }
 }
 
+/// A grammar's text, and what it is made of.
+enum Source {
+    Json(Value),
+    Lark(String),
+}
+
+impl Source {
+    fn text(&self) -> String {
+        match self {
+            Self::Json(schema) => schema.to_string(),
+            Self::Lark(text) => text.clone(),
+        }
+    }
+
+    fn grammar(self) -> TopLevelGrammar {
+        match self {
+            Self::Json(schema) => TopLevelGrammar::from_json_schema(schema),
+            Self::Lark(text) => TopLevelGrammar::from_lark(text),
+        }
+    }
+}
+
 impl Grammars {
     /// For a tokenizer and a format. The tokenizer's trie is made when the first grammar
     /// is.
@@ -58,73 +99,207 @@ impl Grammars {
             tokenizer,
             version,
             factory: OnceLock::new(),
+            kept: Mutex::default(),
         }
     }
 
-    fn factory(&self) -> Result<&ParserFactory, ConstraintError> {
-        let made = self.factory.get_or_init(|| {
+    /// The constraint that a request asks for; `None` where nothing is to be enforced.
+    ///
+    /// An answer is text of the form that is asked for, or a block of calls. Calls that
+    /// must come, and those of strict tools, are held to their tools' schemas. Where a
+    /// schema has an object's properties, they come in its order; a call's parameters come
+    /// in any.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Grammar`] names what cannot be held to.
+    pub fn of(&self, wanted: &Wanted) -> Result<Option<Constraint>, ConstraintError> {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .name("grammar".to_owned())
+                .stack_size(STACK)
+                .spawn_scoped(scope, || self.made(wanted))
+                .map_err(|e| ConstraintError::Tokenizer(format!("no thread to make one: {e}")))?;
+            // A schema on which a library gives up is the request's own.
+            let made = thread.join();
+            made.unwrap_or_else(|_| Err(refused(Part::Format, "no grammar can be made of it")))
+        })
+    }
+
+    fn made(&self, wanted: &Wanted) -> Result<Option<Constraint>, ConstraintError> {
+        let callable = wanted.calls != Calls::Never && !wanted.tools.is_empty();
+        if wanted.calls == Calls::Must && !callable {
+            let why = "a call must come, and there is no tool that could be called";
+            return Err(refused(Part::Calls, why));
+        }
+        let held = wanted.format.as_ref().and_then(|format| schema_of(format));
+        let held = held.map(|(schema, rigor)| schema::read(&schema, rigor, &Part::Format));
+        let held = held.transpose().map_err(ConstraintError::Grammar)?;
+        if !callable {
+            let source = match (&held, &wanted.format) {
+                (Some(held), _) => {
+                    Source::Json(with_options(held.alone(&held.root), held.mixed_names))
+                }
+                (None, Some(Format::Regex(regex))) => {
+                    Source::Lark(format!("start: {}", lark_regex(regex)?))
+                }
+                (None, _) => return Ok(None),
+            };
+            let matcher = self.kept(source).map_err(|why| match &held {
+                Some(held) => self.place(held, &Part::Format, &why),
+                None => refused(Part::Format, why),
+            })?;
+            return self.begun(matcher, wanted).map(Some);
+        }
+        let free = wanted.calls == Calls::May && !wanted.tools.iter().any(|tool| tool.strict);
+        if free && wanted.format.is_none() && wanted.parallel {
+            return Ok(None);
+        }
+        let answer = match (&held, &wanted.format) {
+            (Some(held), _) => {
+                let schema = with_options(held.alone(&held.root), held.mixed_names);
+                Answer::Form(format!("answer: %json {schema}"))
+            }
+            (None, Some(Format::Regex(regex))) => {
+                Answer::Form(format!("answer: {}", lark_regex(regex)?))
+            }
+            (None, _) => Answer::Any,
+        };
+        let matcher = self.calls(wanted, &answer, held.as_ref())?;
+        match (wanted.calls, &wanted.format) {
+            (Calls::May, Some(_)) => self.begun(matcher, wanted).map(Some),
+            _ => Ok(Some(Constraint { matcher })),
+        }
+    }
+
+    /// The grammar of calls. Tools that are not strict and cannot be held are let go.
+    fn calls(
+        &self,
+        wanted: &Wanted,
+        answer: &Answer,
+        held: Option<&Held>,
+    ) -> Result<Matcher, ConstraintError> {
+        let mark = self.tokenizer.mark(TOOL_MARK);
+        let mark = mark.ok_or_else(|| ConstraintError::Tokenizer(format!("no {TOOL_MARK}")))?;
+        let grammar = |wanted: &Wanted, free: &HashSet<usize>| {
+            let made = tools::grammar(wanted, answer, self.version, mark, free);
+            made.map(Source::Lark).map_err(ConstraintError::Grammar)
+        };
+        let mut free = HashSet::new();
+        let why = match self.kept(grammar(wanted, &free)?) {
+            Ok(matcher) => return Ok(matcher),
+            Err(why) => why,
+        };
+        if let (Some(held), Calls::May) = (held, wanted.calls) {
+            let alone = with_options(held.alone(&held.root), held.mixed_names);
+            if let Err(why) = self.kept(Source::Json(alone)) {
+                return Err(self.place(held, &Part::Format, &why));
+            }
+        }
+        // Which tool is it?
+        for (i, tool) in wanted.tools.iter().enumerate() {
+            let alone = Wanted {
+                tools: vec![tool.clone()],
+                format: None,
+                ..wanted.clone()
+            };
+            let made = tools::grammar(&alone, &Answer::Any, self.version, mark, &HashSet::new());
+            let Err(why) = self.kept(Source::Lark(made.map_err(ConstraintError::Grammar)?)) else {
+                continue;
+            };
+            if tool.strict {
+                let part = Part::Tool(tool.name.clone());
+                let held = schema::read(&tool.parameters, Rigor::Strict, &part);
+                return Err(self.place(&held.map_err(ConstraintError::Grammar)?, &part, &why));
+            }
+            free.insert(i);
+        }
+        if free.is_empty() {
+            return Err(refused(Part::Calls, why));
+        }
+        let made = self.kept(grammar(wanted, &free)?);
+        made.map_err(|why| refused(Part::Calls, why))
+    }
+
+    fn place(&self, held: &Held, part: &Part, why: &str) -> ConstraintError {
+        let fails = |schema: &Value| {
+            let alone = with_options(held.alone(schema), held.mixed_names);
+            self.make(Source::Json(alone)).err()
+        };
+        let found = Place::find(held, why, fails);
+        ConstraintError::Grammar(Box::new(found.refusal(part)))
+    }
+
+    /// A matcher at the start of a grammar, from those that are kept or made now.
+    fn kept(&self, source: Source) -> Result<Matcher, String> {
+        let text = source.text();
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut kept = kept();
+            if let Some(i) = kept.iter().position(|(known, _)| *known == text)
+                && let Some(found) = kept.remove(i)
+            {
+                let matcher = found.1.deep_clone();
+                kept.push_back(found);
+                return Ok(matcher);
+            }
+        }
+        let matcher = self.make(source)?;
+        if text.len() <= MOST_TEXT {
+            let mut kept = kept();
+            if kept.len() >= MOST_KEPT {
+                kept.pop_front();
+            }
+            kept.push_back((text, matcher.deep_clone()));
+        }
+        Ok(matcher)
+    }
+
+    fn make(&self, source: Source) -> Result<Matcher, String> {
+        let factory = self.factory.get_or_init(|| {
             let env = environment(&self.tokenizer)?;
             let mut factory = ParserFactory::new_simple(&env).map_err(|e| e.to_string())?;
             factory.quiet();
             factory.limits_mut().verbose_errors = false;
             Ok(factory)
         });
-        made.as_ref()
-            .map_err(|e| ConstraintError::Tokenizer(e.clone()))
-    }
-
-    /// The constraint that a request asks for; `None` where nothing is to be enforced.
-    ///
-    /// # Errors
-    /// [`ConstraintError::Grammar`] names what cannot be held to.
-    pub fn of(&self, wanted: &Wanted) -> Result<Option<Constraint>, ConstraintError> {
-        if wanted.calls != Calls::Never && !wanted.tools.is_empty() {
-            let strict = wanted.tools.iter().all(|tool| tool.strict);
-            if wanted.calls == Calls::May && !strict {
-                return Ok(None);
-            }
-            let mark = self
-                .tokenizer
-                .mark(TOOL_MARK)
-                .ok_or_else(|| ConstraintError::Tokenizer(format!("there is no {TOOL_MARK}")))?;
-            let inside = wanted.calls == Calls::Must;
-            let grammar = tools::grammar(&wanted.tools, self.version, mark, inside)?;
-            return self.make(TopLevelGrammar::from_lark(grammar)).map(Some);
-        }
-        match &wanted.format {
-            None => Ok(None),
-            Some(Format::JsonObject) => self.json_schema(json!({"type": "object"})).map(Some),
-            Some(Format::Schema { schema, .. }) => self.json_schema(schema.clone()).map(Some),
-            Some(Format::Regex(regex)) => self.make(TopLevelGrammar::from_regex(regex)).map(Some),
-        }
-    }
-
-    /// JSON that a schema allows.
-    ///
-    /// # Errors
-    /// A schema that cannot be followed.
-    pub fn json_schema(&self, schema: Value) -> Result<Constraint, ConstraintError> {
-        let schema = match schema {
-            Value::Bool(true) => json!({}),
-            Value::Object(_) => schema,
-            _ => {
-                return Err(refused("a schema is an object"));
-            }
-        };
-        let schema = with_whitespace(schema);
-        self.make(TopLevelGrammar::from_json_schema(schema))
-    }
-
-    fn make(&self, grammar: TopLevelGrammar) -> Result<Constraint, ConstraintError> {
-        let parser = self
-            .factory()?
-            .create_parser(grammar)
-            .map_err(|e| refused(format!("{e:#}")))?;
-        let mut matcher = Matcher::new(Ok(parser));
+        let factory = factory.as_ref().map_err(Clone::clone)?;
+        let parser = factory.create_parser(source.grammar());
+        let mut matcher = Matcher::new(Ok(parser.map_err(|e| format!("{e:#}"))?));
         // Some grammars only turn out unusable when they are first asked.
-        matcher
-            .compute_mask_or_eos()
-            .map_err(|e| refused(format!("{e:#}")))?;
+        let mask = matcher.compute_mask_or_eos();
+        match mask.map_err(|e| format!("{e:#}"))?.num_set() {
+            0 => Err("no answer is allowed by it".to_owned()),
+            _ => Ok(matcher),
+        }
+    }
+
+    /// Reads what the prompt has of the answer.
+    fn begun(&self, mut matcher: Matcher, wanted: &Wanted) -> Result<Constraint, ConstraintError> {
+        if !wanted.begun.is_empty() {
+            let env = matcher.tok_env().map_err(run)?;
+            let tokens = env.tok_trie().greedy_tokenize(wanted.begun.as_bytes());
+            let read = matcher.try_consume_tokens(&tokens).map_err(run)?;
+            if read < tokens.len() {
+                let good: usize = tokens[..read]
+                    .iter()
+                    .map(|t| env.tok_trie().token_len(*t))
+                    .sum();
+                let good = wanted.begun.get(..good).unwrap_or_default();
+                let shown: String = good
+                    .chars()
+                    .rev()
+                    .take(40)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev()
+                    .collect();
+                let why = format!(
+                    "it does not begin a text of the form asked for (after {shown:?}; an object's \
+                     properties come in the schema's order); change it, or leave out the form"
+                );
+                return Err(refused(Part::Begun, why));
+            }
+        }
         Ok(Constraint { matcher })
     }
 }
@@ -154,19 +329,49 @@ impl Constraint {
     }
 }
 
-/// A schema, which is an object, with white space within bounds.
-fn with_whitespace(mut schema: Value) -> Value {
+/// The schema of a format that has one.
+fn schema_of(format: &Format) -> Option<(Value, Rigor)> {
+    match format {
+        Format::JsonObject => Some((json!({"type": "object"}), Rigor::Plain)),
+        Format::Schema { schema, strict } => {
+            let rigor = if *strict { Rigor::Strict } else { Rigor::Plain };
+            Some((schema.clone(), rigor))
+        }
+        Format::Regex(_) => None,
+    }
+}
+
+/// A regular expression that a whole text matches, in Lark's notation.
+fn lark_regex(regex: &str) -> Result<String, ConstraintError> {
+    let text = llguidance::regex_to_lark(regex, "");
+    let made = llguidance::derivre::RegexBuilder::new().mk_regex(&text);
+    made.map_err(|e| refused(Part::Format, format!("the regular expression: {e:#}")))?;
+    Ok(match text.is_empty() {
+        true => "\"\"".to_owned(),
+        false => format!("/{text}/"),
+    })
+}
+
+/// A schema with how it is written: white space within bounds, and no name spelled with
+/// escapes where that would make it another.
+fn with_options(schema: Value, mixed_names: bool) -> Value {
+    let mut schema = match schema {
+        Value::Bool(false) => json!({"anyOf": [false]}),
+        Value::Object(_) => schema,
+        _ => json!({}),
+    };
     let options = JsonCompileOptions {
         whitespace_pattern: Some(WHITESPACE.to_owned()),
+        json_allowed_escapes: mixed_names.then(|| "nrbtf\\\"".to_owned()),
         ..JsonCompileOptions::default()
     };
     options.apply_to(&mut schema);
     schema
 }
 
-fn refused(why: impl Into<String>) -> ConstraintError {
+fn refused(part: Part, why: impl Into<String>) -> ConstraintError {
     ConstraintError::Grammar(Box::new(Refusal {
-        part: Part::Format,
+        part,
         place: None,
         keyword: None,
         why: why.into(),
@@ -193,189 +398,4 @@ fn environment(tokenizer: &Tokenizer) -> Result<TokEnv, String> {
         .collect();
     let trie = TokTrie::from(&TokRxInfo::new(size, eos), &words);
     Ok(std::sync::Arc::new(ApproximateTokEnv::new(trie)))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use v4_chat::ToolDefinition;
-    use v4_runtime::tokenizer::Marks;
-
-    use super::*;
-
-    fn tokenizer() -> Tokenizer {
-        let tiny =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny-v4/tokenizer.json");
-        let mut tokenizer = Tokenizer::from_json_file(&tiny).unwrap();
-        let mut special = tokenizer.special_ids();
-        special.eos = tokenizer.mark("<｜end▁of▁sentence｜>");
-        tokenizer.set_special_ids(special).unwrap();
-        tokenizer
-    }
-
-    /// Whether a text can be written, and whether it can end there.
-    fn follows(constraint: &mut Constraint, text: &str) -> bool {
-        let t = tokenizer();
-        for id in t.encode(text, Marks::Parse).unwrap() {
-            let mut logits = vec![0.0; t.vocab_size()];
-            constraint.mask(&mut logits).unwrap();
-            if logits[id as usize] != 0.0 {
-                return false;
-            }
-            constraint.accept(id).unwrap();
-        }
-        let mut logits = vec![0.0; t.vocab_size()];
-        constraint.mask(&mut logits).unwrap();
-        logits[t.eos().unwrap() as usize] == 0.0
-    }
-
-    #[test]
-    fn a_schema_allows_its_documents_alone() {
-        let grammars = Grammars::new(tokenizer(), ModelVersion::V4);
-        let schema = json!({
-            "type": "object",
-            "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}},
-            "required": ["a", "b"],
-            "additionalProperties": false,
-        });
-        let allows = |text| {
-            let wanted = OutputConstraint::Json {
-                schema: Some(schema.clone()),
-            };
-            follows(
-                &mut grammars.of(&Wanted::from(&wanted)).unwrap().unwrap(),
-                text,
-            )
-        };
-        assert!(allows(r#"{"a": 12, "b": "x"}"#));
-        assert!(allows("{\n  \"a\": -3,\n  \"b\": \"y\"\n}"));
-        for bad in [
-            r#"{"a": 1.5, "b": "x"}"#,
-            r#"{"a": 1, "b": "z"}"#,
-            r#"{"a": 1"#,
-            "plain",
-            "<think>",
-        ] {
-            assert!(!allows(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn any_json_is_an_object_and_a_regex_a_text() {
-        let grammars = Grammars::new(tokenizer(), ModelVersion::V4);
-        let mut any = grammars
-            .of(&Wanted::from(&OutputConstraint::Json { schema: None }))
-            .unwrap()
-            .unwrap();
-        assert!(follows(&mut any, r#"{"k": [1, {"x": null}], "": "é"}"#));
-        let mut any = grammars
-            .of(&Wanted::from(&OutputConstraint::Json { schema: None }))
-            .unwrap()
-            .unwrap();
-        assert!(!follows(&mut any, "[1]"));
-        let regex = OutputConstraint::Regex("[ab]{2}c?".into());
-        for (text, fits) in [("ab", true), ("bac", true), ("a", false), ("cc", false)] {
-            let mut constraint = grammars.of(&Wanted::from(&regex)).unwrap().unwrap();
-            assert_eq!(follows(&mut constraint, text), fits, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_grammar_that_cannot_be_is_refused() {
-        let grammars = Grammars::new(tokenizer(), ModelVersion::V4);
-        for bad in [
-            OutputConstraint::Regex("(".into()),
-            OutputConstraint::Json {
-                schema: Some(json!({"type": "nonsense"})),
-            },
-            OutputConstraint::Json {
-                schema: Some(json!({"$ref": "#/nowhere"})),
-            },
-        ] {
-            let error = grammars.of(&Wanted::from(&bad)).unwrap_err();
-            assert!(matches!(error, ConstraintError::Grammar(_)), "{error}");
-        }
-    }
-
-    #[test]
-    fn calls_that_must_come_have_their_parameters_types() {
-        let tool = |name: &str, parameters| ToolDefinition {
-            name: name.to_owned(),
-            description: None,
-            parameters,
-            strict: Some(true),
-            defer_loading: false,
-        };
-        let tools = vec![
-            tool(
-                "weather",
-                json!({
-                    "type": "object",
-                    "properties": {
-                        "city": {"type": "string"},
-                        "days": {"$ref": "#/$defs/days"},
-                        "unit": {"type": "string", "enum": ["c", "f"]},
-                    },
-                    "required": ["city"],
-                    "$defs": {"days": {"type": "integer"}},
-                }),
-            ),
-            tool("stop", json!({"type": "object", "properties": {}})),
-        ];
-        let wanted = |required| OutputConstraint::ToolCalls {
-            tools: tools.clone(),
-            required,
-        };
-        let grammars = Grammars::new(tokenizer(), ModelVersion::V4);
-        let allows = |required, text: &str| {
-            let mut constraint = grammars
-                .of(&Wanted::from(&wanted(required)))
-                .unwrap()
-                .unwrap();
-            follows(&mut constraint, text)
-        };
-        let city =
-            "<｜DSML｜parameter name=\"city\" string=\"true\">a <b> </c</｜DSML｜parameter>\n";
-        let days = "<｜DSML｜parameter name=\"days\" string=\"false\">3</｜DSML｜parameter>\n";
-        let unit = "<｜DSML｜parameter name=\"unit\" string=\"true\">f</｜DSML｜parameter>\n";
-        let call = |name: &str, all: &[&str]| {
-            let all = all.concat();
-            format!("<｜DSML｜invoke name=\"{name}\">\n{all}</｜DSML｜invoke>\n")
-        };
-        let end = "</｜DSML｜tool_calls>";
-        let full = call("weather", &[city, days, unit]);
-        assert!(allows(true, &format!("{full}{end}")));
-        let two = format!(
-            "{}{}{end}",
-            call("stop", &[]),
-            call("weather", &[city, unit])
-        );
-        assert!(allows(true, &two));
-        for bad in [
-            end.to_owned(),
-            format!("text{full}{end}"),
-            format!("{}{end}", call("weather", &[days])),
-            format!("{}{end}", call("other", &[])),
-            format!("{}{end}", call("weather", &[city, &days.replace('3', "x")])),
-            format!(
-                "{}{end}",
-                call("weather", &[city, &unit.replace(">f<", ">k<")])
-            ),
-            full.clone(),
-        ] {
-            assert!(!allows(true, &bad), "{bad}");
-        }
-        assert!(allows(false, "Nothing to <call>."));
-        let after = format!("I look.\n\n<｜DSML｜tool_calls>\n{full}{end}");
-        assert!(allows(false, &after));
-        assert!(!allows(false, &after.replace("weather", "whether")));
-        // The other version's tags.
-        let other = Grammars::new(tokenizer(), ModelVersion::V41);
-        let mut constraint = other.of(&Wanted::from(&wanted(true))).unwrap().unwrap();
-        let theirs = two.replace("｜DSML｜tool_calls", "｜DSML｜ calls");
-        let theirs = theirs.replace("｜DSML｜invoke", "｜DSML｜ invoke");
-        let theirs = theirs.replace("｜DSML｜parameter", "｜DSML｜ parameter");
-        assert!(follows(&mut constraint, &theirs));
-    }
 }

@@ -114,6 +114,12 @@ impl Service {
         self.metrics.text(self.engine.as_deref())
     }
 
+    /// Tokens that the model was made for.
+    pub(crate) fn trained_context(&self) -> usize {
+        let engine = self.engine.as_ref();
+        engine.map_or(self.config.context, |engine| engine.config().context_length)
+    }
+
     pub(crate) fn created(&self) -> u64 {
         self.created
     }

@@ -180,9 +180,10 @@ fn limits_have_their_status_in_each_protocols_words() {
         ("/v1/completions", json!({"prompt": [999_999]}), "prompt"),
         (
             "/v1/completions",
-            json!({"prompt": "x", "max_tokens": 0}),
+            json!({"prompt": "x", "max_tokens": -3}),
             "max_tokens",
         ),
+        ("/v1/completions", json!({"max_tokens": 1}), "prompt"),
         (
             "/v1/completions",
             json!({"prompt": "x", "temperature": -1}),

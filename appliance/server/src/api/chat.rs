@@ -13,7 +13,7 @@ use v4_runtime::sampling::SamplerOptions;
 use v4_runtime::tokenizer::Tokenizer;
 
 use super::extras::Extras;
-use super::generation::{self, Writer};
+use super::generation::{self, Progress, Writer};
 use crate::constraint::{ConstraintError, Part};
 use crate::http::{ApiError, Body, Kind, Sse, Style};
 use crate::jobs::{Client, Finish, Job, Output};
@@ -71,16 +71,14 @@ pub(crate) async fn answer(
             Protocol::Responses => "resp_",
         }),
         request: prepared.request,
+        created: now(),
         prompt,
         responder: None,
+        opened: Vec::new(),
         events: 0,
     };
-    if streams {
-        let keep_alive = service.config().keep_alive;
-        generation::streamed(receiver, writer, prompt, keep_alive).await
-    } else {
-        generation::whole(receiver, writer).await
-    }
+    let keep_alive = service.config().keep_alive;
+    generation::answer(receiver, writer, streams, prompt, keep_alive).await
 }
 
 /// The prompt that a request gives, for those who want to see it.
@@ -244,7 +242,7 @@ fn refused(protocol: Protocol, error: ConstraintError) -> ApiError {
         }
     };
     let param = match (&refusal.part, protocol) {
-        (Part::Tool(_), _) => "tools",
+        (Part::Tool(_) | Part::Calls, _) => "tools",
         (Part::Begun, Protocol::Responses) => "input",
         (Part::Begun, _) => "messages",
         (Part::Format, Protocol::Chat) => "response_format",
@@ -290,8 +288,11 @@ struct ChatWriter {
     written: Vec<u32>,
     id: String,
     request: Request,
+    created: u64,
     prompt: usize,
     responder: Option<Responder>,
+    /// The events that begin a stream of Responses, once they were sent.
+    opened: Vec<Event>,
     events: usize,
 }
 
@@ -303,6 +304,44 @@ impl ChatWriter {
                 "Output came before the request was started.",
             )
         })
+    }
+
+    /// Events that say nothing new, which clients count all the same.
+    fn nothing_new(&mut self) -> Result<Vec<Event>, ApiError> {
+        let event = |name, data| Event { name, data };
+        Ok(match self.request.protocol() {
+            Protocol::Messages => vec![event(Some("ping"), json!({"type": "ping"}))],
+            Protocol::Chat => vec![event(
+                None,
+                json!({
+                    "id": self.id,
+                    "object": "chat.completion.chunk",
+                    "created": self.created,
+                    "model": self.request.model(),
+                    "choices": [{"index": 0, "delta": {}, "logprobs": null, "finish_reason": null}],
+                }),
+            )],
+            Protocol::Responses if self.opened.is_empty() => {
+                // Its turn has not come: it begins all the same, and nothing else yet.
+                let (tokenizer, prompt) = (self.service.tokenizer(), self.prompt);
+                let mut responder =
+                    self.request
+                        .responder(tokenizer, &self.id, self.created, prompt, 0);
+                self.opened = responder.start()?;
+                self.opened.clone()
+            }
+            Protocol::Responses => self.opened.last().cloned().into_iter().collect(),
+        })
+    }
+
+    /// Numbers events where the protocol has numbers: in the order in which they are sent.
+    fn number(&mut self, events: &mut [Event]) {
+        for event in events {
+            if let Some(number) = event.data.get_mut("sequence_number") {
+                *number = self.events.into();
+            }
+            self.events += 1;
+        }
     }
 
     /// Remembers a turn that calls tools, so that it comes back as it was written.
@@ -327,7 +366,7 @@ impl ChatWriter {
                 let responder = self.request.responder(
                     self.service.tokenizer(),
                     &self.id,
-                    now(),
+                    self.created,
                     self.prompt,
                     cached,
                 );
@@ -356,8 +395,25 @@ impl ChatWriter {
 
 impl Writer for ChatWriter {
     fn take(&mut self, output: Output) -> Result<Sse, ApiError> {
-        let events = self.write(output)?;
-        self.events += events.len();
+        let starts = matches!(output, Output::Started { .. });
+        let mut events = self.write(output)?;
+        if starts && self.request.protocol() == Protocol::Responses {
+            match self.opened.is_empty() {
+                true => self.opened.clone_from(&events),
+                // They were sent while it waited for its turn.
+                false => events.clear(),
+            }
+        }
+        self.number(&mut events);
+        Ok(Sse::default().events(&events))
+    }
+
+    fn alive(&mut self, progress: &Progress) -> Result<Sse, ApiError> {
+        let mut events = self.nothing_new()?;
+        self.number(&mut events);
+        if let Some(last) = events.last_mut() {
+            last.data["prompt_progress"] = progress.value();
+        }
         Ok(Sse::default().events(&events))
     }
 
@@ -370,6 +426,13 @@ impl Writer for ChatWriter {
             .as_ref()
             .and_then(Responder::done)
             .map(str::to_owned)
+    }
+
+    fn style(&self) -> Style {
+        match self.request.protocol() {
+            Protocol::Messages => Style::Anthropic,
+            Protocol::Chat | Protocol::Responses => Style::OpenAi,
+        }
     }
 
     fn error(&self, error: &ApiError) -> Sse {

@@ -11,6 +11,8 @@ pub enum Part {
     Format,
     /// The tool of this name.
     Tool(String),
+    /// That a tool must be called.
+    Calls,
     /// The beginning of the answer in the prompt.
     Begun,
 }
@@ -31,7 +33,7 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.part {
-            Part::Format => {}
+            Part::Format | Part::Calls => {}
             Part::Tool(name) => write!(f, "tool {name:?}: ")?,
             Part::Begun => f.write_str("the beginning of the answer: ")?,
         }

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use v4_chat::intake::NotAccepted;
@@ -22,6 +24,9 @@ pub(crate) enum Style {
 
 /// OpenAI's code for a prompt that is too long.
 const CONTEXT_LENGTH: &str = "context_length_exceeded";
+
+/// How a key is sent, as RFC 9110 wants it said in each 401.
+const CHALLENGE: &str = "Bearer realm=\"v4-run\"";
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub(crate) enum Kind {
     Timeout,
     /// The body is too long.
     TooLarge,
+    /// The body is compressed in a way that is not known.
+    Encoding,
     /// A newer request of the same client took its place.
     Replaced,
     /// As many requests wait as may.
@@ -117,6 +124,7 @@ impl ApiError {
             Kind::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             // Clients repeat what gets 409, and would then replace their own newer request.
             Kind::Replaced => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Kind::Overloaded | Kind::Stopping => match style {
@@ -137,6 +145,7 @@ impl ApiError {
                 ("invalid_request_error", "invalid_request_error")
             }
             (Kind::ContextLength { .. }, _) => ("invalid_request_error", CONTEXT_LENGTH),
+            (Kind::Encoding, _) => ("invalid_request_error", "unsupported_encoding"),
             (Kind::Replaced, _) => ("invalid_request_error", "replaced"),
             (Kind::Unauthorized, Style::OpenAi) => ("invalid_request_error", "invalid_api_key"),
             (Kind::Unauthorized, Style::Anthropic) => ("authentication_error", "invalid_api_key"),
@@ -177,6 +186,13 @@ impl ApiError {
         match self.kind {
             Kind::Method(allowed) => {
                 headers.insert(ALLOW, HeaderValue::from_static(allowed));
+            }
+            Kind::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+            }
+            Kind::Encoding => {
+                let known = HeaderValue::from_static(super::encoding::ACCEPTED);
+                headers.insert(ACCEPT_ENCODING, known);
             }
             Kind::Overloaded | Kind::Stopping => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));

@@ -19,7 +19,7 @@ use v4_runtime::{Engine, EngineError, Hooks, Want};
 
 use super::answer::Request;
 use super::print_json;
-use crate::cli::{EngineArgs, LengthArgs, PromptArgs, SamplingArgs, positive, size};
+use crate::cli::{EngineArgs, LengthArgs, MAX_CONTEXT, PromptArgs, SamplingArgs, positive, size};
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
 use crate::output::Notes;
 use crate::reply::Reply;
@@ -168,7 +168,8 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     };
     let (ids, ends) = around.whole(&encoded);
     // As much as it takes, so that memory is not set aside for a million tokens.
-    let context = args.length.ctx.unwrap_or((ids.len() + room).min(model_max));
+    let asked = args.length.ctx.filter(|&ctx| ctx != MAX_CONTEXT);
+    let context = asked.unwrap_or((ids.len() + room).min(model_max));
     let sessions = Sessions::new(&args.keep)?;
     let ahead = Ahead {
         ids: &ids,
