@@ -27,7 +27,10 @@ class Client:
     calls: tuple = ()
     # What it says of a prompt that is too long; empty: that the request fails is enough.
     overflow: str = ""
-    # Turns its patience down: for the files, the environment, the command.
+    # Changes files (by name), environment and command before it is to understand that a
+    # prompt is too long.
+    squeeze: object = None
+    # The same, to turn its patience down.
     hurry: object = None
     seconds: float = 3.0  # The patience that is left then.
     stdin: bool = False  # The task comes on standard input, a line each turn.
@@ -84,6 +87,13 @@ def qwen_hurry(files, env, command):
 def opencode_hurry(files, env, command):
     files["opencode.json"] = files["opencode.json"].replace(
         '"apiKey"', '"headerTimeout": 3000, "chunkTimeout": 3000, "apiKey"'
+    )
+
+
+def pi_squeeze(files, env, command):
+    # Else a session as short as this one has nothing that it would leave out.
+    files["settings.json"] = files["settings.json"].replace(
+        "{", '{"compaction": {"keepRecentTokens": 20},', 1
     )
 
 
@@ -172,6 +182,7 @@ AGENTS = [
         first=["pi", "-p", "@"],
         second=["pi", "-c", "-p", "@"],
         later=["pi", "-c", "-p", "@"],
+        squeeze=pi_squeeze,
         tools={"bash": {"command": COMMAND}},
         overflow="context",
     ),

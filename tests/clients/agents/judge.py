@@ -29,6 +29,8 @@ CONTEXT = 65536
 SMALL_CONTEXT = 1024
 # The longest that setting up a client may take.
 SECONDS = 60
+# Until a client at a terminal takes what is typed.
+WARM_UP = 8
 FIRST_TASK = "Tell me what the notes say."
 THIRD_TASK = "Is that all?"
 SECOND_TASK = "And what else?"
@@ -143,12 +145,13 @@ class Room:
                 install.place(self.cache, self.client.package) / "node_modules"
             )
         env["TASK"] = task
+        typed = self.client.stdin or command is self.client.endless
         began = time.time()
         process = subprocess.Popen(
             list(self.words(command, task)),
             cwd=self.project,
             env=env,
-            stdin=subprocess.PIPE if self.client.stdin else subprocess.DEVNULL,
+            stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -156,6 +159,7 @@ class Room:
         given = (task + "\n").encode() if self.client.stdin else None
         if command is self.client.endless:
             threading.Thread(target=self.end_it, args=(process, task), daemon=True).start()
+            given = None
         try:
             out, _ = process.communicate(given, timeout=self.client.limit)
         except subprocess.TimeoutExpired:
@@ -168,7 +172,15 @@ class Room:
 
     def end_it(self, process, task):
         """Ends a client at a terminal once the task was answered."""
+        began, written = time.time(), False
         while process.poll() is None:
+            if not written and time.time() > began + WARM_UP:
+                process.stdin.write(task.encode())
+                process.stdin.flush()
+                time.sleep(1)
+                process.stdin.write(b"\r")
+                process.stdin.flush()
+                written = True
             with self.service.lock:
                 done = any(
                     e.ended and steer.generates(e) and task in json.dumps(e.body)
@@ -277,7 +289,7 @@ class Judge:
         client = self.client
         # The first request meets a small context, those after it do not: room to shorten.
         self.steer.clear(client.tools, client.calls[:1], "small once")
-        outcome = self.run("overflow", client.later or client.first, THIRD_TASK)
+        outcome = self.run("overflow", client.later or client.first, THIRD_TASK, client.squeeze)
         found = outcome.generations()
         refused = [e for e in found if e.status == 400]
         if not refused:
