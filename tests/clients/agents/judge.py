@@ -3,7 +3,7 @@
 
     judge.py --names [--quick] [NAME...]     what has to be installed
     judge.py --program V4-RUN --model GGUF --cache FOLDER --missing FILE --work FOLDER
-             [--quick] [--keep FOLDER] [NAME...]
+             [--quick] [--until SECONDS] [--keep FOLDER] [NAME...]
 """
 
 import argparse
@@ -98,6 +98,7 @@ class Room:
             "TERM": "dumb",
             "LANG": "C.UTF-8",
             "NO_COLOR": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
         }
         if client.configuration() is None:
             env["OPENAI_BASE_URL"] = f"{lab.URL}/v1"
@@ -145,41 +146,43 @@ class Room:
                 install.place(self.cache, self.client.package) / "node_modules"
             )
         env["TASK"] = task
-        typed = self.client.stdin or command is self.client.endless
+        endless = command is self.client.endless and command is not None
+        typed, keys = (os.pipe() if endless else (subprocess.DEVNULL, None))
         began = time.time()
         process = subprocess.Popen(
             list(self.words(command, task)),
             cwd=self.project,
             env=env,
-            stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
+            stdin=subprocess.PIPE if self.client.stdin else typed,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         given = (task + "\n").encode() if self.client.stdin else None
-        if command is self.client.endless:
-            threading.Thread(target=self.end_it, args=(process, task), daemon=True).start()
-            given = None
+        if endless:
+            threading.Thread(target=self.end_it, args=(process, task, keys), daemon=True).start()
         try:
-            out, _ = process.communicate(given, timeout=self.client.limit)
+            left = max(1, self.arguments.until - time.time())
+            out, _ = process.communicate(given, timeout=min(self.client.limit, left))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             out, _ = process.communicate()
             out += f"\nstopped after {self.client.limit} s".encode()
         out = out.decode("utf8", "replace")
-        rc = 0 if command is self.client.endless else process.returncode
+        if endless:
+            os.close(typed)
+            os.close(keys)
+        rc = 0 if endless else process.returncode
         return Outcome(rc, out, self.service.take(), time.time() - began)
 
-    def end_it(self, process, task):
-        """Ends a client at a terminal once the task was answered."""
+    def end_it(self, process, task, keys):
+        """Types the task at a terminal, and ends the client once it was answered."""
         began, written = time.time(), False
         while process.poll() is None:
             if not written and time.time() > began + WARM_UP:
-                process.stdin.write(task.encode())
-                process.stdin.flush()
+                os.write(keys, task.encode())
                 time.sleep(1)
-                process.stdin.write(b"\r")
-                process.stdin.flush()
+                os.write(keys, b"\r")
                 written = True
             with self.service.lock:
                 done = any(
@@ -359,6 +362,8 @@ def judge(client, arguments, proxy, services, names, counts):
     judge = Judge(client, arguments, proxy, services, names)
     began = time.time()
     for check in client.checks:
+        if time.time() > arguments.until:
+            break
         if check in ("tool", "second", "patience") and not hasattr(judge, "first"):
             continue
         try:
@@ -378,6 +383,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--names", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--until", type=float, default=float("inf"))
     for option in ("program", "model", "cache", "missing", "work", "keep"):
         parser.add_argument(f"--{option}")
     parser.add_argument("clients", nargs="*")
@@ -409,6 +415,10 @@ def main():
             if client.package in missing or (needs_node and "node" in missing):
                 counts["skipped"] += 1
                 print(f"{client.name}: skipped, it could not be installed", flush=True)
+                continue
+            if time.time() > arguments.until:
+                counts["skipped"] += 1
+                print(f"{client.name}: skipped, the time is used up", flush=True)
                 continue
             judge(client, arguments, proxy, services, names, counts)
     finally:

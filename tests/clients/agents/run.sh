@@ -8,13 +8,15 @@
 # tool call and its result, a second turn whose prompt was cached to 95%, a prompt that is too
 # long, and one that is read for longer than the client waits.
 #
-# --quick   the light clients only, for the gate: at most 10 minutes
+# --quick   the light clients only, for the gate: at most 10 minutes, installing included;
+#           those that there is no time for are skipped
 # --keep    FOLDER for exchanges and outputs of each client [default: thrown away]
 #
 # Clients are installed into ${XDG_CACHE_HOME:-~/.cache}/v4-clients, in the versions of
 # versions.toml (2.7 GB in all, 700 MB the light ones). What cannot be had is skipped by
 # name. The last line is `N passed, N failed, N skipped`.
 set -euo pipefail
+until=$(($(date +%s) + 570))
 quick='' keep=''
 while (($#)); do
     case $1 in
@@ -28,6 +30,7 @@ done
 program=$(realpath "$1") model=$(realpath "$2")
 shift 2
 here=$(cd "$(dirname "$0")" && pwd)
+export PYTHONDONTWRITEBYTECODE=1
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/v4-clients
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -55,5 +58,5 @@ unshare "${as_root[@]}" --net --mount --pid --fork --mount-proc bash -c '
     ip link set lo up
     mount --bind "$work/resolv.conf" "$(realpath -m /etc/resolv.conf)"
     exec "$@"
-' - "$work" python3 "$here/judge.py" $quick --program "$program" --model "$model" \
+' - "$work" python3 "$here/judge.py" ${quick:+--quick --until "$until"} --program "$program" --model "$model" \
     --cache "$cache" --missing "$work/missing" --work "$work" ${keep:+--keep "$keep"} "$@"
