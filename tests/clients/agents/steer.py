@@ -2,12 +2,15 @@
 
 The tests' tiny model never says anything that makes sense. A turn of text is brought to
 its end by a bias on two tokens: the one that ends the reasoning and the one that ends the
-answer. A call is forced by `tool_choice`, and held by the grammar to arguments that the
+answer. A call is required by `tool_choice`, and held by the grammar to arguments that the
 tool's schema is narrowed to, in every request alike: the prompt stays the same from
 request to request, as without the proxy.
 """
 
 import copy
+import functools
+import json
+import pathlib
 
 # Tokens of tests/data/tiny-v4.
 END_OF_ANSWER, END_OF_THINKING = "1", "4073"
@@ -143,14 +146,41 @@ def unbias(body):
 
 
 def force(body, kind, name):
+    """Lets this tool alone be called. Naming it as the choice would do as well, but that
+    takes the other tools out of a first prompt, which no model's own call does. The same is
+    true of thinking, which is off for a forced call unless it is asked for."""
+    thinking = thinks(body) and not wants_call(body)
     unbias(body)
+    body["logit_bias"] = {END_OF_THINKING: 100} if thinking else {}
     if kind == "messages":
-        body["tool_choice"] = {"type": "tool", "name": name}
-        body["thinking"] = {"type": "disabled"}
-    elif kind == "responses":
-        body["tool_choice"] = {"type": "function", "name": name}
-        body["reasoning"] = {"effort": "none"}
-    else:
-        body["tool_choice"] = {"type": "function", "function": {"name": name}}
-        body["thinking"] = {"type": "disabled"}
-        body.pop("reasoning_effort", None)
+        # Here a choice is of one tool or of all: the bias has to find it.
+        body["tool_choice"] = {"type": "any", "disable_parallel_tool_use": True}
+        body["logit_bias"].update(name_bias(name))
+        return
+    body["parallel_tool_calls"] = False
+    if kind == "responses":
+        tools = [{"type": "function", "name": name}]
+        body["tool_choice"] = {"type": "allowed_tools", "mode": "required", "tools": tools}
+        if thinking:
+            body["reasoning"] = {"effort": "high", **(body.get("reasoning") or {})}
+        return
+    tools = [{"type": "function", "function": {"name": name}}]
+    allowed = {"mode": "required", "tools": tools}
+    body["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
+    if thinking:
+        body["thinking"] = {"type": "enabled"}
+
+
+@functools.cache
+def vocabulary():
+    text = (pathlib.Path(__file__).parents[2] / "data/tiny-v4/tokenizer.json").read_text()
+    return json.loads(text)["model"]["vocab"]
+
+
+def name_bias(name):
+    """For the tokens that a name can be made of, the longer the more."""
+    return {
+        str(number): min(90, 25 * len(token))
+        for token, number in vocabulary().items()
+        if token in name
+    }
