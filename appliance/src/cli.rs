@@ -184,6 +184,9 @@ pub struct LengthArgs {
     /// Stop when the answer contains TEXT, which is left out; may be repeated
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
+    /// Stop when the answer repeats itself: the same piece of up to 256 tokens eight times in a row
+    #[arg(long)]
+    pub stop_loops: bool,
 }
 
 /// Arguments of chat prompts.

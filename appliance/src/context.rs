@@ -3,7 +3,7 @@
 use std::num::NonZero;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use v4_runtime::gguf::GgufFile;
 use v4_runtime::memory::{ByteSize, MemoryPlan, kv_bytes};
 use v4_runtime::model::ModelConfig;
@@ -60,6 +60,9 @@ pub fn choose(
                 return Err(no_room_for_all(error, most, fits));
             }
         },
+        Some(tokens) if tokens > most => bail!(
+            "a context of {tokens} tokens is more than the model's {most}; use --ctx {most} or less"
+        ),
         // What does not fit is refused when the model is opened, with what would.
         Some(tokens) => tokens,
         None => {
@@ -78,14 +81,14 @@ pub fn choose(
             }
         }
     };
-    let of_model = match tokens >= most {
+    let of_model = match tokens == most {
         true => "all that the model was made for".to_owned(),
         false => format!("of the {most} that the model was made for"),
     };
     let line = format!(
         "a context of {tokens} tokens for each request, {of_model}; {} of caches where all {} \
          that run at once are full",
-        ByteSize(sessions(tokens.min(most))),
+        ByteSize(sessions(tokens)),
         parallel
     );
     Ok(Chosen { tokens, line })

@@ -37,6 +37,8 @@ pub struct Config {
     pub idle_bytes: u64,
     /// Where sessions are kept from run to run, if they are.
     pub sessions: Option<SessionStore>,
+    /// Whether answers that go round in a circle end, where a request does not say.
+    pub stop_loops: bool,
     /// Who may use the service.
     pub keys: Keys,
     /// Pages of which origins may.

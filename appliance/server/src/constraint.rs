@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
@@ -38,7 +38,7 @@ const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
 /// large enough for the deepest that are taken.
 const STACK: usize = 32 << 20;
 
-/// Grammars that are kept, and how long the text of one may be.
+/// Grammars that are kept, and how long what asks for one may be.
 const MOST_KEPT: usize = 32;
 const MOST_TEXT: usize = 1 << 20;
 
@@ -47,8 +47,9 @@ pub struct Grammars {
     tokenizer: Tokenizer,
     version: ModelVersion,
     factory: OnceLock<Result<ParserFactory, String>>,
-    /// Grammars by their text, the latest last: agents ask with the same tools each turn.
-    kept: Mutex<VecDeque<(String, Matcher)>>,
+    /// Grammars by what asked for them, the latest last: agents have the same tools in each
+    /// turn.
+    kept: Mutex<VecDeque<(blake3::Hash, Matcher)>>,
 }
 
 impl fmt::Debug for Grammars {
@@ -75,13 +76,6 @@ enum Source {
 }
 
 impl Source {
-    fn text(&self) -> String {
-        match self {
-            Self::Json(schema) => schema.to_string(),
-            Self::Lark(text) => text.clone(),
-        }
-    }
-
     fn grammar(self) -> TopLevelGrammar {
         match self {
             Self::Json(schema) => TopLevelGrammar::from_json_schema(schema),
@@ -113,6 +107,54 @@ impl Grammars {
     /// # Errors
     /// [`ConstraintError::Grammar`] names what cannot be held to.
     pub fn of(&self, wanted: &Wanted) -> Result<Option<Constraint>, ConstraintError> {
+        // The text after the beginning, which is not part of what is kept.
+        let text = serde_json::to_vec(wanted).map_err(run)?;
+        let key = (text.len() <= MOST_TEXT).then(|| blake3::hash(&text));
+        let matcher = match key.and_then(|key| self.known(key)) {
+            Some(matcher) => matcher,
+            None => match self.made_aside(wanted)? {
+                Some(matcher) => {
+                    if let Some(key) = key {
+                        self.keep(key, &matcher);
+                    }
+                    matcher
+                }
+                None => return Ok(None),
+            },
+        };
+        match wanted.calls {
+            Calls::Never | Calls::May if wanted.format.is_some() => {
+                self.begun(matcher, wanted).map(Some)
+            }
+            _ => Ok(Some(Constraint { matcher })),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(blake3::Hash, Matcher)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A grammar that was made before, at its start.
+    fn known(&self, key: blake3::Hash) -> Option<Matcher> {
+        let mut kept = self.lock();
+        let i = kept.iter().position(|(known, _)| *known == key)?;
+        let found = kept.remove(i)?;
+        let matcher = found.1.deep_clone();
+        kept.push_back(found);
+        Some(matcher)
+    }
+
+    fn keep(&self, key: blake3::Hash, matcher: &Matcher) {
+        let matcher = matcher.deep_clone();
+        let mut kept = self.lock();
+        if kept.len() >= MOST_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back((key, matcher));
+    }
+
+    /// On a thread with a stack of its own.
+    fn made_aside(&self, wanted: &Wanted) -> Result<Option<Matcher>, ConstraintError> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new()
                 .name("grammar".to_owned())
@@ -125,13 +167,13 @@ impl Grammars {
         })
     }
 
-    fn made(&self, wanted: &Wanted) -> Result<Option<Constraint>, ConstraintError> {
+    fn made(&self, wanted: &Wanted) -> Result<Option<Matcher>, ConstraintError> {
         let callable = wanted.calls != Calls::Never && !wanted.tools.is_empty();
         if wanted.calls == Calls::Must && !callable {
             let why = "a call must come, and there is no tool that could be called";
             return Err(refused(Part::Calls, why));
         }
-        let held = wanted.format.as_ref().and_then(|format| schema_of(format));
+        let held = wanted.format.as_ref().and_then(schema_of);
         let held = held.map(|(schema, rigor)| schema::read(&schema, rigor, &Part::Format));
         let held = held.transpose().map_err(ConstraintError::Grammar)?;
         if !callable {
@@ -144,11 +186,11 @@ impl Grammars {
                 }
                 (None, _) => return Ok(None),
             };
-            let matcher = self.kept(source).map_err(|why| match &held {
+            let made = self.make(source).map_err(|why| match &held {
                 Some(held) => self.place(held, &Part::Format, &why),
                 None => refused(Part::Format, why),
-            })?;
-            return self.begun(matcher, wanted).map(Some);
+            });
+            return made.map(Some);
         }
         let free = wanted.calls == Calls::May && !wanted.tools.iter().any(|tool| tool.strict);
         if free && wanted.format.is_none() && wanted.parallel {
@@ -164,11 +206,7 @@ impl Grammars {
             }
             (None, _) => Answer::Any,
         };
-        let matcher = self.calls(wanted, &answer, held.as_ref())?;
-        match (wanted.calls, &wanted.format) {
-            (Calls::May, Some(_)) => self.begun(matcher, wanted).map(Some),
-            _ => Ok(Some(Constraint { matcher })),
-        }
+        self.calls(wanted, &answer, held.as_ref()).map(Some)
     }
 
     /// The grammar of calls. Tools that are not strict and cannot be held are let go.
@@ -185,13 +223,13 @@ impl Grammars {
             made.map(Source::Lark).map_err(ConstraintError::Grammar)
         };
         let mut free = HashSet::new();
-        let why = match self.kept(grammar(wanted, &free)?) {
+        let why = match self.make(grammar(wanted, &free)?) {
             Ok(matcher) => return Ok(matcher),
             Err(why) => why,
         };
         if let (Some(held), Calls::May) = (held, wanted.calls) {
             let alone = with_options(held.alone(&held.root), held.mixed_names);
-            if let Err(why) = self.kept(Source::Json(alone)) {
+            if let Err(why) = self.make(Source::Json(alone)) {
                 return Err(self.place(held, &Part::Format, &why));
             }
         }
@@ -203,7 +241,7 @@ impl Grammars {
                 ..wanted.clone()
             };
             let made = tools::grammar(&alone, &Answer::Any, self.version, mark, &HashSet::new());
-            let Err(why) = self.kept(Source::Lark(made.map_err(ConstraintError::Grammar)?)) else {
+            let Err(why) = self.make(Source::Lark(made.map_err(ConstraintError::Grammar)?)) else {
                 continue;
             };
             if tool.strict {
@@ -216,7 +254,7 @@ impl Grammars {
         if free.is_empty() {
             return Err(refused(Part::Calls, why));
         }
-        let made = self.kept(grammar(wanted, &free)?);
+        let made = self.make(grammar(wanted, &free)?);
         made.map_err(|why| refused(Part::Calls, why))
     }
 
@@ -227,31 +265,6 @@ impl Grammars {
         };
         let found = Place::find(held, why, fails);
         ConstraintError::Grammar(Box::new(found.refusal(part)))
-    }
-
-    /// A matcher at the start of a grammar, from those that are kept or made now.
-    fn kept(&self, source: Source) -> Result<Matcher, String> {
-        let text = source.text();
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        {
-            let mut kept = kept();
-            if let Some(i) = kept.iter().position(|(known, _)| *known == text)
-                && let Some(found) = kept.remove(i)
-            {
-                let matcher = found.1.deep_clone();
-                kept.push_back(found);
-                return Ok(matcher);
-            }
-        }
-        let matcher = self.make(source)?;
-        if text.len() <= MOST_TEXT {
-            let mut kept = kept();
-            if kept.len() >= MOST_KEPT {
-                kept.pop_front();
-            }
-            kept.push_back((text, matcher.deep_clone()));
-        }
-        Ok(matcher)
     }
 
     fn make(&self, source: Source) -> Result<Matcher, String> {
@@ -280,19 +293,10 @@ impl Grammars {
             let tokens = env.tok_trie().greedy_tokenize(wanted.begun.as_bytes());
             let read = matcher.try_consume_tokens(&tokens).map_err(run)?;
             if read < tokens.len() {
-                let good: usize = tokens[..read]
-                    .iter()
-                    .map(|t| env.tok_trie().token_len(*t))
-                    .sum();
-                let good = wanted.begun.get(..good).unwrap_or_default();
-                let shown: String = good
-                    .chars()
-                    .rev()
-                    .take(40)
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .rev()
-                    .collect();
+                let lengths = tokens[..read].iter().map(|t| env.tok_trie().token_len(*t));
+                let good = wanted.begun.get(..lengths.sum()).unwrap_or_default();
+                let from = good.char_indices().rev().nth(39).map_or(0, |(i, _)| i);
+                let shown = &good[from..];
                 let why = format!(
                     "it does not begin a text of the form asked for (after {shown:?}; an object's \
                      properties come in the schema's order); change it, or leave out the form"

@@ -120,6 +120,8 @@ pub enum Finish {
     Stop,
     /// As many tokens as allowed, or as long as allowed.
     Length,
+    /// The text went round in a circle: it is cut off.
+    Loop,
 }
 
 impl Finish {
@@ -129,6 +131,7 @@ impl Finish {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::Loop => "loop",
         }
     }
 }

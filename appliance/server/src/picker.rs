@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use v4_chat::Logprob;
+use v4_runtime::generation::LoopDetector;
 use v4_runtime::sampling::{Sampler, SamplerError, SamplerOptions};
 
 use crate::constraint::{Constraint, ConstraintError};
@@ -27,6 +28,8 @@ pub struct Picking {
     pub reasoning: Option<Reasoning>,
     /// Tokens that never come.
     pub banned: Vec<u32>,
+    /// Whether a text that goes round in a circle ends.
+    pub stop_loops: bool,
 }
 
 /// The reasoning that an answer begins with.
@@ -60,6 +63,8 @@ pub enum Pick {
         logprob: Option<Logprob>,
         /// The grammar allows nothing after it.
         last: bool,
+        /// With it the text has gone round in a circle.
+        looped: bool,
     },
     /// The end of the text.
     End,
@@ -75,6 +80,7 @@ pub struct Picker {
     logits: Vec<f32>,
     /// Tokens of reasoning so far.
     thought: usize,
+    loops: Option<LoopDetector>,
 }
 
 impl Picker {
@@ -84,6 +90,7 @@ impl Picker {
     /// Options out of range.
     pub fn new(picking: Picking, eos: Option<u32>) -> Result<Self, SamplerError> {
         Ok(Self {
+            loops: picking.stop_loops.then(LoopDetector::default),
             sampler: Sampler::new(picking.sampler.clone())?,
             picking,
             counts: HashMap::new(),
@@ -128,7 +135,13 @@ impl Picker {
         }
         *self.counts.entry(id).or_default() += 1;
         let logprob = self.picking.logprobs.map(|top| logprob(logits, id, top));
-        Ok(Pick::Token { id, logprob, last })
+        let looped = self.loops.as_mut().is_some_and(|loops| loops.push(id));
+        Ok(Pick::Token {
+            id,
+            logprob,
+            last,
+            looped,
+        })
     }
 
     fn adjust(&mut self) {

@@ -56,6 +56,7 @@ impl Served {
             drain: Duration::from_secs(5),
             idle_bytes: 0,
             sessions: None,
+            stop_loops: false,
             keys: Keys::default(),
             cors: Vec::new(),
         };

@@ -133,6 +133,13 @@ pub fn run(mut args: PlanArgs) -> anyhow::Result<ExitCode> {
             cfg.context_length
         );
     }
+    if args.depth > cfg.context_length {
+        bail!(
+            "a depth of {} tokens is more than the model's {}; use --depth {1} or less",
+            args.depth,
+            cfg.context_length
+        );
+    }
     let options = options::engine(&args.engine, args.ctx);
     let threads = options
         .threads

@@ -91,6 +91,10 @@ pub struct ServeArgs {
     /// An answer without news shows that it is worked on after so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub keep_alive: Duration,
+    /// End answers that repeat themselves: the same piece of up to 256 tokens eight times in a
+    /// row; requests can say otherwise with stop_loops
+    #[arg(long)]
+    pub stop_loops: bool,
     /// Seconds that running requests have to end when the service is to stop
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub drain: Duration,
@@ -222,6 +226,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         max_body: args.max_body,
         read_timeout: args.read_timeout,
         keep_alive: args.keep_alive,
+        stop_loops: args.stop_loops,
         drain: args.drain,
         idle_bytes: idle.unwrap_or_else(|| {
             let bound = allowed.or_else(|| limits().safe());

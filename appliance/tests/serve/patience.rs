@@ -160,7 +160,7 @@ fn the_reading_of_a_prompt_shows() {
         "--chunk",
         "64",
     ]);
-    let long: String = (0..9000).map(|i| format!("w{} ", i % 97)).collect();
+    let long: String = (0..4000).map(|i| format!("w{} ", i % 97)).collect();
     let body = json!({"prompt": long, "max_tokens": 1, "stream": true});
     let answer = server.post("/v1/completions", &body);
     let processed: Vec<u64> = answer

@@ -39,7 +39,16 @@ pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(
         let place = format!("messages[{i}]");
         match message {
             Value::Null => {}
-            Value::Object(message) => read.push(one(&place, message, notes)?),
+            Value::Object(message) => {
+                let mut found = Found::default();
+                let message = one(&place, message, &mut found, notes)?;
+                let empty = message["role"] == "user" && message["content"] == "";
+                let only_results = empty && !found.results.is_empty();
+                read.append(&mut found.results);
+                if !only_results {
+                    read.push(message);
+                }
+            }
             _ => {
                 return Err(Refusal::new(
                     PARAM,
@@ -53,10 +62,20 @@ pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(
     Ok(())
 }
 
+/// What stands among the parts of a message and belongs elsewhere.
+#[derive(Debug, Default)]
+struct Found {
+    reasoning: String,
+    calls: Vec<Value>,
+    /// Messages of tools.
+    results: Vec<Map<String, Value>>,
+}
+
 /// A message by itself.
 fn one(
     place: &str,
     mut message: Map<String, Value>,
+    found: &mut Found,
     notes: &mut Notes,
 ) -> Result<Map<String, Value>, Refusal> {
     let role = match message.get("role").and_then(Value::as_str) {
@@ -77,15 +96,19 @@ fn one(
         }
     }
     .to_owned();
-    let mut reasoning = String::new();
-    let content = message.remove("content").unwrap_or_default();
-    let content = texts(place, &role, content, &mut reasoning, notes)?;
+    let mut content = message.remove("content").unwrap_or_default();
+    let data = content.get("type").is_none() && !content.is_string() && !content.is_array();
+    if role == "tool" && data && !content.is_null() {
+        // What a tool returned, as it is.
+        content = content.to_string().into();
+    }
+    let content = texts(place, &role, content, found, notes)?;
     let mut out = Map::new();
     out.insert("role".into(), role.as_str().into());
     out.insert("content".into(), content);
     match &*role {
         "system" => without_billing(&mut out["content"]),
-        "assistant" => assistant(place, &mut message, &mut out, reasoning)?,
+        "assistant" => assistant(place, &mut message, &mut out, found)?,
         "tool" => {
             let id = ["tool_call_id", "call_id", "id"].iter();
             let id = id.filter_map(|name| message.get(*name)?.as_str()).next();
@@ -115,7 +138,7 @@ fn texts(
     place: &str,
     role: &str,
     content: Value,
-    reasoning: &mut String,
+    found: &mut Found,
     notes: &mut Notes,
 ) -> Result<Value, Refusal> {
     let parts = match content {
@@ -136,6 +159,24 @@ fn texts(
         let text = match content::part(PARAM, &place, part)? {
             None => continue,
             Some(Part::Text(text)) => text,
+            // As Messages has them.
+            Some(Part::Other(kind, part)) if role == "assistant" && kind == "tool_use" => {
+                let arguments = part.get("input").cloned().unwrap_or_default();
+                let call = json!({"id": part.get("id"),
+                    "function": {"name": part.get("name"), "arguments": arguments}});
+                found.calls.push(tool_call(&place, call)?);
+                continue;
+            }
+            Some(Part::Other(kind, mut part)) if role == "user" && kind == "tool_result" => {
+                let result = json!({"role": "tool", "tool_call_id": part.get("tool_use_id"),
+                    "content": part.remove("content")});
+                if let Value::Object(result) = result {
+                    found
+                        .results
+                        .push(one(&place, result, &mut Found::default(), notes)?);
+                }
+                continue;
+            }
             Some(Part::Other(kind, part)) if role == "assistant" && is_foreign(&kind) => {
                 match part
                     .get(&*kind)
@@ -143,7 +184,7 @@ fn texts(
                     .and_then(Value::as_str)
                 {
                     Some(thought) if kind == "thinking" || kind == "reasoning" => {
-                        reasoning.push_str(thought);
+                        found.reasoning.push_str(thought);
                     }
                     _ => notes.add(format!("{place}: {kind} of another provider; left out")),
                 }
@@ -163,7 +204,7 @@ fn assistant(
     place: &str,
     message: &mut Map<String, Value>,
     out: &mut Map<String, Value>,
-    thought: String,
+    found: &mut Found,
 ) -> Result<(), Refusal> {
     if plain(&out["content"]).is_empty()
         && let Some(Value::String(refusal)) = message.get("refusal")
@@ -174,13 +215,14 @@ fn assistant(
         let text = message.get(*name)?.as_str()?;
         (!text.is_empty()).then(|| text.to_owned())
     });
+    let thought = std::mem::take(&mut found.reasoning);
     let reasoning = own.or_else(|| details(message)).unwrap_or(thought);
     // A field that is there and empty says that there was none.
     let empty = message.get("reasoning_content") == Some(&Value::from(""));
     if !reasoning.is_empty() || empty {
         out.insert("reasoning_content".into(), reasoning.into());
     }
-    let mut calls = Vec::new();
+    let mut calls = std::mem::take(&mut found.calls);
     match message.remove("tool_calls") {
         None | Some(Value::Null) => {}
         Some(Value::Array(list)) => {
@@ -382,6 +424,27 @@ mod tests {
         let out = mended(twice).unwrap();
         assert_ne!(out[0]["tool_calls"][0]["id"], out[3]["tool_calls"][0]["id"]);
         assert_eq!(out[3]["tool_calls"][0]["id"], out[4]["tool_call_id"]);
+    }
+
+    #[test]
+    fn calls_and_results_among_the_parts_are_calls_and_results() {
+        let out = mended(json!([
+            {"role": "assistant", "content": [{"type": "text", "text": "T"},
+                {"type": "tool_use", "id": "a", "name": "f", "input": {"x": 1}}]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "r"}]}]},
+            {"role": "assistant", "tool_calls": [call("b", json!("{}"))]},
+            {"role": "tool", "tool_call_id": "b", "content": {"y": 2}},
+        ]))
+        .unwrap();
+        let roles: Vec<_> = out.as_array().unwrap().iter().map(|m| &m["role"]).collect();
+        assert_eq!(roles, ["assistant", "tool", "assistant", "tool"]);
+        assert_eq!(
+            out[0]["tool_calls"][0]["function"]["arguments"],
+            "{\"x\":1}"
+        );
+        assert_eq!(out[1]["content"][0]["text"], "r");
+        assert_eq!(out[3]["content"], "{\"y\":2}");
     }
 
     #[test]

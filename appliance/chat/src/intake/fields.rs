@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::Refusal;
 use super::json::present;
 
-/// A path that takes requests for text.
+/// A path of a chat protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
     /// `/v1/chat/completions`.
@@ -22,18 +22,11 @@ pub enum Path {
     Responses,
     /// `/v1/messages`.
     Messages,
-    /// `/v1/completions`.
-    Completions,
 }
 
 impl Path {
     /// All of them.
-    pub const ALL: [Self; 4] = [
-        Self::Chat,
-        Self::Responses,
-        Self::Messages,
-        Self::Completions,
-    ];
+    pub const ALL: [Self; 3] = [Self::Chat, Self::Responses, Self::Messages];
 
     /// As in the address.
     #[must_use]
@@ -42,7 +35,6 @@ impl Path {
             Self::Chat => "/v1/chat/completions",
             Self::Responses => "/v1/responses",
             Self::Messages => "/v1/messages",
-            Self::Completions => "/v1/completions",
         }
     }
 
@@ -53,7 +45,6 @@ impl Path {
             Self::Chat => CHAT,
             Self::Responses => RESPONSES,
             Self::Messages => MESSAGES,
-            Self::Completions => COMPLETIONS,
         };
         [EVERYWHERE, own].concat()
     }
@@ -65,7 +56,6 @@ impl Path {
             Self::Chat => CHAT_HARMLESS,
             Self::Responses => RESPONSES_HARMLESS,
             Self::Messages => MESSAGES_HARMLESS,
-            Self::Completions => COMPLETIONS_HARMLESS,
         };
         [HARMLESS, own].concat()
     }
@@ -79,12 +69,12 @@ impl Path {
             Self::Chat => CHAT_REFUSED,
             Self::Responses => RESPONSES_REFUSED,
             Self::Messages => MESSAGES_REFUSED,
-            Self::Completions => COMPLETIONS_REFUSED,
         };
         let mut all: Vec<_> = own.iter().chain(REFUSED).copied().collect();
         all.retain(|(name, _)| !known(name));
-        for other in Self::ALL {
-            for name in other.used() {
+        let others = Self::ALL.iter().map(|other| other.used());
+        for names in others.chain([COMPLETIONS.to_vec()]) {
+            for name in names {
                 if !known(name) && all.iter().all(|(n, _)| *n != name) {
                     all.push((name, "it belongs to another path"));
                 }
@@ -210,20 +200,8 @@ const MESSAGES: &[&str] = &[
     "context_management",
 ];
 
-const COMPLETIONS: &[&str] = &[
-    "prompt",
-    "suffix",
-    "segments",
-    "max_tokens",
-    "max_completion_tokens",
-    "stop",
-    "stream_options",
-    "n",
-    "best_of",
-    "logprobs",
-    "echo",
-    "parse_special",
-];
+/// What `/v1/completions` has beside, which has tables of its own.
+const COMPLETIONS: &[&str] = &["prompt", "suffix", "best_of", "echo"];
 
 /// Change nothing anywhere: who asks, where it is billed and kept, how fast it should be,
 /// caching, which is done here without being asked, and what only bounds the work.
@@ -274,18 +252,6 @@ const MESSAGES_HARMLESS: &[&str] = &[
     "inference_geo",
     "safeguards",
     "speed",
-];
-
-const COMPLETIONS_HARMLESS: &[&str] = &[
-    "language",
-    "extra",
-    "nwo",
-    "temperature_last",
-    "skip_special_tokens",
-    "spaces_between_special_tokens",
-    "add_special_tokens",
-    "nl_penalty",
-    "user_id",
 ];
 
 /// Refused wherever no table above has them.
@@ -435,16 +401,6 @@ const MESSAGES_REFUSED: &[(&str, &str)] = &[
     ),
 ];
 
-const COMPLETIONS_REFUSED: &[(&str, &str)] = &[
-    ("messages", "use /v1/chat/completions"),
-    ("input", "use prompt"),
-    ("system", "write it into the prompt"),
-    ("max_output_tokens", "use max_tokens"),
-    ("stop_sequences", "use stop"),
-    ("tools", "use /v1/chat/completions"),
-    ("response_format", "use /v1/chat/completions"),
-];
-
 /// The tables as `docs/server.md` has them.
 #[must_use]
 pub fn document() -> String {
@@ -508,9 +464,6 @@ mod tests {
                 json!({"response_format": {"type": "json_object"}}),
             ),
             (Path::Messages, json!({"mcp_servers": [{}]})),
-            (Path::Completions, json!({"guided_regex": "a+"})),
-            (Path::Completions, json!({"stop_sequences": ["x"]})),
-            (Path::Completions, json!({"messages": [{}]})),
         ] {
             let name = body.as_object().unwrap().keys().next().unwrap().clone();
             let refusal = check(path, body).unwrap_err();

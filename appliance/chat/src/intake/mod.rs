@@ -184,7 +184,7 @@ impl From<Protocol> for Path {
 fn numbers(protocol: Protocol, body: &mut Map<String, Value>) -> Result<(), Refusal> {
     const LIMITS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
     for name in LIMITS.into_iter().chain(["n", "top_logprobs", "seed"]) {
-        let Some(value) = body.get(name).filter(|value| value.is_number()) else {
+        let Some(value) = json::present(body, name) else {
             continue;
         };
         let n = json::whole(value).ok_or_else(|| {
@@ -208,6 +208,27 @@ fn numbers(protocol: Protocol, body: &mut Map<String, Value>) -> Result<(), Refu
             continue;
         }
         body.insert(name.into(), n.into());
+    }
+    for name in [
+        "temperature",
+        "top_p",
+        "presence_penalty",
+        "frequency_penalty",
+    ] {
+        if json::present(body, name).is_some_and(|value| !value.is_number()) {
+            return Err(Refusal::new(
+                name,
+                format!("Invalid {name}: it must be a number."),
+            ));
+        }
+    }
+    for name in ["stream", "logprobs"] {
+        if json::present(body, name).is_some_and(|value| !value.is_boolean()) {
+            return Err(Refusal::new(
+                name,
+                format!("Invalid {name}: it must be true or false."),
+            ));
+        }
     }
     if protocol == Protocol::Responses && wants_logprobs(body) {
         body.entry("top_logprobs").or_insert_with(|| 0.into());

@@ -1,9 +1,10 @@
 //! What a request wants its answer to be.
 
+use serde::Serialize;
 use serde_json::Value;
 
 /// What a request wants its answer to be, as the client wrote it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Wanted {
     /// The form of an answer in text; `None` is any text.
     pub format: Option<Format>,
@@ -17,11 +18,12 @@ pub struct Wanted {
     pub opened: bool,
     /// What the prompt has of the answer's text: the format holds for this and the
     /// answer together.
+    #[serde(skip)]
     pub begun: String,
 }
 
 /// The form of an answer in text.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Format {
     /// A JSON object.
     JsonObject,
@@ -38,7 +40,7 @@ pub enum Format {
 }
 
 /// A tool that may be called.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WantedTool {
     /// Its name.
     pub name: String,
@@ -50,7 +52,7 @@ pub struct WantedTool {
 }
 
 /// Whether tools are called.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum Calls {
     /// They are not.
     #[default]

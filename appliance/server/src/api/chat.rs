@@ -202,11 +202,12 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
 fn picking(service: &Service, accepted: &Accepted, extras: Extras) -> Result<Picking, ApiError> {
     let request = &accepted.request;
     let inference = request.inference();
-    let mut picking = extras.picking(SamplerOptions {
+    let sampler = SamplerOptions {
         temperature: inference.temperature.unwrap_or(1.0),
         top_p: inference.top_p.unwrap_or(1.0),
         ..SamplerOptions::default()
-    });
+    };
+    let mut picking = extras.picking(sampler, service.config().stop_loops);
     picking.logprobs = inference
         .logprobs
         .then(|| usize::from(inference.top_logprobs.unwrap_or(0)));
@@ -381,7 +382,7 @@ impl ChatWriter {
             Output::Done(finish) => {
                 let events = self.responder()?.finish(match finish {
                     Finish::Stop => v4_chat::Finish::Stop,
-                    Finish::Length => v4_chat::Finish::Length,
+                    Finish::Length | Finish::Loop => v4_chat::Finish::Length,
                 })?;
                 if finish == Finish::Stop {
                     self.remember()?;

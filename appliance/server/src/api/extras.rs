@@ -20,6 +20,7 @@ pub(super) struct Extras {
     min_p: Option<f32>,
     bias: Vec<(u32, f32)>,
     seed: Option<u64>,
+    stop_loops: Option<bool>,
 }
 
 impl Extras {
@@ -56,12 +57,17 @@ impl Extras {
             min_p: number("min_p", 0.0, 1.0)?,
             bias: bias(body, vocabulary)?,
             // A negative one is the usual word for "any".
+            stop_loops: match present(body, "stop_loops") {
+                None => None,
+                Some(Value::Bool(stop)) => Some(*stop),
+                Some(_) => return Err(wrong("stop_loops", "true or false")),
+            },
             seed: whole("seed")?.and_then(|seed| u64::try_from(seed).ok()),
         })
     }
 
-    /// How to pick tokens with these.
-    pub fn picking(self, sampler: SamplerOptions) -> Picking {
+    /// How to pick tokens with these. `stop_loops` holds where the request does not say.
+    pub fn picking(self, sampler: SamplerOptions, stop_loops: bool) -> Picking {
         let defaults = SamplerOptions::default();
         Picking {
             sampler: SamplerOptions {
@@ -76,6 +82,7 @@ impl Extras {
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
             bias: self.bias,
+            stop_loops: self.stop_loops.unwrap_or(stop_loops),
             ..Picking::default()
         }
     }
@@ -164,10 +171,14 @@ mod tests {
             "frequency_penalty": 0.5, "presence_penalty": -1, "top_k": 40, "min_p": 0.1,
             "repetition_penalty": 1.1, "seed": 9, "logit_bias": {"17": -100},
         });
-        let picking = of(body).unwrap().picking(SamplerOptions {
-            temperature: 0.5,
-            ..SamplerOptions::default()
-        });
+        let picking = of(body).unwrap().picking(
+            SamplerOptions {
+                temperature: 0.5,
+                ..SamplerOptions::default()
+            },
+            true,
+        );
+        assert!(picking.stop_loops);
         assert_eq!(picking.sampler.top_k, 40);
         assert_eq!(picking.sampler.temperature, 0.5);
         assert_eq!(picking.sampler.seed, 9);

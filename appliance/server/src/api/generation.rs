@@ -323,14 +323,15 @@ mod tests {
         }
     }
 
-    const SECOND: Duration = Duration::from_secs(1);
+    /// Short, for the tests' sake; what is waited for is several times as long.
+    const KEEP_ALIVE: Duration = Duration::from_millis(100);
 
-    /// Sends each output after so many seconds.
-    fn sending(outputs: Vec<(u64, Output)>) -> UnboundedReceiver<Output> {
+    /// Sends each output after so many times as long.
+    fn sending(outputs: Vec<(u32, Output)>) -> UnboundedReceiver<Output> {
         let (sender, receiver) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            for (seconds, output) in outputs {
-                tokio::time::sleep(seconds as u32 * SECOND).await;
+            for (times, output) in outputs {
+                tokio::time::sleep(times * KEEP_ALIVE).await;
                 if sender.send(output).is_err() {
                     return;
                 }
@@ -345,12 +346,11 @@ mod tests {
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
-    fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread()
+    fn block_on<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap()
+            .build();
+        runtime.unwrap().block_on(work)
     }
 
     fn token(id: u32) -> Output {
@@ -359,37 +359,25 @@ mod tests {
 
     #[test]
     fn whoever_waits_for_the_whole_gets_blanks_and_then_json() {
-        runtime().block_on(async {
-            let outputs = sending(vec![(1, token(1)), (34, Output::Done(Finish::Stop))]);
-            let response = whole(outputs, Counting::default(), 10 * SECOND)
-                .await
-                .unwrap();
-            let said = text(response).await;
-            assert_eq!(said, "\n\n\n{\"tokens\":1}");
-            let outputs = sending(vec![(1, token(1)), (1, Output::Done(Finish::Stop))]);
-            let response = whole(outputs, Counting::default(), 10 * SECOND)
-                .await
-                .unwrap();
-            assert_eq!(text(response).await, "{\"tokens\":1}");
+        block_on(async {
+            let outputs = sending(vec![(0, token(1)), (4, Output::Done(Finish::Stop))]);
+            let response = whole(outputs, Counting::default(), KEEP_ALIVE).await;
+            let said = text(response.unwrap()).await;
+            assert!(said.starts_with("\n\n") && said.ends_with("\n{\"tokens\":1}"));
+            let outputs = sending(vec![(0, token(1)), (0, Output::Done(Finish::Stop))]);
+            let response = whole(outputs, Counting::default(), 100 * KEEP_ALIVE).await;
+            assert_eq!(text(response.unwrap()).await, "{\"tokens\":1}");
         });
     }
 
     #[test]
     fn an_error_has_a_status_in_time_and_the_protocols_form_later() {
-        runtime().block_on(async {
-            let failed = || Output::Failed(Failure::Stopping);
-            let early = whole(
-                sending(vec![(3, failed())]),
-                Counting::default(),
-                10 * SECOND,
-            );
-            assert_eq!(early.await.unwrap_err().kind, Kind::Stopping);
-            let late = whole(
-                sending(vec![(13, failed())]),
-                Counting::default(),
-                10 * SECOND,
-            );
-            let said = text(late.await.unwrap()).await;
+        block_on(async {
+            let failed = |times| sending(vec![(times, Output::Failed(Failure::Stopping))]);
+            let early = whole(failed(0), Counting::default(), 100 * KEEP_ALIVE).await;
+            assert_eq!(early.unwrap_err().kind, Kind::Stopping);
+            let late = whole(failed(3), Counting::default(), KEEP_ALIVE).await;
+            let said = text(late.unwrap()).await;
             let value: Value = serde_json::from_str(&said).unwrap();
             assert_eq!(value["type"], "error");
             assert_eq!(value["error"]["type"], "overloaded_error");
@@ -398,35 +386,46 @@ mod tests {
 
     #[test]
     fn a_stream_has_an_event_in_each_interval_whatever_comes() {
-        runtime().block_on(async {
-            // In the queue, while the prompt is read, and while what comes says nothing.
+        block_on(async {
             let mut all = vec![
-                (25, Output::Started { cached: 40 }),
-                (20, Output::Reading { done: 50 }),
-                (25, token(1)),
+                // In the queue, and while the prompt is read,
+                (4, Output::Started { cached: 40 }),
+                (3, Output::Reading { done: 50 }),
+                (3, token(1)),
             ];
-            all.extend((0..12).map(|_| (2, token(0))));
-            all.push((1, Output::Done(Finish::Stop)));
-            let response = streamed(sending(all), Counting::default(), 100, 10 * SECOND);
-            let said = text(response.await.unwrap()).await;
+            // and while what comes says nothing.
+            all.extend((0..5).map(|_| (1, token(0))));
+            all.push((0, Output::Done(Finish::Stop)));
+            let response = streamed(sending(all), Counting::default(), 100, KEEP_ALIVE).await;
+            let said = text(response.unwrap()).await;
             let events: Vec<&str> = said
                 .lines()
                 .filter_map(|line| line.strip_prefix("data: "))
                 .collect();
-            let alive = |event: &&&str| event.contains("alive");
-            assert_eq!(events.iter().filter(alive).count(), 8, "{said}");
-            let reading: Vec<Value> = events
-                .iter()
-                .filter_map(|event| serde_json::from_str::<Value>(event).ok())
-                .map(|event| event["alive"].clone())
-                .filter(|progress| progress["processed"] == 50)
-                .collect();
-            assert_eq!(reading[0]["total"], 100);
-            assert_eq!(reading[0]["cache"], 40);
-            // Ten tokens in twenty seconds: fifty more take a hundred.
-            assert_eq!(reading[0]["left_ms"], 100_000);
-            assert!(said.contains(": 50 of 100 tokens of the prompt read, about 100 seconds"));
-            assert!(said.starts_with("data: {\"alive\""), "{said}");
+            let written = events.iter().position(|event| *event == "1").unwrap();
+            let (before, after) = events.split_at(written);
+            let alive = |event: &&str| -> Option<Value> {
+                let event: Value = serde_json::from_str(event).ok()?;
+                event.get("alive").cloned()
+            };
+            let before: Vec<Value> = before.iter().map(|e| alive(e).unwrap()).collect();
+            assert_eq!(before[0]["processed"], 0, "{said}");
+            assert!(before.iter().filter(|p| p["processed"] == 0).count() >= 2);
+            let reading: Vec<_> = before.iter().filter(|p| p["processed"] == 50).collect();
+            let [first, ..] = reading[..] else {
+                panic!("{said}");
+            };
+            assert_eq!(
+                (&first["total"], &first["cache"]),
+                (&json!(100), &json!(40))
+            );
+            // Ten tokens took a while: fifty more take five times as long.
+            let (spent, left) = (first["time_ms"].as_u64(), first["left_ms"].as_u64());
+            assert!(left.unwrap().abs_diff(5 * spent.unwrap()) <= 5, "{first}");
+            assert!(said.contains(": 50 of 100 tokens of the prompt read, about"));
+            let later: Vec<Value> = after.iter().filter_map(alive).collect();
+            assert!(later.len() >= 2, "{said}");
+            assert!(later.iter().all(Value::is_null), "it is read");
         });
     }
 }

@@ -1,12 +1,14 @@
 //! Which part of a schema it is that no grammar can be made of.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::schema::Held;
 use super::wanted::{Part, Refusal};
 
-/// Schemas that are tried on the way.
-const MOST_TRIED: usize = 256;
+/// How long is looked for it.
+const LONG: Duration = Duration::from_millis(500);
 
 /// The innermost schema that fails.
 pub(super) struct Place {
@@ -21,15 +23,16 @@ impl Place {
             place: "#".to_owned(),
             why: why.to_owned(),
         };
-        let mut tried = 0;
+        let begun = Instant::now();
         let mut schema = &held.root;
         'deeper: loop {
             for (place, inner) in within(held, schema, &found.place) {
-                tried += 1;
-                if tried > MOST_TRIED {
+                if begun.elapsed() > LONG {
                     break 'deeper;
                 }
-                if let Some(why) = fails(inner) {
+                // Nothing is wrong with what is forbidden as such.
+                let forbidden = *inner == Value::Bool(false);
+                if !forbidden && let Some(why) = fails(inner) {
                     found = Self { place, why };
                     schema = inner;
                     continue 'deeper;

@@ -2,7 +2,7 @@
 //! words it knows, what changes no answer is left out, and what it cannot hold is refused
 //! by keyword, or let go where the client did not ask for more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
@@ -16,13 +16,14 @@ mod objects;
 mod refs;
 mod strings;
 mod unions;
+mod weight;
 
 pub(super) use formats::pattern as format_pattern;
 pub(super) use strings::search;
 pub(super) use unions::kinds;
 
 /// Schemas in a schema: more are no schema for an answer.
-const MOST_NODES: usize = 10_000;
+pub(super) const MOST_NODES: usize = 10_000;
 /// Schemas within schemas, references followed.
 const MOST_DEPTH: usize = 200;
 
@@ -57,6 +58,8 @@ pub(super) struct Held {
     pub places: Vec<String>,
     /// An object has properties with names, and others.
     pub mixed_names: bool,
+    /// How many schemas were read for it.
+    pub nodes: usize,
 }
 
 impl Held {
@@ -67,6 +70,7 @@ impl Held {
             defs: Vec::new(),
             places: Vec::new(),
             mixed_names: false,
+            nodes: 0,
         }
     }
 
@@ -156,6 +160,7 @@ pub(super) fn read(schema: &Value, rigor: Rigor, part: &Part) -> Result<Held, Bo
             .map(Option::unwrap_or_default)
             .collect(),
         mixed_names: reader.mixed_names,
+        nodes: reader.nodes,
     };
     if rigor == Rigor::Strict {
         for (place, options) in &reader.unions {
@@ -169,6 +174,14 @@ pub(super) fn read(schema: &Value, rigor: Rigor, part: &Part) -> Result<Held, Bo
                 ));
             }
         }
+    }
+    if let Some(keyword) = weight::too_much(&held) {
+        let why = "the expressions that hold for one text are too large together; use a shorter \
+                   one, or one at a time";
+        return match rigor {
+            Rigor::Loose => Ok(Held::any()),
+            Rigor::Strict | Rigor::Plain => Err(refuse(part, "#", keyword, why)),
+        };
     }
     if !ends::cut(&mut held) {
         if rigor == Rigor::Loose {
@@ -198,6 +211,25 @@ fn refuse(part: &Part, place: &str, keyword: &str, why: impl Into<String>) -> Bo
 /// One keyword deeper, in a JSON pointer.
 fn deeper(place: &str, name: &str) -> String {
     format!("{place}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+/// The keywords of one schema, but for those that are null.
+struct Keywords<'v>(BTreeMap<&'v str, &'v Value>);
+
+impl<'v> Keywords<'v> {
+    fn of(schema: &'v Map<String, Value>) -> Self {
+        let there = |(name, value): &(&String, &Value)| !value.is_null() || *name == "const";
+        let all = schema.iter().filter(there);
+        Self(all.map(|(name, value)| (name.as_str(), value)).collect())
+    }
+
+    fn get(&self, keyword: &str) -> Option<&'v Value> {
+        self.0.get(keyword).copied()
+    }
+
+    fn contains_key(&self, keyword: &str) -> bool {
+        self.0.contains_key(keyword)
+    }
 }
 
 struct Reader<'a> {
@@ -286,11 +318,7 @@ impl<'a> Reader<'a> {
         depth: usize,
         way: &Way,
     ) -> Read<Value> {
-        let schema: Map<String, Value> = all
-            .iter()
-            .filter(|(name, value)| !value.is_null() || name.as_str() == "const")
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
+        let schema = Keywords::of(all);
         for (keyword, instead) in NOT_HELD {
             if schema.get(keyword).is_some_and(says_something) {
                 let why = format!("an answer cannot be held to it; {instead}");
@@ -323,7 +351,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The types that are named.
-    fn types(&mut self, schema: &Map<String, Value>, place: &str) -> Read<Option<Vec<String>>> {
+    fn types(&mut self, schema: &Keywords<'_>, place: &str) -> Read<Option<Vec<String>>> {
         const TYPES: [&str; 7] = [
             "null", "boolean", "number", "integer", "string", "array", "object",
         ];
@@ -377,14 +405,14 @@ impl<'a> Reader<'a> {
         let every = TYPES.iter().filter(|t| **t != "integer");
         let mut all = all.unwrap_or_else(|| every.map(|t| (*t).to_owned()).collect());
         let number = excluded.contains(&"number");
-        all.retain(|t| !excluded.contains(&t.as_str()) && !(number && t == "integer"));
+        all.retain(|t| !excluded.contains(&t.as_str()) && (!number || t != "integer"));
         Ok(Some(all))
     }
 
     /// `const` and `enum`.
     fn literals(
         &mut self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         place: &str,
         out: &mut Map<String, Value>,
     ) -> Read<()> {
@@ -411,11 +439,11 @@ impl<'a> Reader<'a> {
 
     /// Whether several schemas speak of the same object: then only their names together
     /// say which properties there are.
-    fn merges(&self, schema: &Map<String, Value>) -> bool {
+    fn merges(&self, schema: &Keywords<'_>) -> bool {
         let objects = ["properties", "required", "additionalProperties"];
-        let own = objects.iter().any(|k| schema.contains_key(*k));
+        let own = objects.iter().any(|k| schema.contains_key(k));
         let of_all = schema.get("allOf").and_then(Value::as_array);
-        let parts = IN_PLACE.iter().filter(|k| schema.contains_key(**k)).count();
+        let parts = IN_PLACE.iter().filter(|k| schema.contains_key(k)).count();
         parts > 1 || (parts == 1 && own) || of_all.is_some_and(|all| all.len() > 1)
     }
 
@@ -426,7 +454,7 @@ impl<'a> Reader<'a> {
     )]
     fn in_place(
         &mut self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         place: &str,
         depth: usize,
         way: &Way,
@@ -470,7 +498,7 @@ impl<'a> Reader<'a> {
                 let place = format!("{place}/{keyword}/{i}");
                 match self.read(one, &place, depth + 1, &branch) {
                     Ok(read) => options.push(read),
-                    Err(refusal) if as_number(&refusal, one, &all) => {}
+                    Err(refusal) if as_number(&refusal, one, all) => {}
                     Err(refusal) => return Err(refusal),
                 }
             }
@@ -485,15 +513,15 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn list(
+    fn list<'v>(
         &self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'v>,
         keyword: &str,
         place: &str,
-    ) -> Read<Option<Vec<Value>>> {
+    ) -> Read<Option<&'v [Value]>> {
         match schema.get(keyword) {
             None => Ok(None),
-            Some(Value::Array(all)) if !all.is_empty() => Ok(Some(all.clone())),
+            Some(Value::Array(all)) if !all.is_empty() => Ok(Some(all)),
             Some(_) => {
                 self.let_go(place, keyword, "it must be a list of at least one schema")?;
                 Ok(None)
@@ -521,9 +549,9 @@ fn says_something(value: &Value) -> bool {
 }
 
 /// The types that are meant where none is named, by the keywords that are there.
-fn meant(schema: &Map<String, Value>, out: &Map<String, Value>, way: &Way) -> Option<Vec<String>> {
+fn meant(schema: &Keywords<'_>, out: &Map<String, Value>, way: &Way) -> Option<Vec<String>> {
     let has = |keywords: &[&str]| keywords.iter().any(|k| out.contains_key(*k));
-    let elsewhere = IN_PLACE.iter().any(|k| schema.contains_key(*k));
+    let elsewhere = IN_PLACE.iter().any(|k| schema.contains_key(k));
     if way.open || has(&["const", "enum"]) {
         return None;
     }

@@ -69,6 +69,7 @@ pub(super) fn grammar(
         rules: String::new(),
         texts: HashMap::new(),
         values: HashMap::new(),
+        nodes: 0,
     };
     block.start(wanted, answer);
     let held = |tool: &WantedTool| tool.strict || wanted.calls == Calls::Must;
@@ -105,6 +106,8 @@ struct Block {
     /// Terminals of texts, and rules of values, by what they match.
     texts: HashMap<String, String>,
     values: HashMap<String, String>,
+    /// Schemas in all tools that are held.
+    nodes: usize,
 }
 
 /// The parameters of a tool.
@@ -130,15 +133,13 @@ impl Block {
         );
         match (wanted.calls, answer) {
             (Calls::Must, _) if wanted.opened => self.line("start: calls"),
-            (Calls::Must, _) => {
-                self.line(format!("start: OPEN {open}\nOPEN: /[ \\t\\r\\n]{{0,8}}</"))
-            }
+            (Calls::Must, _) => self.line(format!("start: OPEN {open}\nOPEN: /(\\n\\n)?</")),
             (_, Answer::Any) => {
                 let any = "TEXT: /(?s:.*)/\nOPEN: /(?s:.*)</";
                 self.line(format!("start: TEXT | OPEN {open}\n{any}"));
             }
             (_, Answer::Form(form)) => {
-                let first = "OPEN: /[ \\t\\r\\n]{0,8}</";
+                let first = "OPEN: /(\\n\\n)?</";
                 self.line(format!("start: answer | OPEN {open}\n{first}\n{form}"));
             }
         }
@@ -184,6 +185,15 @@ impl Block {
     /// A call with the parameters of its schema.
     fn held_call(&mut self, i: usize, tool: &WantedTool) -> Result<(), Box<Refusal>> {
         let all = parameters(tool)?;
+        self.nodes += all.held.nodes;
+        if self.nodes > schema::MOST_NODES {
+            if tool.strict {
+                let why = format!("the tools have more than {} schemas", schema::MOST_NODES);
+                return Err(refuse(tool, "parameters", "#", why));
+            }
+            self.free_call(i, tool);
+            return Ok(());
+        }
         let open = self.open(tool);
         let mut sequence = Vec::new();
         // Those that must come have the lowest bits.
@@ -386,6 +396,7 @@ fn parameters(tool: &WantedTool) -> Result<Parameters, Box<Refusal>> {
     let none = Map::new();
     let all = match root {
         Value::Object(all) => all,
+        _ if !tool.strict => &none,
         Value::Bool(true) => &none,
         _ => {
             return Err(refuse(

@@ -233,12 +233,19 @@ impl Sequence {
         }
         match self.picker.pick(logits, &self.tokens) {
             Ok(Pick::End) => self.end = Some(End::Finished(Finish::Stop)),
-            Ok(Pick::Token { id, logprob, last }) => {
+            Ok(Pick::Token {
+                id,
+                logprob,
+                last,
+                looped,
+            }) => {
                 self.tokens.push(id);
                 self.clock(metrics);
                 let _ = self.outputs.send(Output::Token { id, logprob });
                 if last {
                     self.end = Some(End::Finished(Finish::Stop));
+                } else if looped {
+                    self.end = Some(End::Finished(Finish::Loop));
                 } else if self.tokens.len() - self.prompt >= self.max_tokens {
                     self.end = Some(End::Finished(Finish::Length));
                 }

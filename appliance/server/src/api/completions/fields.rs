@@ -1,239 +1,11 @@
-//! The fields of a request for raw text: which are read, which change nothing, and which
-//! would change the answer and are refused by name.
+//! The fields of a request for raw text, as they are read.
 
 use serde_json::{Map, Value};
 
-use crate::http::{ApiError, Kind};
-
-/// Fields that are read, on each of the paths for raw text unless said otherwise.
-pub(super) const READ: &[&str] = &[
-    "model",
-    "prompt",
-    "suffix",
-    "segments",
-    "max_tokens",
-    "max_completion_tokens",
-    "n_predict",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "random_seed",
-    "stop",
-    "stream",
-    "stream_options",
-    "logprobs",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "repeat_penalty",
-    "repeat_last_n",
-    "logit_bias",
-    "parse_special",
-    "add_special_tokens",
-    "n_indent",
-    "t_max_prompt_ms",
-    "t_max_predict_ms",
-    "samplers",
-];
-
-/// Those that only `/completion` and `/infill` read: they are about the form of the answer.
-pub(super) const READ_BY_LLAMA: &[&str] = &[
-    "input_prefix",
-    "input_suffix",
-    "input_extra",
-    "n_probs",
-    "response_fields",
-    "return_tokens",
-    "return_progress",
-    "timings_per_token",
-];
-
-/// Fields that say nothing about the text.
-pub(super) const HARMLESS: &[&str] = &[
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "prompt_cache_key",
-    "safety_identifier",
-    "priority",
-    "request_id",
-    "cache_prompt",
-    "id_slot",
-    "slot_id",
-    "n_keep",
-    "n_discard",
-    "language",
-    "extra",
-    "nwo",
-    "spaces_between_special_tokens",
-];
-
-/// A field that would change the answer, and is not there.
-pub(super) struct Refused {
-    pub name: &'static str,
-    /// Values that ask for nothing.
-    pub unless: fn(&Value) -> bool,
-    /// What to do instead.
-    pub instead: &'static str,
-}
-
-const fn refused(name: &'static str, unless: fn(&Value) -> bool, instead: &'static str) -> Refused {
-    Refused {
-        name,
-        unless,
-        instead,
-    }
-}
-
-/// No value asks for nothing but none at all.
-fn never(_: &Value) -> bool {
-    false
-}
-
-fn off(value: &Value) -> bool {
-    *value == Value::Bool(false)
-}
-
-fn on(value: &Value) -> bool {
-    *value == Value::Bool(true)
-}
-
-fn zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0) || off(value)
-}
-
-fn one(value: &Value) -> bool {
-    value.as_f64() == Some(1.0)
-}
-
-fn empty(value: &Value) -> bool {
-    match value {
-        Value::Array(all) => all.is_empty(),
-        Value::Object(all) => all.is_empty(),
-        Value::String(text) => text.is_empty(),
-        Value::Bool(is) => !is,
-        _ => false,
-    }
-}
-
-fn text_format(value: &Value) -> bool {
-    empty(value) || value["type"] == "text"
-}
-
-const CHAT: &str = "use /v1/chat/completions";
-const FORMAT: &str = "use response_format of /v1/chat/completions";
-const STOP: &str = "use stop";
-const LIMIT: &str = "use max_tokens";
-const BIAS: &str = "use logit_bias";
-const SAMPLER: &str = "use temperature, top_p, top_k or min_p";
-const LLAMA: &str = "/completion and /infill have it";
-
-/// Fields that would change the answer and are not there.
-pub(super) const REFUSED: &[Refused] = &[
-    refused("n", one, "send the request as often as answers are wanted"),
-    refused(
-        "best_of",
-        |v| one(v) || zero(v),
-        "send the request several times",
-    ),
-    refused(
-        "n_cmpl",
-        one,
-        "send the request as often as answers are wanted",
-    ),
-    refused("echo", off, "the client has the prompt"),
-    refused("messages", never, CHAT),
-    refused("input", never, "use prompt, or /v1/responses"),
-    refused(
-        "system",
-        empty,
-        "write it into prompt, or use /v1/chat/completions",
-    ),
-    refused(
-        "instructions",
-        empty,
-        "write it into prompt, or use /v1/responses",
-    ),
-    refused("tools", empty, CHAT),
-    refused("functions", empty, CHAT),
-    refused("tool_choice", |v| v == "none" || v == "auto", CHAT),
-    refused("response_format", text_format, FORMAT),
-    refused("format", empty, FORMAT),
-    refused("json_schema", empty, FORMAT),
-    refused("grammar", empty, FORMAT),
-    refused("structured_outputs", empty, FORMAT),
-    refused("guided_json", empty, FORMAT),
-    refused("guided_regex", empty, FORMAT),
-    refused("guided_choice", empty, FORMAT),
-    refused("guided_grammar", empty, FORMAT),
-    refused("regex", empty, FORMAT),
-    refused("ebnf", empty, FORMAT),
-    refused("min_tokens", zero, "there is no least length"),
-    refused("max_new_tokens", never, LIMIT),
-    refused("max_output_tokens", never, LIMIT),
-    refused("max_length", never, LIMIT),
-    refused("num_predict", never, LIMIT),
-    refused("stop_token_ids", empty, STOP),
-    refused("stop_sequences", empty, STOP),
-    refused(
-        "include_stop_str_in_output",
-        off,
-        "the client knows what it stops at",
-    ),
-    refused("no_stop_trim", off, "the client knows what it stops at"),
-    refused(
-        "ignore_eos",
-        off,
-        "a bias on the token that ends a text can be had with logit_bias",
-    ),
-    refused("bad_words", empty, BIAS),
-    refused("allowed_token_ids", empty, BIAS),
-    refused("skip_special_tokens", on, "marks are never written as text"),
-    refused(
-        "truncate_prompt_tokens",
-        never,
-        "cut the prompt before it is sent",
-    ),
-    refused("prompt_logprobs", zero, "logprobs are those of the answer"),
-    refused("post_sampling_probs", off, "logprobs are the model's own"),
-    refused("use_beam_search", off, SAMPLER),
-    refused("length_penalty", one, SAMPLER),
-    refused("typical_p", one, SAMPLER),
-    refused("typ_p", one, SAMPLER),
-    refused("tfs_z", one, SAMPLER),
-    refused("top_a", zero, SAMPLER),
-    refused(
-        "top_n_sigma",
-        |v| v.as_f64().is_some_and(|n| n <= 0.0),
-        SAMPLER,
-    ),
-    refused("mirostat", zero, SAMPLER),
-    refused("dynatemp_range", zero, SAMPLER),
-    refused("xtc_probability", zero, SAMPLER),
-    refused("dry_multiplier", zero, "use frequency_penalty"),
-    refused("image_data", empty, "this model takes text alone"),
-    refused("images", empty, "this model takes text alone"),
-    refused("multimodal_data", empty, "this model takes text alone"),
-    refused("lora", empty, "ask for an adapter by the model's name"),
-    refused("template", empty, "write the prompt whole"),
-    refused(
-        "options",
-        empty,
-        "Ollama's options are fields of the request here",
-    ),
-    refused("mode", |v| v == "standard", "there is no other mode"),
-    refused("input_prefix", empty, LLAMA),
-    refused("input_suffix", empty, LLAMA),
-    refused("input_extra", empty, LLAMA),
-    refused("n_probs", zero, LLAMA),
-    refused("response_fields", empty, LLAMA),
-    refused("return_tokens", off, LLAMA),
-    refused("return_progress", off, LLAMA),
-    refused("timings_per_token", off, LLAMA),
-];
+use super::tables::{
+    HARMLESS, NOT_BY_INFILL, READ, READ_BY_INFILL, READ_BY_LLAMA, REFUSED, Refused,
+};
+use crate::http::{ApiError, Completing, Kind};
 
 /// Names of the same thing, the first of which is read here.
 const SAME: &[(&str, &[&str])] = &[
@@ -269,13 +41,10 @@ const MOST_PASSED_OVER: (usize, usize) = (16, 64);
 pub(super) struct Fields(Map<String, Value>);
 
 /// The fields that are not known here, for the client to see that they did nothing.
-pub(super) fn passed_over(body: &Value, llama: bool) -> Vec<String> {
+pub(super) fn passed_over(body: &Value) -> Vec<String> {
     let (most, longest) = MOST_PASSED_OVER;
     let known = |name: &str| {
-        READ.contains(&name)
-            || HARMLESS.contains(&name)
-            || (llama && READ_BY_LLAMA.contains(&name))
-            || REFUSED.iter().any(|r| r.name == name)
+        READ.contains(&name) || HARMLESS.contains(&name) || REFUSED.iter().any(|r| r.name == name)
     };
     let plain = |name: &str| {
         name.len() <= longest && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -286,8 +55,8 @@ pub(super) fn passed_over(body: &Value, llama: bool) -> Vec<String> {
 }
 
 impl Fields {
-    /// Of a request to one of llama-server's paths, or to another.
-    pub fn new(body: Value, llama: bool) -> Result<Self, ApiError> {
+    /// Of a request.
+    pub fn new(body: Value, completing: &Completing) -> Result<Self, ApiError> {
         let Value::Object(mut fields) = body else {
             return Err(ApiError::new(
                 Kind::Invalid,
@@ -301,13 +70,31 @@ impl Fields {
             instead,
         } in REFUSED
         {
-            let read = llama && READ_BY_LLAMA.contains(name);
+            let read = match completing {
+                Completing::Infill => READ_BY_LLAMA.contains(name) || READ_BY_INFILL.contains(name),
+                Completing::Llama => READ_BY_LLAMA.contains(name),
+                _ => false,
+            };
             if !read && fields.get(*name).is_some_and(|value| !unless(value)) {
                 return Err(ApiError::invalid(
                     name,
                     format!("{name} is not supported here; {instead}."),
                 ));
             }
+        }
+        for (name, instead) in NOT_BY_INFILL {
+            if *completing == Completing::Infill && fields.contains_key(*name) {
+                return Err(ApiError::invalid(
+                    name,
+                    format!("{name} is not supported here; {instead}."),
+                ));
+            }
+        }
+        if fields.contains_key("prompt") && fields.contains_key("segments") {
+            return Err(ApiError::invalid(
+                "segments",
+                "segments is not supported beside prompt; send one of them.",
+            ));
         }
         for (name, others) in SAME {
             for other in *others {
@@ -441,7 +228,7 @@ mod tests {
             ("mirostat", json!(2)),
             ("response_format", json!({"type": "json_object"})),
         ] {
-            let error = Fields::new(json!({name: value}), false).unwrap_err();
+            let error = Fields::new(json!({name: value}), &Completing::OpenAi).unwrap_err();
             assert_eq!(error.param, Some(name));
             assert!(error.message.contains(name), "{}", error.message);
         }
@@ -456,24 +243,34 @@ mod tests {
             ("user", json!("u")),
             ("of_tomorrow", json!(1)),
         ] {
-            assert!(Fields::new(json!({name: value}), false).is_ok(), "{name}");
+            assert!(
+                Fields::new(json!({name: value}), &Completing::OpenAi).is_ok(),
+                "{name}"
+            );
         }
-        assert!(Fields::new(json!({"input_prefix": "x"}), true).is_ok());
-        assert!(Fields::new(json!([]), true).is_err());
+        let prefix = json!({"input_prefix": "x"});
+        assert!(Fields::new(prefix.clone(), &Completing::Infill).is_ok());
+        assert!(Fields::new(prefix, &Completing::Llama).is_err());
+        let suffix = json!({"suffix": "x"});
+        assert!(Fields::new(suffix.clone(), &Completing::Llama).is_ok());
+        assert!(Fields::new(suffix, &Completing::Infill).is_err());
+        let both = json!({"prompt": "x", "segments": {"prefix": "x"}});
+        assert!(Fields::new(both, &Completing::OpenAi).is_err());
+        assert!(Fields::new(json!([]), &Completing::Llama).is_err());
     }
 
     #[test]
     fn what_is_not_known_is_told() {
         let body = json!({"prompt": "x", "user": "u", "of_tomorrow": 1, "n_probs": 0, "a\r\nb": 2});
-        assert_eq!(passed_over(&body, false), ["of_tomorrow"]);
+        assert_eq!(passed_over(&body), ["of_tomorrow"]);
         let many: Map<String, Value> = (0..99).map(|i| (format!("f{i}"), i.into())).collect();
-        assert_eq!(passed_over(&many.into(), true).len(), 16);
-        assert!(passed_over(&json!([]), true).is_empty());
+        assert_eq!(passed_over(&many.into()).len(), 16);
+        assert!(passed_over(&json!([])).is_empty());
     }
 
     #[test]
     fn numbers_are_read_as_clients_write_them() {
-        let fields = |body| Fields::new(body, false).unwrap();
+        let fields = |body| Fields::new(body, &Completing::OpenAi).unwrap();
         assert_eq!(
             fields(json!({"top_k": 40.0})).whole("top_k").unwrap(),
             Some(40)
@@ -510,40 +307,5 @@ mod tests {
                 .number("top_p", 0.0, 1.0)
                 .is_err()
         );
-    }
-
-    #[test]
-    fn the_manual_names_them_all() {
-        let manual = include_str!("../../../../../docs/server.md");
-        let refused = REFUSED.iter().map(|r| r.name);
-        for name in READ
-            .iter()
-            .chain(READ_BY_LLAMA)
-            .chain(HARMLESS)
-            .copied()
-            .chain(refused)
-        {
-            assert!(
-                manual.contains(&format!("`{name}`")),
-                "docs/server.md lacks `{name}`"
-            );
-        }
-    }
-
-    #[test]
-    fn no_field_stands_in_two_tables() {
-        let refused = REFUSED.iter().map(|r| r.name);
-        let refused = refused.filter(|name| !READ_BY_LLAMA.contains(name));
-        let all: Vec<_> = READ
-            .iter()
-            .chain(READ_BY_LLAMA)
-            .chain(HARMLESS)
-            .copied()
-            .chain(refused)
-            .collect();
-        let mut once = all.clone();
-        once.sort_unstable();
-        once.dedup();
-        assert_eq!(once.len(), all.len());
     }
 }

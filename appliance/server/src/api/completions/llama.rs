@@ -352,9 +352,10 @@ impl Writer for LlamaWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Completing;
 
     fn fields(body: Value) -> Fields {
-        Fields::new(body, true).unwrap()
+        Fields::new(body, &Completing::Llama).unwrap()
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod llama;
 mod logprobs;
 mod openai;
 pub(super) mod prompt;
+mod tables;
 mod text;
 mod writing;
 
@@ -159,13 +160,13 @@ fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Pre
         other => other,
     };
     let llama = matches!(completing, Completing::Llama | Completing::Infill);
-    let passed_over = fields::passed_over(&body, llama);
-    let mut fields = Fields::new(body, llama)?;
+    let passed_over = fields::passed_over(&body);
+    let mut fields = Fields::new(body, &completing)?;
     let tabby = fields.get("prompt").is_none() && fields.get("segments").is_some();
     if tabby {
         fields.default("temperature", SEGMENT_TEMPERATURE);
     }
-    if llama || fields.get("samplers").is_some() {
+    if llama {
         llama::sampling(&mut fields)?;
     }
     let model = match (fields.text("model")?, &completing) {
@@ -193,12 +194,15 @@ fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Pre
         Completing::Fim => FormOf::OpenAi(Shape::Message),
         _ => FormOf::OpenAi(Shape::Text),
     };
-    let options = fields.get("stream_options");
-    let usage_event = match options.map(|options| &options["include_usage"]) {
+    let usage_event = match fields.get("stream_options") {
+        None => None,
+        Some(Value::Object(options)) => options.get("include_usage"),
+        Some(_) => return Err(wrong("stream_options", "an object with include_usage")),
+    };
+    let usage_event = match usage_event {
         None | Some(Value::Null) => false,
-        Some(value) => value
-            .as_bool()
-            .ok_or_else(|| wrong("stream_options", "an object with include_usage"))?,
+        Some(Value::Bool(is)) => *is,
+        Some(_) => return Err(wrong("stream_options", "an object with include_usage")),
     };
     Ok(Prepared {
         model: match model.is_empty() {
@@ -209,7 +213,7 @@ fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Pre
         checkpoints,
         stops: stops(fields.get("stop"))?,
         indent: fields.whole("n_indent")?.unwrap_or(0),
-        picking: picking(&fields, &shape, service.tokenizer().vocab_size())?,
+        picking: picking(service, &fields, &shape)?,
         adapters,
         max_tokens,
         limits: limits(&fields, max_tokens)?,
@@ -221,15 +225,16 @@ fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Pre
     })
 }
 
-fn picking(fields: &Fields, shape: &FormOf, vocabulary: usize) -> Result<Picking, ApiError> {
-    let extras = Extras::of(fields.map(), vocabulary)?;
-    let mut picking = extras.picking(SamplerOptions {
+fn picking(service: &Service, fields: &Fields, shape: &FormOf) -> Result<Picking, ApiError> {
+    let extras = Extras::of(fields.map(), service.tokenizer().vocab_size())?;
+    let sampler = SamplerOptions {
         temperature: fields.number("temperature", 0.0, 2.0)?.unwrap_or(1.0),
         top_p: fields
             .number("top_p", f64::MIN_POSITIVE, 1.0)?
             .unwrap_or(1.0),
         ..SamplerOptions::default()
-    });
+    };
+    let mut picking = extras.picking(sampler, service.config().stop_loops);
     if let Some(n) = fields.limit("repeat_last_n")? {
         picking.sampler.repeat_last_n = n;
     }

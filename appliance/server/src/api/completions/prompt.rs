@@ -12,7 +12,7 @@ use crate::http::{ApiError, Completing, Kind};
 const FIM: [&str; 3] = ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"];
 /// The last tokens of a text may be others when it goes on. Where a gap is filled, what is
 /// typed next stands so many tokens before the hole.
-const TAILS: [usize; 3] = [256, 64, 16];
+const TAILS: [usize; 2] = [64, 16];
 /// Texts beside the one with the gap.
 const MOST_EXTRA: usize = 1024;
 
@@ -347,8 +347,7 @@ mod tests {
 
     #[track_caller]
     fn ids(completing: &Completing, body: Value) -> Result<Vec<u32>, ApiError> {
-        let llama = *completing == Completing::Infill;
-        let fields = Fields::new(body, llama).unwrap();
+        let fields = Fields::new(body, completing)?;
         read(&tiny(), &fields, completing).map(|(ids, _)| ids)
     }
 
@@ -400,7 +399,7 @@ mod tests {
         let at = all.iter().position(|&id| id == begin).unwrap();
         let extra = tokenizer.decode_text(&all[1..at]).unwrap();
         assert_eq!(extra, "#x.rs\nfn x() {}\n#snippet\nmore\n");
-        let fields = Fields::new(body, true).unwrap();
+        let fields = Fields::new(body, &Completing::Infill).unwrap();
         let (_, checkpoints) = read(&tokenizer, &fields, &Completing::Infill).unwrap();
         assert!(checkpoints.contains(&at));
     }

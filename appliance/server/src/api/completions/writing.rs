@@ -119,7 +119,7 @@ impl Writing {
                 self.end = Some(match (self.text.cut(), finish) {
                     (Some(cut), _) => End::Cut(cut),
                     (None, Finish::Stop) => End::Model,
-                    (None, Finish::Length) => End::Limit,
+                    (None, Finish::Length | Finish::Loop) => End::Limit,
                 });
                 Ok(Step::Text(rest, None))
             }

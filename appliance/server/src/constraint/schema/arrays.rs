@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::{Read, Reader, Rigor, Way};
+use super::{Keywords, Read, Reader, Rigor, Way};
 
 impl Reader<'_> {
     /// Items and their number.
     pub(super) fn arrays(
         &mut self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         place: &str,
         depth: usize,
         out: &mut Map<String, Value>,

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Read, Reader};
+use super::{Keywords, Read, Reader};
 
 /// Whole numbers up to here are held exactly as the grammar counts, with room to spare.
 const LARGEST: f64 = 1e15;
@@ -33,7 +33,7 @@ impl Reader<'_> {
     /// Bounds, and what numbers are multiples of.
     pub(super) fn numbers(
         &mut self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         place: &str,
         types: Option<&[String]>,
         out: &mut Map<String, Value>,
@@ -47,6 +47,11 @@ impl Reader<'_> {
         {
             low.push((least, false));
             high.push((most, false));
+        }
+        // Readers that count in floating point are right up to here.
+        if integer && schema.contains_key("multipleOf") {
+            low.push((-(SAFE as f64), false));
+            high.push((SAFE as f64, false));
         }
         let tightest = |all: Vec<(f64, bool)>, sign: f64| {
             let order = |a: &(f64, bool), b: &(f64, bool)| {
@@ -87,14 +92,14 @@ impl Reader<'_> {
             None => {}
             // Its digits, and those of its inverse, are counted in 32 bits.
             Some(Value::Number(n))
-                if n.as_f64().is_some_and(|n| n > 0.0 && n < 1e9)
-                    && n.to_string().chars().filter(char::is_ascii_digit).count() <= 9
+                if n.as_f64().is_some_and(|n| n > 0.0 && n < 1e6)
+                    && n.to_string().chars().filter(char::is_ascii_digit).count() <= 6
                     && !n.to_string().contains(['e', 'E']) =>
             {
                 out.insert("multipleOf".into(), Value::Number(n.clone()));
             }
             Some(_) => {
-                let why = "it must be a number above 0, of at most 9 digits";
+                let why = "it must be a number above 0, of at most 6 digits";
                 self.let_go(place, "multipleOf", why)?;
             }
         }
@@ -104,7 +109,7 @@ impl Reader<'_> {
     /// What the two keywords of one side say, draft 4's form included.
     fn bound(
         &self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         place: &str,
         [inclusive, exclusive]: [&str; 2],
     ) -> Read<Vec<(f64, bool)>> {
@@ -130,19 +135,25 @@ impl Reader<'_> {
     /// A count: a whole number, not negative.
     pub(super) fn count(
         &self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         keyword: &str,
         place: &str,
     ) -> Read<Option<u64>> {
         let Some(value) = schema.get(keyword) else {
             return Ok(None);
         };
-        let whole = |n: &f64| n.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(n);
+        let whole = |n: &f64| n.fract() == 0.0 && (0.0..=1e18).contains(n);
         match value
             .as_u64()
             .or_else(|| value.as_f64().filter(whole).map(|n| n as u64))
         {
-            Some(n) => Ok(Some(n)),
+            Some(n) if n <= u64::from(u32::MAX) => Ok(Some(n)),
+            // There is no answer that long.
+            Some(_) if keyword.starts_with("max") => Ok(None),
+            Some(_) => {
+                self.let_go(place, keyword, "no answer is that long")?;
+                Ok(None)
+            }
             None => {
                 self.let_go(place, keyword, "it must be a whole number, not negative")?;
                 Ok(None)

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::strings::readable;
-use super::{IN_PLACE, MOST_DEPTH, Read, Reader, Rigor, Way, deeper};
+use super::{IN_PLACE, Keywords, MOST_DEPTH, Read, Reader, Rigor, Way, deeper};
 
 /// Keywords that say nothing of which names there may be.
 const SILENT: [&str; 6] = [
@@ -29,7 +29,7 @@ impl Reader<'_> {
     /// Everything that is said of an object.
     pub(super) fn properties(
         &mut self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         place: &str,
         depth: usize,
         way: &Way,
@@ -60,7 +60,7 @@ impl Reader<'_> {
         self.close(schema, place, way, merges, &mut all)?;
         self.counts(schema, place, &all, out)?;
         let closed = all.others == Some(Value::Bool(false));
-        if !closed && !(all.named.is_empty() && all.patterns.is_empty()) {
+        if !closed && (!all.named.is_empty() || !all.patterns.is_empty()) {
             self.mixed_names = true;
         }
         if schema.contains_key("properties") || !all.named.is_empty() {
@@ -81,7 +81,7 @@ impl Reader<'_> {
     /// Schemas by name.
     fn members(
         &mut self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         keyword: &str,
         place: &str,
         depth: usize,
@@ -104,7 +104,7 @@ impl Reader<'_> {
 
     fn required(
         &mut self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         place: &str,
         way: &Way,
         all: &mut Properties,
@@ -135,12 +135,7 @@ impl Reader<'_> {
     }
 
     /// `propertyNames`, by way of properties and patterns.
-    fn names(
-        &mut self,
-        schema: &Map<String, Value>,
-        place: &str,
-        all: &mut Properties,
-    ) -> Read<()> {
+    fn names(&mut self, schema: &Keywords<'_>, place: &str, all: &mut Properties) -> Read<()> {
         let Some(mut names) = schema.get("propertyNames") else {
             return Ok(());
         };
@@ -154,23 +149,25 @@ impl Reader<'_> {
                 None => break,
             }
         }
+        let none = Map::new();
         let names = match names {
             Value::Bool(true) => return Ok(()),
-            Value::Object(names) => names.clone(),
-            _ => Map::new(),
+            Value::Object(names) => Keywords::of(names),
+            _ => Keywords::of(&none),
         };
         let text = names.get("type").is_none_or(|t| t == "string");
-        let says: Vec<&str> = names
-            .iter()
-            .filter(|(name, value)| !SILENT.contains(&name.as_str()) && !value.is_null())
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let says = names
+            .0
+            .keys()
+            .copied()
+            .filter(|name| !SILENT.contains(name));
+        let says: Vec<&str> = says.collect();
         let value = all.others.clone().unwrap_or(Value::Bool(true));
         let alone = all.named.is_empty() && all.patterns.is_empty();
         match says.as_slice() {
             [] if text => return Ok(()),
             ["enum" | "const"] if text && all.patterns.is_empty() => {
-                let list = match (&names.get("enum"), names.get("const")) {
+                let list = match (names.get("enum"), names.get("const")) {
                     (Some(Value::Array(list)), _) => list.clone(),
                     (_, Some(one)) => vec![one.clone()],
                     _ => Vec::new(),
@@ -189,7 +186,7 @@ impl Reader<'_> {
                 return Ok(());
             }
             ["pattern"] if text && alone => {
-                if let Some(pattern) = names["pattern"].as_str()
+                if let Some(pattern) = names.get("pattern").and_then(Value::as_str)
                     && readable(pattern).is_ok()
                 {
                     all.patterns.insert(pattern.to_owned(), value);
@@ -218,7 +215,7 @@ impl Reader<'_> {
     /// Forbids names that are not there, where that is asked for.
     fn close(
         &mut self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         place: &str,
         way: &Way,
         merges: bool,
@@ -264,7 +261,7 @@ impl Reader<'_> {
     /// there are others.
     fn names_of(
         &self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         visited: &mut Vec<String>,
         names: &mut Map<String, Value>,
         depth: usize,
@@ -289,7 +286,7 @@ impl Reader<'_> {
                 _ => Vec::new(),
             };
             for part in parts.into_iter().filter_map(Value::as_object) {
-                if !self.names_of(part, visited, names, depth + 1) {
+                if !self.names_of(&Keywords::of(part), visited, names, depth + 1) {
                     return false;
                 }
             }
@@ -300,7 +297,7 @@ impl Reader<'_> {
     /// `minProperties` and `maxProperties`.
     fn counts(
         &mut self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         place: &str,
         all: &Properties,
         out: &mut Map<String, Value>,
@@ -316,6 +313,9 @@ impl Reader<'_> {
         let closed = all.others == Some(Value::Bool(false)) && all.patterns.is_empty();
         let least = least.filter(|least| *least > required);
         let most = most.filter(|most| !closed || *most < required + optional);
+        if least.is_none() && most.is_none() {
+            return Ok(());
+        }
         if least.zip(most).is_some_and(|(least, most)| least > most) {
             return self.let_go(place, "minProperties", "it is more than maxProperties");
         }

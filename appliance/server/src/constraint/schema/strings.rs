@@ -4,7 +4,7 @@ use llguidance::derivre::{RegexAst, RegexBuilder};
 use serde_json::{Map, Value, json};
 
 use super::formats::{self, Format};
-use super::{Read, Reader, Rigor};
+use super::{Keywords, Read, Reader, Rigor};
 
 /// The grammar's form of a pattern that is looked for in a string.
 fn ast(pattern: &str) -> RegexAst {
@@ -74,7 +74,7 @@ impl Reader<'_> {
     /// `minLength`, `maxLength`, `pattern` and `format`.
     pub(super) fn strings(
         &mut self,
-        schema: &Map<String, Value>,
+        schema: &Keywords<'_>,
         place: &str,
         types: Option<&[String]>,
         out: &mut Map<String, Value>,
@@ -126,7 +126,7 @@ impl Reader<'_> {
 }
 
 /// Whether a schema, or one of those that hold beside it, has a pattern.
-fn has_pattern(schema: &Map<String, Value>) -> bool {
+fn has_pattern(schema: &Keywords<'_>) -> bool {
     let all = schema.get("allOf").and_then(Value::as_array);
     schema.contains_key("pattern")
         || all

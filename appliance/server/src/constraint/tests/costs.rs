@@ -38,7 +38,7 @@ fn try_out(wanted: &Wanted, name: &str) {
 #[test]
 fn hostile_schemas_end_soon() {
     let mut deep = json!({"type": "null"});
-    for _ in 0..3000 {
+    for _ in 0..60 {
         deep = json!({"anyOf": [deep, {"type": "integer"}]});
     }
     let chain: serde_json::Map<String, Value> = (0..5000)
@@ -68,6 +68,14 @@ fn hostile_schemas_end_soon() {
         .collect();
     for (name, schema) in [
         ("deep", deep),
+        (
+            "two patterns",
+            json!({"type": "string", "allOf": [{"pattern": "(a|b|ab)*c(a|b|ab){90}d"}, {"pattern": "(a|ba|ab)*c(b|ab){90}"}]}),
+        ),
+        (
+            "names",
+            json!({"type": "object", "patternProperties": {"^(a|b|ab)*c(a|b|ab){90}d": {}, "(a|ba|ab)*x(b|ab){90}$": {}}}),
+        ),
         ("chain", json!({"$ref": "#/$defs/d0", "$defs": chain})),
         ("powers", json!({"allOf": powers})),
         ("words", json!({"enum": words})),
@@ -188,9 +196,12 @@ fn many_tools_are_made_once() {
         ..Wanted::default()
     };
     try_out(&wanted, "fifty tools");
-    let begun = Instant::now();
-    made(&wanted);
-    println!("again: {:?}", begun.elapsed());
+    let again = (0..5).map(|_| {
+        let begun = Instant::now();
+        made(&wanted);
+        begun.elapsed()
+    });
+    println!("again: {:?}", again.min());
 }
 
 /// Any JSON as a schema, biased towards the keywords.

@@ -98,10 +98,7 @@ fn text(held: &Held, schema: &Value, depth: usize) -> Result<Option<Text>, Unhel
         let whole = format!("(?s:.{{{least},{most}}})");
         all.push(Text::Like(regex(&whole).map_err(|why| ("minLength", why))?));
     }
-    let target = match schema.get("$ref") {
-        Some(_) => Some(json!({"$ref": schema["$ref"]})),
-        None => None,
-    };
+    let target = schema.get("$ref").map(|_| json!({"$ref": schema["$ref"]}));
     if let Some(target) = &target {
         match text(held, held.target(target), depth + 1)? {
             Some(like) => all.push(like),
