@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::commands::bench::BenchArgs;
+use crate::commands::client_config::ClientConfigArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::plan::PlanArgs;
 use crate::commands::render::RenderArgs;
@@ -74,6 +75,8 @@ pub enum Command {
     Sessions(SessionsArgs),
     /// Serve the model to programs: OpenAI's and Anthropic's protocols.
     Serve(ServeArgs),
+    /// Print how a published client is set up for the service, offline.
+    ClientConfig(ClientConfigArgs),
     /// Measure how well the model predicts a text.
     Perplexity(PerplexityArgs),
     /// Measure prefill and decode speed.

@@ -56,6 +56,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Some(Command::Repo(args)) => commands::repo::run(args),
         Some(Command::Sessions(args)) => commands::sessions::run(args),
         Some(Command::Serve(args)) => commands::serve::run(args),
+        Some(Command::ClientConfig(args)) => commands::client_config::run(args),
         Some(Command::Perplexity(args)) => commands::perplexity::run(args),
         Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Plan(args)) => commands::plan::run(args),
@@ -94,6 +95,7 @@ v4-run runs DeepSeek-V4 models from one GGUF file, on this machine, offline.
   v4-run repo MODEL FOLDER       ask about a source tree
   v4-run sessions                what is kept from run to run
   v4-run serve MODEL             answer programs, over a socket
+  v4-run client-config CLIENT    how an agent or editor is set up for that
   v4-run perplexity MODEL FILE   measure how well a text is predicted
   v4-run bench MODEL             measure speed
   v4-run plan MODEL              where its bytes would go, and how fast

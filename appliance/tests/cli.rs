@@ -31,6 +31,7 @@ fn help_and_version_go_to_standard_output() {
         "logits",
         "tokenize",
         "render",
+        "client-config",
     ] {
         let help = run(dir.path(), [command, "--help"]);
         let help = ok(&help);
@@ -324,4 +325,57 @@ fn request_gives_its_prompt_or_the_protocols_error() {
     assert_eq!(output.status.code(), Some(1));
     let answer: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
     assert!(answer["error"].is_object(), "{answer}");
+}
+
+#[test]
+fn clients_are_set_up_for_the_service() {
+    let dir = scratch();
+    let list = run(dir.path(), ["client-config", "--list"]);
+    let list = ok(&list);
+    for line in list.lines() {
+        let client = line.split(' ').next().unwrap();
+        let printed = run(dir.path(), ["client-config", client, "--url", "http://127.0.0.1:9"]);
+        assert!(ok(&printed).contains("http://127.0.0.1:9"), "{client}");
+    }
+    assert!(list.lines().count() > 15, "{list}");
+
+    let only = ["client-config", "codex", "--only", "config.toml", "--ctx", "1000"];
+    let only = run(dir.path(), only);
+    assert!(ok(&only).contains("\nmodel_context_window = 1000\n"));
+
+    let key = dir.path().join("keys");
+    std::fs::write(&key, "# of the service\n0123456789abcdef\n").unwrap();
+    let listen = ["--listen", "unix:/run/s", "--key-file", key.to_str().unwrap()];
+    let claude = [&["client-config", "claude-code"], &listen[..]].concat();
+    let claude = run(dir.path(), claude);
+    for line in [
+        "export ANTHROPIC_UNIX_SOCKET=/run/s",
+        "export ANTHROPIC_AUTH_TOKEN=0123456789abcdef",
+    ] {
+        assert!(ok(&claude).lines().any(|l| l == line), "{line}");
+    }
+    let other = run(dir.path(), ["client-config", "pi", "--listen", "unix:/run/s"]);
+    assert!(failure(&other).contains("cannot connect to a Unix socket"));
+    let hostile = ["client-config", "pi", "--model", "a\";b"];
+    assert!(failure(&run(dir.path(), hostile)).contains("--model"));
+    let key = ["client-config", "pi", "--key", "a key\u{7}"];
+    assert!(failure(&run(dir.path(), key)).contains("openssl rand"));
+}
+
+/// Nobody should find a client in the program that the documentation does not know.
+#[test]
+fn the_documentation_has_every_client() {
+    let dir = scratch();
+    let list = run(dir.path(), ["client-config", "--list", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&ok(&list)).unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/clients.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    for client in list.as_array().unwrap() {
+        let title = client["title"].as_str().unwrap().split(" (").next().unwrap();
+        assert!(text.contains(title), "{title}");
+        if let Some(tried) = client["tried"].as_str() {
+            let version = tried.rsplit(' ').next().unwrap();
+            assert!(text.contains(version), "{title} {version}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod bench;
 pub mod chat;
+pub mod client_config;
 pub mod complete;
 pub mod doctor;
 pub mod logits;

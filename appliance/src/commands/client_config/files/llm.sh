@@ -1,0 +1,2 @@
+llm keys set openai --value @KEY@
+llm -m v4 "…"
