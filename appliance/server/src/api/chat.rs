@@ -13,6 +13,7 @@ use v4_runtime::sampling::SamplerOptions;
 
 use super::extras::Extras;
 use super::generation::{self, Progress, Writer};
+use super::ignored::Ignored;
 use super::marks::Marks;
 use crate::constraint::{ConstraintError, Part};
 use crate::http::{ApiError, Body, Kind, Sse, Style};
@@ -32,6 +33,7 @@ struct Prepared {
     picking: Picking,
     adapters: Vec<Arc<Adapter>>,
     max_tokens: usize,
+    ignored: Ignored,
 }
 
 /// Answers a request.
@@ -76,7 +78,8 @@ pub(crate) async fn answer(
         events: 0,
     };
     let keep_alive = service.config().keep_alive;
-    generation::answer(receiver, writer, streams, prompt, keep_alive).await
+    let answered = generation::answer(receiver, writer, streams, prompt, keep_alive).await;
+    Ok(prepared.ignored.tell(answered?))
 }
 
 /// Reads a request's prompt while nothing else is to be done, so that those that begin
@@ -167,6 +170,7 @@ struct Read {
     rendered: Rendered,
     extras: Extras,
     adapters: Vec<Arc<Adapter>>,
+    ignored: Ignored,
 }
 
 fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiError> {
@@ -177,9 +181,11 @@ fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiE
         Value::Object(fields) => Extras::of(fields, tokenizer.vocab_size())?,
         _ => Extras::default(),
     };
+    let path = Path::from(protocol);
+    let ignored = Ignored::of(&body, |name| path.knows(name));
     let accepted = intake::accept(protocol, service.version(), body)?;
     for note in &accepted.notes {
-        service.note(Path::from(protocol).name(), note);
+        service.note(path.name(), note);
     }
     let rendered = accepted.request.render(tokenizer)?;
     let known = |place| service.turns().at(place);
@@ -195,6 +201,7 @@ fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiE
         rendered,
         extras,
         adapters,
+        ignored,
     })
 }
 
@@ -204,6 +211,7 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
         rendered,
         extras,
         adapters,
+        ignored,
     } = read(service, protocol, body)?;
     let context = service.config().context;
     if rendered.ids.len() >= context {
@@ -225,6 +233,7 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
         picking,
         adapters,
         max_tokens: max_tokens as usize,
+        ignored,
     })
 }
 
