@@ -428,6 +428,11 @@ fn objects() {
         &[r#"{"xa": 1}"#],
         &["{}"],
     );
+    // Names that match no pattern are not meant.
+    let keys = json!({"type": "object", "patternProperties": {"^k_": {"type": "integer"}}});
+    for strict in [true, false] {
+        values(&keys, strict, &[r#"{"k_a": 1}"#, "{}"], &[r#"{"b": 1}"#]);
+    }
     let some = json!({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
                       "anyOf": [{"required": ["a"]}, {"required": ["b"]}]});
     values(
