@@ -174,12 +174,16 @@ pub struct LengthArgs {
     /// Stop after N tokens [default: when the model ends or the context is full]
     #[arg(short = 'n', long, value_name = "N", value_parser = positive)]
     pub max_tokens: Option<usize>,
-    /// Room for prompt and answer in tokens [default: 32768, more where the prompt needs it]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    /// Room for prompt and answer in tokens, or max for all that the model was made for
+    /// [default: 32768, more where the prompt needs it]
+    #[arg(long, value_name = "N", value_parser = tokens_or_max)]
     pub ctx: Option<usize>,
     /// Stop when the answer contains TEXT, which is left out; may be repeated
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
+    /// Stop when the answer repeats itself: the same piece of up to 256 tokens eight times in a row
+    #[arg(long)]
+    pub stop_loops: bool,
 }
 
 /// Arguments of chat prompts.
@@ -412,6 +416,27 @@ pub fn positive(text: &str) -> Result<usize, String> {
         Ok(0) => Err("must be at least 1".into()),
         Ok(n) => Ok(n),
         Err(_) => Err("not a whole number".into()),
+    }
+}
+
+/// Stands for the model's own maximum.
+pub const MAX_CONTEXT: usize = usize::MAX;
+
+/// Parses a number of tokens of context, or `max`.
+pub fn tokens_or_max(text: &str) -> Result<usize, String> {
+    match text {
+        "max" => Ok(MAX_CONTEXT),
+        _ => positive(text).map_err(|e| format!("{e}; say how many tokens, or max")),
+    }
+}
+
+/// Parses how many of something there may be at once.
+pub fn count(text: &str) -> Result<usize, String> {
+    /// No machine has so many connections or requests.
+    const MOST: usize = 1_000_000;
+    match positive(text)? {
+        n if n <= MOST => Ok(n),
+        _ => Err(format!("must be at most {MOST}")),
     }
 }
 

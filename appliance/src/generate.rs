@@ -131,6 +131,8 @@ pub struct Limits {
     pub eos: Option<u32>,
     /// The longest context the model allows, for advice.
     pub model_max: usize,
+    /// Whether an answer that goes round in a circle ends.
+    pub stop_loops: bool,
 }
 
 impl Limits {
@@ -190,6 +192,7 @@ pub fn generate(
     let until = Until {
         max_tokens: limits.max_tokens,
         eos: limits.eos,
+        stop_loops: limits.stop_loops,
     };
     let started = Instant::now();
     let generated = generation::generate(model, first, until, &interrupt::requested, take)?;
@@ -273,6 +276,7 @@ mod tests {
                 max_tokens: None,
                 eos: None,
                 model_max,
+                stop_loops: false,
             };
             limits.check_room(context, prompt)
         };

@@ -8,6 +8,7 @@
 
 mod cli;
 mod commands;
+mod context;
 mod generate;
 mod interrupt;
 mod model;
@@ -26,6 +27,7 @@ use clap::{CommandFactory, Parser};
 use clap_complete::generate;
 
 use cli::{Cli, Command};
+use v4_runtime::error_text;
 
 fn main() -> ExitCode {
     match run() {
@@ -64,7 +66,12 @@ fn run() -> anyhow::Result<ExitCode> {
         Some(Command::Tokenize(args)) => commands::tokenize::run(args),
         Some(Command::Render(args)) => commands::render::run(args),
         Some(Command::Completion { shell }) => {
-            generate(shell, &mut Cli::command(), "v4-run", &mut io::stdout());
+            // Into memory first: clap takes it for granted that its output can be written.
+            let mut script = Vec::new();
+            generate(shell, &mut Cli::command(), "v4-run", &mut script);
+            let mut out = io::stdout().lock();
+            out.write_all(&script)?;
+            out.flush()?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Man { folder }) => {
@@ -106,7 +113,7 @@ v4-run --help lists everything.
 /// One line on standard error. That may be closed as well: then the exit code
 /// has to do.
 fn print_error(error: &anyhow::Error) {
-    let line = output::one_line(&format!("{error:#}"));
+    let line = output::one_line(&error_text(error.as_ref()));
     let _ = writeln!(io::stderr(), "v4-run: {line}");
 }
 

@@ -12,7 +12,7 @@ use v4_runtime::model::copied_bytes;
 use v4_runtime::{Adapter, Engine, EngineOptions, Session, WeightPlacement};
 use v4_trust::{Policy, check_adapter};
 
-use crate::cli::{EngineArgs, LoraArg};
+use crate::cli::{EngineArgs, LoraArg, MAX_CONTEXT};
 use crate::options;
 use crate::output::Notes;
 use crate::trust;
@@ -166,6 +166,8 @@ pub fn context(
     max_tokens: Option<usize>,
     model_max: usize,
 ) -> usize {
+    // More than the model has is refused, except where all of it is asked for.
+    let asked = asked.map(|n| if n == MAX_CONTEXT { model_max } else { n });
     asked.unwrap_or_else(|| {
         prompt
             .saturating_add(max_tokens.unwrap_or(DEFAULT_ANSWER))
@@ -186,6 +188,7 @@ mod tests {
     #[test]
     fn context_grows_with_the_prompt_and_stops_at_the_model() {
         assert_eq!(context(Some(100), 5000, None, 1 << 20), 100);
+        assert_eq!(context(Some(MAX_CONTEXT), 5000, None, 1 << 20), 1 << 20);
         assert_eq!(context(None, 10, None, 1 << 20), DEFAULT_CONTEXT);
         assert_eq!(context(None, 40_000, None, 1 << 20), 44_096);
         assert_eq!(context(None, 40_000, Some(10), 1 << 20), 40_010);

@@ -158,6 +158,131 @@ fn reader_that_left_is_no_error() {
     assert_eq!(stderr(&output), "");
 }
 
+/// Everything that needs no model, its output on a full disk and in a pipe that is shut.
+#[test]
+fn output_that_cannot_be_written_is_no_panic() {
+    let dir = scratch();
+    let tokenizer = tiny_tokenizer();
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["serve", "--help"],
+        &["completion", "bash"],
+        &["completion", "zsh"],
+        &["completion", "fish"],
+        &["completion", "elvish"],
+        &["completion", "powershell"],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["sessions"],
+        &["sessions", "--json"],
+        &["tokenize", &tokenizer, "--json"],
+        &["man", "pages"],
+        &["nonsense", "--nonsense"],
+        &[],
+    ] {
+        let full = || {
+            let file = std::fs::OpenOptions::new().write(true).open("/dev/full");
+            file.expect("Linux has /dev/full")
+        };
+        let full_out = v4_run(dir.path(), args).stdout(full()).output().unwrap();
+        no_panic(args, &full_out);
+        let mut both = v4_run(dir.path(), args);
+        no_panic(args, &both.stdout(full()).stderr(full()).output().unwrap());
+        let shut = || std::io::pipe().unwrap().1;
+        let shut_out = v4_run(dir.path(), args).stdout(shut()).output().unwrap();
+        no_panic(args, &shut_out);
+        let shut_err = v4_run(dir.path(), args).stderr(shut()).output().unwrap();
+        no_panic(args, &shut_err);
+        if args.first() == Some(&"completion") {
+            // A script that was cut short is not taken for a whole one.
+            assert!(failure(&full_out).contains("No space left"), "{args:?}");
+            assert_eq!(shut_out.status.code(), Some(0), "{args:?}");
+        }
+    }
+}
+
+#[track_caller]
+fn no_panic(args: &[&str], output: &std::process::Output) {
+    let code = output.status.code();
+    assert!(
+        matches!(code, Some(0..=2)),
+        "{args:?}: {code:?}: {}",
+        stderr(output)
+    );
+    assert!(
+        !stderr(output).contains("panicked"),
+        "{args:?}: {}",
+        stderr(output)
+    );
+}
+
+#[test]
+fn a_cause_is_said_once() {
+    let dir = scratch();
+    std::fs::write(dir.path().join("t.json"), "{\"version\": ").unwrap();
+    std::fs::write(dir.path().join("m.gguf"), b"GGUF\x03\0\0\0").unwrap();
+    std::fs::write(dir.path().join("text"), b"ab\xff").unwrap();
+    let long = format!("unix:/tmp/{}", "s".repeat(200));
+    for args in [
+        &["tokenize", "t.json"][..],
+        &["tokenize", "none.json"],
+        &["tokenize", "m.gguf"],
+        &[
+            "render",
+            "t.json",
+            "--protocol",
+            "chat",
+            "--model-version",
+            "v4",
+        ],
+        &["m.gguf", "-p", "x"],
+        &["complete", "m.gguf", "--prefix", "none", "--suffix", "none"],
+        &["perplexity", "m.gguf", "none"],
+        &["perplexity", "m.gguf", "text"],
+        &["logits", "m.gguf", "--ids", "none", "--out", "o"],
+        &["repo", "m.gguf", "none", "-p", "x"],
+        &["repo", "m.gguf", ".", "--count"],
+        &["plan", "m.gguf"],
+        &["verify", "m.gguf"],
+        &["m.gguf", "-p", "x", "--lora", "none"],
+        &["m.gguf", "-p", "x", "--signer", "none.pub"],
+        &[
+            "m.gguf",
+            "-p",
+            "x",
+            "--session",
+            "s",
+            "--session-key",
+            "none",
+        ],
+        &["serve", "m.gguf", "--allow-unsigned", "--listen", &long],
+        &["man", "/dev/null/x"],
+    ] {
+        let output = run(dir.path(), args);
+        let message = failure(&output).trim_end();
+        let parts: Vec<&str> = message.split(": ").collect();
+        for (i, part) in parts.iter().enumerate() {
+            let again = parts[i + 1..].contains(part) && part.len() > 3;
+            assert!(!again, "{args:?}: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_pointer_of_git_lfs_is_named() {
+    let dir = scratch();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+    for name in ["m.gguf", "tokenizer.json"] {
+        std::fs::write(dir.path().join(name), pointer).unwrap();
+        for command in [&["tokenize", name][..], &[name, "-p", "x"], &["plan", name]] {
+            let output = run(dir.path(), command);
+            let message = failure(&output);
+            assert!(message.contains("git lfs pull"), "{command:?}: {message}");
+        }
+    }
+}
+
 fn tiny_tokenizer() -> String {
     concat!(
         env!("CARGO_MANIFEST_DIR"),

@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use v4_runtime::gguf::{LFS_POINTER_START, is_lfs_pointer};
+
 /// A file could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -30,6 +32,12 @@ pub enum ReadError {
         bytes: u64,
         /// The largest length accepted.
         limit: u64,
+    },
+    /// A Git LFS pointer stands where the file should.
+    #[error("{}: is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder, or download the file", path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
     },
     /// The file became shorter while it was read.
     #[error("{}: ends before byte {end}; it was cut short after it was opened, fetch it again", path.display())]
@@ -59,7 +67,8 @@ impl ReadError {
     }
 }
 
-/// Reads a whole file of at most `limit` bytes.
+/// Reads a whole file of text of at most `limit` bytes, without the byte order mark
+/// that some editors begin it with.
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     let file = InputFile::open(path)?;
     if file.len > limit {
@@ -75,6 +84,9 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> 
         .take(limit)
         .read_to_end(&mut bytes)
         .map_err(|source| ReadError::new(path, source))?;
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
     Ok(bytes)
 }
 
@@ -103,6 +115,12 @@ impl InputFile {
         }
         let file = File::open(path).map_err(fail)?;
         let meta = file.metadata().map_err(fail)?;
+        let mut start = [0; LFS_POINTER_START.len()];
+        if file.read_exact_at(&mut start, 0).is_ok() && is_lfs_pointer(&start) {
+            return Err(ReadError::LfsPointer {
+                path: path.to_owned(),
+            });
+        }
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -179,6 +197,17 @@ mod tests {
             read_small(&path, 9),
             Err(ReadError::TooLarge { bytes: 10, .. })
         ));
+    }
+
+    #[test]
+    fn a_pointer_in_place_of_a_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+        std::fs::write(&path, pointer).unwrap();
+        let error = InputFile::open(&path).unwrap_err();
+        assert!(matches!(error, ReadError::LfsPointer { .. }));
+        assert!(error.to_string().contains("git lfs pull"), "{error}");
     }
 
     #[test]

@@ -4,11 +4,47 @@
 //! thing to us and another to the next reader. Here a name given twice is an
 //! error.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// The text with quotes around the numbers that Python writes though JSON has none
+/// such (`NaN`, `Infinity`, `-Infinity`): fields that nobody needs may have them,
+/// and one that is needed is said to have `"NaN"`.
+pub(crate) fn quote_non_numbers(text: &str) -> Cow<'_, str> {
+    const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
+    let mut out = String::new();
+    // What is copied already, and whether `at` is inside a string.
+    let (mut copied, mut inside) = (0, false);
+    let mut at = 0;
+    let bytes = text.as_bytes();
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'\\' if inside => at += 1,
+            b'"' => inside = !inside,
+            b'N' | b'I' | b'-' if !inside => {
+                let word = WORDS.iter().find(|w| bytes[at..].starts_with(w.as_bytes()));
+                if let Some(word) = word {
+                    out.push_str(&text[copied..at]);
+                    out.extend(["\"", word, "\""]);
+                    at += word.len();
+                    copied = at;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(&text[copied..]);
+    Cow::Owned(out)
+}
 
 /// A JSON object with unique names, in the names' order.
 #[derive(Debug)]
@@ -135,6 +171,23 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for UniqueTensors<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_python_are_quoted_outside_of_strings() {
+        let quoted = |text| quote_non_numbers(text).into_owned();
+        assert_eq!(
+            quoted(r#"{"a": NaN, "b": [Infinity,-Infinity, -1]}"#),
+            r#"{"a": "NaN", "b": ["Infinity","-Infinity", -1]}"#
+        );
+        for text in [
+            r#"{"NaN": "-Infinity \" NaN", "\\": "Infinity", "c": null}"#,
+            "\"NaN \\",
+            "é\"\\é",
+            "",
+        ] {
+            assert_eq!(quoted(text), text);
+        }
+    }
 
     #[test]
     fn a_name_given_twice_is_refused() {

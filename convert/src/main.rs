@@ -20,6 +20,7 @@ use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::{self, Recipe};
 use v4_convert::units::bytes;
 use v4_convert::write::{Watch, WriteError, WriteOptions, write};
+use v4_runtime::error_text;
 
 use cli::{Cli, Command, ConvertArgs, InspectArgs, KeepArg};
 
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, whatever the parts of the message hold.
-            let message = format!("{error:#}").replace('\n', " ");
+            let message = error_text(error.as_ref()).replace('\n', " ");
             // Nobody may be listening any more.
             let _ = writeln!(io::stderr(), "v4-convert: {message}");
             match error.downcast_ref() {
@@ -63,8 +64,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Verify(args)) => trust::verify(&args),
         Some(Command::Keygen(args)) => trust::keygen(&args),
         Some(Command::Completion { shell }) => {
-            generate(shell, &mut Cli::command(), "v4-convert", &mut io::stdout());
-            Ok(())
+            // Into memory first: clap takes it for granted that its output can be written.
+            let mut script = Vec::new();
+            generate(shell, &mut Cli::command(), "v4-convert", &mut script);
+            let mut out = io::stdout().lock();
+            out.write_all(&script)?;
+            Ok(out.flush()?)
         }
         Some(Command::Man { folder }) => Ok(clap_mangen::generate_to(Cli::command(), folder)?),
         None => convert(&cli.convert),

@@ -439,3 +439,46 @@ fn a_disk_that_fills_up_meanwhile_loses_no_work() {
     assert!(fs::read(&out).unwrap() == common::convert(&tiny(), "native"));
     println!("{} bytes were kept", summary.resumed);
 }
+
+#[test]
+fn absurd_numbers_and_full_disks_are_no_panic() {
+    let dir = scratch();
+    let out = dir.path().join("out.gguf");
+    for number in ["0", "-1", "18446744073709551615", "65536", "1e30", "nan"] {
+        let threads = format!("--threads={number}");
+        let run = program(&[text(&tiny()), text(&out), "-q", &threads]);
+        assert_eq!(run.status.code(), Some(2), "{number}");
+    }
+    let model = tiny();
+    for args in [
+        &["--help"][..],
+        &["recipes"],
+        &["completion", "bash"],
+        &["completion", "zsh"],
+        &["completion", "fish"],
+        &[text(&model), "--dry-run"],
+        &[text(&model), "--dry-run", "--json"],
+    ] {
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let program = || {
+            let mut program = Command::new(env!("CARGO_BIN_EXE_v4-convert"));
+            program.args(args);
+            program
+        };
+        let run = program().stdout(full()).output().unwrap();
+        let message = String::from_utf8(run.stderr).unwrap();
+        assert!(!message.contains("panicked"), "{args:?}: {message}");
+        if args != ["--help"] {
+            assert_eq!(run.status.code(), Some(1), "{args:?}: {message}");
+            // The cause is said once.
+            assert_eq!(message.matches("No space left").count(), 1, "{message}");
+        }
+        let run = program().stdout(full()).stderr(full()).output().unwrap();
+        assert!(matches!(run.status.code(), Some(0 | 1)), "{args:?}");
+        let run = program()
+            .stdout(std::io::pipe().unwrap().1)
+            .output()
+            .unwrap();
+        assert_eq!(run.status.code(), Some(0), "{args:?}");
+    }
+}

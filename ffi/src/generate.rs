@@ -153,6 +153,7 @@ pub unsafe extern "C" fn v4_session_generate(
         let until = Until {
             max_tokens: (max != 0).then_some(max as usize),
             eos: timeline.engine().tokenizer().eos(),
+            stop_loops: false,
         };
         let started = Instant::now();
         let (end, tokens) = generate(&mut timeline, &mut sampler, until, &cancel, &mut told)?;
@@ -209,7 +210,8 @@ fn generate(
         Finish::Stop => End::Stop,
         Finish::StopString if stopped => End::StopString,
         Finish::StopString => End::Callback,
-        Finish::Length => End::Length,
+        // Never asked for here; it cuts an answer off as a limit does.
+        Finish::Length | Finish::Loop => End::Length,
         Finish::ContextFull => End::ContextFull,
         Finish::Interrupted => End::Cancelled,
     };

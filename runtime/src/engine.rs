@@ -193,6 +193,15 @@ impl Engine {
                 ),
             });
         }
+        if tokenizer.eos().is_none() {
+            return Err(EngineError::Model {
+                path: path.to_path_buf(),
+                what: "metadata key tokenizer.ggml.eos_token_id is missing, and without it no \
+                       answer would end: convert the published checkpoint again with v4-convert, \
+                       or set the key in the file with an editor of GGUF metadata"
+                    .to_owned(),
+            });
+        }
         let engram = match &cfg.engram {
             Some(model) if !options.engram_off => {
                 Some(model.open(&file, &tokenizer, &options.engram)?)

@@ -8,6 +8,25 @@ use crate::memory::ByteSize;
 use crate::sessions::SessionError;
 use crate::tokenizer::TokenizerError;
 
+/// An error and its causes in one text, each said once.
+///
+/// An error may say its cause itself or leave that to whoever prints the chain of
+/// causes; where both do, a chain printed plainly says everything twice.
+#[must_use]
+pub fn error_text(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Why a model cannot be opened or a request cannot be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -160,5 +179,41 @@ impl EngineError {
     #[must_use]
     pub fn is_altered(&self) -> bool {
         matches!(self, Self::Gguf(error) if error.is_altered())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(
+        &'static str,
+        #[source] Option<Box<dyn std::error::Error + 'static>>,
+    );
+
+    fn error(text: &'static str, cause: impl std::error::Error + 'static) -> Said {
+        Said(text, Some(Box::new(cause)))
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let path = || PathBuf::from("t.json");
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let tokenizer = || TokenizerError::Io {
+            path: path(),
+            source: denied(),
+        };
+        let twice = EngineError::Tokenizer {
+            path: PathBuf::from("m.gguf"),
+            source: tokenizer(),
+        };
+        assert_eq!(error_text(&twice), "m.gguf: t.json: permission denied");
+        let chain = error("reading", error("opening", denied()));
+        assert_eq!(error_text(&chain), "reading: opening: permission denied");
+        assert_eq!(error_text(&Said("alone", None)), "alone");
     }
 }

@@ -42,7 +42,7 @@ pub use adapters::{Adapter, AdapterError, Site};
 pub use backend::cpu::Precision;
 pub use ceilings::Ceilings;
 pub use engine::{Engine, EngineOptions, WeightPlacement};
-pub use error::EngineError;
+pub use error::{EngineError, error_text};
 pub use forward::KvPrecision;
 pub use math::RopeAngles;
 pub use session::{Batch, Hooks, Logits, OnLogits, Progress, Session, Want};

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The published clients and curl against the service, over loopback and its Unix
-# socket; then many clients at once for some seconds.
+# socket; reported cases and recorded requests; then many clients at once for some seconds.
 #
 #   tests/clients/run.sh target/release/v4-run tiny-v4.gguf [SECONDS]
 set -euo pipefail
@@ -60,6 +60,20 @@ if "$venv/bin/pip" install -q -r "$here/requirements.txt"; then
 else
     echo 'openai and anthropic: not tested, they cannot be installed here'
 fi
+kill "$service"
+wait "$service"
+service=
+
+python3 "$here/cases.py" "$(dirname "$program")" "$model"
+
+"$program" serve "$model" --allow-unsigned --ctx 65536 --no-sessions \
+    --listen 127.0.0.1:0 2>"$folder/log" &
+service=$!
+for _ in $(seq 100); do
+    grep -q 'serving' "$folder/log" && break
+    sleep 0.1
+done
+python3 "$here/recordings.py" --tiny "$(grep -o 'http://[0-9.:]*' "$folder/log")"
 kill "$service"
 wait "$service"
 service=

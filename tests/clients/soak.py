@@ -39,7 +39,9 @@ class Connection(http.client.HTTPConnection):
 class Service:
     def __init__(self, program, model, folder, *more):
         self.socket = str(folder / "s")
-        command = [program, "serve", model, "--allow-unsigned", "--ctx", "4096", "--listen", f"unix:{self.socket}"]
+        command = [program, "serve", model, "--allow-unsigned", "--listen", f"unix:{self.socket}"]
+        if "--ctx" not in more:
+            command += ["--ctx", "4096"]
         self.process = subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
         self.errors = []
         threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True).start()
@@ -194,4 +196,5 @@ def main():
             raise SystemExit("".join(service.errors))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use v4_runtime::gguf::is_lfs_pointer;
+
 use crate::error::TrustError;
 
 /// The files that belong to a model.
@@ -68,6 +70,10 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, TrustError> {
             bytes: info.len().max(read as u64),
             most,
         });
+    }
+    if is_lfs_pointer(&bytes) {
+        let what = "it is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder";
+        return Err(fail(io::Error::other(what)));
     }
     Ok(bytes)
 }

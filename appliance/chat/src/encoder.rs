@@ -1,6 +1,8 @@
 //! Our tokenizer, as the recipe wants it.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use deepseek_recipe::request;
 use deepseek_recipe::stream::StreamTokenizer;
@@ -102,7 +104,29 @@ impl Rendered {
 
 /// Our tokenizer behind the recipe's traits.
 #[derive(Clone)]
-pub(crate) struct Encoder(pub Tokenizer);
+pub(crate) struct Encoder(Tokenizer, Thought);
+
+impl Encoder {
+    pub fn new(tokenizer: Tokenizer) -> Self {
+        Self(tokenizer, Thought::default())
+    }
+
+    /// Where to count tokens of reasoning.
+    pub fn thought(&self) -> Thought {
+        self.1.clone()
+    }
+}
+
+/// Tokens of reasoning, counted as they were drawn. The reader would count them in the
+/// text, which may be spelt with more tokens than the model spelt it with.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Thought(Arc<AtomicUsize>);
+
+impl Thought {
+    pub fn add(&self, tokens: usize) {
+        self.0.fetch_add(tokens, Ordering::Relaxed);
+    }
+}
 
 impl TokenizerEncoder for Encoder {
     fn encode_ids(&self, text: &str, special_ranges: &[Range<usize>]) -> Result<Vec<u32>, String> {
@@ -133,7 +157,13 @@ impl StreamTokenizer for Encoder {
     }
 
     fn count_tokens(&self, text: &str) -> Option<usize> {
-        self.0.encode(text, Marks::Parse).ok().map(|ids| ids.len())
+        // Asked for the reasoning alone. The text may be spelt with more tokens than the
+        // model spelt it with; one without ids has to be counted.
+        let counted = self.0.encode(text, Marks::Parse).ok().map(|ids| ids.len());
+        match self.1.0.load(Ordering::Relaxed) {
+            0 => counted,
+            drawn => counted.map(|counted| counted.min(drawn)),
+        }
     }
 
     fn is_special_token(&self, id: u32) -> bool {

@@ -9,6 +9,7 @@
 //! - [`Request`]: a request in JSON -> prompt and ids, and its [`Responder`]:
 //!   ids -> events and the whole response, or [`Parts`]: ids -> reasoning, answer and
 //!   tool calls as they come.
+//! - [`intake`]: what clients send -> a request that its protocol accepts.
 //! - [`Conversation`]: turns of a conversation -> prompt and ids, without any
 //!   protocol, and [`Reply`]: ids -> reasoning and answer as they come.
 //! - [`continuing`]: the ids of a prompt that a session goes on with.
@@ -17,8 +18,10 @@ mod continuing;
 mod conversation;
 mod encoder;
 mod error;
+pub mod intake;
 mod parts;
 mod pump;
+mod repair;
 mod replay;
 mod reply;
 mod request;

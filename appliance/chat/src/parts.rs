@@ -35,7 +35,7 @@ pub struct Parts {
 impl Parts {
     pub(crate) fn new(tokenizer: &Tokenizer, options: ParsingOptions) -> Self {
         let processor =
-            StreamProcessor::new(Whole, options).with_tokenizer(Encoder(tokenizer.clone()));
+            StreamProcessor::new(Whole, options).with_tokenizer(Encoder::new(tokenizer.clone()));
         Self {
             pump: Pump::new(processor),
         }

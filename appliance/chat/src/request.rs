@@ -13,6 +13,7 @@ use v4_runtime::tokenizer::Tokenizer;
 
 use crate::encoder::{ModelVersion, Rendered};
 use crate::error::{ChatError, ProtocolError};
+use crate::intake::json::{self, Digits};
 use crate::parts::Parts;
 use crate::responder::Responder;
 
@@ -47,7 +48,9 @@ pub struct Request {
     version: ModelVersion,
     /// The name that the request gives the model, which its response repeats.
     model: String,
-    inner: ConversationRequest,
+    pub(crate) inner: ConversationRequest,
+    /// Whether several calls may come at once, which a response may repeat.
+    pub(crate) parallel_calls: bool,
 }
 
 impl Request {
@@ -71,7 +74,7 @@ impl Request {
     ///
     /// As [`parse`](Self::parse) for a body that is no JSON.
     pub fn read(body: &[u8]) -> Result<Value, ProtocolError> {
-        serde_json::from_slice(body).map_err(|e| ProtocolError::invalid_body(&e))
+        json::read(body)
     }
 
     /// [`parse`](Self::parse) of JSON that has been read already.
@@ -97,6 +100,7 @@ impl Request {
             version,
             model,
             inner,
+            parallel_calls: true,
         })
     }
 
@@ -107,7 +111,12 @@ impl Request {
     /// [`ChatError::Tokenizer`] if the tokenizer lacks a mark of the format, or for
     /// megabytes of text without a word break.
     pub fn render(&self, tokenizer: &Tokenizer) -> Result<Rendered, ChatError> {
-        Rendered::encode(self.version.render(&self.inner.conversation), tokenizer)
+        let mut prompt = self.version.render(&self.inner.conversation);
+        if let Some((text, ranges)) = Digits::write(&prompt.prompt, &prompt.special_ranges) {
+            prompt.prompt = text;
+            prompt.special_ranges = ranges;
+        }
+        Rendered::encode(prompt, tokenizer)
     }
 
     pub(crate) fn messages(&self) -> &[InputMessage] {
@@ -132,6 +141,12 @@ impl Request {
         self.protocol
     }
 
+    /// The name that the request gives the model.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// Whether the model's first tokens are reasoning, which its mark ends.
     #[must_use]
     pub fn starts_in_reasoning(&self) -> bool {
@@ -146,13 +161,19 @@ impl Request {
     }
 
     /// The most tokens to generate after a prompt of `prompt_tokens` ids in a
-    /// context of `context` ids.
-    ///
-    /// # Errors
-    ///
-    /// A [`ProtocolError`] if the prompt and the requested answer do not fit.
-    pub fn max_tokens(&self, prompt_tokens: u32, context: u32) -> Result<u32, ProtocolError> {
-        Ok(self.inner.resolve_max_tokens(prompt_tokens, context)?)
+    /// context of `context` ids: what was asked for or the authors' default, as far as the
+    /// context goes.
+    #[must_use]
+    pub fn max_tokens(&self, prompt_tokens: u32, context: u32) -> u32 {
+        let left = context.saturating_sub(prompt_tokens);
+        // Without a limit it refuses only a prompt that is longer than the context.
+        let default = || {
+            self.inner
+                .resolve_max_tokens(prompt_tokens.min(context), context)
+        };
+        let asked = self.inner.inference_options.max_tokens;
+        let asked = asked.or_else(|| default().ok()).unwrap_or(left);
+        asked.min(left)
     }
 
     /// What turns the model's ids into reasoning, answer and tool calls.
@@ -178,17 +199,19 @@ impl Request {
             prompt_cache_hit_tokens: cached,
         };
         let (request, model) = (&self.inner, &self.model);
-        match self.protocol {
+        let responder = match self.protocol {
             Protocol::Chat => Responder::new::<ChatCompletionRequest>(
                 request, tokenizer, id, model, created, usage,
             ),
             Protocol::Messages => {
                 Responder::new::<MessagesRequest>(request, tokenizer, id, model, created, usage)
+                    .repairing()
             }
             Protocol::Responses => {
                 Responder::new::<ResponsesRequest>(request, tokenizer, id, model, created, usage)
             }
-        }
+        };
+        responder.with_parallel_calls(self.parallel_calls)
     }
 }
 

@@ -9,8 +9,9 @@ use serde_json::Value;
 use v4_runtime::tokenizer::Tokenizer;
 
 use crate::ChatError;
-use crate::encoder::Encoder;
+use crate::encoder::{Encoder, Thought};
 use crate::pump::Pump;
+use crate::repair::CallRepair;
 
 /// One event of a streamed response.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,7 +50,46 @@ pub struct Responder {
     inner: Box<dyn Respond + Send>,
     usage: PromptUsage,
     done: Option<String>,
+    heard: Heard,
+    /// In Messages alone.
+    repair: Option<CallRepair>,
+    /// Whether the response says that several calls may come at once.
+    parallel: bool,
 }
+
+/// What the model wrote so far.
+struct Heard {
+    tokenizer: Tokenizer,
+    written: Vec<u32>,
+    text: String,
+    /// Whether it thinks, and how many tokens it thought.
+    thinks: bool,
+    thought: Thought,
+}
+
+impl Heard {
+    fn ids(&mut self, ids: &[u32]) {
+        self.written.extend_from_slice(ids);
+        for &id in ids {
+            let ends = [THINK_END, TOOL_MARK]
+                .iter()
+                .any(|mark| self.tokenizer.mark(mark) == Some(id));
+            self.thinks &= !ends;
+            if self.thinks {
+                self.thought.add(1);
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        let decoded = self.tokenizer.decode(&self.written).unwrap_or_default();
+        String::from_utf8_lossy(&decoded).into_owned() + &self.text
+    }
+}
+
+/// Ends the reasoning; a call without it ends it as well.
+const THINK_END: &str = "</think>";
+const TOOL_MARK: &str = "｜DSML｜";
 
 impl Responder {
     pub(crate) fn new<R: ProtocolRequest>(
@@ -64,8 +104,17 @@ impl Responder {
         ChunkOf<R>: Serialize + Send,
     {
         let generator = R::chunk_generator(request, id.to_owned(), model.to_owned());
+        let encoder = Encoder::new(tokenizer.clone());
+        let stage = request.parsing_options.thinking_initial_stage.as_ref();
+        let heard = Heard {
+            tokenizer: tokenizer.clone(),
+            written: Vec::new(),
+            text: String::new(),
+            thinks: stage.is_some_and(|stage| stage.starts_in_reasoning()),
+            thought: encoder.thought(),
+        };
         let processor = StreamProcessor::new(generator, request.parsing_options.clone())
-            .with_tokenizer(Encoder(tokenizer.clone()));
+            .with_tokenizer(encoder);
         let response = R::Response::new(
             id.to_owned(),
             model.to_owned(),
@@ -80,7 +129,38 @@ impl Responder {
             }),
             usage,
             done: R::Response::sse_done_data(),
+            heard,
+            repair: None,
+            parallel: true,
         }
+    }
+
+    /// Calls whose arguments are no JSON keep them: Messages has objects in their place.
+    pub(crate) fn repairing(self) -> Self {
+        Self {
+            repair: Some(CallRepair::default()),
+            ..self
+        }
+    }
+
+    /// What the request said of several calls at once, which the response repeats.
+    pub(crate) fn with_parallel_calls(self, parallel: bool) -> Self {
+        Self { parallel, ..self }
+    }
+
+    fn take(&mut self, chunk: InferenceChunk) -> Result<Vec<Event>, ChatError> {
+        let mut events = self.inner.push(chunk)?;
+        if let Some(repair) = &mut self.repair {
+            events = repair.events(events, || self.heard.text());
+        }
+        if !self.parallel {
+            for event in &mut events {
+                if let Some(response) = event.data.get_mut("response") {
+                    alone(response);
+                }
+            }
+        }
+        Ok(events)
     }
 
     /// The events that come before any output.
@@ -90,7 +170,7 @@ impl Responder {
     /// [`ChatError::Ended`] after the end.
     pub fn start(&mut self) -> Result<Vec<Event>, ChatError> {
         let prompt_usage = self.usage;
-        self.inner.push(InferenceChunk::Ready {
+        self.take(InferenceChunk::Ready {
             system_fingerprint: None,
             prompt_usage,
         })
@@ -103,7 +183,8 @@ impl Responder {
     /// [`ChatError::Ended`] after the end, [`ChatError::Tokenizer`] for an id beyond
     /// the vocabulary.
     pub fn push(&mut self, ids: &[u32]) -> Result<Vec<Event>, ChatError> {
-        self.inner.push(InferenceChunk::Tokens {
+        self.heard.ids(ids);
+        self.take(InferenceChunk::Tokens {
             token_ids: ids.to_vec(),
             logprobs: None,
         })
@@ -116,7 +197,8 @@ impl Responder {
     ///
     /// As there.
     pub fn push_with(&mut self, id: u32, logprob: Logprob) -> Result<Vec<Event>, ChatError> {
-        self.inner.push(InferenceChunk::Tokens {
+        self.heard.ids(&[id]);
+        self.take(InferenceChunk::Tokens {
             token_ids: vec![id],
             logprobs: Some(vec![InferenceTokenLogprob {
                 logprob: logprob.own,
@@ -132,7 +214,8 @@ impl Responder {
     ///
     /// [`ChatError::Ended`] after the end.
     pub fn push_text(&mut self, text: &str, tokens: usize) -> Result<Vec<Event>, ChatError> {
-        self.inner.push(InferenceChunk::Text {
+        self.heard.text.push_str(text);
+        self.take(InferenceChunk::Text {
             content: text.to_owned(),
             token_count: tokens,
         })
@@ -151,7 +234,7 @@ impl Responder {
             Finish::Stop => InferenceFinishReason::Stop,
             Finish::Length => InferenceFinishReason::Length,
         };
-        self.inner.push(InferenceChunk::Finish { finish_reason })
+        self.take(InferenceChunk::Finish { finish_reason })
     }
 
     /// Whether the response is complete: it was finished, or a stop sequence came.
@@ -172,7 +255,21 @@ impl Responder {
     ///
     /// [`ChatError::Json`] if it cannot be written as JSON.
     pub fn response(&self) -> Result<Value, ChatError> {
-        self.inner.response()
+        let mut response = self.inner.response()?;
+        if self.repair.is_some() {
+            CallRepair::response(&mut response, &self.heard.text());
+        }
+        if !self.parallel {
+            alone(&mut response);
+        }
+        Ok(response)
+    }
+}
+
+/// In a response that says whether calls come several at once: they do not.
+fn alone(response: &mut Value) {
+    if let Some(parallel) = response.get_mut("parallel_tool_calls") {
+        *parallel = false.into();
     }
 }
 

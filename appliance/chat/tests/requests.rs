@@ -3,7 +3,7 @@
 mod common;
 
 use serde_json::{Value, json};
-use v4_chat::{ModelVersion, Protocol, Request};
+use v4_chat::{ModelVersion, Protocol, Request, intake};
 use v4_runtime::tokenizer::Tokenizer;
 
 /// The context in which the vectors' limits were computed.
@@ -68,7 +68,7 @@ fn check_request(id: &str, record: &Value, request: &Request, tokenizer: &Tokeni
             "max_tokens": inference.max_tokens,
             "temperature": inference.temperature,
             "top_p": inference.top_p,
-            "resolved_max_tokens": request.max_tokens(count, CONTEXT).unwrap(),
+            "resolved_max_tokens": request.max_tokens(count, CONTEXT),
         }),
         record["inference"],
         "{id}"
@@ -118,9 +118,58 @@ fn the_name_of_the_model_does_not_matter() {
 }
 
 #[test]
-fn a_prompt_that_does_not_fit_is_refused_with_status_400() {
-    let body = json!({"model": "m", "messages": [{"role": "user", "content": "q"}]});
-    let request = parse(Protocol::Chat, &body.to_string()).unwrap();
-    assert_eq!(request.max_tokens(100, 200).unwrap(), 100);
-    assert_eq!(request.max_tokens(201, 200).unwrap_err().status, 400);
+fn the_limit_of_an_answer_is_what_the_context_leaves() {
+    let limit = |max: Value, prompt, context| {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "q"}]});
+        body["max_tokens"] = max;
+        parse(Protocol::Chat, &body.to_string())
+            .unwrap()
+            .max_tokens(prompt, context)
+    };
+    assert_eq!(limit(Value::Null, 100, 200), 100);
+    assert_eq!(limit(json!(32_000), 100, 200), 100);
+    assert_eq!(limit(json!(7), 100, 200), 7);
+    assert_eq!(limit(json!(7), 201, 200), 0);
+}
+
+/// What the authors' reader refuses and clients send all the same: there is no published
+/// prompt.
+const MENDED: [&str; 6] = [
+    "v4/chat/tools_required.default",
+    "v4/chat/missing_tool_result.default",
+    "v41/chat/missing_tool_result.default",
+    "v41/chat/missing_tool_result.nothink",
+    "v41/chat/orphan_tool.nothink",
+    "v4/chat/bad_role.nothink",
+];
+
+#[test]
+fn an_accepted_request_has_its_published_prompt() {
+    let (Some(path), Some(tokenizers)) = (
+        common::shared("encoding/requests.jsonl"),
+        common::Tokenizers::load(),
+    ) else {
+        return;
+    };
+    for record in common::records(&path) {
+        let id = record["id"].as_str().unwrap();
+        let version = common::version(&record);
+        let accepted = intake::accept(common::protocol(&record), version, record["body"].clone());
+        match (accepted, record.get("error")) {
+            (Ok(accepted), None) => {
+                assert!(accepted.notes.is_empty(), "{id}: {:?}", accepted.notes);
+                check_request(id, &record, &accepted.request, tokenizers.of(version));
+            }
+            (Ok(_), Some(_)) => assert!(MENDED.contains(&id), "{id}: accepted"),
+            (Err(error), Some(expected)) if !MENDED.contains(&id) => {
+                assert_eq!(
+                    error.to_string(),
+                    expected["body"]["error"]["message"],
+                    "{id}"
+                );
+            }
+            (Err(error), Some(_)) => assert!(id.contains("bad_role"), "{id}: {error}"),
+            (Err(error), None) => panic!("{id}: {error}"),
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use v4_runtime::Adapter;
 use v4_runtime::sessions::SessionKey;
 
+use crate::http::Cors;
 use crate::keys::Keys;
 
 /// How to serve.
@@ -36,8 +37,12 @@ pub struct Config {
     pub idle_bytes: u64,
     /// Where sessions are kept from run to run, if they are.
     pub sessions: Option<SessionStore>,
+    /// Whether answers that go round in a circle end, where a request does not say.
+    pub stop_loops: bool,
     /// Who may use the service.
     pub keys: Keys,
+    /// Pages of which origins may.
+    pub cors: Vec<Cors>,
 }
 
 /// Where sessions are kept.

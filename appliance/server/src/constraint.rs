@@ -22,7 +22,7 @@ mod tests;
 mod tools;
 mod wanted;
 
-pub use wanted::{Calls, ConstraintError, Format, Part, Refusal, Wanted, WantedTool};
+pub use wanted::{Calls, ConstraintError, Format, Part, Refusal, Wanted};
 
 /// In each tag of the tools' markup.
 const TOOL_MARK: &str = "｜DSML｜";

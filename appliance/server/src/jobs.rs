@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use tokio::sync::mpsc as outputs;
 use v4_chat::Logprob;
@@ -21,7 +22,17 @@ pub enum Client {
     Anyone,
 }
 
-/// A prompt to go on from.
+/// How long a job may take once its turn has come; over, it ends with
+/// [`Finish::Length`], and what was read and written is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Time for reading the prompt.
+    pub reading: Option<Duration>,
+    /// Time for the answer, from its first token on.
+    pub answering: Option<Duration>,
+}
+
+/// A prompt to go on from. Begin with [`Job::new`], which asks for nothing special.
 #[derive(Debug)]
 pub struct Job {
     /// The prompt.
@@ -29,8 +40,16 @@ pub struct Job {
     /// Places in the prompt that later prompts are likely to share: there the session
     /// is kept.
     pub checkpoints: Vec<usize>,
-    /// Tokens at most.
+    /// Tokens at most. With none the prompt is read and kept, and the job ends with
+    /// [`Finish::Length`].
     pub max_tokens: usize,
+    /// How long it may take.
+    pub limits: Limits,
+    /// A place that one job of a client can have: a waiting or running job of the same
+    /// client with the same name ends with [`Failure::Replaced`] when this one comes.
+    pub replaces: Option<String>,
+    /// Run only while there is nothing else to do.
+    pub background: bool,
     /// How to choose them.
     pub picking: Picking,
     /// What the model has beside it.
@@ -39,6 +58,32 @@ pub struct Job {
     pub client: Client,
     /// Where tokens go. When its other end is dropped, the job is cancelled.
     pub outputs: outputs::UnboundedSender<Output>,
+}
+
+impl Job {
+    /// A job that reads a prompt and writes nothing, for a client that asks for nothing
+    /// special; set what is wanted.
+    #[must_use]
+    pub fn new(ids: Vec<u32>, client: Client, outputs: outputs::UnboundedSender<Output>) -> Self {
+        Self {
+            ids,
+            checkpoints: Vec::new(),
+            max_tokens: 0,
+            limits: Limits::default(),
+            replaces: None,
+            background: false,
+            picking: Picking::default(),
+            adapters: Vec::new(),
+            client,
+            outputs,
+        }
+    }
+
+    /// Whether `newer` takes this job's place.
+    #[must_use]
+    pub fn replaced_by(&self, newer: &Self) -> bool {
+        self.replaces.is_some() && self.replaces == newer.replaces && self.client == newer.client
+    }
 }
 
 /// What becomes of a job, in this order: `Started`, some `Reading`, some `Token`, and
@@ -73,8 +118,10 @@ pub enum Output {
 pub enum Finish {
     /// The model ended it, or its grammar allows no more.
     Stop,
-    /// As many tokens as allowed.
+    /// As many tokens as allowed, or as long as allowed.
     Length,
+    /// The text went round in a circle: it is cut off.
+    Loop,
 }
 
 impl Finish {
@@ -84,6 +131,7 @@ impl Finish {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::Loop => "loop",
         }
     }
 }
@@ -93,6 +141,8 @@ impl Finish {
 pub enum Failure {
     /// It does not fit into memory, even alone.
     Memory(String),
+    /// A newer job of the same client took its place.
+    Replaced,
     /// The service is stopping.
     Stopping,
     /// The engine failed; the service's log says how.
@@ -255,16 +305,7 @@ mod tests {
 
     fn job() -> (Job, outputs::UnboundedReceiver<Output>) {
         let (outputs, receiver) = outputs::unbounded_channel();
-        let job = Job {
-            ids: vec![0],
-            checkpoints: Vec::new(),
-            max_tokens: 1,
-            picking: Picking::default(),
-            adapters: Vec::new(),
-            client: Client::Anyone,
-            outputs,
-        };
-        (job, receiver)
+        (Job::new(vec![0], Client::Anyone, outputs), receiver)
     }
 
     #[test]

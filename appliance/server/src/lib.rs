@@ -33,6 +33,7 @@ mod turns;
 pub use config::{Config, SessionStore};
 pub use constraint::Grammars;
 pub use error::ServeError;
+pub use http::Cors;
 pub use metrics::Metrics;
 pub use notify::Notifier;
 pub use service::{Service, serve, serve_on};

@@ -3,17 +3,22 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcp};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdUnix;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::ServeError;
 
 mod peers;
 
 pub use peers::{Peers, Who};
+
+/// Bytes of a Unix socket's path, without the NUL at its end (unix(7)).
+const MOST_PATH: usize = 107;
 
 /// A socket that clients come to.
 #[derive(Debug)]
@@ -48,17 +53,7 @@ impl Listener {
             source,
         };
         remove_stale(path).map_err(failed)?;
-        // Made under a name that nobody knows, given its permissions, then its name: at
-        // no moment can others connect.
-        let made = path.with_extension(format!("{}.part", std::process::id()));
-        let _ = fs::remove_file(&made);
-        let socket = StdUnix::bind(&made).map_err(failed)?;
-        let named = fs::set_permissions(&made, fs::Permissions::from_mode(mode))
-            .and_then(|()| fs::rename(&made, path));
-        if let Err(error) = named {
-            let _ = fs::remove_file(&made);
-            return Err(failed(error));
-        }
+        let socket = bind(path, mode).map_err(failed)?;
         Ok(Self::Unix {
             socket,
             peers,
@@ -148,6 +143,43 @@ fn check_exposure(address: SocketAddr, remote: bool, keys: bool) -> Result<(), S
     Ok(())
 }
 
+/// Makes a socket under a name that nobody knows and gives it its permissions, then its
+/// name: at no moment can others connect.
+fn bind(path: &Path, mode: u32) -> io::Result<StdUnix> {
+    // Longer than clients can name it in an address.
+    if path.as_os_str().len() > MOST_PATH {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "has {} bytes, and the system takes {MOST_PATH} for a socket's path; use a \
+                 shorter one",
+                path.as_os_str().len()
+            ),
+        ));
+    }
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let folder = rustix::fs::open(
+        parent.unwrap_or_else(|| Path::new(".")),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    // The name that nobody knows is longer than the socket's own may be; through the
+    // folder's descriptor it is short wherever the folder lies.
+    let name = format!("v4-run.{}.part", std::process::id());
+    let made = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
+    let _ = fs::remove_file(&made);
+    let socket = StdUnix::bind(&made)?;
+    let named = fs::set_permissions(&made, fs::Permissions::from_mode(mode))
+        .and_then(|()| fs::rename(&made, path));
+    if let Err(error) = named {
+        let _ = fs::remove_file(&made);
+        return Err(error);
+    }
+    Ok(socket)
+}
+
 /// Removes a socket that a process left behind.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let facts = match fs::symlink_metadata(path) {
@@ -204,6 +236,25 @@ mod tests {
         let error = Listener::unix(&path, 0o600, Peers::default()).unwrap_err();
         assert!(error.to_string().contains("no socket"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_path_may_be_as_long_as_the_system_allows() {
+        let dir = tempfile::tempdir().unwrap();
+        let longest = MOST_PATH - dir.path().as_os_str().len() - 1;
+        for (length, fits) in [(1, true), (longest, true), (longest + 1, false)] {
+            let path = dir.path().join("s".repeat(length));
+            let made = Listener::unix(&path, 0o600, Peers::default());
+            assert_eq!(made.is_ok(), fits, "{length}");
+            let Ok(listener) = made else { continue };
+            std::os::unix::net::UnixStream::connect(&path).unwrap();
+            let Listener::Unix { socket, .. } = &listener else {
+                panic!("another socket");
+            };
+            socket.accept().unwrap();
+        }
+        // Nothing is left of the making.
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

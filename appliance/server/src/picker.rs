@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use v4_chat::Logprob;
+use v4_runtime::generation::LoopDetector;
 use v4_runtime::sampling::{Sampler, SamplerError, SamplerOptions};
 
 use crate::constraint::{Constraint, ConstraintError};
@@ -23,8 +24,21 @@ pub struct Picking {
     pub logprobs: Option<usize>,
     /// What the text must be.
     pub constraint: Option<Constraint>,
-    /// The grammar holds from after this mark on; from the beginning if there is none.
-    pub constraint_after: Option<u32>,
+    /// The answer begins with reasoning: the grammar holds after it.
+    pub reasoning: Option<Reasoning>,
+    /// Tokens that never come.
+    pub banned: Vec<u32>,
+    /// Whether a text that goes round in a circle ends.
+    pub stop_loops: bool,
+}
+
+/// The reasoning that an answer begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reasoning {
+    /// The mark that ends it.
+    pub end: u32,
+    /// The most tokens before the mark: then it comes.
+    pub budget: Option<usize>,
 }
 
 /// Why no token can be chosen.
@@ -49,6 +63,8 @@ pub enum Pick {
         logprob: Option<Logprob>,
         /// The grammar allows nothing after it.
         last: bool,
+        /// With it the text has gone round in a circle.
+        looped: bool,
     },
     /// The end of the text.
     End,
@@ -62,6 +78,9 @@ pub struct Picker {
     counts: HashMap<u32, u32>,
     eos: Option<u32>,
     logits: Vec<f32>,
+    /// Tokens of reasoning so far.
+    thought: usize,
+    loops: Option<LoopDetector>,
 }
 
 impl Picker {
@@ -71,11 +90,13 @@ impl Picker {
     /// Options out of range.
     pub fn new(picking: Picking, eos: Option<u32>) -> Result<Self, SamplerError> {
         Ok(Self {
+            loops: picking.stop_loops.then(LoopDetector::default),
             sampler: Sampler::new(picking.sampler.clone())?,
             picking,
             counts: HashMap::new(),
             eos,
             logits: Vec::new(),
+            thought: 0,
         })
     }
 
@@ -87,11 +108,19 @@ impl Picker {
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         self.adjust();
-        let constrained = self.picking.constraint_after.is_none();
+        let constrained = self.picking.reasoning.is_none();
         if constrained && let Some(constraint) = &mut self.picking.constraint {
             constraint.mask(&mut self.logits)?;
         }
-        let id = self.sampler.sample(&self.logits, history)?;
+        // Drawn in any case, so that what comes after depends on it no less.
+        let mut id = self.sampler.sample(&self.logits, history)?;
+        if let Some(reasoning) = self.picking.reasoning
+            && reasoning
+                .budget
+                .is_some_and(|budget| self.thought >= budget)
+        {
+            id = reasoning.end;
+        }
         if self.eos == Some(id) {
             return Ok(Pick::End);
         }
@@ -99,12 +128,20 @@ impl Picker {
         if constrained && let Some(constraint) = &mut self.picking.constraint {
             last = constraint.accept(id)?;
         }
-        if self.picking.constraint_after == Some(id) {
-            self.picking.constraint_after = None;
+        match self.picking.reasoning {
+            Some(reasoning) if reasoning.end == id => self.picking.reasoning = None,
+            Some(_) => self.thought += 1,
+            None => {}
         }
         *self.counts.entry(id).or_default() += 1;
         let logprob = self.picking.logprobs.map(|top| logprob(logits, id, top));
-        Ok(Pick::Token { id, logprob, last })
+        let looped = self.loops.as_mut().is_some_and(|loops| loops.push(id));
+        Ok(Pick::Token {
+            id,
+            logprob,
+            last,
+            looped,
+        })
     }
 
     fn adjust(&mut self) {
@@ -112,6 +149,11 @@ impl Picker {
         for &(id, bias) in &picking.bias {
             if let Some(logit) = self.logits.get_mut(id as usize) {
                 *logit += bias;
+            }
+        }
+        for &id in &picking.banned {
+            if let Some(logit) = self.logits.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
             }
         }
         if picking.frequency_penalty == 0.0 && picking.presence_penalty == 0.0 {
@@ -193,6 +235,23 @@ mod tests {
             ..Picking::default()
         });
         assert_eq!(ending.pick(&logits, &[]).unwrap(), Pick::End);
+    }
+
+    #[test]
+    fn reasoning_ends_where_its_budget_does() {
+        let logits = [2.0, 1.5, 1.0, 0.0];
+        let mut picker = greedy(Picking {
+            reasoning: Some(Reasoning {
+                end: 2,
+                budget: Some(3),
+            }),
+            banned: vec![0],
+            ..Picking::default()
+        });
+        let ids: Vec<u32> = (0..6)
+            .map(|_| id(picker.pick(&logits, &[]).unwrap()))
+            .collect();
+        assert_eq!(ids, [1, 1, 1, 2, 1, 1]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The service as a whole: from an opened engine to the last answered request.
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +24,8 @@ use crate::notify::Notifier;
 use crate::scheduler::{Scheduler, Settings};
 use crate::turns::Turns;
 
+/// Lines about requests that are remembered, so that each is said once.
+const MOST_NOTED: usize = 4096;
 /// Requests whose bodies are read and made prompts of at once.
 const BODIES: usize = 16;
 
@@ -41,6 +44,8 @@ pub struct Service {
     bodies: Arc<Semaphore>,
     turns: Turns,
     models: Models,
+    /// What was said of requests already.
+    noted: Mutex<HashSet<blake3::Hash>>,
 }
 
 impl Service {
@@ -67,6 +72,7 @@ impl Service {
             created: now(),
             bodies: Arc::new(Semaphore::new(BODIES)),
             turns: Turns::default(),
+            noted: Mutex::default(),
         }
     }
 
@@ -108,12 +114,30 @@ impl Service {
         self.metrics.text(self.engine.as_deref())
     }
 
+    /// Tokens that the model was made for.
+    pub(crate) fn trained_context(&self) -> usize {
+        let engine = self.engine.as_ref();
+        engine.map_or(self.config.context, |engine| engine.config().context_length)
+    }
+
     pub(crate) fn created(&self) -> u64 {
         self.created
     }
 
     pub(crate) fn log(&self, line: &str) {
         self.notifier.log(line);
+    }
+
+    /// Says once what was left out of a request: a conversation repeats its history.
+    pub(crate) fn note(&self, path: &str, line: &str) {
+        let line = format!("{path}: {line}");
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.len() >= MOST_NOTED {
+            noted.clear();
+        }
+        if noted.insert(blake3::hash(line.as_bytes())) {
+            self.log(&line);
+        }
     }
 
     pub(crate) fn refused_peer(&self) {

@@ -56,7 +56,9 @@ impl Served {
             drain: Duration::from_secs(5),
             idle_bytes: 0,
             sessions: None,
+            stop_loops: false,
             keys: Keys::default(),
+            cors: Vec::new(),
         };
         let service = Service::new(
             config,
@@ -172,6 +174,16 @@ fn file(name: &str) -> Option<Vec<Value>> {
     records::shared(name).map(|path: PathBuf| records::records(Path::new(&path)))
 }
 
+/// Refused by the authors' reader, and sent by clients all the same: calls that were
+/// interrupted, results without a call, a forced call of a model that would think.
+const MENDED: [&str; 5] = [
+    "v4/chat/tools_required.default",
+    "v4/chat/missing_tool_result.default",
+    "v41/chat/missing_tool_result.default",
+    "v41/chat/missing_tool_result.nothink",
+    "v41/chat/orphan_tool.nothink",
+];
+
 #[test]
 fn every_request_gives_its_prompt_or_its_error() {
     let (Some(all), Some(served)) = (file("encoding/requests.jsonl"), Both::new()) else {
@@ -197,11 +209,24 @@ fn every_request_gives_its_prompt_or_its_error() {
             }
             continue;
         };
+        if MENDED.contains(&id) {
+            http::post(socket, &format!("{path}/prompt"), &record["body"]).ok();
+            continue;
+        }
         // Refused as a prompt and as a request alike.
         for path in [path.to_owned(), format!("{path}/prompt")] {
             let found = http::post(socket, &path, &record["body"]);
             let status = error["status"].as_u64().unwrap_or(400);
             assert_eq!(u64::from(found.status), status, "{id}");
+            if id.contains("bad_role") {
+                // In words of our own, with the place.
+                let found = found.json()["error"]["message"].to_string();
+                assert!(
+                    found.contains("messages[0].role") && found.contains("wizard"),
+                    "{found}"
+                );
+                continue;
+            }
             let message = error.get("message");
             let message = message.unwrap_or_else(|| &error["body"]["error"]["message"]);
             assert_eq!(&found.json()["error"]["message"], message, "{id}");
@@ -294,6 +319,16 @@ fn every_output_gives_its_events_and_its_response() {
         let name = id_in(&events[0].1).to_owned();
         assert!(!name.is_empty(), "{id}");
         let expected = record["events_from_tokens"].as_array().unwrap();
+        if let Some(input) = records::kept_input(id) {
+            // The reader makes an empty call of it; here it is what the model meant.
+            let data = events.iter().map(|(_, data)| data);
+            assert_eq!(records::streamed_input(data), input, "{id}");
+            body["stream"] = false.into();
+            let whole = http::post(&served.socket, path(record), &body).ok();
+            let call = whole["content"].as_array().unwrap().last().unwrap();
+            assert_eq!(call["input"], input, "{id}");
+            continue;
+        }
         for ((event, data), expected) in events.iter().zip(expected) {
             assert_eq!(event.as_deref(), expected[0].as_str(), "{id}");
             assert_eq!(normal(data, &name), normal(&expected[1], ""), "{id}");

@@ -52,6 +52,7 @@ impl Request<'_> {
             max_tokens,
             eos: engine.tokenizer().eos(),
             model_max,
+            stop_loops: self.length.stop_loops,
         };
         limits.check_room(context, ids.len())?;
         let mut saved = match self.session {
@@ -100,6 +101,10 @@ impl Request<'_> {
             self.notes.line(&format!(
                 "v4-run: the context of {context} tokens is full; --ctx gives more"
             ));
+        }
+        if outcome.finish == Finish::Loop {
+            self.notes
+                .line("v4-run: stopped, as the answer repeats itself (--stop-loops)");
         }
         self.notes.line(&statistics(&outcome, seed));
         if let Some(experts) = &experts {

@@ -34,7 +34,7 @@ pub fn run(args: PerplexityArgs) -> anyhow::Result<ExitCode> {
     }
     // No window needs to be longer than the text and its first token.
     let window = args.window.min(ids.len() + 1);
-    if args.skip + 1 >= window {
+    if args.skip >= window - 1 {
         bail!(
             "{}: {} tokens in windows of {} leave nothing to score after --skip {}",
             args.file.display(),

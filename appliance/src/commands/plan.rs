@@ -19,7 +19,7 @@ use v4_runtime::model::ModelConfig;
 use v4_runtime::{Ceilings, EngineOptions};
 
 use super::print_json;
-use crate::cli::{EngineArgs, WeightsArg, positive};
+use crate::cli::{EngineArgs, MAX_CONTEXT, WeightsArg, tokens_or_max};
 use crate::options;
 use crate::output::Notes;
 
@@ -48,8 +48,8 @@ pub struct PlanArgs {
     /// Recipe for a checkpoint folder, as v4-convert takes it
     #[arg(long, value_name = "NAME", default_value = "native")]
     pub recipe: String,
-    /// Tokens of a session
-    #[arg(long, value_name = "N", default_value = "32768", value_parser = positive)]
+    /// Tokens of a session, or max for all that the model was made for
+    #[arg(long, value_name = "N", default_value = "32768", value_parser = tokens_or_max)]
     pub ctx: usize,
     /// Tokens in the context when speed is foretold
     #[arg(long, value_name = "N", default_value = "0")]
@@ -119,14 +119,24 @@ struct Measured {
 }
 
 /// Runs the command.
-pub fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
+pub fn run(mut args: PlanArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
     let planned = Planned::open(&args.model, &args.recipe)?;
     let cfg = ModelConfig::from_gguf(&planned.file)?;
+    if args.ctx == MAX_CONTEXT {
+        args.ctx = cfg.context_length;
+    }
     if args.ctx > cfg.context_length {
         bail!(
             "a context of {} tokens is more than the model's {}; use --ctx {1} or less",
             args.ctx,
+            cfg.context_length
+        );
+    }
+    if args.depth > cfg.context_length {
+        bail!(
+            "a depth of {} tokens is more than the model's {}; use --depth {1} or less",
+            args.depth,
             cfg.context_length
         );
     }

@@ -11,10 +11,10 @@ use safetensors::SafeTensors;
 use serde_json::json;
 use v4_runtime::gguf::GgufFile;
 use v4_runtime::golden::{Golden, row_hash, tokens};
-use v4_runtime::isa;
 use v4_runtime::memory::limits;
 use v4_runtime::model::copied_bytes;
 use v4_runtime::tokenizer::Tokenizer;
+use v4_runtime::{error_text, isa};
 
 use super::print_json;
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
@@ -132,14 +132,14 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<ExitCode> {
             Ok(()) => notes.line(&format!("ok    {name} ({:.1?})", started.elapsed())),
             Err(error) => {
                 failed += 1;
-                notes.line(&format!("WRONG {name}: {error:#}"));
+                notes.line(&format!("WRONG {name}: {}", error_text(error.as_ref())));
             }
         }
         results.push(json!({
             "precision": way.precision,
             "kernels": way.isa,
             "options": way.options,
-            "error": verdict.err().map(|e| format!("{e:#}")),
+            "error": verdict.err().map(|e| error_text(e.as_ref())),
         }));
     }
     drop(busy);

@@ -11,11 +11,12 @@ use v4_runtime::memory::{ByteSize, limits};
 use v4_runtime::sessions::SessionKey;
 use v4_server::keys::Keys;
 use v4_server::listen::{Listener, Peers, Who};
-use v4_server::{Config, Notifier, SessionStore, serve};
+use v4_server::{Config, Cors, Notifier, SessionStore, serve};
 
-use crate::cli::{EngineArgs, positive, size};
+use crate::cli::{EngineArgs, count, size, tokens_or_max};
+use crate::model::DEFAULT_CONTEXT;
 use crate::output::Notes;
-use crate::{model, options, saved, trust};
+use crate::{context, model, options, saved, trust};
 
 /// Names of the credentials that systemd passes keys in.
 const API_KEYS: &str = "api-keys";
@@ -60,20 +61,26 @@ pub struct ServeArgs {
     /// Allow addresses that other machines can reach; keys are needed for them
     #[arg(long)]
     pub allow_remote: bool,
+    /// Origin whose pages may ask, as in https://chat.example, or * for every page, which needs
+    /// keys; can be given several times
+    #[arg(long, value_name = "ORIGIN")]
+    pub cors: Vec<Cors>,
     /// The model's name for clients [default: the file's name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Tokens of context for each request, prompt and answer together
-    #[arg(long, visible_alias = "context", value_name = "N", default_value_t = model::DEFAULT_CONTEXT, value_parser = positive)]
-    pub ctx: usize,
+    /// Tokens of context for each request, prompt and answer together, or max for all that the
+    /// model was made for [default: as many as an eighth of --memory holds for all that run at
+    /// once, at least 32768 where they fit]
+    #[arg(long, visible_alias = "context", value_name = "N", value_parser = tokens_or_max)]
+    pub ctx: Option<usize>,
     /// Requests that are run at once; the others wait
-    #[arg(long, value_name = "N", default_value = "4", value_parser = positive)]
+    #[arg(long, value_name = "N", default_value = "4", value_parser = count)]
     pub parallel: usize,
     /// Requests that may wait; more are refused
-    #[arg(long, value_name = "N", default_value = "64", value_parser = positive)]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = count)]
     pub queue: usize,
-    /// Connections at once
-    #[arg(long, value_name = "N", default_value = "256", value_parser = positive)]
+    /// Connections at once; /health is answered beyond them
+    #[arg(long, value_name = "N", default_value = "256", value_parser = count)]
     pub connections: usize,
     /// Longest request
     #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = size)]
@@ -81,9 +88,13 @@ pub struct ServeArgs {
     /// Seconds in which a request must have come
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub read_timeout: Duration,
-    /// A stream without news shows that it lives after so many seconds
+    /// An answer without news shows that it is worked on after so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub keep_alive: Duration,
+    /// End answers that repeat themselves: the same piece of up to 256 tokens eight times in a
+    /// row; requests can say otherwise with stop_loops
+    #[arg(long)]
+    pub stop_loops: bool,
     /// Seconds that running requests have to end when the service is to stop
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub drain: Duration,
@@ -155,10 +166,15 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let notifier = Notifier::new();
     model::check_is_file(&args.model)?;
     let keys = keys(&args)?;
+    if args.cors.contains(&Cors::Any) && !keys.wanted() {
+        bail!(
+            "--cors '*' lets every page ask that a user of this machine opens: use --api-keys \
+               FILE, or name the origins"
+        );
+    }
     // Before the model is read: what is wrong with a socket is said at once.
     let listeners = listeners(&args, &keys)?;
-    let mut engine_options = options::engine(&args.engine, args.ctx);
-    engine_options.context = args.ctx;
+    let mut engine_options = options::engine(&args.engine, DEFAULT_CONTEXT);
     let allowed = engine_options.memory;
     let name = args.model.display();
     notifier.loading(&format!("opening {name}"));
@@ -172,7 +188,10 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     })?;
     notifier.log(&format!("{name}: {trusted}"));
     engine_options.hashes = trusted.hashes;
+    let chosen = context::choose(&args.model, &engine_options, args.ctx, args.parallel)?;
+    engine_options.context = chosen.tokens;
     let engine = model::open_telling(&args.model, engine_options, Notes::new(false), &tell)?;
+    notifier.log(&chosen.line);
     let unlocked = engine.file().unlocked();
     if unlocked > 0 {
         notifier.log(&format!(
@@ -199,7 +218,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = Config {
         model: name,
         adapters,
-        context: args.ctx,
+        context: chosen.tokens,
         chunk: args.engine.chunk,
         parallel: args.parallel,
         queue: args.queue,
@@ -207,6 +226,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         max_body: args.max_body,
         read_timeout: args.read_timeout,
         keep_alive: args.keep_alive,
+        stop_loops: args.stop_loops,
         drain: args.drain,
         idle_bytes: idle.unwrap_or_else(|| {
             let bound = allowed.or_else(|| limits().safe());
@@ -214,6 +234,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }),
         sessions: session_store(&args)?,
         keys,
+        cors: args.cors,
     };
     serve(&engine, config, listeners, notifier)?;
     Ok(ExitCode::SUCCESS)

@@ -42,7 +42,8 @@ pub fn load(path: &Path) -> anyhow::Result<Vocabulary> {
 
 fn looks_like_json(path: &Path) -> anyhow::Result<bool> {
     let is_json = |bytes: &[u8]| {
-        let text = bytes.trim_ascii_start();
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let text = text.trim_ascii_start();
         text.starts_with(b"{") || text.starts_with(b"[")
     };
     let mut start = Vec::new();

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod absurd;
 mod ask;
 mod chat;
 mod complete;

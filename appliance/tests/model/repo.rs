@@ -210,3 +210,110 @@ fn it_reads_this_repository() {
         "{kept} of {tokens}"
     );
 }
+
+/// A user that permissions hold for, where the tests run as root.
+fn nobody(command: &mut std::process::Command) {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::CommandExt;
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        command.uid(65_534).gid(65_534);
+    }
+}
+
+/// `repo --count` of a tree in which one path is shut, as somebody who is not root; `None`
+/// where such a user cannot start the program.
+fn count_with(shut: &str, more: &[&str]) -> Option<std::process::Output> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let dir = scratch();
+    let root = dir.path().join("tree");
+    fs::create_dir_all(root.join("sub")).unwrap();
+    fs::create_dir_all(root.join(".git/info")).unwrap();
+    for (name, text) in [
+        ("a.rs", "fn a() {}\n"),
+        ("sub/b.rs", "fn b() {}\n"),
+        ("secret.txt", "SECRET\n"),
+        (".gitignore", "secret.txt\n"),
+        ("sub/.ignore", "none\n"),
+        (".git/info/exclude", "none\n"),
+    ] {
+        fs::write(root.join(name), text).unwrap();
+    }
+    let model_copy = dir.path().join("m.gguf");
+    fs::copy(super::model(), &model_copy).unwrap();
+    let open = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(dir.path(), 0o755);
+    open(&model_copy, 0o644);
+    // As root the files are another user's: root may read what is shut.
+    let own = |path: &Path| {
+        let _ = chown(path, Some(65_534), Some(65_534));
+    };
+    for name in [
+        "",
+        "sub",
+        "a.rs",
+        "sub/b.rs",
+        ".gitignore",
+        "sub/.ignore",
+        ".git",
+        ".git/info",
+    ] {
+        own(&root.join(name));
+    }
+    own(&root.join(".git/info/exclude"));
+    if !shut.is_empty() {
+        open(&root.join(shut), 0);
+    }
+    let args = [&["repo", "m.gguf", "tree", "--count", "-q"][..], more].concat();
+    let mut command = super::v4_run(dir.path(), args);
+    nobody(&mut command);
+    let output = command.output();
+    if !shut.is_empty() {
+        open(&root.join(shut), 0o755);
+    }
+    match output {
+        Ok(output) => Some(output),
+        Err(error) => {
+            println!("skipped: the program cannot be started as another user: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_left_out() {
+    for shut in ["a.rs", "sub", "sub/b.rs"] {
+        let Some(output) = count_with(shut, &[]) else {
+            return;
+        };
+        let text = ok(&output);
+        assert!(text.contains("1 that cannot be read"), "{shut}: {text}");
+        let line = format!("not read: {shut}: Permission denied");
+        assert!(text.contains(&line), "{shut}: {text}");
+        let counted: Value =
+            serde_json::from_str(ok(&count_with(shut, &["--json"]).unwrap())).unwrap();
+        assert_eq!(counted["left_out"]["unreadable"], 1, "{counted}");
+        assert_eq!(counted["not_read"][0]["path"], shut, "{counted}");
+    }
+    let all = count_with("", &[]).unwrap();
+    assert!(ok(&all).contains("0 that cannot be read"), "{all:?}");
+}
+
+#[test]
+fn an_ignore_file_that_cannot_be_read_is_an_error() {
+    for shut in [
+        ".gitignore",
+        "sub/.ignore",
+        ".git/info/exclude",
+        ".git/info",
+        ".git",
+    ] {
+        let Some(output) = count_with(shut, &[]) else {
+            return;
+        };
+        let message = failure(&output);
+        assert!(message.contains(shut), "{message}");
+        assert!(message.contains("Permission denied"), "{message}");
+    }
+}

@@ -10,7 +10,10 @@ mod altered;
 mod malformed;
 mod manager;
 mod output;
+mod patience;
 mod protocols;
+mod raw;
+mod reach;
 mod sharing;
 mod stopping;
 
@@ -82,8 +85,16 @@ impl Server {
         let socket = folder.path().join("s");
         let listen = format!("unix:{}", socket.display());
         let model = model.to_str().unwrap();
-        let all = ["serve", model, "--ctx", "2048", "--listen", &listen];
-        let mut command = common::v4_run(folder.path(), [&all[..], args].concat());
+        let mut all = vec!["serve", model, "--listen", &listen];
+        match args.iter().position(|arg| *arg == "--ctx") {
+            None => all.extend(["--ctx", "2048"].iter().chain(args)),
+            // What the service itself chooses.
+            Some(at) if args[at + 1] == "default" => {
+                all.extend(args[..at].iter().chain(&args[at + 2..]));
+            }
+            Some(_) => all.extend(args),
+        }
+        let mut command = common::v4_run(folder.path(), all);
         command.stderr(Stdio::piped()).stdout(Stdio::null());
         change(&mut command);
         let mut server = Self {

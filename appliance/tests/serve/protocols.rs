@@ -145,20 +145,21 @@ fn limits_have_their_status_in_each_protocols_words() {
     let server = Server::start(&["--no-sessions", "--max-body", "16K"]);
     let long = "word ".repeat(3000);
     let messages = json!([{"role": "user", "content": "word ".repeat(2500)}]);
-    for (path, kind) in [
-        ("/v1/chat/completions", "invalid_request_error"),
-        ("/v1/messages", "invalid_request_error"),
+    for (path, words) in [
+        (
+            "/v1/chat/completions",
+            "maximum context length is 2048 tokens. However",
+        ),
+        ("/v1/messages", "prompt is too long: "),
     ] {
         let body = json!({"model": "m", "max_tokens": 9, "messages": messages});
         let answer = server.post(path, &body);
         assert_eq!(answer.status, 400, "{}", answer.body);
         let error = &answer.json()["error"];
-        assert_eq!(error["type"], kind);
+        assert_eq!(error["type"], "invalid_request_error");
+        assert_eq!(error["code"], "context_length_exceeded");
         let message = error["message"].as_str().unwrap();
-        assert!(
-            message.contains("maximum context length is 2048"),
-            "{message}"
-        );
+        assert!(message.contains(words), "{message}");
         let body = json!({"model": "m", "max_tokens": 9, "messages": messages, "x": long});
         assert_eq!(server.post(path, &body).status, 413);
     }
@@ -180,9 +181,10 @@ fn limits_have_their_status_in_each_protocols_words() {
         ("/v1/completions", json!({"prompt": [999_999]}), "prompt"),
         (
             "/v1/completions",
-            json!({"prompt": "x", "max_tokens": 0}),
+            json!({"prompt": "x", "max_tokens": -3}),
             "max_tokens",
         ),
+        ("/v1/completions", json!({"max_tokens": 1}), "prompt"),
         (
             "/v1/completions",
             json!({"prompt": "x", "temperature": -1}),

@@ -9,6 +9,16 @@ use super::ConfigError;
 /// A JSON object's fields.
 pub(super) type Object = serde_json::Map<String, Value>;
 
+/// A value for messages.
+pub(super) fn shorten(value: &Value) -> String {
+    let text = value.to_string();
+    let mut short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
 /// Access to one level of the JSON, with errors that name file and field.
 pub(super) struct Fields<'a> {
     pub path: &'a Path,
@@ -48,7 +58,7 @@ impl<'a> Fields<'a> {
         Ok(self)
     }
 
-    fn name(&self, field: &str) -> String {
+    pub fn name(&self, field: &str) -> String {
         match &self.nested {
             // A field that is nowhere belongs among the nested ones.
             Some((name, values)) if values.contains_key(field) || !self.has(field) => {
@@ -65,15 +75,10 @@ impl<'a> Fields<'a> {
     }
 
     pub fn wrong(&self, field: &str, found: &Value, expected: impl Into<String>) -> ConfigError {
-        let found = found.to_string();
-        let mut short: String = found.chars().take(60).collect();
-        if short.len() < found.len() {
-            short.push('…');
-        }
         ConfigError::Field {
             path: self.path.to_owned(),
             field: self.name(field),
-            found: short,
+            found: shorten(found),
             expected: expected.into(),
         }
     }

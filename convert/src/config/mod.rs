@@ -2,6 +2,7 @@
 //! section 1).
 
 mod fields;
+mod rope;
 mod v41;
 
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::files::{ReadError, read_small};
-use crate::json::{Unique, UniqueValue};
+use crate::json::{Unique, UniqueValue, quote_non_numbers};
 use fields::Fields;
 pub use v41::{Candidates, Engram, V41, Vision};
 
@@ -38,6 +39,18 @@ pub enum ConfigError {
         path: PathBuf,
         /// The architecture that the file names.
         found: String,
+    },
+    /// The routed experts are stored in another form than FP4.
+    #[error("{}: `{field}` is {found}: the routed experts are stored in another form ({form}) than FP4, the one that this version converts; convert the published checkpoint, whose experts are FP4", path.display())]
+    Experts {
+        /// The file.
+        path: PathBuf,
+        /// The field that says so, with dots between levels.
+        field: String,
+        /// The value found, shortened.
+        found: String,
+        /// The form in a word.
+        form: String,
     },
     /// A field is missing.
     #[error("{}: `{field}` is missing; use the config.json that was published with the checkpoint", path.display())]
@@ -165,7 +178,7 @@ impl ModelConfig {
     /// As [`ModelConfig::read`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let Unique::<UniqueValue>(map) =
-            serde_json::from_str(text).map_err(|error| ConfigError::Json {
+            serde_json::from_str(&quote_non_numbers(text)).map_err(|error| ConfigError::Json {
                 path: path.to_owned(),
                 reason: error.to_string(),
             })?;
@@ -232,7 +245,12 @@ impl Fields<'_> {
         let layers = self.int("num_hidden_layers", 1, 1024)?;
         let vocab_size = self.int("vocab_size", 1, 1 << 22)?;
         let experts = self.int("n_routed_experts", 1, 1 << 14)?;
+        if self.find("quantization_config").is_none() {
+            let form = "not quantised, or as hf_quant_config.json says";
+            return Err(self.experts("quantization_config", &Value::Null, form));
+        }
         let quantization = self.object("quantization_config")?;
+        let rope = self.rope()?;
         Ok(ModelConfig {
             vocab_size,
             hidden_size: self.int("hidden_size", 1, 1 << 17)?,
@@ -245,9 +263,9 @@ impl Fields<'_> {
             o_lora_rank: self.int("o_lora_rank", 1, 1 << 17)?,
             sliding_window: self.int("sliding_window", 1, 1 << 24)?,
             compress_ratios: self.ints("compress_ratios", 2048, 128)?,
-            compress_rope_theta: self.positive("compress_rope_theta")?,
-            rope_theta: self.positive("rope_theta")?,
-            rope_scaling: self.yarn()?,
+            compress_rope_theta: rope.compress_theta,
+            rope_theta: rope.theta,
+            rope_scaling: rope.yarn,
             max_position_embeddings: self.int("max_position_embeddings", 1, 1 << 30)?,
             index_n_heads: self.int("index_n_heads", 1, 4096)?,
             index_head_dim: self.int("index_head_dim", 2, 1 << 14)?,
@@ -268,10 +286,10 @@ impl Fields<'_> {
             hc_sinkhorn_iters: self.int("hc_sinkhorn_iters", 1, 1000)?,
             hc_eps: self.positive("hc_eps")?,
             rms_norm_eps: self.positive("rms_norm_eps")?,
-            bos_token_id: self.int("bos_token_id", 0, vocab_size - 1)?,
-            eos_token_id: self.int("eos_token_id", 0, vocab_size - 1)?,
+            bos_token_id: self.token("bos_token_id", vocab_size)?,
+            eos_token_id: self.token("eos_token_id", vocab_size)?,
             pad_token_id: match self.find("pad_token_id") {
-                Some(_) => Some(self.int("pad_token_id", 0, vocab_size - 1)?),
+                Some(_) => Some(self.token("pad_token_id", vocab_size)?),
                 None => None,
             },
             weight_block_size: quantization.fp8_block()?,
@@ -283,24 +301,36 @@ impl Fields<'_> {
         })
     }
 
-    fn yarn(&self) -> Result<Yarn, ConfigError> {
-        let scaling = self.object("rope_scaling")?;
-        let kind = if scaling.find("rope_type").is_some() {
-            "rope_type"
-        } else {
-            "type"
+    /// The id of a mark, which may stand in a list by itself. A file of ours names one
+    /// id: of several, one must be chosen.
+    fn token(&self, field: &str, vocab_size: u32) -> Result<u32, ConfigError> {
+        let value = self.get(field)?;
+        let id = match value.as_array().map(Vec::as_slice) {
+            None => value,
+            Some([first, others @ ..]) if others.iter().all(|other| other == first) => first,
+            Some(_) => {
+                let expected = "one id, or a list of one: leave the one that the model was \
+                                trained with";
+                return Err(self.wrong(field, value, expected));
+            }
         };
-        scaling.exactly(kind, &Value::from("yarn"))?;
-        Ok(Yarn {
-            factor: scaling.positive("factor")?,
-            beta_fast: scaling.positive("beta_fast")?,
-            beta_slow: scaling.positive("beta_slow")?,
-            original_context: scaling.int("original_max_position_embeddings", 1, 1 << 30)?,
-        })
+        self.whole(field, id, 0, vocab_size - 1)
     }
 
     /// Checks `quantization_config` and gives its block size.
     fn fp8_block(&self) -> Result<[u32; 2], ConfigError> {
+        if let Some(method) = self.find("quant_method").and_then(Value::as_str)
+            && method != "fp8"
+        {
+            // ModelOpt and compressed-tensors name the form in one of these.
+            let named = ["quant_algo", "format"];
+            let named = named.iter().find_map(|f| self.find(f)?.as_str());
+            let form = match named {
+                Some(form) => format!("{method} {form}"),
+                None => method.to_owned(),
+            };
+            return Err(self.experts("quant_method", &Value::from(method), &form));
+        }
         self.exactly("quant_method", &Value::from("fp8"))?;
         self.exactly_if_given("fmt", &Value::from("e4m3"))?;
         self.exactly("scale_fmt", &Value::from("ue8m0"))?;
@@ -309,6 +339,23 @@ impl Fields<'_> {
         match block[..] {
             [rows, columns] if rows > 0 && columns > 0 => Ok([rows, columns]),
             _ => Err(self.wrong(field, self.get(field)?, "two positive whole numbers")),
+        }
+    }
+
+    fn experts(&self, field: &str, found: &Value, form: &str) -> ConfigError {
+        ConfigError::Experts {
+            path: self.path.to_owned(),
+            field: self.name(field),
+            found: fields::shorten(found),
+            form: form.chars().take(60).collect(),
+        }
+    }
+
+    fn fp4_experts(&self) -> Result<(), ConfigError> {
+        match self.get("expert_dtype")? {
+            Value::String(form) if form == "fp4" => Ok(()),
+            found @ Value::String(form) => Err(self.experts("expert_dtype", found, form)),
+            found => Err(self.wrong("expert_dtype", found, "\"fp4\"")),
         }
     }
 
@@ -347,10 +394,9 @@ impl Fields<'_> {
         self.exactly_if_given("mlp_bias", &Value::from(false))?;
         self.exactly_if_given("tie_word_embeddings", &Value::from(false))?;
         if self.find("expert_dtype").is_some() {
-            self.exactly("expert_dtype", &Value::from("fp4"))?;
+            self.fp4_experts()?;
         } else {
-            let quantization = self.object("quantization_config")?;
-            quantization.exactly("expert_dtype", &Value::from("fp4"))?;
+            self.object("quantization_config")?.fp4_experts()?;
         }
         let wrong = |field: &str, expected: String| {
             let found = self.find(field).cloned().unwrap_or(Value::Null);

@@ -332,6 +332,10 @@ impl<'a> Expected<'a> {
     }
 
     fn fp4(&mut self, from: &str, rows: u64, columns: u64) -> Option<[Part; 2]> {
+        if let Some(other) = self.other_experts(&format!("{from}.weight")) {
+            self.problems.push(other);
+            return None;
+        }
         let codes = self.find(
             &format!("{from}.weight"),
             &[Dtype::I8],
@@ -445,9 +449,49 @@ impl<'a> Expected<'a> {
         Some((part_of(name, stored), stored.dtype))
     }
 
+    /// Whether the tensors are there under the names of `transformers`' modules.
+    fn renamed(&self) -> Option<PlanError> {
+        let PlanError::Missing { tensor, .. } = self.problems.first()? else {
+            return None;
+        };
+        let theirs = ["model.", "language_model.", "lm_head."];
+        let found = self
+            .checkpoint
+            .tensors
+            .keys()
+            .find(|name| theirs.iter().any(|start| name.starts_with(start)))?;
+        Some(PlanError::Renamed {
+            path: self.checkpoint.dir.clone(),
+            found: shorten(&[found]),
+            expected: tensor.clone(),
+        })
+    }
+
+    /// Whether an expert's weights are in one of the other forms in circulation.
+    fn other_experts(&self, name: &str) -> Option<PlanError> {
+        let stored = self.checkpoint.tensors.get(name)?;
+        let form = match stored.dtype {
+            Dtype::F8_E4M3 | Dtype::F8_E5M2 => "FP8",
+            Dtype::U8 => "packed bytes, as NVFP4 has them",
+            Dtype::BF16 | Dtype::F16 | Dtype::F32 => "not quantised",
+            _ => return None,
+        };
+        Some(PlanError::Experts {
+            path: self.checkpoint.shards[stored.shard as usize]
+                .path()
+                .to_owned(),
+            tensor: name.to_owned(),
+            found: stored.dtype.name(),
+            form,
+        })
+    }
+
     /// The list, or the first problem.
     fn finish(mut self, options: &PlanOptions) -> Result<(Vec<Draft>, Vec<String>), PlanError> {
         if !self.problems.is_empty() {
+            if let Some(renamed) = self.renamed() {
+                return Err(renamed);
+            }
             let further = self.problems.len() - 1;
             let mut first = self.problems.swap_remove(0);
             if let PlanError::Missing { others, .. } | PlanError::Stored { others, .. } = &mut first

@@ -13,7 +13,7 @@ use super::{Draft, Drafts, PlanError, PlanOptions, Vision, engram};
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, ModelConfig, V41};
 use crate::files::{ReadError, read_small};
-use crate::json::Unique;
+use crate::json::{Unique, quote_non_numbers};
 use crate::recipe::{ENGRAM_FP8, Recipe, Role, type_name};
 
 /// sqrt(softplus(x)), the only gating function of the family.
@@ -302,8 +302,9 @@ impl Hints {
             path: path.to_owned(),
             reason,
         };
-        let Unique(mut map): Unique<Json> =
-            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|error| wrong(error.to_string()))?;
+        let Unique(mut map): Unique<Json> = serde_json::from_str(&quote_non_numbers(&text))
+            .map_err(|error| wrong(error.to_string()))?;
         Ok(Self {
             // Either the token's text or an object that holds it.
             pad: match map.remove("pad_token") {

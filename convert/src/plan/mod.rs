@@ -65,6 +65,28 @@ pub enum PlanError {
         /// Further problems found.
         others: usize,
     },
+    /// The tensors have the names that `transformers` gives them.
+    #[error("{}: tensors are named as `transformers` saves them ({found:?}), not as DeepSeek published them ({expected:?}); convert the published checkpoint that this one was made from", path.display())]
+    Renamed {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The first such name.
+        found: String,
+        /// A name that was expected.
+        expected: String,
+    },
+    /// A routed expert is stored in another form than FP4.
+    #[error("{}: the routed experts are {form} ({tensor:?} is {found}), config.json says FP4, the one form that this version converts; convert the published checkpoint, whose experts are FP4", path.display())]
+    Experts {
+        /// The shard.
+        path: PathBuf,
+        /// The first such tensor.
+        tensor: String,
+        /// Its dtype.
+        found: &'static str,
+        /// The form in words.
+        form: &'static str,
+    },
     /// A tensor is stored otherwise than the configuration demands.
     #[error("{}: tensor {tensor:?} is {found}, config.json demands {expected}{}; checkpoint and config.json do not belong together", path.display(), more(*others))]
     Stored {

@@ -58,6 +58,7 @@ impl AdapterConfig {
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut fields: Map<String, Value> = serde_json::from_slice(bytes)
             .map_err(|e| format!("{e}; it is damaged, copy it again"))?;
         let kind = fields.remove("peft_type");

@@ -12,6 +12,7 @@ use v4_quant::GgmlType;
 use super::config::AdapterConfig;
 use super::{Adapter, AdapterError, Pair, Part, Site, names};
 use crate::error::EngineError;
+use crate::gguf::is_lfs_pointer;
 use crate::memory::{Budget, Share};
 
 /// Larger files are no adapters.
@@ -34,6 +35,11 @@ pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>, AdapterError> {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(usize::try_from(len).unwrap_or(usize::MAX))?;
         file.by_ref().take(len).read_to_end(&mut bytes)?;
+        if is_lfs_pointer(&bytes) {
+            let what =
+                "it is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         Ok(bytes)
     };
     read().map_err(|source| AdapterError::Read {

@@ -1,10 +1,12 @@
 //! The loop that continues a text: a token is picked, handed on and read, until
 //! something says stop.
 
+mod loops;
 mod stop;
 
 use std::ops::ControlFlow;
 
+pub use loops::LoopDetector;
 pub use stop::StopFilter;
 
 use crate::EngineError;
@@ -21,6 +23,8 @@ pub enum Finish {
     Length,
     /// The context has no room for another token.
     ContextFull,
+    /// The text went round in a circle.
+    Loop,
     /// Somebody asked to stop.
     Interrupted,
 }
@@ -34,6 +38,7 @@ impl Finish {
             Finish::StopString => "stop_string",
             Finish::Length => "length",
             Finish::ContextFull => "context_full",
+            Finish::Loop => "loop",
             Finish::Interrupted => "interrupted",
         }
     }
@@ -68,6 +73,8 @@ pub struct Until {
     pub max_tokens: Option<usize>,
     /// The token that ends a text.
     pub eos: Option<u32>,
+    /// Whether a text that goes round in a circle ends.
+    pub stop_loops: bool,
 }
 
 /// What a generation did.
@@ -95,6 +102,7 @@ pub fn generate<E: From<StepError>>(
 ) -> Result<Generated, E> {
     let mut ids = Vec::new();
     let (mut id, mut read) = (first, 0);
+    let mut loops = until.stop_loops.then(LoopDetector::default);
     let finish = loop {
         if until.eos == Some(id) {
             break Finish::Stop;
@@ -105,6 +113,9 @@ pub fn generate<E: From<StepError>>(
         }
         if until.max_tokens.is_some_and(|max| ids.len() >= max) {
             break Finish::Length;
+        }
+        if loops.as_mut().is_some_and(|loops| loops.push(id)) {
+            break Finish::Loop;
         }
         if interrupted() {
             break Finish::Interrupted;
@@ -144,6 +155,7 @@ mod tests {
         let until = Until {
             max_tokens,
             eos: Some(1),
+            stop_loops: false,
         };
         let mut seen = Vec::new();
         let take = &mut |id| {
@@ -179,6 +191,23 @@ mod tests {
         let generated = run(1, None, None);
         assert_eq!(generated.finish, Finish::ContextFull);
         assert_eq!(generated.ids, [10, 11]);
+    }
+
+    #[test]
+    fn a_loop_ends_where_that_is_asked_for() {
+        for (stop_loops, finish) in [(true, Finish::Loop), (false, Finish::ContextFull)] {
+            let mut model = Scripted {
+                room: 999,
+                script: [7, 8, 9].repeat(400),
+            };
+            let until = Until {
+                stop_loops,
+                ..Until::default()
+            };
+            let take = &mut |_| Ok::<_, StepError>(ControlFlow::Continue(()));
+            let generated = generate(&mut model, 9, until, &|| false, take).unwrap();
+            assert_eq!(generated.finish, finish);
+        }
     }
 
     #[test]

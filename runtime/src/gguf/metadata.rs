@@ -3,9 +3,10 @@ use super::value::{Array, Strings, Value};
 
 /// The metadata of a file: keys and values in the file's order.
 ///
-/// The typed accessors take an integer of any width if its value fits, and a
-/// float from any number that it holds exactly; everything else is an error
-/// that names the key. `get_…(…).optional()` is for keys that may be absent.
+/// The typed accessors take an integer of any width if its value fits, and for
+/// a float the nearest of any number in its range: writers differ in the widths
+/// they store. Everything else is an error that names the key.
+/// `get_…(…).optional()` is for keys that may be absent.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
@@ -132,7 +133,7 @@ impl Metadata {
     }
 
     /// # Errors
-    /// The key is missing, is no number, or an f32 cannot hold it exactly.
+    /// The key is missing, is no number, or is beyond an f32.
     pub fn get_f32(&self, key: &str) -> Result<f32, GgufError> {
         float(key, self.need(key)?)
     }
@@ -187,7 +188,7 @@ impl Metadata {
     }
 
     /// # Errors
-    /// The key is missing, is no array of numbers, or an f32 cannot hold one exactly.
+    /// The key is missing, is no array of numbers, or one is beyond an f32.
     pub fn get_f32s(&self, key: &str) -> Result<Vec<f32>, GgufError> {
         const EXPECTED: &str = "ARRAY of F32";
         match self.need_array(key, EXPECTED)? {
@@ -266,22 +267,23 @@ fn integers<T: TryFrom<i128>>(
     array.iter().map(|v| integer(key, &v, element)).collect()
 }
 
-/// The number as an f32, if nothing of it is lost.
+/// The nearest f32 of the number: what a writer of F32 would have stored. A finite
+/// number does not become infinite by it, nor one that is not 0 become 0.
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
 fn float(key: &str, value: &Value) -> Result<f32, GgufError> {
-    let (narrow, exact) = match *value {
-        Value::F32(v) => (v, true),
-        Value::F64(v) => (v as f32, v.is_nan() || f64::from(v as f32) == v),
-        _ => {
-            let wide = value
-                .as_integer()
-                .ok_or_else(|| wrong_type(key, value, "F32"))?;
-            (wide as f32, (wide as f32) as i128 == wide)
+    match *value {
+        Value::F32(v) => Ok(v),
+        Value::F64(v) => {
+            let narrow = v as f32;
+            let kept = narrow.is_finite() == v.is_finite() && (narrow == 0.0) == (v == 0.0);
+            kept.then_some(narrow)
+                .ok_or_else(|| out_of_range(key, value, "F32"))
         }
-    };
-    exact
-        .then_some(narrow)
-        .ok_or_else(|| out_of_range(key, value, "F32"))
+        _ => value
+            .as_integer()
+            .map(|wide| wide as f32)
+            .ok_or_else(|| wrong_type(key, value, "F32")),
+    }
 }
 
 #[cfg(test)]
@@ -317,8 +319,13 @@ mod tests {
     }
 
     #[test]
-    fn numbers_convert_only_without_loss() {
-        let m = sample();
+    fn numbers_convert_where_they_are_in_range() {
+        let mut m = sample();
+        m.insert("j", 1e300f64);
+        m.insert("k", 1e-300f64);
+        m.insert("l", f64::INFINITY);
+        assert_eq!(m.get_f32("g").unwrap(), 0.1);
+        assert_eq!(m.get_f32("l").unwrap(), f32::INFINITY);
         assert_eq!(m.get_u64("b").unwrap(), 7);
         assert_eq!(m.get_f32("b").unwrap(), 7.0);
         assert_eq!(m.get_f32("d").unwrap(), 1.5);
@@ -327,7 +334,8 @@ mod tests {
         for error in [
             m.get_u32("c").unwrap_err(),
             m.get_u32("f").unwrap_err(),
-            m.get_f32("g").unwrap_err(),
+            m.get_f32("j").unwrap_err(),
+            m.get_f32("k").unwrap_err(),
             m.get_u32s("i").map(|_| ()).unwrap_err(),
         ] {
             assert!(matches!(error, GgufError::OutOfRange { .. }), "{error}");

@@ -28,6 +28,16 @@ pub use value::{Array, Strings, Value};
 pub use writer::{PAGE_ALIGNMENT, data_bytes, encode_header, layout_offsets};
 
 const MAGIC: &[u8; 4] = b"GGUF";
+
+/// What a Git LFS pointer begins with: the few lines that stand in place of a large
+/// file in a repository that was cloned without Git LFS.
+pub const LFS_POINTER_START: &[u8; 23] = b"version https://git-lfs";
+
+/// Whether a file that begins with these bytes is a Git LFS pointer.
+#[must_use]
+pub fn is_lfs_pointer(start: &[u8]) -> bool {
+    start.starts_with(LFS_POINTER_START)
+}
 const ALIGNMENT_KEY: &str = "general.alignment";
 
 /// The alignment of a file that does not name one.

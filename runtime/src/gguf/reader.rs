@@ -95,7 +95,7 @@ pub fn parse_header(bytes: &[u8], file_len: u64) -> Result<Header, GgufError> {
 }
 
 fn read_version(bytes: &[u8], cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
-    if bytes.starts_with(b"version https://git-lfs") {
+    if super::is_lfs_pointer(bytes) {
         return Err(GgufError::LfsPointer);
     }
     if !bytes.starts_with(MAGIC) {

@@ -30,6 +30,12 @@ pub enum TokenizerError {
         /// Largest size accepted.
         limit: u64,
     },
+    /// A Git LFS pointer stands where the tokenizer.json should.
+    #[error(
+        "is a Git LFS pointer, not the tokenizer.json itself; run `git lfs pull` in its folder, \
+         or download the file"
+    )]
+    LfsPointer,
     /// The tokenizer.json is no JSON, or a field has the wrong type.
     #[error("tokenizer.json cannot be parsed: {0}")]
     Json(String),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::vocab::{Entry, TokenKind, Vocab};
 use super::{SpecialIds, Tokenizer, TokenizerError, entries_by_id, split};
-use crate::gguf::Shown;
+use crate::gguf::{Shown, is_lfs_pointer};
 
 /// Ten times the size of V4's.
 const MAX_BYTES: u64 = 64 << 20;
@@ -148,6 +148,11 @@ impl Tokenizer {
                 limit: MAX_BYTES,
             });
         }
+        if is_lfs_pointer(bytes) {
+            return Err(TokenizerError::LfsPointer);
+        }
+        // Some editors begin a file with a byte order mark.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let json: TokenizerJson =
             serde_json::from_slice(bytes).map_err(|e| TokenizerError::Json(json_error(&e)))?;
         check_kind(&json)?;

@@ -34,7 +34,10 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("v4-compare-logits: {error:#}");
+            eprintln!(
+                "v4-compare-logits: {}",
+                v4_runtime::error_text(error.as_ref())
+            );
             ExitCode::FAILURE
         }
     }

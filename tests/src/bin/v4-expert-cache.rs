@@ -48,7 +48,10 @@ fn main() -> ExitCode {
         Ok(args) => match run(&args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("v4-expert-cache: {error:#}");
+                eprintln!(
+                    "v4-expert-cache: {}",
+                    v4_runtime::error_text(error.as_ref())
+                );
                 ExitCode::FAILURE
             }
         },

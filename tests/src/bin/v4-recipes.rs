@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("v4-recipes: {error:#}");
+            eprintln!("v4-recipes: {}", v4_runtime::error_text(error.as_ref()));
             ExitCode::FAILURE
         }
     }

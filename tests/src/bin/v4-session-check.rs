@@ -44,7 +44,10 @@ fn main() -> ExitCode {
         Ok(args) => match run(&args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("v4-session-check: {error:#}");
+                eprintln!(
+                    "v4-session-check: {}",
+                    v4_runtime::error_text(error.as_ref())
+                );
                 ExitCode::FAILURE
             }
         },

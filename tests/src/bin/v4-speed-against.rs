@@ -107,7 +107,10 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("v4-speed-against: {error:#}");
+            eprintln!(
+                "v4-speed-against: {}",
+                v4_runtime::error_text(error.as_ref())
+            );
             ExitCode::FAILURE
         }
     }

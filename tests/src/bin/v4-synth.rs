@@ -123,7 +123,7 @@ fn main() -> ExitCode {
     match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("v4-synth: {error:#}");
+            eprintln!("v4-synth: {}", v4_runtime::error_text(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -6,21 +6,24 @@ use hyper::Response;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use v4_chat::intake::{self, Accepted, Path};
 use v4_chat::{Event, Protocol, Rendered, Request, Responder, Written};
 use v4_runtime::Adapter;
 use v4_runtime::sampling::SamplerOptions;
 use v4_runtime::tokenizer::Tokenizer;
 
 use super::extras::Extras;
-use super::generation::{self, Writer};
-use crate::constraint::{Format, Wanted};
+use super::generation::{self, Progress, Writer};
+use crate::constraint::{ConstraintError, Part};
 use crate::http::{ApiError, Body, Kind, Sse, Style};
 use crate::jobs::{Client, Finish, Job, Output};
-use crate::picker::Picking;
+use crate::picker::{Picking, Reasoning};
 use crate::service::{Service, new_id, now};
 
 /// Ends the reasoning.
 const THINK_END: &str = "</think>";
+/// In each tag of a call.
+const TOOL_MARK: &str = "｜DSML｜";
 /// Begin turns: prompts of the same conversation part there.
 const TURNS: [&str; 2] = ["<｜User｜>", "<｜Assistant｜>"];
 
@@ -51,12 +54,10 @@ pub(crate) async fn answer(
     let beginning = ids[opened..].to_vec();
     let job = Job {
         checkpoints: checkpoints(tokenizer, &ids),
-        ids,
         max_tokens: prepared.max_tokens,
         picking: prepared.picking,
         adapters: prepared.adapters,
-        client,
-        outputs,
+        ..Job::new(ids, client, outputs)
     };
     service.jobs().submit(job)?;
     let streams = prepared.request.stream();
@@ -70,16 +71,14 @@ pub(crate) async fn answer(
             Protocol::Responses => "resp_",
         }),
         request: prepared.request,
+        created: now(),
         prompt,
         responder: None,
+        opened: Vec::new(),
         events: 0,
     };
-    if streams {
-        let keep_alive = service.config().keep_alive;
-        generation::streamed(receiver, writer, prompt, keep_alive).await
-    } else {
-        generation::whole(receiver, writer).await
-    }
+    let keep_alive = service.config().keep_alive;
+    generation::answer(receiver, writer, streams, prompt, keep_alive).await
 }
 
 /// The prompt that a request gives, for those who want to see it.
@@ -114,43 +113,85 @@ async fn prepare_aside(
     let service = Arc::clone(service);
     tokio::task::spawn_blocking(move || prepare(&service, protocol, &body))
         .await
-        .map_err(|_| ApiError::new(Kind::Internal, "The request could not be read."))?
+        .map_err(|_| unreadable())?
 }
 
-fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepared, ApiError> {
-    let mut body = Request::read(body)?;
+/// The number of tokens of a request's prompt, whatever the context is.
+pub(crate) async fn count(
+    service: &Arc<Service>,
+    protocol: Protocol,
+    body: Bytes,
+) -> Result<Value, ApiError> {
+    let service = Arc::clone(service);
+    let counted = tokio::task::spawn_blocking(move || read(&service, protocol, &body));
+    let read = counted.await.map_err(|_| unreadable())??;
+    Ok(json!({"input_tokens": read.rendered.ids.len()}))
+}
+
+fn unreadable() -> ApiError {
+    ApiError::new(Kind::Internal, "The request could not be read.")
+}
+
+/// A request that was read, and its prompt.
+struct Read {
+    accepted: Accepted,
+    rendered: Rendered,
+    extras: Extras,
+    adapters: Vec<Arc<Adapter>>,
+}
+
+fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiError> {
+    let body = Request::read(body)?;
+    let tokenizer = service.tokenizer();
     let adapters = service.models().of_request(body["model"].as_str())?;
-    let extras = Extras::of(protocol, &mut body)?;
-    let request = Request::from_value(protocol, service.version(), body)?;
-    let rendered = request.render(service.tokenizer())?;
+    let extras = match &body {
+        Value::Object(fields) => Extras::of(fields, tokenizer.vocab_size())?,
+        _ => Extras::default(),
+    };
+    let accepted = intake::accept(protocol, service.version(), body)?;
+    for note in &accepted.notes {
+        service.note(Path::from(protocol).name(), note);
+    }
+    let rendered = accepted.request.render(tokenizer)?;
     let known = |call: &str| service.turns().get(call);
-    let rendered = request.replay(service.tokenizer(), rendered, known);
+    let rendered = accepted.request.replay(tokenizer, rendered, known);
     if rendered.images > 0 {
         return Err(ApiError::new(
             Kind::Invalid,
             "This service takes text alone: the request has images.",
         ));
     }
-    // Larger prompts do not fit any context.
-    let tokens = u32::try_from(rendered.ids.len()).unwrap_or(u32::MAX);
-    let context = u32::try_from(service.config().context).unwrap_or(u32::MAX);
-    let max_tokens = request.max_tokens(tokens, context)?;
-    if tokens >= context {
-        return Err(ApiError::new(
-            Kind::Invalid,
-            format!(
-                "The prompt has {tokens} tokens and leaves no room for an answer in a context of \
-                 {context}."
-            ),
-        ));
+    Ok(Read {
+        accepted,
+        rendered,
+        extras,
+        adapters,
+    })
+}
+
+fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepared, ApiError> {
+    let Read {
+        accepted,
+        rendered,
+        extras,
+        adapters,
+    } = read(service, protocol, body)?;
+    let context = service.config().context;
+    if rendered.ids.len() >= context {
+        return Err(ApiError::too_long(rendered.ids.len(), context));
     }
-    let picking = picking(service, &request, extras)?;
+    // Larger prompts do not fit any context.
+    let short = |n| u32::try_from(n).unwrap_or(u32::MAX);
+    let max_tokens = accepted
+        .request
+        .max_tokens(short(rendered.ids.len()), short(context));
+    let picking = picking(service, &accepted, extras)?;
     picking
         .sampler
         .validate()
         .map_err(|e| ApiError::new(Kind::Invalid, e.to_string()))?;
     Ok(Prepared {
-        request,
+        request: accepted.request,
         rendered,
         picking,
         adapters,
@@ -158,49 +199,58 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
     })
 }
 
-fn picking(service: &Service, request: &Request, mut extras: Extras) -> Result<Picking, ApiError> {
+fn picking(service: &Service, accepted: &Accepted, extras: Extras) -> Result<Picking, ApiError> {
+    let request = &accepted.request;
     let inference = request.inference();
-    let schema = extras.schema.take();
-    let wanted = inference.output_constraint.as_ref();
-    let wanted = wanted.map(|wanted| extras.constraint(wanted));
-    let mut picking = extras.picking(SamplerOptions {
+    let sampler = SamplerOptions {
         temperature: inference.temperature.unwrap_or(1.0),
         top_p: inference.top_p.unwrap_or(1.0),
         ..SamplerOptions::default()
-    });
+    };
+    let mut picking = extras.picking(sampler, service.config().stop_loops);
     picking.logprobs = inference
         .logprobs
         .then(|| usize::from(inference.top_logprobs.unwrap_or(0)));
-    picking.constraint = match (&wanted, schema) {
-        (Some(wanted), None) => service.grammars().of(&wanted.into())?,
-        (None, Some(schema)) => {
-            let format = Some(Format::Schema {
-                schema,
-                strict: false,
-            });
-            service.grammars().of(&Wanted {
-                format,
-                ..Wanted::default()
-            })?
-        }
-        (None, None) => None,
-        (Some(_), Some(_)) => {
-            return Err(ApiError::invalid(
-                "output_config",
-                "An output format cannot be used together with tools.",
-            ));
-        }
+    picking.constraint = service
+        .grammars()
+        .of(&accepted.wanted)
+        .map_err(|error| refused(request.protocol(), error))?;
+    let mark = |mark| {
+        service
+            .tokenizer()
+            .mark(mark)
+            .ok_or_else(|| ApiError::new(Kind::Internal, format!("The tokenizer has no {mark}.")))
     };
-    if picking.constraint.is_some() && request.starts_in_reasoning() {
-        let mark = service.tokenizer().mark(THINK_END);
-        picking.constraint_after = Some(mark.ok_or_else(|| {
-            ApiError::new(
-                Kind::Internal,
-                format!("The tokenizer has no {THINK_END}, so reasoning has no end."),
-            )
-        })?);
+    if accepted.no_calls {
+        picking.banned.push(mark(TOOL_MARK)?);
+    }
+    if request.starts_in_reasoning() && (picking.constraint.is_some() || accepted.budget.is_some())
+    {
+        picking.reasoning = Some(Reasoning {
+            end: mark(THINK_END)?,
+            budget: accepted.budget,
+        });
     }
     Ok(picking)
+}
+
+/// What a grammar cannot hold, under the name of the field that asks for it.
+fn refused(protocol: Protocol, error: ConstraintError) -> ApiError {
+    let refusal = match &error {
+        ConstraintError::Grammar(refusal) => refusal,
+        ConstraintError::Tokenizer(_) | ConstraintError::Run(_) => {
+            return ApiError::new(Kind::Internal, error.to_string());
+        }
+    };
+    let param = match (&refusal.part, protocol) {
+        (Part::Tool(_) | Part::Calls, _) => "tools",
+        (Part::Begun, Protocol::Responses) => "input",
+        (Part::Begun, _) => "messages",
+        (Part::Format, Protocol::Chat) => "response_format",
+        (Part::Format, Protocol::Responses) => "text",
+        (Part::Format, Protocol::Messages) => "output_config",
+    };
+    ApiError::invalid(param, format!("{param} cannot be followed: {error}."))
 }
 
 /// Where the last turns of a prompt begin.
@@ -239,8 +289,11 @@ struct ChatWriter {
     written: Vec<u32>,
     id: String,
     request: Request,
+    created: u64,
     prompt: usize,
     responder: Option<Responder>,
+    /// The events that begin a stream of Responses, once they were sent.
+    opened: Vec<Event>,
     events: usize,
 }
 
@@ -252,6 +305,44 @@ impl ChatWriter {
                 "Output came before the request was started.",
             )
         })
+    }
+
+    /// Events that say nothing new, which clients count all the same.
+    fn nothing_new(&mut self) -> Result<Vec<Event>, ApiError> {
+        let event = |name, data| Event { name, data };
+        Ok(match self.request.protocol() {
+            Protocol::Messages => vec![event(Some("ping"), json!({"type": "ping"}))],
+            Protocol::Chat => vec![event(
+                None,
+                json!({
+                    "id": self.id,
+                    "object": "chat.completion.chunk",
+                    "created": self.created,
+                    "model": self.request.model(),
+                    "choices": [{"index": 0, "delta": {}, "logprobs": null, "finish_reason": null}],
+                }),
+            )],
+            Protocol::Responses if self.opened.is_empty() => {
+                // Its turn has not come: it begins all the same, and nothing else yet.
+                let (tokenizer, prompt) = (self.service.tokenizer(), self.prompt);
+                let mut responder =
+                    self.request
+                        .responder(tokenizer, &self.id, self.created, prompt, 0);
+                self.opened = responder.start()?;
+                self.opened.clone()
+            }
+            Protocol::Responses => self.opened.last().cloned().into_iter().collect(),
+        })
+    }
+
+    /// Numbers events where the protocol has numbers: in the order in which they are sent.
+    fn number(&mut self, events: &mut [Event]) {
+        for event in events {
+            if let Some(number) = event.data.get_mut("sequence_number") {
+                *number = self.events.into();
+            }
+            self.events += 1;
+        }
     }
 
     /// Remembers a turn that calls tools, so that it comes back as it was written.
@@ -276,7 +367,7 @@ impl ChatWriter {
                 let responder = self.request.responder(
                     self.service.tokenizer(),
                     &self.id,
-                    now(),
+                    self.created,
                     self.prompt,
                     cached,
                 );
@@ -291,7 +382,7 @@ impl ChatWriter {
             Output::Done(finish) => {
                 let events = self.responder()?.finish(match finish {
                     Finish::Stop => v4_chat::Finish::Stop,
-                    Finish::Length => v4_chat::Finish::Length,
+                    Finish::Length | Finish::Loop => v4_chat::Finish::Length,
                 })?;
                 if finish == Finish::Stop {
                     self.remember()?;
@@ -305,8 +396,25 @@ impl ChatWriter {
 
 impl Writer for ChatWriter {
     fn take(&mut self, output: Output) -> Result<Sse, ApiError> {
-        let events = self.write(output)?;
-        self.events += events.len();
+        let starts = matches!(output, Output::Started { .. });
+        let mut events = self.write(output)?;
+        if starts && self.request.protocol() == Protocol::Responses {
+            match self.opened.is_empty() {
+                true => self.opened.clone_from(&events),
+                // They were sent while it waited for its turn.
+                false => events.clear(),
+            }
+        }
+        self.number(&mut events);
+        Ok(Sse::default().events(&events))
+    }
+
+    fn alive(&mut self, progress: &Progress) -> Result<Sse, ApiError> {
+        let mut events = self.nothing_new()?;
+        self.number(&mut events);
+        if let Some(last) = events.last_mut() {
+            last.data["prompt_progress"] = progress.value();
+        }
         Ok(Sse::default().events(&events))
     }
 
@@ -319,6 +427,13 @@ impl Writer for ChatWriter {
             .as_ref()
             .and_then(Responder::done)
             .map(str::to_owned)
+    }
+
+    fn style(&self) -> Style {
+        match self.request.protocol() {
+            Protocol::Messages => Style::Anthropic,
+            Protocol::Chat | Protocol::Responses => Style::OpenAi,
+        }
     }
 
     fn error(&self, error: &ApiError) -> Sse {

@@ -1,10 +1,7 @@
-//! What requests say beside their protocol's core: other spellings that clients send,
-//! penalties, and what is refused rather than passed over.
-
-use std::collections::HashMap;
+//! How a request wants its tokens chosen, as far as every path takes it.
 
 use serde_json::{Map, Value};
-use v4_chat::{OutputConstraint, Protocol};
+use v4_chat::intake::whole;
 use v4_runtime::sampling::SamplerOptions;
 
 use crate::http::ApiError;
@@ -23,89 +20,17 @@ pub(super) struct Extras {
     min_p: Option<f32>,
     bias: Vec<(u32, f32)>,
     seed: Option<u64>,
-    /// A schema for the output, in Messages' own place for it.
-    pub schema: Option<Value>,
-    /// What references in schemas may name, which the protocols' readers drop where a
-    /// schema is strict.
-    definitions: Definitions,
-}
-
-/// Definitions of the output's schema, and of the parameters of tools by their names.
-#[derive(Debug, Default)]
-struct Definitions {
-    output: Vec<(String, Value)>,
-    tools: HashMap<String, Vec<(String, Value)>>,
-}
-
-impl Definitions {
-    fn of(body: &Map<String, Value>) -> Self {
-        let schemas = [
-            &["response_format", "json_schema", "schema"][..],
-            &["text", "format", "schema"][..],
-        ];
-        let output = schemas.iter().flat_map(|path| {
-            let mut at = body.get(path[0]);
-            for name in &path[1..] {
-                at = at.and_then(|value| value.get(name));
-            }
-            definitions(at)
-        });
-        let tools = body.get("tools").and_then(Value::as_array);
-        let tools = tools.into_iter().flatten().filter_map(|tool| {
-            let tool = tool.get("function").unwrap_or(tool);
-            let name = tool.get("name")?.as_str()?;
-            Some((name.to_owned(), definitions(tool.get("parameters"))))
-        });
-        Self {
-            output: output.collect(),
-            tools: tools.collect(),
-        }
-    }
-}
-
-fn definitions(schema: Option<&Value>) -> Vec<(String, Value)> {
-    let all = ["$defs", "definitions"].iter().filter_map(|&name| {
-        let found = schema?.get(name)?;
-        Some((name.to_owned(), found.clone()))
-    });
-    all.collect()
-}
-
-fn restore(schema: &mut Value, definitions: &[(String, Value)]) {
-    if let Value::Object(schema) = schema {
-        for (name, value) in definitions {
-            schema.entry(name.as_str()).or_insert_with(|| value.clone());
-        }
-    }
+    stop_loops: Option<bool>,
 }
 
 impl Extras {
-    /// Of a request of a chat protocol; brings the request into the form that the
-    /// protocol's reader knows.
-    pub fn of(protocol: Protocol, body: &mut Value) -> Result<Self, ApiError> {
-        let Value::Object(body) = body else {
-            return Ok(Self::default());
-        };
-        match protocol {
-            Protocol::Chat => chat(body)?,
-            Protocol::Responses => responses(body)?,
-            Protocol::Messages => {}
-        }
-        let mut extras = Self::common(body)?;
-        if protocol == Protocol::Messages {
-            extras.schema = messages_schema(body)?;
-        }
-        Ok(extras)
-    }
-
-    /// Those that every path takes.
-    pub fn common(body: &Map<String, Value>) -> Result<Self, ApiError> {
+    /// Of a request's body, for a vocabulary of so many tokens.
+    pub fn of(body: &Map<String, Value>, vocabulary: usize) -> Result<Self, ApiError> {
         let whole = |name: &'static str| match present(body, name) {
             None => Ok(None),
-            Some(value) => value
-                .as_u64()
+            Some(value) => whole(value)
                 .map(Some)
-                .ok_or_else(|| wrong(name, "a whole number, not negative")),
+                .ok_or_else(|| wrong(name, "a whole number")),
         };
         let number = |name: &'static str, least: f64, most: f64| match present(body, name) {
             None => Ok(None),
@@ -115,40 +40,34 @@ impl Extras {
                 .map(|n| Some(n as f32))
                 .ok_or_else(|| wrong(name, &format!("a number from {least} to {most}"))),
         };
+        let repetition = match number("repetition_penalty", 0.01, 100.0)? {
+            None => number("repeat_penalty", 0.01, 100.0)?,
+            some => some,
+        };
         Ok(Self {
             frequency_penalty: number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
             presence_penalty: number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
-            repetition_penalty: number("repetition_penalty", 0.01, 100.0)?,
-            top_k: whole("top_k")?.map(|k| usize::try_from(k).unwrap_or(usize::MAX)),
+            repetition_penalty: repetition,
+            top_k: match whole("top_k")? {
+                // The usual word for "all".
+                Some(-1) => Some(0),
+                Some(k) => Some(usize::try_from(k).map_err(|_| wrong("top_k", "not negative"))?),
+                None => None,
+            },
             min_p: number("min_p", 0.0, 1.0)?,
-            bias: bias(body)?,
-            seed: whole("seed")?,
-            schema: None,
-            definitions: Definitions::of(body),
+            bias: bias(body, vocabulary)?,
+            // A negative one is the usual word for "any".
+            stop_loops: match present(body, "stop_loops") {
+                None => None,
+                Some(Value::Bool(stop)) => Some(*stop),
+                Some(_) => return Err(wrong("stop_loops", "true or false")),
+            },
+            seed: whole("seed")?.and_then(|seed| u64::try_from(seed).ok()),
         })
     }
 
-    /// What a request wants its output to be, its references whole.
-    pub fn constraint(&self, wanted: &OutputConstraint) -> OutputConstraint {
-        let mut wanted = wanted.clone();
-        match &mut wanted {
-            OutputConstraint::Json {
-                schema: Some(schema),
-            } => restore(schema, &self.definitions.output),
-            OutputConstraint::ToolCalls { tools, .. } => {
-                for tool in tools {
-                    if let Some(definitions) = self.definitions.tools.get(&tool.name) {
-                        restore(&mut tool.parameters, definitions);
-                    }
-                }
-            }
-            OutputConstraint::Json { schema: None } | OutputConstraint::Regex(_) => {}
-        }
-        wanted
-    }
-
-    /// How to pick tokens with these.
-    pub fn picking(self, sampler: SamplerOptions) -> Picking {
+    /// How to pick tokens with these. `stop_loops` holds where the request does not say.
+    pub fn picking(self, sampler: SamplerOptions, stop_loops: bool) -> Picking {
         let defaults = SamplerOptions::default();
         Picking {
             sampler: SamplerOptions {
@@ -163,6 +82,7 @@ impl Extras {
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
             bias: self.bias,
+            stop_loops: self.stop_loops.unwrap_or(stop_loops),
             ..Picking::default()
         }
     }
@@ -177,74 +97,7 @@ fn wrong(name: &'static str, what: &str) -> ApiError {
     ApiError::invalid(name, format!("Invalid {name}: it must be {what}."))
 }
 
-fn refuse(
-    body: &Map<String, Value>,
-    name: &'static str,
-    unless: impl Fn(&Value) -> bool,
-    instead: &str,
-) -> Result<(), ApiError> {
-    match present(body, name) {
-        Some(value) if !unless(value) => Err(ApiError::invalid(
-            name,
-            format!("{name} is not supported here; {instead}."),
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Newer names of Chat Completions.
-fn chat(body: &mut Map<String, Value>) -> Result<(), ApiError> {
-    if present(body, "max_tokens").is_none()
-        && let Some(most) = present(body, "max_completion_tokens").cloned()
-    {
-        body.insert("max_tokens".into(), most);
-    }
-    if let Some(Value::Array(messages)) = body.get_mut("messages") {
-        for message in messages {
-            if message.get("role").is_some_and(|role| role == "developer") {
-                message["role"] = "system".into();
-            }
-        }
-    }
-    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    refuse(body, "functions", empty, "use tools")?;
-    refuse(body, "function_call", |v| v == "none", "use tool_choice")?;
-    let text = |value: &Value| *value == serde_json::json!(["text"]);
-    refuse(body, "modalities", text, "this model writes text")?;
-    refuse(body, "audio", |_| false, "this model writes text")
-}
-
-/// What Responses would keep on a server between requests is not kept here.
-fn responses(body: &Map<String, Value>) -> Result<(), ApiError> {
-    let instead = "send the whole conversation as input; what it has in common with earlier \
-                   requests is not computed again";
-    refuse(body, "previous_response_id", |_| false, instead)?;
-    refuse(body, "conversation", |_| false, instead)?;
-    refuse(body, "prompt", |_| false, "send instructions and input")?;
-    let off = |value: &Value| *value == Value::Bool(false);
-    refuse(body, "background", off, "use stream")
-}
-
-/// Messages' schema for the output: `output_config.format`, or `output_format` as it
-/// was called before.
-fn messages_schema(body: &Map<String, Value>) -> Result<Option<Value>, ApiError> {
-    let config = present(body, "output_config").and_then(Value::as_object);
-    let format = config
-        .and_then(|config| present(config, "format"))
-        .or_else(|| present(body, "output_format"));
-    let Some(format) = format else {
-        return Ok(None);
-    };
-    match (format["type"].as_str(), &format["schema"]) {
-        (Some("json_schema"), schema @ Value::Object(_)) => Ok(Some(schema.clone())),
-        _ => Err(wrong(
-            "output_config",
-            "a format of the type json_schema with a schema",
-        )),
-    }
-}
-
-fn bias(body: &Map<String, Value>) -> Result<Vec<(u32, f32)>, ApiError> {
+fn bias(body: &Map<String, Value>, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiError> {
     const NAME: &str = "logit_bias";
     let Some(value) = present(body, NAME) else {
         return Ok(Vec::new());
@@ -257,11 +110,19 @@ fn bias(body: &Map<String, Value>) -> Result<Vec<(u32, f32)>, ApiError> {
             format!("Invalid {NAME}: it has more than {MOST_BIASES} tokens."),
         ));
     }
-    let all = biases.iter().map(|(id, bias)| {
+    let mut all = Vec::with_capacity(biases.len());
+    for (id, bias) in biases {
         let bias = bias.as_f64().filter(|b| (-100.0..=100.0).contains(b));
-        Some((id.parse().ok()?, bias? as f32))
-    });
-    all.collect::<Option<_>>().ok_or_else(wrong)
+        let (id, bias): (u32, f64) = id.parse().ok().zip(bias).ok_or_else(wrong)?;
+        if id as usize >= vocabulary {
+            return Err(ApiError::invalid(
+                NAME,
+                format!("Invalid {NAME}: there is no token {id}; there are {vocabulary}."),
+            ));
+        }
+        all.push((id, bias as f32));
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -270,78 +131,38 @@ mod tests {
 
     use super::*;
 
-    fn of(protocol: Protocol, mut body: Value) -> Result<(Extras, Value), ApiError> {
-        Extras::of(protocol, &mut body).map(|extras| (extras, body))
+    fn of(body: Value) -> Result<Extras, ApiError> {
+        Extras::of(body.as_object().unwrap(), 100)
     }
 
     #[test]
-    fn newer_names_become_those_that_are_known() {
-        let body = json!({
-            "max_completion_tokens": 7,
-            "messages": [{"role": "developer", "content": "x"}, {"role": "user", "content": "y"}],
-        });
-        let (_, body) = of(Protocol::Chat, body).unwrap();
-        assert_eq!(body["max_tokens"], 7);
-        assert_eq!(body["messages"][0]["role"], "system");
-        assert_eq!(body["messages"][1]["role"], "user");
-        let both = json!({"max_completion_tokens": 7, "max_tokens": 3});
-        assert_eq!(of(Protocol::Chat, both).unwrap().1["max_tokens"], 3);
-    }
-
-    #[test]
-    fn what_would_change_the_answer_is_refused_by_name() {
-        for (protocol, body) in [
-            (Protocol::Chat, json!({"functions": [{"name": "f"}]})),
-            (Protocol::Chat, json!({"modalities": ["text", "audio"]})),
-            (Protocol::Chat, json!({"logit_bias": {"x": 1}})),
-            (Protocol::Chat, json!({"logit_bias": {"1": 101}})),
-            (Protocol::Chat, json!({"frequency_penalty": 2.5})),
-            (Protocol::Chat, json!({"top_k": -1})),
-            (Protocol::Responses, json!({"previous_response_id": "r"})),
-            (Protocol::Responses, json!({"background": true})),
-            (Protocol::Messages, json!({"top_k": "all"})),
-            (
-                Protocol::Messages,
-                json!({"output_format": {"type": "yaml"}}),
-            ),
+    fn values_out_of_range_are_refused_by_name() {
+        for body in [
+            json!({"logit_bias": {"x": 1}}),
+            json!({"logit_bias": {"1": 101}}),
+            json!({"logit_bias": {"100": 1}}),
+            json!({"frequency_penalty": 2.5}),
+            json!({"top_k": -2}),
+            json!({"top_k": "all"}),
+            json!({"top_k": 1.5}),
+            json!({"repeat_penalty": 0}),
+            json!({"seed": "x"}),
         ] {
-            let error = of(protocol, body.clone()).unwrap_err();
-            let name = body.as_object().unwrap().keys().next().unwrap();
-            assert!(error.param.is_some(), "{body}");
-            assert!(error.message.contains(name) || name == "output_format");
-        }
-        for (protocol, body) in [
-            (Protocol::Chat, json!({"functions": [], "audio": null})),
-            (
-                Protocol::Responses,
-                json!({"background": false, "store": true}),
-            ),
-            (Protocol::Chat, json!([])),
-        ] {
-            assert!(of(protocol, body).is_ok());
+            let name = body.as_object().unwrap().keys().next().unwrap().clone();
+            let error = of(body).unwrap_err();
+            assert!(error.param.is_some());
+            assert!(error.message.contains(&name) || name == "repeat_penalty");
         }
     }
 
     #[test]
-    fn references_of_strict_schemas_stay_whole() {
-        let defs = json!({"n": {"type": "integer"}});
-        let body = json!({
-            "response_format": {"json_schema": {"schema": {"$defs": defs}}},
-            "tools": [{"function": {"name": "f", "parameters": {"$defs": defs}}}],
-        });
-        let (extras, _) = of(Protocol::Chat, body).unwrap();
-        let schema = json!({"properties": {"a": {"$ref": "#/$defs/n"}}});
-        let wanted = OutputConstraint::Json {
-            schema: Some(schema),
-        };
-        let OutputConstraint::Json {
-            schema: Some(schema),
-        } = extras.constraint(&wanted)
-        else {
-            panic!("another kind");
-        };
-        assert_eq!(schema["$defs"], defs);
-        assert_eq!(schema["properties"]["a"]["$ref"], "#/$defs/n");
+    fn numbers_have_several_spellings() {
+        assert_eq!(of(json!({"top_k": 40.0})).unwrap().top_k, Some(40));
+        assert_eq!(of(json!({"top_k": -1})).unwrap().top_k, Some(0));
+        assert_eq!(of(json!({"seed": -1})).unwrap().seed, None);
+        assert_eq!(of(json!({"seed": 7.0})).unwrap().seed, Some(7));
+        let extras = of(json!({"repeat_penalty": 1.1})).unwrap();
+        assert_eq!(extras.repetition_penalty, Some(1.1));
     }
 
     #[test]
@@ -350,11 +171,14 @@ mod tests {
             "frequency_penalty": 0.5, "presence_penalty": -1, "top_k": 40, "min_p": 0.1,
             "repetition_penalty": 1.1, "seed": 9, "logit_bias": {"17": -100},
         });
-        let (extras, _) = of(Protocol::Messages, body).unwrap();
-        let picking = extras.picking(SamplerOptions {
-            temperature: 0.5,
-            ..SamplerOptions::default()
-        });
+        let picking = of(body).unwrap().picking(
+            SamplerOptions {
+                temperature: 0.5,
+                ..SamplerOptions::default()
+            },
+            true,
+        );
+        assert!(picking.stop_loops);
         assert_eq!(picking.sampler.top_k, 40);
         assert_eq!(picking.sampler.temperature, 0.5);
         assert_eq!(picking.sampler.seed, 9);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::LazyLock;
+use v4_chat::intake::WantedTool;
 
 use serde_json::{Value, json};
 use v4_chat::ModelVersion;

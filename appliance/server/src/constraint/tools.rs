@@ -133,15 +133,13 @@ impl Block {
         );
         match (wanted.calls, answer) {
             (Calls::Must, _) if wanted.opened => self.line("start: calls"),
-            (Calls::Must, _) => {
-                self.line(format!("start: OPEN {open}\nOPEN: /[ \\t\\r\\n]{{0,8}}</"))
-            }
+            (Calls::Must, _) => self.line(format!("start: OPEN {open}\nOPEN: /(\\n\\n)?</")),
             (_, Answer::Any) => {
                 let any = "TEXT: /(?s:.*)/\nOPEN: /(?s:.*)</";
                 self.line(format!("start: TEXT | OPEN {open}\n{any}"));
             }
             (_, Answer::Form(form)) => {
-                let first = "OPEN: /[ \\t\\r\\n]{0,8}</";
+                let first = "OPEN: /(\\n\\n)?</";
                 self.line(format!("start: answer | OPEN {open}\n{first}\n{form}"));
             }
         }

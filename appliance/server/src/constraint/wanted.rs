@@ -1,70 +1,8 @@
-//! What a request wants its answer to be, and why it cannot be held to it.
+//! Why an answer cannot be held to what a request wants.
 
 use std::fmt;
 
-use serde::Serialize;
-use serde_json::Value;
-use v4_chat::OutputConstraint;
-
-/// What a request wants its answer to be, as the client wrote it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Wanted {
-    /// The form of an answer in text; `None` is any text.
-    pub format: Option<Format>,
-    /// The tools that may be called.
-    pub tools: Vec<WantedTool>,
-    /// Whether they may be, or must be.
-    pub calls: Calls,
-    /// Whether one answer may have several calls.
-    pub parallel: bool,
-    /// The prompt has opened the block of calls.
-    pub opened: bool,
-    /// What the prompt has of the answer's text: the format holds for this and the
-    /// answer together.
-    #[serde(skip)]
-    pub begun: String,
-}
-
-/// The form of an answer in text.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub enum Format {
-    /// A JSON object.
-    JsonObject,
-    /// JSON that a schema allows.
-    Schema {
-        /// The schema.
-        schema: Value,
-        /// Properties that the schema does not name are forbidden, and formats that are
-        /// not known are refused.
-        strict: bool,
-    },
-    /// Text that a regular expression matches, all of it.
-    Regex(String),
-}
-
-/// A tool that may be called.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct WantedTool {
-    /// Its name.
-    pub name: String,
-    /// The schema of its parameters.
-    pub parameters: Value,
-    /// Calls are held to the schema, or the request is refused. Without it, parameters
-    /// whose schema cannot be held are left free.
-    pub strict: bool,
-}
-
-/// Whether tools are called.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub enum Calls {
-    /// They are not.
-    #[default]
-    Never,
-    /// As the model sees fit.
-    May,
-    /// At least one call comes.
-    Must,
-}
+pub use v4_chat::intake::{Calls, Format, Wanted, WantedTool};
 
 /// A part of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,39 +59,4 @@ pub enum ConstraintError {
     /// No grammar can be made with this tokenizer.
     #[error("the tokenizer has no grammars: {0}")]
     Tokenizer(String),
-}
-
-impl From<&OutputConstraint> for Wanted {
-    fn from(wanted: &OutputConstraint) -> Self {
-        let mut all = Self {
-            parallel: true,
-            ..Self::default()
-        };
-        match wanted {
-            OutputConstraint::Json { schema: None } => all.format = Some(Format::JsonObject),
-            OutputConstraint::Json {
-                schema: Some(schema),
-            } => {
-                all.format = Some(Format::Schema {
-                    schema: schema.clone(),
-                    strict: false,
-                });
-            }
-            OutputConstraint::Regex(regex) => all.format = Some(Format::Regex(regex.clone())),
-            OutputConstraint::ToolCalls { tools, required } => {
-                all.calls = match required {
-                    true => Calls::Must,
-                    false => Calls::May,
-                };
-                all.opened = *required;
-                let tools = tools.iter().map(|tool| WantedTool {
-                    name: tool.name.clone(),
-                    parameters: tool.parameters.clone(),
-                    strict: tool.strict == Some(true),
-                });
-                all.tools = tools.collect();
-            }
-        }
-        all
-    }
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use futures_core::Stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::Request;
 use hyper::body::{Body as _, Bytes, Frame, Incoming};
 use serde_json::Value;
 use v4_chat::Event;
 
+use super::encoding;
 use super::error::{ApiError, Kind};
 
 /// A response's body.
@@ -32,22 +34,41 @@ pub(crate) fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body
     StreamBody::new(frames).boxed_unsync()
 }
 
-/// Reads a request's body of at most `most` bytes, which has so long to come.
-pub(crate) async fn read(body: Incoming, most: usize, time: Duration) -> Result<Bytes, ApiError> {
-    let too_large = || {
-        ApiError::new(
-            Kind::TooLarge,
-            format!("The request is longer than the {most} bytes that this service takes."),
-        )
-    };
+/// The refusal of a body that is longer than `most` bytes.
+pub(super) fn too_large(most: usize) -> ApiError {
+    ApiError::new(
+        Kind::TooLarge,
+        format!("The request is longer than the {most} bytes that this service takes."),
+    )
+}
+
+/// Reads a request's body of at most `most` bytes, which has so long to come. What is
+/// compressed is unfolded, to so many bytes at most.
+pub(crate) async fn read(
+    request: Request<Incoming>,
+    most: usize,
+    time: Duration,
+) -> Result<Bytes, ApiError> {
+    let (head, body) = request.into_parts();
+    let codings = encoding::codings(&head.headers)?;
+    let body = read_plain(body, most, time).await?;
+    if codings.is_empty() {
+        return Ok(body);
+    }
+    tokio::task::spawn_blocking(move || encoding::decode(&codings, body, most))
+        .await
+        .map_err(|_| ApiError::new(Kind::Internal, "The request could not be read."))?
+}
+
+async fn read_plain(body: Incoming, most: usize, time: Duration) -> Result<Bytes, ApiError> {
     // Not read at all if it says that it is too long.
     if body.size_hint().lower() > most as u64 {
-        return Err(too_large());
+        return Err(too_large(most));
     }
     let read = tokio::time::timeout(time, Limited::new(body, most).collect()).await;
     match read {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(most)),
         Ok(Err(error)) => Err(ApiError::new(
             Kind::Invalid,
             format!("The request's body could not be read: {error}"),

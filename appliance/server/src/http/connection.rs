@@ -26,11 +26,18 @@ const MOST_FIELDS: usize = 100;
 /// A client that takes nothing for so long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Connections beyond those that are allowed, on which only whether the service lives is
+/// answered: who watches it must not take it for dead when it is busy.
+const SPARE: usize = 16;
+/// Time for a request's head on one of these.
+const SPARE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What connections have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
     service: Arc<Service>,
     room: Arc<Semaphore>,
+    spare: Arc<Semaphore>,
     closing: watch::Receiver<bool>,
     /// Held by each connection: when all are dropped, all have ended.
     #[allow(dead_code, reason = "what counts is that it is held")]
@@ -48,10 +55,36 @@ impl Connections {
     ) -> Self {
         Self {
             service,
-            room: Arc::new(Semaphore::new(most)),
+            room: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            spare: Arc::new(Semaphore::new(SPARE)),
             closing,
             open,
         }
+    }
+}
+
+/// A place for a connection.
+struct Place {
+    /// Beyond those that are allowed.
+    spare: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connections {
+    /// A place; a spare one where there is no other, and where there is none either, the
+    /// next that becomes free.
+    async fn place(&self) -> io::Result<Place> {
+        let place = |spare, permit| Place {
+            spare,
+            _permit: permit,
+        };
+        let found = tokio::select! {
+            biased;
+            permit = Arc::clone(&self.room).acquire_owned() => permit.map(|p| place(false, p)),
+            permit = Arc::clone(&self.spare).acquire_owned() => permit.map(|p| place(true, p)),
+        };
+        // Never closed.
+        found.map_err(io::Error::other)
     }
 }
 
@@ -103,13 +136,13 @@ pub(crate) async fn accept(listener: Listener, connections: Connections) -> Resu
         source,
     })?;
     let own = rustix::process::geteuid().as_raw();
-    while let Some((stream, permit)) = next(&connections, &socket).await {
+    while let Some((stream, place)) = next(&connections, &socket).await {
         match (stream, &socket) {
             (Stream::Unix(stream), Socket::Unix(_, peers)) => match user(&stream, peers, own) {
-                Some(user) => spawn(stream, permit, Peer::User(user), &connections),
+                Some(user) => spawn(stream, place, Peer::User(user), &connections),
                 None => connections.service.refused_peer(),
             },
-            (Stream::Tcp(stream), _) => spawn(stream, permit, Peer::Tcp, &connections),
+            (Stream::Tcp(stream), _) => spawn(stream, place, Peer::Tcp, &connections),
             (Stream::Unix(_), Socket::Tcp(_)) => {}
         }
     }
@@ -117,19 +150,14 @@ pub(crate) async fn accept(listener: Listener, connections: Connections) -> Resu
 }
 
 /// The next connection; `None` when no more are wanted.
-async fn next(
-    connections: &Connections,
-    socket: &Socket,
-) -> Option<(Stream, OwnedSemaphorePermit)> {
+async fn next(connections: &Connections, socket: &Socket) -> Option<(Stream, Place)> {
     let mut closing = connections.closing.clone();
     loop {
-        let room = Arc::clone(&connections.room);
         let accepted = tokio::select! {
             _ = closing.wait_for(|closing| *closing) => return None,
             accepted = async {
-                // Never closed.
-                let permit = room.acquire_owned().await.map_err(io::Error::other)?;
-                Ok::<_, io::Error>((socket.accept().await?, permit))
+                let stream = socket.accept().await?;
+                Ok::<_, io::Error>((stream, connections.place().await?))
             } => accepted,
         };
         match accepted {
@@ -148,19 +176,19 @@ fn user(stream: &UnixStream, peers: &Peers, own: u32) -> Option<u32> {
         .then_some(peer.uid())
 }
 
-fn spawn<S>(stream: S, permit: OwnedSemaphorePermit, peer: Peer, connections: &Connections)
+fn spawn<S>(stream: S, place: Place, peer: Peer, connections: &Connections)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let connections = connections.clone();
     tokio::spawn(async move {
-        converse(stream, peer, &connections).await;
-        drop(permit);
+        converse(stream, peer, place.spare, &connections).await;
+        drop(place);
         drop(connections);
     });
 }
 
-async fn converse<S>(stream: S, peer: Peer, connections: &Connections)
+async fn converse<S>(stream: S, peer: Peer, spare: bool, connections: &Connections)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
@@ -170,11 +198,17 @@ where
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let answer = service_fn(move |request| {
         let service = Arc::clone(&service);
-        async move { Ok::<_, Infallible>(handle(service, peer, request).await) }
+        async move { Ok::<_, Infallible>(handle(service, peer, spare, request).await) }
     });
+    let read_timeout = connections.service.config().read_timeout;
     let conversation = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(connections.service.config().read_timeout)
+        .header_read_timeout(match spare {
+            true => read_timeout.min(SPARE_TIMEOUT),
+            false => read_timeout,
+        })
+        // A spare place is given back after each answer.
+        .keep_alive(!spare)
         .max_buf_size(MOST_HEAD)
         .max_headers(MOST_FIELDS)
         .serve_connection(TokioIo::new(Box::pin(stream)), answer);

@@ -1,12 +1,16 @@
 //! Refusals, as each protocol writes them.
 
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use std::borrow::Cow;
+
+use hyper::header::{
+    ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
+use v4_chat::intake::NotAccepted;
 use v4_chat::{ChatError, ProtocolError};
 
 use super::body::{Body, full};
-use crate::constraint::ConstraintError;
 use crate::jobs::{Failure, Refused};
 
 /// Whose format errors have.
@@ -18,11 +22,24 @@ pub(crate) enum Style {
     Anthropic,
 }
 
+/// OpenAI's code for a prompt that is too long.
+const CONTEXT_LENGTH: &str = "context_length_exceeded";
+
+/// How a key is sent, as RFC 9110 wants it said in each 401.
+const CHALLENGE: &str = "Bearer realm=\"v4-run\"";
+
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The request makes no sense or asks for what there is not.
     Invalid,
+    /// The prompt does not fit into the context.
+    ContextLength {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens that fit.
+        context: usize,
+    },
     /// No key, or an unknown one.
     Unauthorized,
     /// Who asks may not.
@@ -35,6 +52,10 @@ pub(crate) enum Kind {
     Timeout,
     /// The body is too long.
     TooLarge,
+    /// The body is compressed in a way that is not known.
+    Encoding,
+    /// A newer request of the same client took its place.
+    Replaced,
     /// As many requests wait as may.
     Overloaded,
     /// The service is stopping.
@@ -70,15 +91,42 @@ impl ApiError {
         }
     }
 
+    /// A prompt of `tokens` tokens that leaves no room for an answer in a context of `context`.
+    pub fn too_long(tokens: usize, context: usize) -> Self {
+        let kind = Kind::ContextLength { tokens, context };
+        // OpenAI's words; clients look for these and for the code before they compact.
+        let message = format!(
+            "This model's maximum context length is {context} tokens. However, your prompt has \
+             {tokens} tokens, which leaves no room for an answer. Please reduce the length of \
+             the prompt."
+        );
+        Self::new(kind, message)
+    }
+
+    /// The message as a protocol's clients look for it.
+    fn message(&self, style: Style) -> Cow<'_, str> {
+        match (self.kind, style) {
+            (Kind::ContextLength { tokens, context }, Style::Anthropic) => {
+                // A prompt that fills the context leaves no room for a token of an answer.
+                let most = context.saturating_sub(1);
+                format!("prompt is too long: {tokens} tokens > {most} maximum").into()
+            }
+            _ => self.message.as_str().into(),
+        }
+    }
+
     fn status(&self, style: Style) -> StatusCode {
         match self.kind {
-            Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::Invalid | Kind::ContextLength { .. } => StatusCode::BAD_REQUEST,
             Kind::Unauthorized => StatusCode::UNAUTHORIZED,
             Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            // Clients repeat what gets 409, and would then replace their own newer request.
+            Kind::Replaced => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Kind::Overloaded | Kind::Stopping => match style {
                 Style::OpenAi => StatusCode::SERVICE_UNAVAILABLE,
                 // Anthropic's own number for it, which its clients retry.
@@ -96,6 +144,9 @@ impl ApiError {
             (Kind::Invalid | Kind::Method(_) | Kind::Timeout, _) => {
                 ("invalid_request_error", "invalid_request_error")
             }
+            (Kind::ContextLength { .. }, _) => ("invalid_request_error", CONTEXT_LENGTH),
+            (Kind::Encoding, _) => ("invalid_request_error", "unsupported_encoding"),
+            (Kind::Replaced, _) => ("invalid_request_error", "replaced"),
             (Kind::Unauthorized, Style::OpenAi) => ("invalid_request_error", "invalid_api_key"),
             (Kind::Unauthorized, Style::Anthropic) => ("authentication_error", "invalid_api_key"),
             (Kind::Forbidden, _) => ("permission_error", "forbidden"),
@@ -116,7 +167,7 @@ impl ApiError {
     pub fn body(&self, style: Style) -> Value {
         let (kind, code) = self.names(style);
         let error = json!({
-            "message": self.message,
+            "message": self.message(style),
             "type": kind,
             "param": self.param,
             "code": code,
@@ -135,6 +186,13 @@ impl ApiError {
         match self.kind {
             Kind::Method(allowed) => {
                 headers.insert(ALLOW, HeaderValue::from_static(allowed));
+            }
+            Kind::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+            }
+            Kind::Encoding => {
+                let known = HeaderValue::from_static(super::encoding::ACCEPTED);
+                headers.insert(ACCEPT_ENCODING, known);
             }
             Kind::Overloaded | Kind::Stopping => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
@@ -166,12 +224,12 @@ impl From<ChatError> for ApiError {
     }
 }
 
-impl From<ConstraintError> for ApiError {
-    fn from(error: ConstraintError) -> Self {
-        Self::invalid(
-            "response_format",
-            format!("The output format cannot be followed: {error}"),
-        )
+impl From<NotAccepted> for ApiError {
+    fn from(error: NotAccepted) -> Self {
+        match error {
+            NotAccepted::Refused(refusal) => Self::invalid(refusal.param, refusal.message),
+            NotAccepted::Reader(error) => error.into(),
+        }
     }
 }
 
@@ -191,8 +249,36 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Memory(message) => Self::new(Kind::Invalid, message),
+            Failure::Replaced => Self::new(
+                Kind::Replaced,
+                "A newer request of the same client took the place of this one.",
+            ),
             Failure::Stopping => Refused::Stopping.into(),
             Failure::Engine(message) => Self::new(Kind::Internal, message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_that_is_too_long_is_said_in_the_words_that_clients_look_for() {
+        let error = ApiError::too_long(5000, 4096);
+        let openai = &error.body(Style::OpenAi)["error"];
+        assert_eq!(openai["code"], "context_length_exceeded");
+        let message = openai["message"].as_str().unwrap();
+        assert!(message.starts_with(
+            "This model's maximum context length is 4096 tokens. However, your prompt has 5000 \
+             tokens"
+        ));
+        let anthropic = &error.body(Style::Anthropic)["error"];
+        assert_eq!(anthropic["type"], "invalid_request_error");
+        assert_eq!(
+            anthropic["message"],
+            "prompt is too long: 5000 tokens > 4095 maximum"
+        );
+        assert_eq!(error.status(Style::Anthropic), StatusCode::BAD_REQUEST);
     }
 }

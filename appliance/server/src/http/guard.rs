@@ -1,7 +1,10 @@
 //! Who may ask.
 
-use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
+use hyper::Version;
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use hyper::http::uri::Authority;
 
+use super::cors::{self, Cors};
 use super::error::{ApiError, Kind};
 use crate::jobs::Client;
 use crate::keys::Keys;
@@ -15,9 +18,14 @@ pub(crate) enum Peer {
     Tcp,
 }
 
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Fields that clients send a key in, beside `Authorization: Bearer`.
+static KEY_FIELDS: [HeaderName; 2] = [
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+];
 
-/// Finds out who asks by the key in `Authorization` or `x-api-key`.
+/// Finds out who asks by the keys in the request: one that is known lets it in, whatever
+/// stands in another field. Clients send two where two programs set one each.
 pub(super) fn client(headers: &HeaderMap, peer: Peer, keys: &Keys) -> Result<Client, ApiError> {
     if !keys.wanted() {
         return Ok(match peer {
@@ -25,34 +33,58 @@ pub(super) fn client(headers: &HeaderMap, peer: Peer, keys: &Keys) -> Result<Cli
             Peer::Tcp => Client::Anyone,
         });
     }
-    let bearer = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-    let bearer = bearer.and_then(|value| {
-        let (scheme, key) = value.split_at_checked(7)?;
+    let bearer = headers.get_all(AUTHORIZATION).into_iter();
+    let bearer = bearer.filter_map(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
     });
-    let given = bearer.or_else(|| headers.get(API_KEY).map(|value| value.as_bytes()));
-    let Some(given) = given else {
+    let fields = KEY_FIELDS.iter().flat_map(|name| headers.get_all(name));
+    let given: Vec<&[u8]> = bearer.chain(fields.map(HeaderValue::as_bytes)).collect();
+    if given.is_empty() {
         return Err(ApiError::new(
             Kind::Unauthorized,
             "This service wants a key: send it as Authorization: Bearer KEY, or as x-api-key.",
         ));
-    };
-    keys.find(given.trim_ascii())
+    }
+    let known = given.iter().filter_map(|key| keys.find(key.trim_ascii()));
+    known
         .map(Client::Key)
+        .next()
         .ok_or_else(|| ApiError::new(Kind::Unauthorized, "This key is not known here."))
 }
 
+/// The one host that a request of HTTP/1.1 must name (RFC 9112, 3.2): who passes requests
+/// on may have taken another field of several for it.
+pub(super) fn one_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
+    let wrong = |message: &str| Err(ApiError::new(Kind::Invalid, message));
+    let mut hosts = headers.get_all(HOST).into_iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if version < Version::HTTP_11 => Ok(()),
+        (None, _) => wrong("A request of HTTP/1.1 must have the field Host."),
+        (Some(_), Some(_)) => wrong("The request has the field Host more than once."),
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (Some(_), None) => wrong("The field Host is no name or address with a port."),
+    }
+}
+
+/// Whether a `Host` can be one; none is sent where an address has none.
+fn is_host(host: &[u8]) -> bool {
+    let parsed = Authority::try_from(host);
+    host.is_empty() || parsed.is_ok_and(|authority| !authority.as_str().contains('@'))
+}
+
 /// Refuses what a browser sends for some page: without keys, any page that a user of
-/// this machine has open could reach a loopback port.
+/// this machine has open could reach a loopback port. Pages of the origins in `cors` may.
 pub(super) fn not_from_a_page(
     headers: &HeaderMap,
     peer: Peer,
     keys: &Keys,
+    cors: &[Cors],
 ) -> Result<(), ApiError> {
     if peer != Peer::Tcp || keys.wanted() {
         return Ok(());
     }
-    let local = |value: &hyper::header::HeaderValue| value.to_str().is_ok_and(is_local);
+    let local = |value: &HeaderValue| value.to_str().is_ok_and(is_local);
     if headers.get(HOST).is_some_and(|host| !local(host)) {
         return Err(ApiError::new(
             Kind::Forbidden,
@@ -60,10 +92,11 @@ pub(super) fn not_from_a_page(
              or 127.0.0.1.",
         ));
     }
-    if headers.get(ORIGIN).is_some_and(|origin| !local(origin)) {
+    if headers.get(ORIGIN).is_some_and(|origin| !local(origin)) && !cors::allowed(cors, headers) {
         return Err(ApiError::new(
             Kind::Forbidden,
-            "Without keys this service answers no page of another origin.",
+            "Without keys this service answers no page of another origin, unless it was started \
+             with --cors ORIGIN.",
         ));
     }
     Ok(())
@@ -82,8 +115,6 @@ fn is_local(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
-
     use super::*;
 
     fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -100,7 +131,7 @@ mod tests {
     #[test]
     fn pages_of_other_origins_reach_no_port_without_keys() {
         let may = |all: &[(&'static str, &'static str)]| {
-            not_from_a_page(&headers(all), Peer::Tcp, &Keys::default()).is_ok()
+            not_from_a_page(&headers(all), Peer::Tcp, &Keys::default(), &[]).is_ok()
         };
         assert!(may(&[]));
         assert!(may(&[("host", "127.0.0.1:8080")]));
@@ -117,6 +148,37 @@ mod tests {
         ]));
         assert!(!may(&[("host", "localhost"), ("origin", "null")]));
         let all = headers(&[("host", "evil.example")]);
-        assert!(not_from_a_page(&all, Peer::User(1), &Keys::default()).is_ok());
+        assert!(not_from_a_page(&all, Peer::User(1), &Keys::default(), &[]).is_ok());
+    }
+    #[test]
+    fn a_page_that_is_named_may_ask_and_its_host_is_still_looked_at() {
+        let cors = ["https://chat.example".parse().unwrap()];
+        let may = |all: &[(&'static str, &'static str)]| {
+            not_from_a_page(&headers(all), Peer::Tcp, &Keys::default(), &cors).is_ok()
+        };
+        let origin = ("origin", "https://chat.example");
+        assert!(may(&[("host", "localhost"), origin]));
+        assert!(!may(&[("host", "evil.example"), origin]));
+        assert!(!may(&[
+            ("host", "localhost"),
+            ("origin", "https://evil.example")
+        ]));
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let check = |version, all: &[(&'static str, &'static str)]| {
+            one_host(version, &headers(all)).is_ok()
+        };
+        for host in ["localhost", "127.0.0.1:80", "[::1]:8080", "a-b.example", ""] {
+            assert!(check(Version::HTTP_11, &[("host", host)]), "{host}");
+        }
+        assert!(check(Version::HTTP_10, &[]) && !check(Version::HTTP_11, &[]));
+        for host in ["a b", "a/b", "u@a", "a, b"] {
+            assert!(!check(Version::HTTP_11, &[("host", host)]), "{host}");
+        }
+        for version in [Version::HTTP_10, Version::HTTP_11] {
+            assert!(!check(version, &[("host", "a"), ("host", "a")]));
+        }
     }
 }

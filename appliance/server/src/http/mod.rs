@@ -2,11 +2,16 @@
 
 mod body;
 mod connection;
+mod cors;
+mod encoding;
 mod error;
 mod guard;
+mod path;
 mod route;
 
 pub(crate) use body::{Body, Sse, full, stream};
 pub(crate) use connection::{Connections, accept};
+pub use cors::Cors;
 pub(crate) use error::{ApiError, Kind, Style};
-pub(crate) use route::{handle, json_response};
+pub(crate) use path::Completing;
+pub(crate) use route::{handle, json_body, json_response};

@@ -1,109 +1,76 @@
-//! From a path to what answers it.
+//! From a request to what answers it.
 
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response};
-use serde_json::json;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use hyper::{Method, Request, Response, StatusCode};
 use v4_chat::Protocol;
 
 use super::body::{self, Body, full};
+use super::cors;
 use super::error::{ApiError, Kind, Style};
 use super::guard::{self, Peer};
+use super::path::{Path, Route};
 use crate::api;
 use crate::jobs::Client;
 use crate::service::{Service, new_id};
 
-/// What a path stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
-    Health,
-    Metrics,
-    Models,
-    Model,
-    Generate(Protocol),
-    Prompt(Protocol),
-    Completions,
-    CountTokens,
-}
+/// Sent by Anthropic's clients on every path.
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
-impl Route {
-    fn find(path: &str) -> Option<Self> {
-        Some(match path {
-            "/health" => Self::Health,
-            "/metrics" => Self::Metrics,
-            "/v1/models" => Self::Models,
-            "/v1/chat/completions" => Self::Generate(Protocol::Chat),
-            "/v1/chat/completions/prompt" => Self::Prompt(Protocol::Chat),
-            "/v1/completions" => Self::Completions,
-            "/v1/responses" => Self::Generate(Protocol::Responses),
-            "/v1/responses/prompt" => Self::Prompt(Protocol::Responses),
-            "/v1/messages" => Self::Generate(Protocol::Messages),
-            "/v1/messages/prompt" => Self::Prompt(Protocol::Messages),
-            "/v1/messages/count_tokens" => Self::CountTokens,
-            _ if path.starts_with("/v1/models/") => Self::Model,
-            _ => return None,
+/// Whose format errors have: the path's, or that of the client where it says which it is.
+fn style(path: &Path, headers: &HeaderMap) -> Style {
+    path.style()
+        .unwrap_or_else(|| match headers.contains_key(ANTHROPIC_VERSION) {
+            true => Style::Anthropic,
+            false => Style::OpenAi,
         })
-    }
-
-    /// For metrics.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Health => "/health",
-            Self::Metrics => "/metrics",
-            Self::Models => "/v1/models",
-            Self::Model => "/v1/models/{model}",
-            Self::Generate(Protocol::Chat) => "/v1/chat/completions",
-            Self::Prompt(Protocol::Chat) => "/v1/chat/completions/prompt",
-            Self::Completions => "/v1/completions",
-            Self::Generate(Protocol::Responses) => "/v1/responses",
-            Self::Prompt(Protocol::Responses) => "/v1/responses/prompt",
-            Self::Generate(Protocol::Messages) => "/v1/messages",
-            Self::Prompt(Protocol::Messages) => "/v1/messages/prompt",
-            Self::CountTokens => "/v1/messages/count_tokens",
-        }
-    }
-
-    fn method(self) -> (Method, &'static str) {
-        match self {
-            Self::Health | Self::Metrics | Self::Models | Self::Model => (Method::GET, "GET"),
-            _ => (Method::POST, "POST"),
-        }
-    }
 }
 
-/// Whose format errors of a path have.
-fn style(path: &str) -> Style {
-    match path.starts_with("/v1/messages") {
-        true => Style::Anthropic,
-        false => Style::OpenAi,
-    }
-}
-
-/// Answers a request.
+/// Answers a request. On a `spare` connection, one beyond those that are allowed, whether
+/// the service lives is all that is answered.
 pub(crate) async fn handle(
     service: Arc<Service>,
     peer: Peer,
+    spare: bool,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let path = request.uri().path().to_owned();
-    let style = style(&path);
-    let route = Route::find(&path);
-    let answer = match route {
-        Some(route) => dispatch(&service, route, &path, peer, request).await,
+    let name = request.uri().path().to_owned();
+    let path = Path::read(&name);
+    let style = style(&path, request.headers());
+    let route = path.route();
+    let origins = &service.config().cors;
+    let page = cors::allowed(origins, request.headers());
+    let origin = request.headers().get(ORIGIN).filter(|_| page).cloned();
+    let answer = match &route {
+        _ if *request.method() == Method::OPTIONS => {
+            options(&service, route.as_ref(), page, &request)
+        }
+        Some(route) if spare && *route != Route::Health => Err(ApiError::new(
+            Kind::Overloaded,
+            format!(
+                "All {} connections that this service allows are in use (--connections); try \
+                 again later.",
+                service.config().connections
+            ),
+        )),
+        Some(route) => dispatch(&service, route, &name, peer, request).await,
         None => Err(ApiError::new(
             Kind::NotFound,
-            format!("There is no {path} here."),
+            format!("There is no {name} here.{}", path.instead()),
         )),
     };
     let mut response = answer.unwrap_or_else(|error| {
         if error.kind == Kind::Internal {
-            service.log(&format!("{path}: {}", error.message));
+            service.log(&format!("{name}: {}", error.message));
         }
         error.response(style)
     });
-    let name = route.map_or("other", Route::name);
+    if !origins.is_empty() {
+        cors::show(origin, &mut response);
+    }
+    let name = route.as_ref().map_or("other", Route::name);
     service.metrics().answered(name, response.status().as_u16());
     // What the protocols' libraries show when something is wrong.
     if let Ok(id) = HeaderValue::from_str(&new_id("req_")) {
@@ -115,61 +82,103 @@ pub(crate) async fn handle(
     response
 }
 
+/// What may be asked of a path. Browsers ask this without a key, before a page's request.
+fn options(
+    service: &Service,
+    route: Option<&Route>,
+    page: bool,
+    request: &Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let headers = request.headers();
+    guard::one_host(request.version(), headers)?;
+    if cors::is_preflight(headers) && !page {
+        return Err(ApiError::new(
+            Kind::Forbidden,
+            "This service answers no page of this origin; start it with --cors ORIGIN for that.",
+        ));
+    }
+    let everywhere = request.uri().path() == "*";
+    let methods = match route {
+        Some(route) => route.methods(),
+        None if everywhere => "GET, HEAD, POST, OPTIONS",
+        None => {
+            let path = request.uri().path();
+            return Err(ApiError::new(
+                Kind::NotFound,
+                format!("There is no {path} here."),
+            ));
+        }
+    };
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let allow = HeaderValue::from_static(methods);
+    response.headers_mut().insert(ALLOW, allow);
+    if page && !service.config().cors.is_empty() {
+        cors::preflight(headers, methods, &mut response);
+    }
+    Ok(response)
+}
+
 async fn dispatch(
     service: &Arc<Service>,
-    route: Route,
+    route: &Route,
     path: &str,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
-    let (method, name) = route.method();
-    if *request.method() != method {
+    guard::one_host(request.version(), request.headers())?;
+    if !route.takes(request.method()) {
+        let methods = route.methods();
         return Err(ApiError::new(
-            Kind::Method(name),
-            format!("{path} is for {name}."),
+            Kind::Method(methods),
+            format!("{path} is for {methods}."),
         ));
     }
-    if route == Route::Health {
+    if *route == Route::Health {
         return Ok(api::health(service));
     }
     let headers = request.headers();
-    let keys = &service.config().keys;
-    guard::not_from_a_page(headers, peer, keys)?;
-    let client = guard::client(headers, peer, keys)?;
+    let config = service.config();
+    guard::not_from_a_page(headers, peer, &config.keys, &config.cors)?;
+    let client = guard::client(headers, peer, &config.keys)?;
     match route {
         Route::Health => Ok(api::health(service)),
         Route::Metrics => Ok(metrics(service)),
-        Route::Models => Ok(json_response(&api::models(service))),
-        Route::Model => {
-            let model = path.trim_start_matches("/v1/models/");
-            api::model(service, model).map(|model| json_response(&model))
-        }
+        Route::Models => Ok(json_response(&api::models::list(service))),
+        Route::Model(name) => api::models::one(service, name).map(|model| json_response(&model)),
+        Route::Props => Ok(json_response(&api::models::props(service))),
         _ => post(service, route, client, request).await,
     }
 }
 
 async fn post(
     service: &Arc<Service>,
-    route: Route,
+    route: &Route,
     client: Client,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
     let config = service.config();
     // Bodies and prompts in the making take memory: some at a time.
     let turn = service.body_turn().await?;
-    let body = body::read(request.into_body(), config.max_body, config.read_timeout).await?;
+    let body = body::read(request, config.max_body, config.read_timeout).await?;
     match route {
-        Route::Generate(protocol) => api::chat::answer(service, protocol, client, body, turn).await,
-        Route::Prompt(protocol) => api::chat::prompt(service, protocol, body)
+        Route::Generate(protocol) => {
+            api::chat::answer(service, *protocol, client, body, turn).await
+        }
+        Route::Prompt(protocol) => api::chat::prompt(service, *protocol, body)
             .await
             .map(|prompt| json_response(&prompt)),
-        Route::CountTokens => api::chat::prompt(service, Protocol::Messages, body)
+        Route::CountTokens => api::chat::count(service, Protocol::Messages, body)
             .await
-            .map(|prompt| {
-                let tokens = prompt["ids"].as_array().map_or(0, Vec::len);
-                json_response(&json!({"input_tokens": tokens}))
-            }),
-        _ => api::completions::answer(service, client, body, turn).await,
+            .map(|counted| json_response(&counted)),
+        Route::Tokenize => api::tokens::tokenize(service, &body).map(|v| json_response(&v)),
+        Route::Detokenize => api::tokens::detokenize(service, &body).map(|v| json_response(&v)),
+        Route::Complete(completing) => {
+            api::completions::answer(service, completing.clone(), client, body, turn).await
+        }
+        Route::Health | Route::Metrics | Route::Models | Route::Model(_) | Route::Props => Err(
+            ApiError::new(Kind::Method(route.methods()), "This is for GET."),
+        ),
     }
 }
 
@@ -182,7 +191,12 @@ fn metrics(service: &Service) -> Response<Body> {
 
 /// A response in JSON.
 pub(crate) fn json_response(value: &serde_json::Value) -> Response<Body> {
-    let mut response = Response::new(full(value.to_string()));
+    json_body(full(value.to_string()))
+}
+
+/// A response whose body is JSON in the end.
+pub(crate) fn json_body(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response

@@ -130,20 +130,44 @@ impl Scheduler {
     fn rounds(&mut self) -> Result<(), ServeError> {
         while !self.inbox.stopping() {
             while let Some(job) = self.inbox.next() {
-                self.queue.push(job);
+                self.arrive(job);
             }
             self.admit();
             self.notifier.alive();
             if self.running.is_empty() {
                 self.batch.clear();
                 if let Some(job) = self.inbox.wait(NAP) {
-                    self.queue.push(job);
+                    self.arrive(job);
                 }
                 continue;
             }
             self.round()?;
         }
         Ok(())
+    }
+
+    /// A job has come. It takes the place of older ones where it says so.
+    fn arrive(&mut self, job: Job) {
+        for old in self.queue.replaced(&job) {
+            self.metrics.ended("replaced");
+            let _ = old.outputs.send(Output::Failed(Failure::Replaced));
+            self.inbox.started();
+            self.inbox.ended();
+        }
+        for old in self.running.iter_mut().chain(&mut self.parked) {
+            if old.replaced_by(&job) && old.end.is_none() {
+                old.end = Some(End::Failed(Failure::Replaced));
+            }
+        }
+        self.sweep();
+        let parked = std::mem::take(&mut self.parked);
+        let (over, parked): (Vec<_>, _) = parked.into_iter().partition(|s| s.end.is_some());
+        self.parked = VecDeque::from(parked);
+        for mut sequence in over {
+            let end = sequence.end.take();
+            self.finish(sequence, end);
+        }
+        self.queue.push(job);
     }
 
     /// Starts waiting requests while there is room.
@@ -431,7 +455,13 @@ impl Scheduler {
     fn finish(&mut self, sequence: Sequence, end: Option<End>) {
         let (output, word) = match end {
             Some(End::Finished(finish)) => (Some(Output::Done(finish)), finish.word()),
-            Some(End::Failed(failure)) => (Some(Output::Failed(failure)), "failed"),
+            Some(End::Failed(failure)) => {
+                let word = match failure {
+                    Failure::Replaced => "replaced",
+                    _ => "failed",
+                };
+                (Some(Output::Failed(failure)), word)
+            }
             Some(End::Cancelled | End::Parked) | None => (None, "cancelled"),
         };
         self.metrics.ended(word);

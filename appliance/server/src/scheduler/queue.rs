@@ -20,12 +20,22 @@ impl Queue {
         self.jobs.len()
     }
 
+    /// Takes out the jobs whose place `newer` takes.
+    pub fn replaced(&mut self, newer: &Job) -> Vec<Job> {
+        let (out, jobs) = std::mem::take(&mut self.jobs)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(job, _)| job.replaced_by(newer));
+        self.jobs = jobs.into();
+        out.into_iter().map(|(job, _)| job).collect()
+    }
+
     /// The next job: of the client that has the fewest `running`, and of those the
     /// first to come. So one client with a hundred requests does not keep others out.
+    /// What runs in the background comes after all else.
     pub fn next(&mut self, running: &[Client]) -> Option<(Job, Instant)> {
         let runs = |client: &Client| running.iter().filter(|c| *c == client).count();
         let all = self.jobs.iter().enumerate();
-        let (i, _) = all.min_by_key(|(i, (job, _))| (runs(&job.client), *i))?;
+        let (i, _) = all.min_by_key(|(i, (job, _))| (job.background, runs(&job.client), *i))?;
         self.jobs.remove(i)
     }
 }
@@ -35,21 +45,38 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::picker::Picking;
+
+    fn job(client: u32, id: u32) -> Job {
+        Job::new(vec![id], Client::User(client), mpsc::unbounded_channel().0)
+    }
+
+    #[test]
+    fn what_is_replaced_waits_no_more_and_what_is_not_urgent_comes_last() {
+        let mut queue = Queue::default();
+        let named = |client, id, name: &str| Job {
+            replaces: Some(name.into()),
+            ..job(client, id)
+        };
+        queue.push(Job {
+            background: true,
+            ..job(1, 1)
+        });
+        queue.push(named(1, 2, "a"));
+        queue.push(named(1, 3, "b"));
+        queue.push(named(2, 4, "a"));
+        queue.push(job(1, 5));
+        assert!(queue.replaced(&job(1, 9)).is_empty());
+        let out = queue.replaced(&named(1, 9, "a"));
+        assert_eq!(out.iter().map(|j| j.ids[0]).collect::<Vec<_>>(), [2]);
+        let order = std::iter::from_fn(|| queue.next(&[])).map(|(job, _)| job.ids[0]);
+        assert_eq!(order.collect::<Vec<_>>(), [3, 4, 5, 1]);
+    }
 
     #[test]
     fn a_client_with_many_requests_does_not_keep_others_out() {
         let mut queue = Queue::default();
         for (client, id) in [(1, 10), (1, 11), (1, 12), (2, 20), (3, 30)] {
-            queue.push(Job {
-                ids: vec![id],
-                checkpoints: Vec::new(),
-                max_tokens: 1,
-                picking: Picking::default(),
-                adapters: Vec::new(),
-                client: Client::User(client),
-                outputs: mpsc::unbounded_channel().0,
-            });
+            queue.push(job(client, id));
         }
         let mut running = Vec::new();
         let mut order = Vec::new();

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 use v4_runtime::sampling::SamplerError;
 use v4_runtime::{Engine, EngineError, Logits, Session, Want};
 
 use super::idle::Named;
-use crate::jobs::{Client, Failure, Finish, Job, Output};
+use crate::jobs::{Client, Failure, Finish, Job, Limits, Output};
 use crate::metrics::Metrics;
 use crate::picker::{Pick, Picker};
 
@@ -60,6 +60,10 @@ pub(super) struct Sequence {
     /// Tokens when the session was last saved.
     saved: usize,
     max_tokens: usize,
+    limits: Limits,
+    replaces: Option<String>,
+    started: Instant,
+    first_token: Option<Instant>,
     checkpoints: VecDeque<usize>,
     picker: Picker,
     last_token: Option<Instant>,
@@ -92,11 +96,21 @@ impl Sequence {
             prompt: job.ids.len(),
             cached,
             max_tokens: job.max_tokens,
+            limits: job.limits,
+            replaces: job.replaces,
+            started: Instant::now(),
+            first_token: None,
             checkpoints: checkpoints.collect(),
             tokens: job.ids,
             picker,
             last_token: None,
         })
+    }
+
+    /// Whether a job takes this one's place.
+    pub fn replaced_by(&self, newer: &Job) -> bool {
+        let same = self.replaces.is_some() && self.replaces == newer.replaces;
+        same && self.client == newer.client
     }
 
     /// Tokens of the prompt.
@@ -165,11 +179,25 @@ impl Sequence {
         self.advanced(self.tokens.len(), Some(logits), metrics)
     }
 
+    fn out_of_time(&self) -> bool {
+        let over = |since: Instant, limit: Option<Duration>| {
+            limit.is_some_and(|limit| since.elapsed() > limit)
+        };
+        match self.first_token {
+            Some(first) => over(first, self.limits.answering),
+            None => over(self.started, self.limits.reading),
+        }
+    }
+
     /// What is to be run of up to `rows` tokens: no further than to a checkpoint. None if
-    /// nobody listens any more.
+    /// nobody listens any more, or its time is over.
     fn piece(&mut self, rows: usize) -> Option<Piece> {
         if self.outputs.is_closed() {
             self.end = Some(End::Cancelled);
+            return None;
+        }
+        if self.out_of_time() {
+            self.end = Some(End::Finished(Finish::Length));
             return None;
         }
         let from = self.session.as_ref()?.len();
@@ -198,14 +226,26 @@ impl Sequence {
     }
 
     fn choose(&mut self, logits: &[f32], metrics: &Metrics) {
+        if self.max_tokens == 0 {
+            let _ = self.outputs.send(Output::Reading { done: self.prompt });
+            self.end = Some(End::Finished(Finish::Length));
+            return;
+        }
         match self.picker.pick(logits, &self.tokens) {
             Ok(Pick::End) => self.end = Some(End::Finished(Finish::Stop)),
-            Ok(Pick::Token { id, logprob, last }) => {
+            Ok(Pick::Token {
+                id,
+                logprob,
+                last,
+                looped,
+            }) => {
                 self.tokens.push(id);
                 self.clock(metrics);
                 let _ = self.outputs.send(Output::Token { id, logprob });
                 if last {
                     self.end = Some(End::Finished(Finish::Stop));
+                } else if looped {
+                    self.end = Some(End::Finished(Finish::Loop));
                 } else if self.tokens.len() - self.prompt >= self.max_tokens {
                     self.end = Some(End::Finished(Finish::Length));
                 }
@@ -218,7 +258,10 @@ impl Sequence {
         let now = Instant::now();
         match self.last_token {
             Some(before) => metrics.token(now - before),
-            None => metrics.first_token(now - self.arrived),
+            None => {
+                metrics.first_token(now - self.arrived);
+                self.first_token = Some(now);
+            }
         }
         self.last_token = Some(now);
     }

@@ -53,7 +53,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     depths.dedup();
     let cases = cases(&args);
     let longest = cases.iter().map(|kind| kind.tokens()).max().unwrap_or(1);
-    let context = longest + depths.last().unwrap_or(&0).max(&1);
+    let context = longest.saturating_add(*depths.last().unwrap_or(&0).max(&1));
     let policy = trust::policy(&args.engine.trust)?;
     let options = EngineOptions {
         profile: true,

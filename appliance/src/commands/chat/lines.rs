@@ -10,6 +10,7 @@ use rustyline::config::Config;
 use rustyline::error::ReadlineError;
 use rustyline::history::DefaultHistory;
 use rustyline::{Cmd, Editor, KeyCode, KeyEvent, Modifiers};
+use v4_runtime::error_text;
 
 use crate::output::Notes;
 use crate::saved::{private_folder, state_folder};
@@ -119,7 +120,10 @@ impl Typed {
             });
         match opened {
             Ok(path) => self.history = Some(path),
-            Err(e) => self.notes.line(&format!("v4-run: no input history: {e:#}")),
+            Err(e) => {
+                let why = error_text(e.as_ref());
+                self.notes.line(&format!("v4-run: no input history: {why}"));
+            }
         }
     }
 }

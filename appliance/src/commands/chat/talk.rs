@@ -79,6 +79,7 @@ impl<'a> Talk<'a> {
                 max_tokens: args.length.max_tokens,
                 eos: engine.tokenizer().eos(),
                 model_max,
+                stop_loops: args.length.stop_loops,
             },
             stops: args.length.stop.clone(),
             last: None,
@@ -180,6 +181,7 @@ impl<'a> Talk<'a> {
         let context = self.session.context();
         match outcome.finish {
             Finish::Interrupted => self.notes.line("(stopped)"),
+            Finish::Loop => self.notes.line("(stopped: the answer repeats itself)"),
             Finish::ContextFull => self.notes.line(&format!(
                 "(the context of {context} tokens is full: /reset starts anew, --ctx gives more)"
             )),

@@ -1,5 +1,6 @@
 //! `v4-run repo`: a source tree as context.
 
+mod ignored;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -19,9 +20,9 @@ use v4_runtime::{Engine, EngineError, Hooks, Want};
 
 use super::answer::Request;
 use super::print_json;
-use crate::cli::{EngineArgs, LengthArgs, PromptArgs, SamplingArgs, positive, size};
+use crate::cli::{EngineArgs, LengthArgs, MAX_CONTEXT, PromptArgs, SamplingArgs, positive, size};
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
-use crate::output::Notes;
+use crate::output::{Notes, one_line};
 use crate::reply::Reply;
 use crate::saved::{SessionArgs, Sessions};
 use crate::{model, options, prompt};
@@ -139,15 +140,22 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     };
     let (mut files, left_out) = walk(&root, &filter)?;
     sort(&mut files, args.order);
+    if !args.count {
+        warn(&left_out);
+    }
     if files.is_empty() {
-        bail!("{}: no text files in it", args.folder.display());
+        let unread = match left_out.unreadable {
+            0 => String::new(),
+            n => format!(" ({n} cannot be read)"),
+        };
+        bail!("{}: no text files in it{unread}", args.folder.display());
     }
     if args.count {
         let file = GgufFile::open(&args.model)?;
         let tokenizer = Tokenizer::from_gguf(file.metadata())
             .with_context(|| args.model.display().to_string())?;
         let files = encode(&tokenizer, &files, args.layout)?;
-        print_counts(&files, left_out, args.json)?;
+        print_counts(&files, &left_out, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     let engine = model::open(&args.model, &args.engine, args.length.ctx, notes)?;
@@ -168,7 +176,8 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     };
     let (ids, ends) = around.whole(&encoded);
     // As much as it takes, so that memory is not set aside for a million tokens.
-    let context = args.length.ctx.unwrap_or((ids.len() + room).min(model_max));
+    let asked = args.length.ctx.filter(|&ctx| ctx != MAX_CONTEXT);
+    let context = asked.unwrap_or((ids.len() + room).min(model_max));
     let sessions = Sessions::new(&args.keep)?;
     let ahead = Ahead {
         ids: &ids,
@@ -185,6 +194,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
             ctx: Some(context),
             max_tokens: args.length.max_tokens,
             stop: args.length.stop.clone(),
+            stop_loops: args.length.stop_loops,
         },
         sampling: &args.sampling,
         sessions: &sessions,
@@ -199,6 +209,33 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
         &ids,
         Reply::chat(conversation.reply(tokenizer), &args.length.stop),
     )
+}
+
+/// Says what could not be read, also with --quiet: the answer is made without it.
+fn warn(left_out: &LeftOut) {
+    for line in unread(left_out) {
+        // A closed standard error is no reason to stop working.
+        let _ = writeln!(io::stderr(), "v4-run: {line}");
+    }
+}
+
+/// What could not be read, a line each.
+fn unread(left_out: &LeftOut) -> Vec<String> {
+    let named = left_out.named.iter();
+    let mut lines: Vec<String> = named
+        .map(|unread| {
+            let path = if unread.path.is_empty() {
+                "."
+            } else {
+                &unread.path
+            };
+            one_line(&format!("not read: {path}: {}", unread.reason))
+        })
+        .collect();
+    if left_out.more > 0 {
+        lines.push(format!("not read: {} more", left_out.more));
+    }
+    lines
 }
 
 fn sort(files: &mut [SourceFile], order: Order) {
@@ -365,7 +402,7 @@ fn read_ahead(
     let bar = notes.bar("reading files", last.max(read_before));
     let busy = Busy::start()?;
     for (i, &end) in ends.iter().enumerate() {
-        let whole = end >= session.len() + args.group || i + 1 == ends.len();
+        let whole = end >= session.len().saturating_add(args.group) || i + 1 == ends.len();
         if !whole || end <= session.len() {
             continue;
         }
@@ -429,7 +466,7 @@ fn hash(root: &Path) -> u32 {
 }
 
 /// Prints tokens per folder, with all that is in it.
-fn print_counts(files: &[Encoded], left_out: LeftOut, as_json: bool) -> anyhow::Result<()> {
+fn print_counts(files: &[Encoded], left_out: &LeftOut, as_json: bool) -> anyhow::Result<()> {
     let mut folders: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for file in files {
         let mut folder = file.path.as_str();
@@ -459,7 +496,12 @@ fn print_counts(files: &[Encoded], left_out: LeftOut, as_json: bool) -> anyhow::
             "folders": folders,
             "left_out": {
                 "long": left_out.long, "binary": left_out.binary, "empty": left_out.empty,
+                "links": left_out.links, "special": left_out.special,
+                "unreadable": left_out.unreadable,
             },
+            "not_read": left_out.named.iter()
+                .map(|unread| json!({"path": unread.path, "reason": unread.reason}))
+                .collect::<Vec<_>>(),
         }));
     }
     let mut out = io::stdout().lock();
@@ -474,8 +516,17 @@ fn print_counts(files: &[Encoded], left_out: LeftOut, as_json: bool) -> anyhow::
     }
     writeln!(
         out,
-        "left out: {} longer than --max-file, {} that are no text, {} empty",
-        left_out.long, left_out.binary, left_out.empty
+        "left out: {} longer than --max-file, {} that are no text, {} empty, {} links, {} sockets, \
+         pipes and devices, {} that cannot be read",
+        left_out.long,
+        left_out.binary,
+        left_out.empty,
+        left_out.links,
+        left_out.special,
+        left_out.unreadable
     )?;
+    for line in unread(left_out) {
+        writeln!(out, "{line}")?;
+    }
     Ok(())
 }

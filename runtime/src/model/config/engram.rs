@@ -39,10 +39,17 @@ struct Stored {
 }
 
 impl EngramModel {
-    /// Reads the keys, if the file has any.
+    /// Reads the keys; `None` if the file says that no layer has a table.
+    ///
+    /// What may be absent beside them follows from the tokenizer or is compared
+    /// with the tables: a wrong guess is an error, not another model.
     pub(super) fn read(k: &Keys<'_>, layers: usize) -> Result<Option<Self>, EngineError> {
-        if !k.has("engram.layer_ids") {
-            return Ok(None);
+        if !k.has("engram.layer_ids") && k.has("ple.layers") {
+            return Err(k.model(format!(
+                "has its Engram tables in llama.cpp's layout ({}.ple.layers and others), which this \
+                 version does not read; convert the published checkpoint with v4-convert",
+                k.arch
+            )));
         }
         let ids = k.numbers("engram.layer_ids")?;
         let layer_ids: Vec<u32> = ids

@@ -1,7 +1,7 @@
 //! Metadata keys of one architecture, bounded, under all names in the wild.
 
 use crate::error::EngineError;
-use crate::gguf::{GgufError, GgufFile, Metadata};
+use crate::gguf::{GgufError, GgufFile, Metadata, Value};
 
 /// Our name (llama.cpp's where it has one), and what files of ds4's tools call
 /// the same thing: the names of the published config (spec/gguf.md section 5,
@@ -59,6 +59,7 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("expert_weights_scale", &["routed_scaling_factor"]),
     ("expert_weights_norm", &["norm_topk_prob"]),
     ("expert_gating_func", &["scoring_func"]),
+    ("hash_layer_count", &["num_hash_layers"]),
     ("swiglu_clamp_exp", &["swiglu_limit"]),
     ("hyper_connection.count", &["hc_mult"]),
     (
@@ -79,7 +80,20 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("engram.rows", &["engram_num_embeddings"]),
 ];
 
+/// How a file says on purpose that its model has no such thing.
+const NONE: &[(&str, &str)] = &[
+    ("rope.scaling.type", "\"none\""),
+    ("engram.layer_ids", "an empty array"),
+    ("expert_shared_count", "0"),
+    ("hash_layer_count", "0"),
+    ("attention.candidate_source_layer_id", "-1"),
+];
+
 /// Reads keys of one architecture and bounds them.
+///
+/// A key that results depend on has no default: a file without it is refused,
+/// as it would be run as another model. A reader of a key that may be absent
+/// says why nothing can change by it.
 pub(super) struct Keys<'a> {
     pub file: &'a GgufFile,
     pub meta: &'a Metadata,
@@ -120,13 +134,40 @@ impl Keys<'_> {
         self.meta.contains(&self.name(key))
     }
 
+    /// A key that the file lacks though the model's answers depend on it.
+    fn lacking(&self, key: &str) -> EngineError {
+        let published = ALIASES.iter().find(|(name, _)| *name == key);
+        let published = published.and_then(|(_, names)| names.first());
+        let published = published.map_or(String::new(), |field| {
+            format!(" (`{field}` of the checkpoint's config.json)")
+        });
+        let none = NONE.iter().find(|(name, _)| *name == key);
+        let none = none.map_or(String::new(), |(_, none)| {
+            format!("; {none} says that the model has none")
+        });
+        self.model(format!(
+            "metadata key {} is missing, and the model's answers depend on it: convert the \
+             published checkpoint again with v4-convert, or set the key in the file{published} \
+             with an editor of GGUF metadata{none}",
+            self.name(key)
+        ))
+    }
+
     /// A value, or the error with the file's name.
     fn read<T>(
         &self,
         key: &str,
         get: impl FnOnce(&Metadata, &str) -> Result<T, GgufError>,
     ) -> Result<T, EngineError> {
-        get(self.meta, &self.name(key)).map_err(|e| self.model(e))
+        get(self.meta, &self.name(key)).map_err(|e| match e {
+            GgufError::Missing { .. } => self.lacking(key),
+            e => self.model(e),
+        })
+    }
+
+    /// The value as it is stored, if the file has the key.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.meta.get(&self.name(key))
     }
 
     /// An integer between 1 and `max`.
@@ -138,7 +179,8 @@ impl Keys<'_> {
         Ok(v as usize)
     }
 
-    /// As [`Self::size`], or `default` where the file lacks the key.
+    /// As [`Self::size`], or `default` where the file lacks the key: only for what
+    /// cannot change by it.
     pub fn size_or(&self, key: &str, max: usize, default: usize) -> Result<usize, EngineError> {
         if self.has(key) {
             self.size(key, max)
@@ -149,13 +191,13 @@ impl Keys<'_> {
 
     /// An integer; some writers store integers as floats.
     pub fn number(&self, key: &str) -> Result<u64, EngineError> {
-        if let Ok(v) = self.meta.get_f32(&self.name(key))
-            && v.fract() == 0.0
-            && (0.0..16_777_216.0).contains(&v)
-        {
-            return Ok(v as u64);
+        // Larger ones may not be what was meant: not every integer is a float.
+        let whole = |v: f64, most: f64| v.fract() == 0.0 && (0.0..most).contains(&v);
+        match self.value(key) {
+            Some(&Value::F32(v)) if whole(v.into(), 16_777_216.0) => Ok(v as u64),
+            Some(&Value::F64(v)) if whole(v, 9_007_199_254_740_992.0) => Ok(v as u64),
+            _ => self.read(key, Metadata::get_u64),
         }
-        self.read(key, Metadata::get_u64)
     }
 
     pub fn numbers(&self, key: &str) -> Result<Vec<u64>, EngineError> {
@@ -171,8 +213,13 @@ impl Keys<'_> {
         self.read(key, |m, k| m.get_str(k).map(str::to_owned))
     }
 
-    pub fn flag_or(&self, key: &str, default: bool) -> bool {
-        self.meta.get_bool(&self.name(key)).unwrap_or(default)
+    /// A truth value; some writers store an integer, 0 or 1.
+    pub fn flag(&self, key: &str) -> Result<bool, EngineError> {
+        match self.value(key).and_then(Value::as_integer) {
+            Some(0) => Ok(false),
+            Some(1) => Ok(true),
+            _ => self.read(key, Metadata::get_bool),
+        }
     }
 
     pub fn float(&self, key: &str) -> Result<f32, EngineError> {
@@ -183,18 +230,10 @@ impl Keys<'_> {
         Ok(v)
     }
 
-    pub fn float_or(&self, key: &str, default: f32) -> Result<f32, EngineError> {
-        if self.has(key) {
-            self.float(key)
-        } else {
-            Ok(default)
-        }
-    }
-
     /// A value per layer, or one for all.
     pub fn per_layer(&self, key: &str, layers: usize) -> Result<Vec<f32>, EngineError> {
-        if let Ok(v) = self.meta.get_f32(&self.name(key)) {
-            return Ok(vec![v; layers]);
+        if !matches!(self.value(key), Some(Value::Array(_))) {
+            return Ok(vec![self.read(key, Metadata::get_f32)?; layers]);
         }
         let v = self.read(key, Metadata::get_f32s)?;
         if v.len() < layers {

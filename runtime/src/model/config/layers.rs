@@ -3,6 +3,7 @@
 use super::keys::Keys;
 use super::{Attention, Candidates, Family, IndexRole, LayerConfig};
 use crate::error::EngineError;
+use crate::gguf::Value;
 
 /// Reads the layers of a model with `layers` of them.
 pub(super) fn layers(
@@ -23,12 +24,18 @@ pub(super) fn layers(
         Family::V4 => v4(k, key, &ratios[..layers])?,
         Family::V41 => v41(k, key, &ratios[..layers])?,
     };
-    let hash = if k.has("hash_layer_count") {
-        k.number("hash_layer_count")?
-    } else {
-        0
+    let hash = match family {
+        Family::V4 => k.number("hash_layer_count")?,
+        // V4.1 routes no layer by token; its files need not say so.
+        Family::V41 if !k.has("hash_layer_count") => 0,
+        Family::V41 => match k.number("hash_layer_count")? {
+            0 => 0,
+            n => return Err(k.bad("hash_layer_count", format_args!("is {n}, V4.1 has none"))),
+        },
     };
     let limit = k.per_layer("swiglu_clamp_exp", layers)?;
+    // All writers and readers take the one bound of the published config for both
+    // where the second is not given.
     let shared = if k.has("swiglu_clamp_shexp") {
         k.per_layer("swiglu_clamp_shexp", layers)?
     } else {
@@ -73,6 +80,9 @@ fn v41(k: &Keys<'_>, key: &str, ratios: &[u64]) -> Result<Vec<Attention>, Engine
     let layers = ratios.len();
     let kv_key = "attention.kv_source_layer_ids";
     let index_key = "attention.index_source_layer_ids";
+    if ratios.iter().all(|&ratio| ratio == 0) {
+        return Ok(vec![Attention::Window; layers]);
+    }
     let kv_sources = sources(k, kv_key, layers)?;
     let index_sources = sources(k, index_key, layers)?;
     if let Some(l) = kv_sources.iter().find(|l| !index_sources.contains(l)) {
@@ -144,9 +154,6 @@ fn v41(k: &Keys<'_>, key: &str, ratios: &[u64]) -> Result<Vec<Attention>, Engine
 
 /// Layer ids, ascending and inside the model.
 fn sources(k: &Keys<'_>, key: &str, layers: usize) -> Result<Vec<usize>, EngineError> {
-    if !k.has(key) {
-        return Ok(Vec::new());
-    }
     let ids = k.numbers(key)?;
     let ascending = ids.windows(2).all(|w| w[0] < w[1]);
     if !ascending || ids.last().is_some_and(|&last| last >= layers as u64) {
@@ -165,7 +172,9 @@ fn candidates(
     layers: usize,
 ) -> Result<Option<(usize, usize, usize)>, EngineError> {
     let key = "attention.candidate_source_layer_id";
-    if !k.has(key) {
+    let none = k.value(key).and_then(Value::as_integer) == Some(-1);
+    // A single index source has nobody to leave candidates to.
+    if none || (index_sources.len() < 2 && !k.has(key)) {
         return Ok(None);
     }
     let source = k.number(key)?;

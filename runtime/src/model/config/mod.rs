@@ -193,7 +193,6 @@ impl ModelConfig {
                 .ok_or_else(|| k.bad("vocab_size", "is missing and so is token_embd.weight"))?
         };
         let yarn = Self::yarn(&k)?;
-        let index = |key: &str| k.size_or(key, MAX_DIM, 0);
         Self::check_gating(&k)?;
         let engram = match family {
             Family::V4 => None,
@@ -201,8 +200,22 @@ impl ModelConfig {
         };
         let tables = engram.as_ref().map_or(&[][..], |e| &e.config.layer_ids);
         let image_token = match k.has("image_token_id") {
-            true => u32::try_from(k.number("image_token_id")?).ok(),
+            true => Some(k.size("image_token_id", u32::MAX as usize)? as u32),
+            // Text has none; with the key, ids of pieces of images are refused.
             false => None,
+        };
+        let layers = layers::layers(&k, family, layers, tables)?;
+        // Without layers that choose entries nobody asks for these.
+        let chooses = |l: &LayerConfig| {
+            matches!(
+                l.attention,
+                Attention::Indexed { .. } | Attention::Shared { .. }
+            )
+        };
+        let chooses = layers.iter().any(chooses);
+        let index = |key: &str| match chooses {
+            true => k.size(key, MAX_DIM),
+            false => k.size_or(key, MAX_DIM, 0),
         };
         let config = Self {
             arch: arch.to_owned(),
@@ -223,10 +236,10 @@ impl ModelConfig {
             index_top_k: index("attention.indexer.top_k")?,
             experts: k.size("expert_count", 1 << 16)?,
             experts_used: k.size("expert_used_count", 1 << 10)?,
-            experts_shared: k.size_or("expert_shared_count", 64, 0)?,
+            experts_shared: usize::try_from(k.number("expert_shared_count")?).unwrap_or(usize::MAX),
             expert_ff: k.size("expert_feed_forward_length", MAX_DIM)?,
-            expert_weights_scale: k.float_or("expert_weights_scale", 1.0)?,
-            expert_weights_norm: k.flag_or("expert_weights_norm", false),
+            expert_weights_scale: k.float("expert_weights_scale")?,
+            expert_weights_norm: k.flag("expert_weights_norm")?,
             hc_streams: k.size("hyper_connection.count", 16)?,
             hc_iterations: k.size("hyper_connection.sinkhorn_iterations", 1000)?,
             hc_eps: k.float("hyper_connection.epsilon")?,
@@ -234,7 +247,7 @@ impl ModelConfig {
             rope_theta: f64::from(k.float("rope.freq_base")?),
             compress_rope_theta: f64::from(k.float("attention.compress_rope_freq_base")?),
             yarn,
-            layers: layers::layers(&k, family, layers, tables)?,
+            layers,
             engram,
             image_token,
         };
@@ -243,9 +256,6 @@ impl ModelConfig {
     }
 
     fn yarn(k: &Keys<'_>) -> Result<Option<Yarn>, EngineError> {
-        if !k.has("rope.scaling.type") {
-            return Ok(None);
-        }
         match k.text("rope.scaling.type")?.as_str() {
             "none" => Ok(None),
             "yarn" => {
@@ -253,8 +263,8 @@ impl ModelConfig {
                     factor: f64::from(k.float("rope.scaling.factor")?),
                     original_context: k.size("rope.scaling.original_context_length", 1 << 28)?
                         as f64,
-                    beta_fast: f64::from(k.float_or("rope.scaling.yarn_beta_fast", 32.0)?),
-                    beta_slow: f64::from(k.float_or("rope.scaling.yarn_beta_slow", 1.0)?),
+                    beta_fast: f64::from(k.float("rope.scaling.yarn_beta_fast")?),
+                    beta_slow: f64::from(k.float("rope.scaling.yarn_beta_slow")?),
                 };
                 if yarn.factor <= 0.0 || yarn.beta_fast <= 0.0 || yarn.beta_slow <= 0.0 {
                     return Err(k.bad("rope.scaling", "has a factor or beta that is not positive"));

@@ -1,0 +1,321 @@
+//! Parts of messages: text in all its names, documents that are text, and what this model
+//! cannot read.
+
+use ct_codecs::{Base64NoPadding, Base64UrlSafeNoPadding, Decoder};
+use serde_json::{Map, Value};
+
+use super::Refusal;
+
+/// Base64 text is four thirds of its bytes; a body is bounded already.
+const MOST_DOCUMENT: usize = 64 << 20;
+
+/// What a part of a message is.
+pub(super) enum Part {
+    /// Text.
+    Text(String),
+    /// Something else; its type.
+    Other(String, Map<String, Value>),
+}
+
+/// Names that text has in the protocols.
+const TEXT: [&str; 7] = [
+    "text",
+    "input_text",
+    "output_text",
+    "summary_text",
+    "reasoning_text",
+    "plain_text",
+    "refusal",
+];
+
+/// Reads a part of a message; `None` for one that is nothing.
+pub(super) fn part(param: &'static str, place: &str, part: Value) -> Result<Option<Part>, Refusal> {
+    let part = match part {
+        Value::Null => return Ok(None),
+        Value::String(text) => return Ok(Some(Part::Text(text))),
+        Value::Object(part) => part,
+        _ => {
+            return Err(Refusal::new(
+                param,
+                format!("{place}: a part of a message is an object with a type, or a text."),
+            ));
+        }
+    };
+    let kind = match part.get("type") {
+        Some(Value::String(kind)) => kind.clone(),
+        None | Some(Value::Null) if part.contains_key("text") => "text".to_owned(),
+        _ => {
+            return Err(Refusal::new(
+                param,
+                format!("{place}: this part has no type."),
+            ));
+        }
+    };
+    if TEXT.contains(&&*kind) {
+        let text = part.get("text").or_else(|| part.get(&*kind));
+        return match text {
+            Some(Value::String(text)) => Ok(Some(Part::Text(text.clone()))),
+            None | Some(Value::Null) => Ok(None),
+            Some(_) => Err(Refusal::new(
+                param,
+                format!("{place}.text: it must be a string."),
+            )),
+        };
+    }
+    Ok(Some(Part::Other(kind, part)))
+}
+
+/// The text of a part that is no plain text but has some: a document, a search result.
+///
+/// # Errors
+/// A part that this model cannot read, by its place and type.
+pub(super) fn readable(
+    param: &'static str,
+    place: &str,
+    kind: &str,
+    part: &Map<String, Value>,
+) -> Result<String, Refusal> {
+    match kind {
+        "document" => document(param, place, part),
+        "search_result" => Ok(search_result(part)),
+        "input_file" | "file" => file(param, place, kind, part),
+        "tool_reference" => Ok(text_of(part, "tool_name").to_owned()),
+        "image" | "image_url" | "input_image" | "image_file" => Err(Refusal::new(
+            param,
+            format!("{place}: {kind}: this service takes text alone, no images."),
+        )),
+        _ => Err(Refusal::new(
+            param,
+            format!("{place}: parts of the type {kind} cannot be read here; send text."),
+        )),
+    }
+}
+
+fn text_of<'a>(part: &'a Map<String, Value>, name: &str) -> &'a str {
+    part.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A text with its title before it, if it has one.
+fn titled(title: &str, text: &str) -> String {
+    match title.trim() {
+        "" => text.to_owned(),
+        title => format!("{title}\n\n{text}"),
+    }
+}
+
+/// Messages' `document`.
+fn document(
+    param: &'static str,
+    place: &str,
+    part: &Map<String, Value>,
+) -> Result<String, Refusal> {
+    let none = Map::new();
+    let source = part
+        .get("source")
+        .and_then(Value::as_object)
+        .unwrap_or(&none);
+    let media = text_of(source, "media_type");
+    let text = match text_of(source, "type") {
+        "text" => text_of(source, "data").to_owned(),
+        "content" => match source.get("content") {
+            Some(Value::Array(blocks)) => {
+                let mut texts = Vec::new();
+                for (i, block) in blocks.iter().enumerate() {
+                    let place = format!("{place}.source.content[{i}]");
+                    match self::part(param, &place, block.clone())? {
+                        None => {}
+                        Some(Part::Text(text)) => texts.push(text),
+                        Some(Part::Other(kind, part)) if kind != "document" => {
+                            texts.push(readable(param, &place, &kind, &part)?);
+                        }
+                        Some(Part::Other(..)) => {
+                            return Err(Refusal::new(
+                                param,
+                                format!("{place}: a document within a document."),
+                            ));
+                        }
+                    }
+                }
+                texts.join("\n\n")
+            }
+            other => other.and_then(Value::as_str).unwrap_or_default().to_owned(),
+        },
+        "base64" => decoded(param, place, "document", media, text_of(source, "data"))?,
+        kind => {
+            return Err(Refusal::new(
+                param,
+                format!(
+                    "{place}: document: a source of the type {kind:?} cannot be fetched here; \
+                     send its text."
+                ),
+            ));
+        }
+    };
+    let text = match text_of(part, "context").trim() {
+        "" => text,
+        context => format!("{context}\n\n{text}"),
+    };
+    Ok(titled(text_of(part, "title"), &text))
+}
+
+fn search_result(part: &Map<String, Value>) -> String {
+    let texts: Vec<&str> = match part.get("content") {
+        Some(Value::Array(all)) => all.iter().filter_map(|c| c["text"].as_str()).collect(),
+        Some(Value::String(text)) => vec![text],
+        _ => Vec::new(),
+    };
+    let title = [text_of(part, "title"), text_of(part, "source")];
+    let title: Vec<&str> = title.into_iter().filter(|t| !t.is_empty()).collect();
+    titled(&title.join("\n"), &texts.join("\n\n"))
+}
+
+/// Responses' `input_file` and Chat Completions' `file`.
+fn file(
+    param: &'static str,
+    place: &str,
+    kind: &str,
+    part: &Map<String, Value>,
+) -> Result<String, Refusal> {
+    let part = part.get("file").and_then(Value::as_object).unwrap_or(part);
+    let data = text_of(part, "file_data");
+    if data.is_empty() {
+        return Err(Refusal::new(
+            param,
+            format!("{place}: {kind}: no files are kept or fetched here; send file_data."),
+        ));
+    }
+    let (media, data) = match data.strip_prefix("data:").and_then(|d| d.split_once(',')) {
+        Some((media, data)) => (media.trim_end_matches(";base64"), data),
+        None => ("", data),
+    };
+    if media.starts_with("image/") {
+        return Err(Refusal::new(
+            param,
+            format!("{place}: {kind}: this service takes text alone, no images."),
+        ));
+    }
+    let text = decoded(param, place, kind, media, data)?;
+    Ok(titled(text_of(part, "filename"), &text))
+}
+
+/// A document in Base64 that is text in UTF-8.
+fn decoded(
+    param: &'static str,
+    place: &str,
+    kind: &str,
+    media: &str,
+    data: &str,
+) -> Result<String, Refusal> {
+    let refuse = |why: String| Refusal::new(param, format!("{place}: {kind}: {why}"));
+    let data: String = data.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    if data.len() > MOST_DOCUMENT {
+        return Err(refuse(format!("it is longer than {MOST_DOCUMENT} bytes.")));
+    }
+    let data = data.trim_end_matches('=');
+    let bytes = Base64NoPadding::decode_to_vec(data, None)
+        .or_else(|_| Base64UrlSafeNoPadding::decode_to_vec(data, None))
+        .map_err(|_| refuse("its data is not in Base64.".into()))?;
+    let text = String::from_utf8(bytes).ok();
+    // What has NULs is a program's file, whatever its bytes spell.
+    let text = text.filter(|text| !text.starts_with("%PDF-") && !text.contains('\0'));
+    text.ok_or_else(|| {
+        let media = if media.is_empty() { "this kind" } else { media };
+        refuse(format!(
+            "documents of {media} cannot be read here, only text in UTF-8; send its text."
+        ))
+    })
+}
+
+/// Whether a part has text that belongs to the conversation, in an answer of another
+/// provider: what its tools brought, and what it thought where nobody can read it, does
+/// not.
+pub(super) fn is_foreign(kind: &str) -> bool {
+    const KINDS: [&str; 9] = [
+        "redacted_thinking",
+        "thinking",
+        "reasoning",
+        "server_tool_use",
+        "mcp_tool_use",
+        "mcp_tool_result",
+        "container_upload",
+        "fallback",
+        "compaction_delta",
+    ];
+    KINDS.contains(&kind) || kind.ends_with("_tool_result") || kind.ends_with("_tool_use")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(value: Value) -> Result<String, Refusal> {
+        match part("messages", "messages[0].content[1]", value)? {
+            None => Ok(String::new()),
+            Some(Part::Text(text)) => Ok(text),
+            Some(Part::Other(kind, part)) => {
+                readable("messages", "messages[0].content[1]", &kind, &part)
+            }
+        }
+    }
+
+    #[test]
+    fn text_has_many_names() {
+        for value in [
+            json!("T"),
+            json!({"type": "text", "text": "T"}),
+            json!({"type": "input_text", "text": "T"}),
+            json!({"type": "output_text", "text": "T", "annotations": []}),
+            json!({"type": "refusal", "refusal": "T"}),
+            json!({"text": "T"}),
+            json!({"type": "document", "source": {"type": "text", "data": "T"}}),
+            json!({"type": "document", "source": {"type": "base64", "media_type": "text/plain", "data": "VA=="}}),
+            json!({"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "T"}]}}),
+            json!({"type": "input_file", "file_data": "data:text/plain;base64,VA=="}),
+            json!({"type": "file", "file": {"file_data": "VA=="}}),
+            json!({"type": "search_result", "content": [{"type": "text", "text": "T"}]}),
+        ] {
+            assert_eq!(read(value.clone()).unwrap(), "T", "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_by_place_and_type() {
+        for (value, word) in [
+            (
+                json!({"type": "image_url", "image_url": {"url": "x"}}),
+                "image",
+            ),
+            (json!({"type": "image", "source": {}}), "image"),
+            (json!({"type": "input_image", "image_url": "x"}), "image"),
+            (
+                json!({"type": "input_audio", "input_audio": {}}),
+                "input_audio",
+            ),
+            (json!({"type": "video_url"}), "video_url"),
+            (
+                json!({"type": "document", "source": {"type": "url", "url": "x"}}),
+                "document",
+            ),
+            (
+                json!({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0x"}}),
+                "pdf",
+            ),
+            (json!({"type": "input_file", "file_id": "f"}), "input_file"),
+            (
+                json!({"type": "file", "file_data": "data:image/png;base64,AA=="}),
+                "image",
+            ),
+            (json!({"type": "file", "file_data": "%"}), "Base64"),
+            (json!({"no": "type"}), "type"),
+            (json!(7), "object"),
+        ] {
+            let message = read(value).unwrap_err().message;
+            assert!(
+                message.contains(word) && message.contains("messages[0].content[1]"),
+                "{message}"
+            );
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Requests as clients send them, for the authors' reader.
+//!
+//! The reader ([`Request::from_value`]) takes what the protocols' documentation has, and
+//! gives the published prompt. Clients send more: other spellings, histories with gaps,
+//! schemas with all of JSON Schema, fields of other servers. Here a request is brought
+//! into the reader's form; what it says beyond that is handed back as [`Wanted`], for the
+//! grammar, and put into the prompt where the format has a place for it.
+//!
+//! What the reader takes keeps its published prompt. Nothing is dropped in silence: what
+//! would change the answer and is not there is refused by name, and what is left out of a
+//! history is in [`Accepted::notes`].
+
+mod amend;
+mod calls;
+mod chat;
+mod content;
+mod echo;
+pub mod fields;
+mod format;
+pub(crate) mod json;
+mod messages;
+mod responses;
+mod schema;
+mod thinking;
+mod tools;
+mod wanted;
+
+use serde_json::{Map, Value};
+
+use crate::{ChatError, ModelVersion, Protocol, Request};
+use echo::Echo;
+pub use fields::Path;
+pub use json::whole;
+pub use wanted::{Calls, Format, Wanted, WantedTool};
+
+/// Lines of this beginning change with each request and say nothing to a model: they
+/// would keep any prompt from going on from the one before.
+const BILLING: &str = "x-anthropic-billing-header";
+
+/// A request that cannot be answered as it is meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The field that is at fault.
+    pub param: &'static str,
+    /// What is wrong with it, and what helps.
+    pub message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(param: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            param,
+            message: message.into(),
+        }
+    }
+}
+
+/// Why a request is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAccepted {
+    /// A field is at fault.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The authors' reader says so.
+    #[error(transparent)]
+    Reader(#[from] ChatError),
+}
+
+/// A request that was accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// For the prompt and the response.
+    pub request: Request,
+    /// What the answer must be.
+    pub wanted: Wanted,
+    /// The most tokens of reasoning.
+    pub budget: Option<usize>,
+    /// Calls are not to come, though the prompt shows tools.
+    pub no_calls: bool,
+    /// What was left out or filled in, for a log: a line each.
+    pub notes: Vec<String>,
+}
+
+/// Most lines of notes; histories repeat themselves.
+const MOST_NOTES: usize = 8;
+
+/// What was left out or filled in.
+#[derive(Debug, Default)]
+struct Notes {
+    lines: Vec<String>,
+    more: usize,
+}
+
+impl Notes {
+    fn add(&mut self, line: String) {
+        match self.lines.len() < MOST_NOTES {
+            true => self.lines.push(line),
+            false => self.more += 1,
+        }
+    }
+
+    fn lines(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.lines
+                .push(format!("and {} more like these", self.more));
+        }
+        self.lines
+    }
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// [`NotAccepted`].
+pub fn accept(
+    protocol: Protocol,
+    version: ModelVersion,
+    body: Value,
+) -> Result<Accepted, NotAccepted> {
+    let Value::Object(mut body) = body else {
+        let error = "invalid request body: it must be an object";
+        return Err(Refusal::new("body", error).into());
+    };
+    Path::from(protocol).check(&body)?;
+    let mut notes = Notes::default();
+    numbers(protocol, &mut body)?;
+    names(protocol, &mut body);
+    let thinking = thinking::settle(protocol, &mut body)?;
+    match protocol {
+        Protocol::Chat => chat::mend(&mut body, &mut notes)?,
+        Protocol::Messages => messages::mend(&mut body, &mut notes)?,
+        Protocol::Responses => responses::mend(&mut body, &mut notes)?,
+    }
+    let begun = begun(protocol, &mut body)?;
+    let echo = (protocol == Protocol::Responses).then(|| Echo::of(&body));
+    let format = format::take(protocol, &mut body)?;
+    let tools = tools::take(protocol, version, &mut body, &mut notes)?;
+    let choice = tools::choice(protocol, &mut body, &tools.names())?;
+    let forced = choice.calls == Calls::Must;
+    // The reader refuses a forced call of a model that thinks. A request that does not ask
+    // for thinking gets the call; Messages' own `any` has a published prompt, which thinks.
+    let any = protocol == Protocol::Messages && !choice.named;
+    if forced && thinking.asked.is_none() && !any {
+        thinking::turn_off(protocol, &mut body);
+    }
+    let mut request =
+        Request::from_value(protocol, version, Value::Object(body)).map_err(ChatError::from)?;
+    let mut wanted = Wanted {
+        format: format.wanted,
+        parallel: choice.parallel,
+        ..Wanted::default()
+    };
+    let no_calls = request.put_tools(&tools, &choice, any, begun, &mut wanted);
+    if let Some(echo) = echo {
+        request.echo(echo, choice.parallel);
+    }
+    if let Some(shown) = format.shown {
+        request.show_format(shown);
+    }
+    if begun {
+        wanted.begun = request.go_on();
+    }
+    Ok(Accepted {
+        request,
+        wanted,
+        budget: thinking.budget,
+        no_calls,
+        notes: notes.lines(),
+    })
+}
+
+impl From<Protocol> for Path {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Chat => Self::Chat,
+            Protocol::Messages => Self::Messages,
+            Protocol::Responses => Self::Responses,
+        }
+    }
+}
+
+/// Whole numbers in either spelling, and -1 for "no limit" and "any".
+fn numbers(protocol: Protocol, body: &mut Map<String, Value>) -> Result<(), Refusal> {
+    const LIMITS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
+    for name in LIMITS.into_iter().chain(["n", "top_logprobs", "seed"]) {
+        let Some(value) = body.get(name).filter(|value| value.is_number()) else {
+            continue;
+        };
+        let n = json::whole(value).ok_or_else(|| {
+            Refusal::new(name, format!("Invalid {name}: it must be a whole number."))
+        })?;
+        if n < 0 && (name == "seed" || (LIMITS.contains(&name) && n == -1)) {
+            body.shift_remove(name);
+            continue;
+        }
+        if n < 0 {
+            return Err(Refusal::new(
+                name,
+                format!("Invalid {name}: it must not be negative."),
+            ));
+        }
+        // What is more than any context is no limit.
+        let most = i64::from(u32::MAX >> 1);
+        if LIMITS.contains(&name) && n > READER_LIMIT.min(most) {
+            body.shift_remove(name);
+            body.insert(name.into(), READER_LIMIT.into());
+            continue;
+        }
+        body.insert(name.into(), n.into());
+    }
+    if protocol == Protocol::Responses && wants_logprobs(body) {
+        body.entry("top_logprobs").or_insert_with(|| 0.into());
+    }
+    Ok(())
+}
+
+/// The most that the authors' reader takes for a limit of tokens.
+const READER_LIMIT: i64 = 393_216;
+
+/// Responses asks for probabilities by naming them among what to include.
+fn wants_logprobs(body: &Map<String, Value>) -> bool {
+    let include = body.get("include").and_then(Value::as_array);
+    include.is_some_and(|all| all.iter().any(|i| i == "message.output_text.logprobs"))
+}
+
+/// Fields under newer names, and those that are empty.
+fn names(protocol: Protocol, body: &mut Map<String, Value>) {
+    if body.get("model").is_none_or(|model| !model.is_string()) {
+        body.insert("model".into(), "".into());
+    }
+    match protocol {
+        Protocol::Chat => {
+            let newer = body.shift_remove("max_completion_tokens");
+            if json::present(body, "max_tokens").is_none()
+                && let Some(newer) = newer
+            {
+                body.insert("max_tokens".into(), newer);
+            }
+            // Answered whole, there is nothing to set.
+            if body.get("stream") != Some(&Value::Bool(true)) {
+                body.shift_remove("stream_options");
+            }
+            if json::present(body, "top_logprobs").and_then(Value::as_i64) == Some(0)
+                && body.get("logprobs") != Some(&Value::Bool(true))
+            {
+                body.shift_remove("top_logprobs");
+            }
+            stops("stop", body);
+        }
+        Protocol::Messages => {
+            // Who asks says nothing to the model, in whatever form it comes.
+            body.shift_remove("metadata");
+            stops("stop_sequences", body);
+        }
+        Protocol::Responses => {
+            if body.get("text").is_some_and(|text| !text.is_object()) {
+                body.shift_remove("text");
+            }
+            body.shift_remove("user");
+        }
+    }
+}
+
+/// Stop sequences that are empty stop nothing.
+fn stops(name: &str, body: &mut Map<String, Value>) {
+    match body.get_mut(name) {
+        Some(Value::Array(all)) => all.retain(|stop| stop != "" && !stop.is_null()),
+        Some(Value::String(text)) if name == "stop_sequences" => {
+            let one = std::mem::take(text);
+            body.insert(name.into(), vec![one].into());
+        }
+        Some(Value::String(text)) if text.is_empty() => {
+            body.shift_remove(name);
+        }
+        _ => {}
+    }
+}
+
+/// Whether the client has begun the answer, which then goes on. The mark for it is taken
+/// out: the reader takes it in fewer cases than there are.
+fn begun(protocol: Protocol, body: &mut Map<String, Value>) -> Result<bool, Refusal> {
+    const GO_ON: &str = "continue_final_message";
+    const GENERATE: &str = "add_generation_prompt";
+    let flag = |body: &mut Map<String, Value>, name: &'static str| match body.shift_remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(on)) => Ok(Some(on)),
+        Some(_) => Err(Refusal::new(
+            name,
+            format!("Invalid {name}: it must be true or false."),
+        )),
+    };
+    let go_on = flag(body, GO_ON)?;
+    let generate = flag(body, GENERATE)?;
+    let list = if protocol == Protocol::Responses {
+        "input"
+    } else {
+        "messages"
+    };
+    let last = match body.get_mut(list) {
+        Some(Value::Array(all)) => all.last_mut(),
+        _ => None,
+    };
+    let last = last.filter(|last| last["role"] == "assistant" && last.get("tool_calls").is_none());
+    let asked = go_on == Some(true) || generate == Some(false);
+    let Some(last) = last else {
+        return match asked {
+            true => Err(Refusal::new(
+                GO_ON,
+                format!("{GO_ON} needs an assistant's message at the end, which is to go on."),
+            )),
+            false => Ok(false),
+        };
+    };
+    let marked = match last.as_object_mut() {
+        Some(last) => last.shift_remove("prefix") == Some(Value::Bool(true)),
+        None => false,
+    };
+    if go_on == Some(false) {
+        return Ok(false);
+    }
+    Ok(match protocol {
+        Protocol::Chat => marked || asked,
+        // The protocol's own rule.
+        Protocol::Messages => !is_call(last),
+        // An item of an answer that has ended says so.
+        Protocol::Responses => asked || last.get("status").is_none_or(|s| s != "completed"),
+    })
+}
+
+fn is_call(message: &Value) -> bool {
+    let blocks = message["content"].as_array();
+    blocks.is_some_and(|blocks| blocks.iter().any(|block| block["type"] == "tool_use"))
+}
+
+/// Takes lines out of a system prompt that change with each request and mean nothing.
+fn without_billing(content: &mut Value) {
+    let strip = |text: &str| -> Option<String> {
+        let billing = |line: &str| {
+            let line = line.trim_start();
+            line.get(..BILLING.len())
+                .is_some_and(|s| s.eq_ignore_ascii_case(BILLING))
+        };
+        if !text.lines().any(billing) {
+            return None;
+        }
+        let lines = text.split_inclusive('\n').filter(|line| !billing(line));
+        Some(lines.collect())
+    };
+    match content {
+        Value::String(text) => {
+            if let Some(new) = strip(text) {
+                *text = new;
+            }
+        }
+        Value::Array(parts) => parts.retain_mut(|part| {
+            let Some(Value::String(text)) = part.get_mut("text") else {
+                return true;
+            };
+            match strip(text) {
+                Some(new) => {
+                    *text = new;
+                    !text.trim().is_empty()
+                }
+                None => true,
+            }
+        }),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;
