@@ -334,18 +334,33 @@ fn clients_are_set_up_for_the_service() {
     let list = ok(&list);
     for line in list.lines() {
         let client = line.split(' ').next().unwrap();
-        let printed = run(dir.path(), ["client-config", client, "--url", "http://127.0.0.1:9"]);
+        let printed = run(
+            dir.path(),
+            ["client-config", client, "--url", "http://127.0.0.1:9"],
+        );
         assert!(ok(&printed).contains("http://127.0.0.1:9"), "{client}");
     }
     assert!(list.lines().count() > 15, "{list}");
 
-    let only = ["client-config", "codex", "--only", "config.toml", "--ctx", "1000"];
+    let only = [
+        "client-config",
+        "codex",
+        "--only",
+        "config.toml",
+        "--ctx",
+        "1000",
+    ];
     let only = run(dir.path(), only);
     assert!(ok(&only).contains("\nmodel_context_window = 1000\n"));
 
     let key = dir.path().join("keys");
     std::fs::write(&key, "# of the service\n0123456789abcdef\n").unwrap();
-    let listen = ["--listen", "unix:/run/s", "--key-file", key.to_str().unwrap()];
+    let listen = [
+        "--listen",
+        "unix:/run/s",
+        "--key-file",
+        key.to_str().unwrap(),
+    ];
     let claude = [&["client-config", "claude-code"], &listen[..]].concat();
     let claude = run(dir.path(), claude);
     for line in [
@@ -354,7 +369,10 @@ fn clients_are_set_up_for_the_service() {
     ] {
         assert!(ok(&claude).lines().any(|l| l == line), "{line}");
     }
-    let other = run(dir.path(), ["client-config", "pi", "--listen", "unix:/run/s"]);
+    let other = run(
+        dir.path(),
+        ["client-config", "pi", "--listen", "unix:/run/s"],
+    );
     assert!(failure(&other).contains("cannot connect to a Unix socket"));
     let hostile = ["client-config", "pi", "--model", "a\";b"];
     assert!(failure(&run(dir.path(), hostile)).contains("--model"));
@@ -371,7 +389,12 @@ fn the_documentation_has_every_client() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/clients.md");
     let text = std::fs::read_to_string(path).unwrap();
     for client in list.as_array().unwrap() {
-        let title = client["title"].as_str().unwrap().split(" (").next().unwrap();
+        let title = client["title"]
+            .as_str()
+            .unwrap()
+            .split(" (")
+            .next()
+            .unwrap();
         assert!(text.contains(title), "{title}");
         if let Some(tried) = client["tried"].as_str() {
             let version = tried.rsplit(' ').next().unwrap();

@@ -513,7 +513,8 @@ v4_status v4_session_rewind(v4_session *session, size_t length,
                             const v4_run_options *options);
 
 /* Since 1.1: remembers the state here, so that going back to here or a little further is
- * quick. Of marks the two latest are kept, and none where memory is short. */
+ * quick. Of marks 16 are kept, closer together the nearer to the end, and none where
+ * memory is short. */
 v4_status v4_session_mark(v4_session *session);
 
 /* Another session that has seen the same. Both go on by themselves. */

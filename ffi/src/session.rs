@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use v4_runtime::sampling::{Sampler, SamplerError};
-use v4_runtime::sessions::{SessionKey, SessionLog};
+use v4_runtime::sessions::{Landmark, SessionKey, SessionLog};
 use v4_runtime::{Engine, EngineError, Hooks, Logits, Session, Want};
 
 use crate::callback::{v4_logits, v4_logits_fn, v4_progress_fn};
@@ -464,7 +464,7 @@ pub unsafe extern "C" fn v4_session_rewind(
 pub unsafe extern "C" fn v4_session_mark(session: *mut v4_session) -> v4_status {
     let body = |timeline: &mut Timeline| {
         timeline.settle()?;
-        timeline.session.mark();
+        timeline.session.mark(Landmark::Turn);
         Ok(())
     };
     // SAFETY: the header's rules for handles.

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use v4_runtime::sessions::{Fingerprint, SessionKey, SessionLog};
+use v4_runtime::sessions::{Fingerprint, Landmark, SessionKey, SessionLog};
 
 const MODEL: Fingerprint = Fingerprint([7; 32]);
 
@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut file = Vec::new();
     if kind & 1 > 0 {
         let mut log = SessionLog::open(&path, MODEL, key.as_ref()).expect("a new one");
-        log.append(&[1, 2, 3], vec![4; 50], vec![5; 70])
+        log.append(&[1, 2, 3], vec![4; 50], vec![5; 70], Landmark::Turn)
             .expect("a step");
         drop(log);
         file = std::fs::read(&path).expect("ours");

@@ -32,7 +32,7 @@ pub use conversation::{Conversation, Effort, Turn};
 pub use encoder::{ModelVersion, Rendered};
 pub use error::{ChatError, ProtocolError};
 pub use parts::{Part, Parts};
-pub use replay::Written;
+pub use replay::{Opening, Place, Written};
 pub use reply::{Piece, Reply};
 pub use request::{Protocol, Request};
 pub use responder::{Event, Finish, Logprob, Responder};

@@ -3,53 +3,121 @@
 //! A client sends a turn back as text and calls of tools, which the format writes in its
 //! own way: other white space in arguments, other tokens for the same text. The model
 //! would then see another turn than the one that it wrote, and what was computed for its
-//! own would be of no use. So turns with calls are remembered by their calls' ids, and
-//! put in place of those that say the same.
+//! own would be of no use. So turns are remembered by all that comes before them, and put
+//! in place of those that say the same.
+//!
+//! Reasoning that a client does not send back is put back with its turn where the format
+//! has a place for it: there the model would else see that it thought nothing. Where the
+//! format leaves earlier reasoning out, as it does without tools, the turn stays as it is:
+//! what was computed for it holds other tokens before it.
 
 use deepseek_recipe::stream::ParsingOptions;
-use deepseek_recipe_core::messages::InputMessage;
 use serde_json::Value;
 use v4_runtime::tokenizer::Tokenizer;
 
+use crate::Finish;
 use crate::encoder::Rendered;
 use crate::parts::{Part, Parts};
-use crate::{Finish, Request};
 
 const ASSISTANT: &str = "<｜Assistant｜>";
 const THINK: &str = "<think>";
 const THINK_END: &str = "</think>";
+/// Marks that may stand in a turn: those of calls, and those that the format takes for
+/// marks in what a client sends back.
+const IN_TURNS: [&str; 9] = [
+    "｜DSML｜",
+    "<｜ref｜>",
+    "<｜/ref｜>",
+    "<｜box｜>",
+    "<｜/box｜>",
+    "<｜point｜>",
+    "<｜/point｜>",
+    "<｜polygon｜>",
+    "<｜/polygon｜>",
+];
+
+/// Where a turn of the model stands: a hash of all ids before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(pub [u8; 16]);
+
+/// Hashes ids as they come.
+#[derive(Default)]
+struct Places(blake3::Hasher);
+
+impl Places {
+    fn add(&mut self, ids: &[u32]) {
+        let mut bytes = [0; 1024];
+        for ids in ids.chunks(bytes.len() / 4) {
+            for (to, id) in bytes.chunks_exact_mut(4).zip(ids) {
+                to.copy_from_slice(&id.to_le_bytes());
+            }
+            self.0.update(&bytes[..4 * ids.len()]);
+        }
+    }
+
+    fn here(&self) -> Place {
+        let mut place = Place([0; 16]);
+        self.0.finalize_xof().fill(&mut place.0);
+        place
+    }
+}
+
+/// A turn that is to be written: its place, and what the prompt has of it already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    place: Place,
+    begun: Vec<u32>,
+}
+
+impl Opening {
+    /// The turn that is open at the end of a prompt; `None` if none is.
+    #[must_use]
+    pub fn of(tokenizer: &Tokenizer, prompt: &[u32]) -> Option<Self> {
+        let assistant = tokenizer.mark(ASSISTANT)?;
+        let at = prompt.iter().rposition(|&id| id == assistant)? + 1;
+        let mut places = Places::default();
+        places.add(&prompt[..at]);
+        Some(Self {
+            place: places.here(),
+            begun: prompt[at..].to_vec(),
+        })
+    }
+
+    /// The turn with all that was written of it. `None` for what the format would not
+    /// write so: other marks than those of calls, reasoning that was given up for a stop.
+    #[must_use]
+    pub fn written(&self, tokenizer: &Tokenizer, ids: &[u32], finish: Finish) -> Option<Written> {
+        let all = [&self.begun, ids].concat();
+        let turn = Turn::of(tokenizer, &all);
+        let (reasoning, rest) = match (turn, finish) {
+            (Some(turn), _) => (turn.reasoning, turn.rest),
+            // Cut while it thought: what comes back is a turn that says nothing.
+            (None, Finish::Length) if all.first() == tokenizer.mark(THINK).as_ref() => {
+                (Some(&all[1..]), &[][..])
+            }
+            (None, _) => return None,
+        };
+        let written = Written {
+            place: self.place,
+            reasoning: reasoning.map(<[u32]>::to_vec),
+            rest: rest.to_vec(),
+        };
+        written.is_sound(tokenizer).then_some(written)
+    }
+}
 
 /// A turn as the model wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
+    /// Where it stands.
+    pub place: Place,
     /// Its reasoning, if there was any, without its marks.
-    reasoning: Option<Vec<u32>>,
+    pub reasoning: Option<Vec<u32>>,
     /// All that comes after the reasoning, to the end of the turn.
-    rest: Vec<u32>,
+    pub rest: Vec<u32>,
 }
 
 impl Written {
-    /// Of a prompt that a turn was written for, and the ids that were written; `None`
-    /// if the reasoning has not ended or the format's marks are not there.
-    #[must_use]
-    pub fn new(tokenizer: &Tokenizer, prompt: &[u32], written: &[u32]) -> Option<Self> {
-        let (begin, end) = (tokenizer.mark(THINK)?, tokenizer.mark(THINK_END)?);
-        let opened = prompt.iter().rposition(|&id| id == begin || id == end)?;
-        // What the prompt has of the turn already, such as the beginning of a call.
-        let all = [&prompt[opened + 1..], written].concat();
-        if prompt[opened] == end {
-            return Some(Self {
-                reasoning: None,
-                rest: all,
-            });
-        }
-        let at = all.iter().position(|&id| id == end)?;
-        Some(Self {
-            reasoning: Some(all[..at].to_vec()),
-            rest: all[at + 1..].to_vec(),
-        })
-    }
-
     /// How many ids it has.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -61,13 +129,82 @@ impl Written {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Whether its ids are tokens, and none is a mark that does not belong into a turn:
+    /// what was read from a file may be anything.
+    #[must_use]
+    pub fn is_sound(&self, tokenizer: &Tokenizer) -> bool {
+        let marks = IN_TURNS.map(|mark| tokenizer.mark(mark));
+        let sound = |&id: &u32| {
+            let token = tokenizer.token_bytes(id).is_some();
+            token && (!tokenizer.is_mark(id) || marks.contains(&Some(id)))
+        };
+        self.reasoning.iter().flatten().chain(&self.rest).all(sound)
+    }
+}
+
+/// The parts of a turn.
+struct Turn<'a> {
+    reasoning: Option<&'a [u32]>,
+    rest: &'a [u32],
+}
+
+impl<'a> Turn<'a> {
+    /// `None` if it is not whole.
+    fn of(tokenizer: &Tokenizer, ids: &'a [u32]) -> Option<Self> {
+        let (begin, end) = (tokenizer.mark(THINK)?, tokenizer.mark(THINK_END)?);
+        let (&first, after) = ids.split_first()?;
+        if first == end {
+            return Some(Self {
+                reasoning: None,
+                rest: after,
+            });
+        }
+        let at = after.iter().position(|&id| id == end)?;
+        (first == begin).then(|| Self {
+            reasoning: Some(&after[..at]),
+            rest: &after[at + 1..],
+        })
+    }
+
+    /// The turn as it was written, where it says the same.
+    fn as_written(&self, tokenizer: &Tokenizer, written: &Written) -> Option<Vec<u32>> {
+        let text = |ids: &[u32]| tokenizer.decode(ids).ok();
+        let reasoning = match (self.reasoning, &written.reasoning) {
+            (None, None) => None,
+            (Some([]), Some(written)) => Some(written),
+            (Some(ids), Some(written))
+                if text(ids)?.trim_ascii() == text(written)?.trim_ascii() =>
+            {
+                Some(written)
+            }
+            _ => return None,
+        };
+        let rest = &written.rest;
+        if self.rest != rest && said(tokenizer, self.rest)? != said(tokenizer, rest)? {
+            return None;
+        }
+        let (begin, end) = (tokenizer.mark(THINK)?, tokenizer.mark(THINK_END)?);
+        Some(match reasoning {
+            None => [&[end], &rest[..]].concat(),
+            Some(reasoning) => [&[begin], &reasoning[..], &[end], rest].concat(),
+        })
+    }
 }
 
 /// What a turn says, apart from how it is written.
 #[derive(Debug, PartialEq)]
 struct Said {
     content: String,
-    calls: Vec<(String, Value)>,
+    calls: Vec<Call>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Call {
+    name: String,
+    arguments: Value,
+    /// Its numbers, digit by digit: values hold them rounded.
+    numbers: Vec<String>,
 }
 
 fn said(tokenizer: &Tokenizer, ids: &[u32]) -> Option<Said> {
@@ -84,115 +221,102 @@ fn said(tokenizer: &Tokenizer, ids: &[u32]) -> Option<Said> {
             Part::End(_) => {}
         }
     }
-    let calls = calls
-        .into_iter()
-        .map(|(name, arguments)| Some((name, serde_json::from_str(&arguments).ok()?)));
+    let calls = calls.into_iter().map(|(name, arguments)| {
+        Some(Call {
+            name,
+            numbers: numbers(&arguments),
+            arguments: serde_json::from_str(&arguments).ok()?,
+        })
+    });
     Some(Said {
-        content: content.trim().to_owned(),
+        content: content.replace("\r\n", "\n").trim().to_owned(),
         calls: calls.collect::<Option<_>>()?,
     })
 }
 
-impl Request {
-    /// A prompt of this request in which turns that are `known`, by the id of a call in
-    /// them, are as the model wrote them. A turn that says anything else than what was
-    /// written stays as it is.
+/// The numbers of a JSON text, in order.
+fn numbers(json: &str) -> Vec<String> {
+    let (mut all, mut number) = (Vec::new(), String::new());
+    let (mut in_text, mut escaped) = (false, false);
+    for c in json.chars().chain([' ']) {
+        if !in_text && (c.is_ascii_digit() || (!number.is_empty() && "+-.eE".contains(c))) {
+            number.push(c);
+            continue;
+        }
+        if !number.is_empty() {
+            all.push(std::mem::take(&mut number));
+        }
+        (in_text, escaped) = match (in_text, escaped, c) {
+            (true, false, '\\') => (true, true),
+            (true, false, '"') => (false, false),
+            (false, _, '"') => (true, false),
+            (in_text, _, _) => (in_text, false),
+        };
+    }
+    all
+}
+
+impl Rendered {
+    /// The prompt with turns that are `known`, by their place, as the model wrote them. A
+    /// turn that says anything else than what was written stays as it is.
     #[must_use]
     pub fn replay<T: AsRef<Written>>(
-        &self,
+        self,
         tokenizer: &Tokenizer,
-        rendered: Rendered,
-        mut known: impl FnMut(&str) -> Option<T>,
-    ) -> Rendered {
-        let turns: Vec<Option<T>> = self
-            .messages()
-            .iter()
-            .filter_map(|message| match message {
-                InputMessage::Assistant { tool_calls, .. } => Some(tool_calls),
-                _ => None,
-            })
-            .map(|calls| known(&calls.as_ref()?.first()?.id))
-            .collect();
-        if turns.iter().all(Option::is_none) {
-            return rendered;
-        }
-        match replace(tokenizer, &rendered.ids, &turns) {
-            Some(ids) if ids != rendered.ids => rendered.with_ids(tokenizer, ids),
-            _ => rendered,
+        known: impl FnMut(Place) -> Vec<T>,
+    ) -> Self {
+        match replayed(tokenizer, &self.ids, known) {
+            Some(ids) if ids != self.ids => self.with_ids(tokenizer, ids),
+            _ => self,
         }
     }
 }
 
-/// `None` where the prompt's turns are not those of the request, one for one.
-fn replace<T: AsRef<Written>>(
+/// `None` without the format's marks.
+fn replayed<T: AsRef<Written>>(
     tokenizer: &Tokenizer,
     ids: &[u32],
-    turns: &[Option<T>],
+    mut known: impl FnMut(Place) -> Vec<T>,
 ) -> Option<Vec<u32>> {
-    let assistant = tokenizer.mark(ASSISTANT)?;
-    let all = ids.iter().enumerate();
-    let begins: Vec<usize> = all
-        .filter(|(_, id)| **id == assistant)
-        .map(|x| x.0)
-        .collect();
-    // The last one begins the turn that is to be written.
-    if begins.len() != turns.len() + 1 {
-        return None;
-    }
+    let (assistant, eos) = (tokenizer.mark(ASSISTANT)?, tokenizer.eos()?);
     let mut out = Vec::with_capacity(ids.len());
-    let mut copied = 0;
-    for (turn, begin) in turns.iter().zip(begins.windows(2)) {
-        let Some(turn) = turn else {
+    let mut places = Places::default();
+    let mut rest = ids;
+    while let Some(at) = rest.iter().position(|&id| id == assistant) {
+        let (before, turn) = rest.split_at(at + 1);
+        out.extend_from_slice(before);
+        places.add(before);
+        let ends = turn.iter().position(|&id| id == eos || id == assistant);
+        let Some(end) = ends.filter(|&end| turn[end] == eos) else {
+            rest = turn;
             continue;
         };
-        if let Some((end, new)) = rewrite(tokenizer, &ids[..begin[1]], begin[0], turn.as_ref()) {
-            out.extend_from_slice(&ids[copied..=begin[0]]);
-            out.extend(new);
-            copied = end;
-        }
+        let (turn, after) = turn.split_at(end);
+        let written = known(places.here());
+        let parts = Turn::of(tokenizer, turn);
+        let new = parts.and_then(|parts| {
+            let mut all = written.iter().rev();
+            all.find_map(|written| parts.as_written(tokenizer, written.as_ref()))
+        });
+        let new = new.as_deref().unwrap_or(turn);
+        out.extend_from_slice(new);
+        places.add(new);
+        rest = after;
     }
-    out.extend_from_slice(&ids[copied..]);
+    out.extend_from_slice(rest);
     Some(out)
-}
-
-/// The turn that begins after `at`, as it was written, and where it ends in `ids`.
-fn rewrite(
-    tokenizer: &Tokenizer,
-    ids: &[u32],
-    at: usize,
-    turn: &Written,
-) -> Option<(usize, Vec<u32>)> {
-    let (begin, end) = (tokenizer.mark(THINK)?, tokenizer.mark(THINK_END)?);
-    let find = |mark, from: usize| {
-        let found = ids[from..].iter().position(|&id| id == mark);
-        found.map(|i| from + i)
-    };
-    let stop = find(tokenizer.eos()?, at)?;
-    let thought = find(end, at).filter(|&i| i < stop)?;
-    let rest = &ids[thought + 1..stop];
-    if rest != turn.rest && said(tokenizer, rest)? != said(tokenizer, &turn.rest)? {
-        return None;
-    }
-    let mut new = ids[at + 1..=thought].to_vec();
-    if let (Some(reasoning), Some(&first)) = (&turn.reasoning, new.first())
-        && first == begin
-        && tokenizer.decode(&new[1..new.len() - 1]).ok()? == tokenizer.decode(reasoning).ok()?
-    {
-        new = [&[begin], &reasoning[..], &[end]].concat();
-    }
-    new.extend_from_slice(&turn.rest);
-    Some((stop, new))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
     use serde_json::json;
     use v4_runtime::tokenizer::Marks;
 
     use super::*;
-    use crate::{ModelVersion, Protocol};
+    use crate::{ModelVersion, Protocol, Request};
 
     fn tokenizer() -> Tokenizer {
         let tiny =
@@ -205,8 +329,8 @@ mod tests {
     }
 
     /// A request that sends a call back.
-    fn request(arguments: &str, content: &str) -> Request {
-        let body = json!({
+    fn body(arguments: &str, content: &str) -> Value {
+        json!({
             "model": "m",
             "tools": [{"type": "function", "function": {"name": "f"}}],
             "messages": [
@@ -216,8 +340,15 @@ mod tests {
                         "function": {"name": "f", "arguments": arguments}}]},
                 {"role": "tool", "tool_call_id": "c1", "content": "r"},
             ],
-        });
+        })
+    }
+
+    fn of(body: Value) -> Request {
         Request::from_value(Protocol::Chat, ModelVersion::V4, body).unwrap()
+    }
+
+    fn request(arguments: &str, content: &str) -> Request {
+        of(body(arguments, content))
     }
 
     /// As a model may write it: compact JSON, one newline, a token for each byte.
@@ -225,13 +356,29 @@ mod tests {
         <｜DSML｜parameter name=\"a\" string=\"false\">{\"x\":[1,2]}</｜DSML｜parameter>\n\
         </｜DSML｜invoke>\n</｜DSML｜tool_calls>";
 
+    /// What the model wrote for the first question.
+    fn turn(t: &Tokenizer, plain: &Rendered, text: &str) -> Written {
+        let assistant = t.mark(ASSISTANT).unwrap();
+        let at = plain.ids.iter().position(|&id| id == assistant).unwrap();
+        let think = t.mark(THINK).unwrap();
+        let opening = Opening::of(t, &[&plain.ids[..=at], &[think]].concat()).unwrap();
+        let written = t.encode(text, Marks::Parse).unwrap();
+        opening.written(t, &written, Finish::Stop).unwrap()
+    }
+
+    fn replay(t: &Tokenizer, plain: &Rendered, turn: &Written) -> Rendered {
+        let known = |place| match place == turn.place {
+            true => vec![Arc::new(turn.clone())],
+            false => Vec::new(),
+        };
+        plain.clone().replay(t, known)
+    }
+
     fn replayed(request: &Request) -> (Tokenizer, Vec<u32>, Rendered, Rendered) {
         let t = tokenizer();
-        let written = t.encode(TEXT, Marks::Parse).unwrap();
-        let prompt = t.encode("<｜Assistant｜><think>", Marks::Parse).unwrap();
-        let turn = Box::new(Written::new(&t, &prompt, &written).unwrap());
         let plain = request.render(&t).unwrap();
-        let replayed = request.replay(&t, plain.clone(), |id| (id == "c1").then(|| turn.clone()));
+        let replayed = replay(&t, &plain, &turn(&t, &plain, TEXT));
+        let written = t.encode(TEXT, Marks::Parse).unwrap();
         (t, written, plain, replayed)
     }
 
@@ -265,14 +412,87 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_or_not_whole_changes_nothing() {
+    fn reasoning_that_was_not_sent_back_comes_with_its_turn() {
         let t = tokenizer();
-        let request = request(r#"{"a": {"x": [1, 2]}}"#, "I look.");
-        let plain = request.render(&t).unwrap();
-        let same = request.replay(&t, plain.clone(), |_| None::<Box<Written>>);
+        let mut body = body(r#"{"a": {"x": [1, 2]}}"#, " I look.\r\n");
+        body["messages"][1]
+            .as_object_mut()
+            .unwrap()
+            .remove("reasoning_content");
+        let plain = of(body.clone()).render(&t).unwrap();
+        let replayed = replay(&t, &plain, &turn(&t, &plain, TEXT));
+        assert!(plain.prompt.contains("<think></think>"));
+        assert!(replayed.prompt.contains(&format!("<think>{TEXT}")));
+        // Another reasoning stays what it is.
+        body["messages"][1]["reasoning_content"] = "hmm".into();
+        let plain = of(body.clone()).render(&t).unwrap();
+        assert_eq!(replay(&t, &plain, &turn(&t, &plain, TEXT)), plain);
+        // Without tools the format leaves reasoning out, and the turn is the format's.
+        let body = json!({"model": "m", "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "I look.", "reasoning_content": "hm"},
+            {"role": "user", "content": "r"},
+        ]});
+        let plain = of(body).render(&t).unwrap();
+        let same = replay(&t, &plain, &turn(&t, &plain, "hm</think>I look.\n"));
         assert_eq!(plain, same);
-        let prompt = t.encode("<｜Assistant｜><think>", Marks::Parse).unwrap();
-        let cut = t.encode("hm", Marks::Parse).unwrap();
-        assert_eq!(Written::new(&t, &prompt, &cut), None);
+    }
+
+    #[test]
+    fn a_plain_answer_comes_back_with_its_tokens() {
+        let t = tokenizer();
+        let body = json!({"model": "m", "thinking": {"type": "disabled"}, "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "A word."},
+            {"role": "user", "content": "r"},
+        ]});
+        let plain = of(body).render(&t).unwrap();
+        // A token for each byte.
+        let letters = "A word.\n".bytes().map(|b| {
+            let letter = [b];
+            t.encode(std::str::from_utf8(&letter).unwrap(), Marks::Plain)
+                .unwrap()
+        });
+        let written: Vec<u32> = letters.flatten().collect();
+        let at = plain
+            .ids
+            .iter()
+            .position(|&id| Some(id) == t.mark(ASSISTANT));
+        let opening = Opening::of(&t, &plain.ids[..at.unwrap() + 2]).unwrap();
+        let turn = opening.written(&t, &written, Finish::Length).unwrap();
+        let replayed = replay(&t, &plain, &turn);
+        assert!(replayed.ids.windows(written.len()).any(|w| w == written));
+        assert_ne!(plain, replayed);
+        // What comes after another beginning is another turn.
+        let elsewhere = Written {
+            place: Place([0; 16]),
+            ..turn
+        };
+        assert_eq!(replay(&t, &plain, &elsewhere), plain);
+    }
+
+    #[test]
+    fn what_the_format_would_not_write_is_not_remembered() {
+        let t = tokenizer();
+        let encode = |text: &str| t.encode(text, Marks::Parse).unwrap();
+        let opening = Opening::of(&t, &encode("q<｜Assistant｜><think>")).unwrap();
+        let written = |text: &str, finish| opening.written(&t, &encode(text), finish);
+        assert_eq!(written("hm", Finish::Stop), None);
+        assert_eq!(written("hm</think>a<｜User｜>b", Finish::Stop), None);
+        let cut = written("hm", Finish::Length).unwrap();
+        assert_eq!(cut.reasoning, Some(encode("hm")));
+        assert!(cut.rest.is_empty());
+        assert_eq!(Opening::of(&t, &encode("q")), None);
+        let unknown = Written {
+            rest: vec![u32::MAX],
+            ..cut
+        };
+        assert!(!unknown.is_sound(&t));
+    }
+
+    #[test]
+    fn numbers_are_compared_digit_by_digit() {
+        let json = r#"{"a": [1, -2.50e+3], "b1": "7 \"8", "c": 12345678901234567890123}"#;
+        assert_eq!(numbers(json), ["1", "2.50e+3", "12345678901234567890123"]);
     }
 }

@@ -6,7 +6,6 @@ use deepseek_recipe::request::{
     ConversationRequest, ConversionOptions, InferenceOptions, ProtocolRequest,
 };
 use deepseek_recipe::stream::{ParsingOptions, PromptUsage};
-use deepseek_recipe_core::messages::InputMessage;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use v4_runtime::tokenizer::Tokenizer;
@@ -117,10 +116,6 @@ impl Request {
             prompt.special_ranges = ranges;
         }
         Rendered::encode(prompt, tokenizer)
-    }
-
-    pub(crate) fn messages(&self) -> &[InputMessage] {
-        &self.inner.conversation.messages
     }
 
     /// How to sample, as far as the request and the protocol's rules say.

@@ -7,6 +7,7 @@ use v4_runtime::sessions::SessionKey;
 
 use crate::http::Cors;
 use crate::keys::Keys;
+use crate::warm::Recorded;
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct Config {
     pub sessions: Option<SessionStore>,
     /// Whether answers that go round in a circle end, where a request does not say.
     pub stop_loops: bool,
+    /// First requests of agents, whose prompts are read at the start.
+    pub warm: Vec<Recorded>,
     /// Who may use the service.
     pub keys: Keys,
     /// Pages of which origins may.

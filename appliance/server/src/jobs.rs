@@ -37,9 +37,12 @@ pub struct Limits {
 pub struct Job {
     /// The prompt.
     pub ids: Vec<u32>,
-    /// Places in the prompt that later prompts are likely to share: there the session
-    /// is kept.
+    /// Places in the prompt that later prompts are likely to share, where turns begin:
+    /// there the session is kept, and every 2,048 tokens.
     pub checkpoints: Vec<usize>,
+    /// The end of what other conversations begin with as well, such as the system prompt
+    /// and tools: there it is kept as long as the session is.
+    pub root: Option<usize>,
     /// Tokens at most. With none the prompt is read and kept, and the job ends with
     /// [`Finish::Length`].
     pub max_tokens: usize,
@@ -48,8 +51,11 @@ pub struct Job {
     /// A place that one job of a client can have: a waiting or running job of the same
     /// client with the same name ends with [`Failure::Replaced`] when this one comes.
     pub replaces: Option<String>,
-    /// Run only while there is nothing else to do.
+    /// Run only while there is nothing else to do, and not counted among those that wait.
     pub background: bool,
+    /// The session is kept under this name on the disk, given up after all others, and
+    /// others go on from a copy of it.
+    pub keep_as: Option<String>,
     /// How to choose them.
     pub picking: Picking,
     /// What the model has beside it.
@@ -68,10 +74,12 @@ impl Job {
         Self {
             ids,
             checkpoints: Vec::new(),
+            root: None,
             max_tokens: 0,
             limits: Limits::default(),
             replaces: None,
             background: false,
+            keep_as: None,
             picking: Picking::default(),
             adapters: Vec::new(),
             client,
@@ -206,6 +214,12 @@ impl Jobs {
     /// [`Refused`].
     pub fn submit(&self, job: Job) -> Result<(), Refused> {
         let shared = &self.shared;
+        if job.background {
+            return match self.draining() {
+                true => Err(Refused::Stopping),
+                false => self.sender.send(job).map_err(|_| Refused::Stopping),
+            };
+        }
         if shared.draining.load(Ordering::Acquire) {
             return Err(Refused::Stopping);
         }

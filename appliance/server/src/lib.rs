@@ -29,6 +29,7 @@ mod picker;
 pub mod scheduler;
 mod service;
 mod turns;
+pub mod warm;
 
 pub use config::{Config, SessionStore};
 pub use constraint::Grammars;

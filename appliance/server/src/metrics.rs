@@ -17,6 +17,7 @@ pub struct Metrics {
     ends: IntCounterVec,
     running: IntGauge,
     waiting: IntGauge,
+    recorded: IntGauge,
     parked: IntCounter,
     prompt_tokens: IntCounter,
     cached_tokens: IntCounter,
@@ -61,7 +62,7 @@ impl Metrics {
                 IntCounterVec::new(
                     Opts::new(
                         "v4_generations_total",
-                        "Generations that ended, by how: stop, length, cancelled, failed",
+                        "Generations that ended, by how: stop, length, cancelled, replaced, failed",
                     ),
                     &["end"],
                 )?,
@@ -73,6 +74,13 @@ impl Metrics {
             waiting: add(
                 &registry,
                 IntGauge::new("v4_requests_waiting", "Requests that wait for their turn")?,
+            )?,
+            recorded: add(
+                &registry,
+                IntGauge::new(
+                    "v4_recorded_requests_left",
+                    "Recorded requests (--warm) whose prompts are still to be read",
+                )?,
             )?,
             parked: counter(
                 "v4_requests_parked_total",
@@ -124,6 +132,10 @@ impl Metrics {
 
     pub(crate) fn waiting(&self, n: usize) {
         self.waiting.set(n as i64);
+    }
+
+    pub(crate) fn recorded_left(&self, n: usize) {
+        self.recorded.set(n as i64);
     }
 
     pub(crate) fn parked(&self) {

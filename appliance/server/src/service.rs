@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use v4_chat::ModelVersion;
 use v4_runtime::Engine;
+use v4_runtime::sessions::Store;
 use v4_runtime::tokenizer::Tokenizer;
 
 use crate::config::Config;
@@ -23,6 +24,7 @@ use crate::models::Models;
 use crate::notify::Notifier;
 use crate::scheduler::{Scheduler, Settings};
 use crate::turns::Turns;
+use crate::warm;
 
 /// Lines about requests that are remembered, so that each is said once.
 const MOST_NOTED: usize = 4096;
@@ -76,6 +78,12 @@ impl Service {
         }
     }
 
+    /// Answers are remembered as `turns` says.
+    fn remembering(mut self, turns: Turns) -> Self {
+        self.turns = turns;
+        self
+    }
+
     /// How it serves.
     #[must_use]
     pub fn config(&self) -> &Config {
@@ -112,6 +120,18 @@ impl Service {
 
     pub(crate) fn metrics_text(&self) -> String {
         self.metrics.text(self.engine.as_deref())
+    }
+
+    /// The name of the session of a prompt that is read beforehand: the same at each start.
+    pub(crate) fn warm_name(&self, ids: &[u32]) -> String {
+        let mut hash = blake3::Hasher::new();
+        if let Some(engine) = &self.engine {
+            hash.update(&engine.fingerprint().0);
+        }
+        for id in ids {
+            hash.update(&id.to_le_bytes());
+        }
+        Store::staying(&hash.finalize().to_hex()[..32])
     }
 
     /// Tokens that the model was made for.
@@ -187,6 +207,10 @@ pub fn serve(
         Arc::clone(&metrics),
         Arc::clone(&notifier),
     )?;
+    let turns = match &config.sessions {
+        None => Turns::default(),
+        Some(store) => Turns::open(store, engine.fingerprint(), engine.tokenizer(), &notifier),
+    };
     let mut service = Service::new(
         config,
         engine.tokenizer().clone(),
@@ -194,7 +218,8 @@ pub fn serve(
         jobs,
         metrics,
         Arc::clone(&notifier),
-    );
+    )
+    .remembering(turns);
     service.engine = Some(Arc::clone(engine));
     let service = Arc::new(service);
 
@@ -221,6 +246,11 @@ pub fn serve(
             what: "cannot start the threads for connections",
             source,
         })?;
+    if !service.config.warm.is_empty() {
+        let recorded = service.config.warm.clone();
+        service.metrics.recorded_left(recorded.len());
+        runtime.spawn(warm::run(Arc::clone(&service), recorded));
+    }
     let served = runtime.block_on(serve_on(Arc::clone(&service), listeners, async {
         tokio::select! {
             () = signalled() => {}

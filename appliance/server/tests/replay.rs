@@ -57,6 +57,7 @@ impl Served {
             idle_bytes: 0,
             sessions: None,
             stop_loops: false,
+            warm: Vec::new(),
             keys: Keys::default(),
             cors: Vec::new(),
         };

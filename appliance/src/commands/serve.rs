@@ -115,6 +115,11 @@ pub struct ServeArgs {
     /// Write nothing of what clients send to the disk
     #[arg(long)]
     pub no_sessions: bool,
+    /// File of recorded first requests of agents, whose prompts are read at the start, while
+    /// nothing else is to be done: JSON or JSON lines of {"path": "/v1/messages", "body": …};
+    /// can be given several times
+    #[arg(long, value_name = "FILE")]
+    pub warm: Vec<PathBuf>,
     /// Also take a model that is not signed, or by nobody who is trusted
     #[arg(long, conflicts_with = "require_signed")]
     pub allow_unsigned: bool,
@@ -166,6 +171,10 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let notifier = Notifier::new();
     model::check_is_file(&args.model)?;
     let keys = keys(&args)?;
+    let mut warm = Vec::new();
+    for path in &args.warm {
+        warm.extend(v4_server::warm::read(path).context("--warm")?);
+    }
     if args.cors.contains(&Cors::Any) && !keys.wanted() {
         bail!(
             "--cors '*' lets every page ask that a user of this machine opens: use --api-keys \
@@ -233,6 +242,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             bound.map_or(IDLE_BYTES, |bytes| bytes / IDLE_SHARE)
         }),
         sessions: session_store(&args)?,
+        warm,
         keys,
         cors: args.cors,
     };

@@ -7,6 +7,7 @@ mod http;
 
 mod adapters;
 mod altered;
+mod caching;
 mod malformed;
 mod manager;
 mod output;

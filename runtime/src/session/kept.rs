@@ -5,25 +5,28 @@ use std::sync::Arc;
 use super::{Hooks, KEPT_ROWS, Session, Want};
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::sessions::SessionLog;
+use crate::sessions::{Landmark, SessionLog, surplus};
 
 /// A place that a session can go back to.
 #[derive(Debug, Clone)]
 pub(super) struct Mark {
     pub tokens: usize,
+    /// What stands there; none where the session set it by itself.
+    pub landmark: Option<Landmark>,
     /// As in a session's file.
     pub state: Arc<[u8]>,
 }
 
-/// Most marks of a session.
-const MOST_MARKS: usize = 2;
+/// Most marks that a session sets by itself.
+const OWN_MARKS: usize = 2;
 
 /// Tokens of a step where a session is saved in several.
 const SAVED_AT_ONCE: usize = 4096;
 
 impl Session {
-    /// Writes what the session holds to its file: only what the file lacks. Steps of
-    /// the file that are no beginning of the session are forgotten.
+    /// Writes what the session holds to its file: only what the file lacks, with a step
+    /// for each mark. Steps of the file that are no beginning of the session are
+    /// forgotten.
     ///
     /// # Errors
     /// If the file cannot be written; it then holds what it held, or a beginning of it.
@@ -35,13 +38,18 @@ impl Session {
         let mut from = log.tokens().len();
         while from < self.tokens.len() {
             // In pieces, so that a long session need not be in memory twice.
-            let to = self.tokens.len().min(from + SAVED_AT_ONCE);
+            let end = self.tokens.len().min(from + SAVED_AT_ONCE);
+            let next = self.marks.iter().find(|mark| mark.tokens > from);
+            let mark = next.filter(|mark| mark.tokens <= end);
+            let to = mark.map_or(end, |mark| mark.tokens);
             let rows = self.cache.saved_rows(b, config, from, to);
-            let state = match to == self.tokens.len() {
-                true => self.cache.saved_state(b, config),
-                false => Vec::new(),
+            let state = match mark {
+                Some(mark) => mark.state.to_vec(),
+                None if to == self.tokens.len() => self.cache.saved_state(b, config),
+                None => Vec::new(),
             };
-            log.append(&self.tokens[from..to], rows, state)?;
+            let landmark = mark.and_then(|mark| mark.landmark).unwrap_or_default();
+            log.append(&self.tokens[from..to], rows, state, landmark)?;
             from = to;
         }
         Ok(())
@@ -121,33 +129,80 @@ impl Session {
     }
 
     /// Remembers the state here, so that [`Self::rewind`] to here or a little further is
-    /// quick. Of marks there are at most two, and none where memory is short.
-    pub fn mark(&mut self) {
-        let tokens = self.tokens.len();
-        if tokens == 0 || self.marks.last().is_some_and(|mark| mark.tokens == tokens) {
-            return;
-        }
-        let (b, config) = (self.engine.forward().backend(), self.engine.config());
-        let state = self.cache.saved_state(b, config);
-        if self.marks.len() == MOST_MARKS {
-            self.marks.remove(0);
-        }
-        self.marks.push(Mark {
-            tokens,
-            state: state.into(),
-        });
-        let bytes = self.bytes(tokens, KEPT_ROWS, 1);
-        let described = self.described(tokens);
-        if self.share.set(bytes, || described).is_err() {
-            self.marks.clear();
-            let _ = self.reserve(tokens, KEPT_ROWS, 1);
-        }
+    /// quick. Of marks there are at most [`MOST_PLACES`](crate::sessions::MOST_PLACES),
+    /// and none where memory is short; what stands here says how long this one stays.
+    pub fn mark(&mut self, landmark: Landmark) {
+        self.set_mark(Some(landmark));
     }
 
-    /// How many tokens each mark stands after, in order: [`Self::rewind`] to one of these
-    /// runs nothing again.
-    pub fn marks(&self) -> impl Iterator<Item = usize> + '_ {
-        self.marks.iter().map(|mark| mark.tokens)
+    /// Whether the session marks the ends of prompts by itself, as it does at first; of
+    /// those marks the last two stay.
+    pub fn mark_prompts(&mut self, by_itself: bool) {
+        self.marks_prompts = by_itself;
+    }
+
+    pub(super) fn set_mark(&mut self, landmark: Option<Landmark>) {
+        let tokens = self.tokens.len();
+        if tokens == 0 {
+            return;
+        }
+        if let Some(mark) = self.marks.last_mut().filter(|mark| mark.tokens == tokens) {
+            mark.landmark = mark.landmark.max(landmark);
+            return;
+        }
+        if landmark.is_none() {
+            let mut own = OWN_MARKS - 1;
+            let mut i = self.marks.len();
+            while i > 0 {
+                i -= 1;
+                if self.marks[i].landmark.is_none() {
+                    match own {
+                        0 => drop(self.marks.remove(i)),
+                        _ => own -= 1,
+                    }
+                }
+            }
+        }
+        let (b, config) = (self.engine.forward().backend(), self.engine.config());
+        self.marks.push(Mark {
+            tokens,
+            landmark,
+            state: self.cache.saved_state(b, config).into(),
+        });
+        let places = self.marks.iter();
+        let places: Vec<_> = places
+            .map(|mark| (mark.tokens as u64, mark.landmark.unwrap_or_default()))
+            .collect();
+        for i in surplus(&places).into_iter().rev() {
+            self.marks.remove(i);
+        }
+        // Gives marks up until there is memory for those that are left.
+        let _ = self.reserve(tokens, KEPT_ROWS, 1);
+    }
+
+    /// Gives up marks, where memory is short: first all but the roots, then those. Whether
+    /// there were any.
+    pub(super) fn spare_marks(&mut self) -> bool {
+        let before = self.marks.len();
+        self.marks
+            .retain(|mark| mark.landmark == Some(Landmark::Root));
+        if self.marks.len() == before {
+            self.marks.clear();
+        }
+        before > 0
+    }
+
+    /// Bytes of the states at marks. Copies of a session have them in common.
+    #[must_use]
+    pub fn marks_bytes(&self) -> usize {
+        self.marks.iter().map(|mark| mark.state.len()).sum()
+    }
+
+    /// How many tokens each mark stands after, in order, and what stands there:
+    /// [`Self::rewind`] to one of these runs nothing again.
+    pub fn marks(&self) -> impl Iterator<Item = (usize, Landmark)> + '_ {
+        let marks = self.marks.iter();
+        marks.map(|mark| (mark.tokens, mark.landmark.unwrap_or_default()))
     }
 
     /// Makes the session one of `len` tokens that was never run: its caches have the

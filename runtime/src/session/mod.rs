@@ -108,6 +108,8 @@ pub struct Session {
     share: Share,
     /// In order.
     marks: Vec<Mark>,
+    /// Whether it sets marks by itself.
+    marks_prompts: bool,
 }
 
 /// Buffers of so many rows are kept from call to call; those of a prompt's chunks are
@@ -142,6 +144,7 @@ impl Session {
             chunk,
             share: Share::new(engine.budget()),
             marks: Vec::new(),
+            marks_prompts: true,
         };
         let rows = chunk.min(context);
         let most = session.bytes(context, rows, 1);
@@ -161,10 +164,9 @@ impl Session {
             chunk: self.chunk,
             logits,
         };
-        let marks: usize = self.marks.iter().map(|mark| mark.state.len()).sum();
         session_bytes(config, kv, self.engine.threads(), size)
             + self.engine.adapter_work_bytes(rows)
-            + marks as u64
+            + self.marks_bytes() as u64
     }
 
     /// What does not fit, and what would take less.
@@ -180,9 +182,8 @@ impl Session {
         let bytes = self.bytes(tokens, rows, logits);
         let described = self.described(tokens);
         let fits = self.share.set(bytes, || described);
-        if fits.is_err() && !self.marks.is_empty() {
-            // They are a convenience.
-            self.marks.clear();
+        // Marks are a convenience.
+        if fits.is_err() && self.spare_marks() {
             return self.reserve(tokens, rows, logits);
         }
         fits
@@ -257,6 +258,7 @@ impl Session {
             chunk: self.chunk,
             share,
             marks: self.marks.clone(),
+            marks_prompts: self.marks_prompts,
         })
     }
 
@@ -296,8 +298,8 @@ impl Session {
         self.reserve(self.tokens.len() + ids.len(), rows, logits)?;
         let result = self.append_reserved(ids, want, hooks);
         self.settle(rows);
-        if result.is_ok() && ids.len() > KEPT_ROWS {
-            self.mark();
+        if result.is_ok() && self.marks_prompts && ids.len() > KEPT_ROWS {
+            self.set_mark(None);
         }
         result
     }

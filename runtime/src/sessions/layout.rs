@@ -5,7 +5,7 @@
 //!          key check [16], sum [16]
 //! at 512   commit: number u64, end u64, last sum [16], sum [16]
 //! at 1024  the other commit
-//! at 4096  step: "step" u32, 0 u32, from u64, to u64, bytes of rows u64, bytes of
+//! at 4096  step: "step" u32, landmark u32, from u64, to u64, bytes of rows u64, bytes of
 //!          state u64, sum [16]; tokens u32 each, sum [16]; rows, sum [16];
 //!          state, sum [16]
 //! ```
@@ -18,7 +18,11 @@
 //!
 //! Where the file is encrypted (flag 1), tokens, rows and state are each sealed by
 //! themselves, see [`super::seal`]. A state whose first eight bytes are zeros was given
-//! up, to save room: the step is one to pass, not one to end at.
+//! up, to save room: the step is one to pass, not one to end at. A landmark is 0 for none,
+//! 1 where a turn begins, 2 at the end of what many prompts share, see
+//! [`super::landmark`].
+
+use super::Landmark;
 
 /// First bytes of a file.
 pub(super) const MAGIC: &[u8; 8] = b"V4SESSN\0";
@@ -77,6 +81,8 @@ pub struct StepInfo {
     pub(super) state_bytes: u64,
     /// Bytes that sealing adds to each part.
     pub(super) more: u64,
+    /// What stands at its end.
+    pub(super) landmark: Landmark,
     /// Whether the state is still there.
     pub(super) state: bool,
     /// Where its header begins.
@@ -88,6 +94,12 @@ pub struct StepInfo {
 }
 
 impl StepInfo {
+    /// What stands at its end.
+    #[must_use]
+    pub fn landmark(&self) -> Landmark {
+        self.landmark
+    }
+
     /// Whether a session can be restored to its end.
     #[must_use]
     pub fn has_state(&self) -> bool {

@@ -12,7 +12,7 @@ use super::layout::{
     SUM, StepInfo, Sum, VERSION, number, sum,
 };
 use super::seal::{self, Seal, SessionKey};
-use super::{Fingerprint, SessionError};
+use super::{Fingerprint, Landmark, SessionError};
 
 /// An open session file. Nobody else can open it meanwhile.
 #[derive(Debug)]
@@ -370,6 +370,7 @@ impl SessionLog {
             rows_bytes: number(body, 24),
             state_bytes: number(body, 32),
             more: self.more(),
+            landmark: Landmark::of_number((number(body, 0) >> 32) as u32),
             state: false,
             offset,
             tokens_sum: [0; SUM],

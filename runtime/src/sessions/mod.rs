@@ -7,6 +7,7 @@
 
 mod error;
 mod fingerprint;
+mod landmark;
 mod layout;
 mod log;
 mod seal;
@@ -17,6 +18,8 @@ mod tests;
 
 pub use error::SessionError;
 pub use fingerprint::Fingerprint;
+pub(crate) use landmark::surplus;
+pub use landmark::{Landmark, MOST_PLACES};
 pub use layout::StepInfo;
 pub use log::SessionLog;
 pub use seal::SessionKey;

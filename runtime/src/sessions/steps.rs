@@ -3,7 +3,7 @@
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::layout::{MOST_BYTES, MOST_TOKENS, STEP, STEP_HEADER, SUM, StepInfo, Sum, sum};
-use super::{SessionError, SessionLog};
+use super::{Landmark, SessionError, SessionLog, surplus};
 
 impl SessionLog {
     /// The rows of step `i`, checked.
@@ -79,8 +79,8 @@ impl SessionLog {
     }
 
     /// Adds a step: tokens, the rows that they gave, and the state after them, which may
-    /// be empty: then a session cannot be restored to its end. It counts once this has
-    /// returned, and not at all if it fails.
+    /// be empty: then a session cannot be restored to its end. The landmark says how long
+    /// the state is kept. It counts once this has returned, and not at all if it fails.
     ///
     /// # Errors
     /// If it cannot be written, as on a full disk.
@@ -89,6 +89,7 @@ impl SessionLog {
         tokens: &[u32],
         rows: Vec<u8>,
         state: Vec<u8>,
+        landmark: Landmark,
     ) -> Result<(), SessionError> {
         let from = self.tokens.len() as u64;
         let to = from + tokens.len() as u64;
@@ -100,7 +101,7 @@ impl SessionLog {
         }
         let mut head = Vec::with_capacity(STEP_HEADER + 4 * tokens.len() + 2 * SUM + more as usize);
         head.extend(STEP.to_le_bytes());
-        head.extend([0; 4]);
+        head.extend(landmark.number().to_le_bytes());
         for number in [from, to, rows_bytes, state_bytes] {
             head.extend(number.to_le_bytes());
         }
@@ -123,6 +124,7 @@ impl SessionLog {
             rows_bytes,
             state_bytes,
             more,
+            landmark,
             state: has_state,
             offset: self.end(),
             tokens_sum,
@@ -160,8 +162,7 @@ impl SessionLog {
         self.sync()
     }
 
-    /// Gives up states of old steps, which are large: what is left lies the closer the
-    /// nearer it is to the end. Their room goes back to the file system where it can.
+    /// Gives up states of old steps, which are large, as [`super::landmark`] says. Their room goes back to the file system where it can.
     fn thin(&mut self) {
         for i in given_up(&self.steps) {
             let step = &mut self.steps[i];
@@ -175,21 +176,15 @@ impl SessionLog {
     }
 }
 
-/// Steps at the end whose states are always kept.
-const RECENT: usize = 8;
 /// Shorter states free nothing.
 const LEAST: u64 = 8192;
 
-/// Steps whose states are not worth their room. Those are kept that stand last before a
-/// multiple of some power of two, at most a quarter of the way to the end: so the grid
-/// only gets coarser as the end moves on, and what is on it stays.
+/// Steps whose states are not worth their room.
 fn given_up(steps: &[StepInfo]) -> Vec<usize> {
-    let end = steps.last().map_or(0, |step| step.to);
-    let old = &steps[..steps.len().saturating_sub(RECENT)];
-    let given_up = old.iter().zip(steps.iter().skip(1)).map(|(step, next)| {
-        let apart = ((end - step.to) / 4).checked_ilog2().unwrap_or(0);
-        step.state && step.state_bytes >= LEAST && step.to >> apart == next.to >> apart
-    });
-    let numbered = given_up.enumerate().filter(|(_, given_up)| *given_up);
-    numbered.map(|(i, _)| i).collect()
+    let all = steps.iter().enumerate();
+    let (at, places): (Vec<usize>, Vec<_>) = all
+        .filter(|(_, step)| step.state && step.state_bytes >= LEAST)
+        .map(|(i, step)| (i, (step.to, step.landmark)))
+        .unzip();
+    surplus(&places).into_iter().map(|i| at[i]).collect()
 }

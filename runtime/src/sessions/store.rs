@@ -4,12 +4,16 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{Fingerprint, SessionError, SessionKey, SessionLog};
 
 /// Ending of session files' names.
 const ENDING: &str = "session";
+/// Names of sessions that are deleted after all others begin so.
+const STAYING: &str = "warm-";
+/// So long after they were last used.
+const STAYS: Duration = Duration::from_secs(30 * 86_400);
 /// Longest name.
 const MOST_NAME: usize = 100;
 
@@ -172,14 +176,33 @@ impl Store {
         Ok(best)
     }
 
-    /// Deletes sessions, those first that were used longest ago, until all take no more
-    /// than `limit` bytes; `keep` stays, and those in use do. Returns what was deleted.
+    /// The name of a session that is deleted after all others: it is of use to many, and
+    /// belongs to none of them. One that nobody has used for 30 days is as any other.
+    #[must_use]
+    pub fn staying(name: &str) -> String {
+        format!("{STAYING}{name}")
+    }
+
+    /// Whether [`Self::staying`] made that name.
+    #[must_use]
+    pub fn is_staying(name: &str) -> bool {
+        name.starts_with(STAYING)
+    }
+
+    /// Deletes sessions, those first that were used longest ago and last those whose
+    /// names say so, until all take no more than `limit` bytes; `keep` stays, and those in use do. Returns what was deleted.
     ///
     /// # Errors
     /// If the folder cannot be read, or a file not be deleted.
     pub fn evict(&self, limit: u64, keep: Option<&Path>) -> Result<Vec<PathBuf>, SessionError> {
         let mut files = self.files()?;
-        files.sort_by_key(|(path, facts)| (facts.modified().ok(), path.clone()));
+        files.sort_by_key(|(path, facts)| {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            let used = facts.modified().ok();
+            let unused = used.and_then(|used| used.elapsed().ok());
+            let stays = Self::is_staying(&name) && unused.unwrap_or_default() < STAYS;
+            (stays, used, path.clone())
+        });
         let mut sum: u64 = files.iter().map(|(_, facts)| facts.blocks() * 512).sum();
         let mut gone = Vec::new();
         for (path, facts) in files {

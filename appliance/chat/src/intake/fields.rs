@@ -83,6 +83,14 @@ impl Path {
         all
     }
 
+    /// Whether a field is in any of the tables.
+    #[must_use]
+    pub fn knows(self, name: &str) -> bool {
+        self.used().contains(&name)
+            || self.harmless().contains(&name)
+            || self.refused().iter().any(|(refused, _)| *refused == name)
+    }
+
     /// Refuses a request with a field that would change its answer and is not there.
     ///
     /// # Errors

@@ -7,13 +7,14 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use v4_chat::intake::{self, Accepted, Path};
-use v4_chat::{Event, Protocol, Rendered, Request, Responder, Written};
+use v4_chat::{Event, Opening, Protocol, Rendered, Request, Responder};
 use v4_runtime::Adapter;
 use v4_runtime::sampling::SamplerOptions;
-use v4_runtime::tokenizer::Tokenizer;
 
 use super::extras::Extras;
 use super::generation::{self, Progress, Writer};
+use super::ignored::Ignored;
+use super::marks::Marks;
 use crate::constraint::{ConstraintError, Part};
 use crate::http::{ApiError, Body, Kind, Sse, Style};
 use crate::jobs::{Client, Finish, Job, Output};
@@ -24,8 +25,6 @@ use crate::service::{Service, new_id, now};
 const THINK_END: &str = "</think>";
 /// In each tag of a call.
 const TOOL_MARK: &str = "｜DSML｜";
-/// Begin turns: prompts of the same conversation part there.
-const TURNS: [&str; 2] = ["<｜User｜>", "<｜Assistant｜>"];
 
 /// A request that can be run.
 struct Prepared {
@@ -34,6 +33,7 @@ struct Prepared {
     picking: Picking,
     adapters: Vec<Arc<Adapter>>,
     max_tokens: usize,
+    ignored: Ignored,
 }
 
 /// Answers a request.
@@ -46,14 +46,14 @@ pub(crate) async fn answer(
 ) -> Result<Response<Body>, ApiError> {
     let prepared = prepare_aside(service, protocol, body).await?;
     drop(turn);
-    let tokenizer = service.tokenizer();
     let (outputs, receiver) = mpsc::unbounded_channel();
     let ids = prepared.rendered.ids;
     let prompt = ids.len();
-    let opened = checkpoints(tokenizer, &ids).pop().unwrap_or(0);
-    let beginning = ids[opened..].to_vec();
+    let marks = Marks::of(service.tokenizer(), &ids);
+    let opening = Opening::of(service.tokenizer(), &ids);
     let job = Job {
-        checkpoints: checkpoints(tokenizer, &ids),
+        checkpoints: marks.turns,
+        root: marks.root,
         max_tokens: prepared.max_tokens,
         picking: prepared.picking,
         adapters: prepared.adapters,
@@ -63,7 +63,7 @@ pub(crate) async fn answer(
     let streams = prepared.request.stream();
     let writer = ChatWriter {
         service: Arc::clone(service),
-        beginning,
+        opening,
         written: Vec::new(),
         id: new_id(match protocol {
             Protocol::Chat => "chatcmpl-",
@@ -78,7 +78,39 @@ pub(crate) async fn answer(
         events: 0,
     };
     let keep_alive = service.config().keep_alive;
-    generation::answer(receiver, writer, streams, prompt, keep_alive).await
+    let answered = generation::answer(receiver, writer, streams, prompt, keep_alive).await;
+    Ok(prepared.ignored.tell(answered?))
+}
+
+/// Reads a request's prompt while nothing else is to be done, so that those that begin
+/// like it find it read. Returns its tokens, and how many were known.
+pub(crate) async fn read_beforehand(
+    service: &Arc<Service>,
+    protocol: Protocol,
+    body: Bytes,
+) -> Result<(usize, usize), ApiError> {
+    let prepared = prepare_aside(service, protocol, body).await?;
+    let (outputs, mut receiver) = mpsc::unbounded_channel();
+    let ids = prepared.rendered.ids;
+    let tokens = ids.len();
+    let marks = Marks::of(service.tokenizer(), &ids);
+    service.jobs().submit(Job {
+        checkpoints: marks.turns,
+        root: marks.root,
+        adapters: prepared.adapters,
+        background: true,
+        keep_as: Some(service.warm_name(&ids)),
+        ..Job::new(ids, Client::Anyone, outputs)
+    })?;
+    let mut known = 0;
+    loop {
+        match receiver.recv().await.ok_or_else(generation::gone)? {
+            Output::Started { cached } => known = cached,
+            Output::Reading { .. } | Output::Token { .. } => {}
+            Output::Done(_) => return Ok((tokens, known)),
+            Output::Failed(failure) => return Err(failure.into()),
+        }
+    }
 }
 
 /// The prompt that a request gives, for those who want to see it.
@@ -138,6 +170,7 @@ struct Read {
     rendered: Rendered,
     extras: Extras,
     adapters: Vec<Arc<Adapter>>,
+    ignored: Ignored,
 }
 
 fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiError> {
@@ -148,13 +181,15 @@ fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiE
         Value::Object(fields) => Extras::of(fields, tokenizer.vocab_size())?,
         _ => Extras::default(),
     };
+    let path = Path::from(protocol);
+    let ignored = Ignored::of(&body, |name| path.knows(name));
     let accepted = intake::accept(protocol, service.version(), body)?;
     for note in &accepted.notes {
-        service.note(Path::from(protocol).name(), note);
+        service.note(path.name(), note);
     }
     let rendered = accepted.request.render(tokenizer)?;
-    let known = |call: &str| service.turns().get(call);
-    let rendered = accepted.request.replay(tokenizer, rendered, known);
+    let known = |place| service.turns().at(place);
+    let rendered = rendered.replay(tokenizer, known);
     if rendered.images > 0 {
         return Err(ApiError::new(
             Kind::Invalid,
@@ -166,6 +201,7 @@ fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiE
         rendered,
         extras,
         adapters,
+        ignored,
     })
 }
 
@@ -175,6 +211,7 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
         rendered,
         extras,
         adapters,
+        ignored,
     } = read(service, protocol, body)?;
     let context = service.config().context;
     if rendered.ids.len() >= context {
@@ -196,6 +233,7 @@ fn prepare(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Prepare
         picking,
         adapters,
         max_tokens: max_tokens as usize,
+        ignored,
     })
 }
 
@@ -253,38 +291,11 @@ fn refused(protocol: Protocol, error: ConstraintError) -> ApiError {
     ApiError::invalid(param, format!("{param} cannot be followed: {error}."))
 }
 
-/// Where the last turns of a prompt begin.
-fn checkpoints(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<usize> {
-    let last = |mark: &&str| {
-        let mark = tokenizer.mark(mark)?;
-        ids.iter().rposition(|&id| id == mark)
-    };
-    let mut all: Vec<usize> = TURNS.iter().filter_map(last).filter(|&i| i > 0).collect();
-    all.sort_unstable();
-    all
-}
-
-/// The ids of the calls in a response of any protocol.
-fn calls(response: &Value) -> Vec<String> {
-    let list = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
-    let chat = list(&response["choices"][0]["message"]["tool_calls"]);
-    let messages = list(&response["content"]);
-    let messages = messages.into_iter().filter(|c| c["type"] == "tool_use");
-    let responses = list(&response["output"]);
-    let ids = chat
-        .into_iter()
-        .chain(messages)
-        .map(|call| call["id"].clone());
-    let ids = ids.chain(responses.into_iter().map(|item| item["call_id"].clone()));
-    ids.filter_map(|id| id.as_str().map(str::to_owned))
-        .collect()
-}
-
 /// Writes responses with the protocol's own responder.
 struct ChatWriter {
     service: Arc<Service>,
-    /// The prompt from where the model's turn begins.
-    beginning: Vec<u32>,
+    /// The model's turn, where the prompt has opened one.
+    opening: Option<Opening>,
     /// What the model wrote.
     written: Vec<u32>,
     id: String,
@@ -345,17 +356,17 @@ impl ChatWriter {
         }
     }
 
-    /// Remembers a turn that calls tools, so that it comes back as it was written.
-    fn remember(&self) -> Result<(), ApiError> {
-        let calls = calls(&Writer::whole(self)?);
-        if calls.is_empty() {
-            return Ok(());
-        }
+    /// Remembers the turn, so that it comes back as it was written.
+    fn remember(&self, finish: v4_chat::Finish) {
         let tokenizer = self.service.tokenizer();
-        if let Some(turn) = Written::new(tokenizer, &self.beginning, &self.written) {
-            self.service.turns().put(calls, turn);
+        let opening = self.opening.as_ref();
+        let turn = opening.and_then(|turn| turn.written(tokenizer, &self.written, finish));
+        if let Some(turn) = turn
+            && let Err(error) = self.service.turns().put(turn)
+        {
+            self.service
+                .log(&format!("an answer is not remembered: {error}"));
         }
-        Ok(())
     }
 
     fn write(&mut self, output: Output) -> Result<Vec<Event>, ApiError> {
@@ -380,13 +391,12 @@ impl ChatWriter {
             } => self.responder()?.push_with(id, logprob)?,
             Output::Token { id, logprob: None } => self.responder()?.push(&[id])?,
             Output::Done(finish) => {
-                let events = self.responder()?.finish(match finish {
+                let finish = match finish {
                     Finish::Stop => v4_chat::Finish::Stop,
                     Finish::Length | Finish::Loop => v4_chat::Finish::Length,
-                })?;
-                if finish == Finish::Stop {
-                    self.remember()?;
-                }
+                };
+                let events = self.responder()?.finish(finish)?;
+                self.remember(finish);
                 events
             }
             Output::Failed(failure) => return Err(failure.into()),

@@ -134,7 +134,7 @@ impl Progress {
     }
 }
 
-fn gone() -> ApiError {
+pub(super) fn gone() -> ApiError {
     ApiError::new(Kind::Internal, "The thread that runs the model has ended.")
 }
 

@@ -4,6 +4,8 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 mod extras;
 mod generation;
+mod ignored;
+mod marks;
 pub(crate) mod models;
 pub(crate) mod tokens;
 

@@ -1,24 +1,67 @@
 //! Sessions that nobody uses at the moment, for prompts that begin like them.
 
+use v4_runtime::sessions::Landmark;
 use v4_runtime::{Engine, EngineError, Hooks, Session};
 
 /// Shorter sessions are not worth their place.
 const LEAST: usize = 8;
+/// A session is copied for so many tokens of it, or for this part of it.
+const WORTH: (usize, usize) = (32, 16);
+/// A session is given up as if it had been used so many events later for each time that
+/// it was gone on with, up to so many times: a conversation outlives requests that came
+/// once and after it.
+const BONUS: (u64, u64) = (16, 4);
+/// What is to stay takes this part of the memory at most.
+const STAYING_SHARE: u64 = 2;
 
-/// A session, and the name that it is kept under on the disk.
+/// A session, and what is known of the conversation in it.
 #[derive(Debug)]
 pub(super) struct Named {
     pub session: Session,
+    /// The name that it is kept under on the disk.
     pub name: Option<String>,
+    /// How many times it was gone on with.
+    pub turns: u64,
+    /// The entry that it goes on from, whose place it takes.
+    pub from: Option<u64>,
+    /// Given up after all others.
+    pub stays: bool,
+}
+
+impl Named {
+    /// A session that nothing is known of.
+    pub fn new(session: Session) -> Self {
+        Self {
+            session,
+            name: None,
+            turns: 0,
+            from: None,
+            stays: false,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Entry {
     named: Named,
+    number: u64,
     used: u64,
 }
 
-/// Sessions within a bound, the least recently used given up first.
+impl Entry {
+    fn bytes(&self) -> u64 {
+        (self.named.session.kv_bytes() + self.named.session.marks_bytes()) as u64
+    }
+
+    /// Those with less are given up first.
+    fn worth(&self) -> (bool, u64) {
+        let (bonus, most) = BONUS;
+        let turns = self.named.turns.min(most);
+        (self.named.stays, self.used + bonus * turns)
+    }
+}
+
+/// Sessions within a bound, those given up first that are worth least.
 #[derive(Debug)]
 pub(super) struct Idle {
     entries: Vec<Entry>,
@@ -27,9 +70,17 @@ pub(super) struct Idle {
     clock: u64,
 }
 
+/// A session here that a prompt can go on from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Best {
+    /// Tokens in common that need not be run again.
+    pub tokens: usize,
+    at: usize,
+}
+
 /// Of a session's tokens, how many it can be had with without running any again, as a
 /// beginning of `ids` that leaves the last one to be run; none if it is of another model.
-fn usable(session: &Session, engine: &Engine, ids: &[u32]) -> usize {
+pub(super) fn usable(session: &Session, engine: &Engine, ids: &[u32]) -> usize {
     if !session.engine().is_same_as(engine) {
         return 0;
     }
@@ -39,8 +90,35 @@ fn usable(session: &Session, engine: &Engine, ids: &[u32]) -> usize {
     if same == session.len() {
         return same;
     }
-    let marks = session.marks().filter(|&mark| mark <= same);
-    marks.max().unwrap_or(0)
+    let marks = session.marks().map(|(mark, _)| mark);
+    marks.filter(|&mark| mark <= same).max().unwrap_or(0)
+}
+
+/// Whether to copy a session for so many tokens of it.
+pub(super) fn worth_copying(tokens: usize, session: &Session) -> bool {
+    let (enough, part) = WORTH;
+    tokens >= enough.min(session.len().div_ceil(part)).max(1)
+}
+
+/// Whether a prompt that has `tokens` tokens in common with a session goes on with the
+/// conversation in it: it shares more than the system prompt, and leaves no more than a
+/// quarter behind of what came before the last answer. Others begin a conversation of
+/// their own, and take nothing's place.
+pub(super) fn same_conversation(
+    tokens: usize,
+    held: usize,
+    places: impl Iterator<Item = (usize, Landmark)>,
+) -> bool {
+    let (mut root, mut last) = (0, None);
+    for (at, landmark) in places {
+        match landmark {
+            Landmark::Root => root = at,
+            Landmark::Turn => last = Some(at),
+            Landmark::Way => {}
+        }
+    }
+    let last = last.unwrap_or(held);
+    tokens > root && 4 * last.saturating_sub(tokens) <= last
 }
 
 impl Idle {
@@ -53,33 +131,48 @@ impl Idle {
         }
     }
 
-    /// A session that holds as much of the beginning of `ids` as any here, more than
-    /// none. It is a copy, as other prompts may begin like it as well; without memory
-    /// for one it is the session itself.
-    pub fn take(&mut self, engine: &Engine, ids: &[u32]) -> Result<Option<Named>, EngineError> {
-        let all = 0..self.entries.len();
-        let best = all
-            .map(|i| (usable(&self.entries[i].named.session, engine, ids), i))
-            .max_by_key(|&(tokens, i)| (tokens, std::cmp::Reverse(i)));
-        let Some((tokens @ 1.., i)) = best else {
-            return Ok(None);
-        };
+    fn tick(&mut self) -> u64 {
         self.clock += 1;
-        self.entries[i].used = self.clock;
-        let held = self.entries[i].named.session.len();
-        let mut named = match self.entries[i].named.session.fork() {
+        self.clock
+    }
+
+    /// The session that holds as much of the beginning of `ids` as any here, more than
+    /// none.
+    pub fn best(&self, engine: &Engine, ids: &[u32]) -> Option<Best> {
+        let all = self.entries.iter().enumerate();
+        let all = all.map(|(at, e)| Best {
+            tokens: usable(&e.named.session, engine, ids),
+            at,
+        });
+        all.max_by_key(|best| (best.tokens, std::cmp::Reverse(best.at)))
+            .filter(|best| worth_copying(best.tokens, &self.entries[best.at].named.session))
+    }
+
+    /// That session, as far as it is of use. It is a copy, as other prompts may begin like
+    /// it as well; without memory for one it is the session itself.
+    pub fn take(&mut self, Best { tokens, at }: Best) -> Result<Named, EngineError> {
+        let used = self.tick();
+        let entry = &mut self.entries[at];
+        entry.used = used;
+        let session = &entry.named.session;
+        // What is to stay belongs to no conversation.
+        let same = !entry.named.stays && same_conversation(tokens, session.len(), session.marks());
+        let mut named = match session.fork() {
             Ok(session) => Named {
-                session,
-                name: self.entries[i].named.name.clone(),
+                name: entry.named.name.clone(),
+                turns: entry.named.turns,
+                from: Some(entry.number),
+                ..Named::new(session)
             },
-            Err(_) => self.entries.remove(i).named,
+            Err(_) => self.entries.remove(at).named,
         };
-        // A prompt that leaves most of it behind is of another conversation.
-        if 2 * tokens < held {
-            named.name = None;
+        match same {
+            true => named.turns += 1,
+            false => (named.name, named.turns, named.from) = (None, 0, None),
         }
+        named.stays = false;
         named.session.rewind(tokens, &mut Hooks::default())?;
-        Ok(Some(named))
+        Ok(named)
     }
 
     /// A session whose request has ended.
@@ -88,32 +181,45 @@ impl Idle {
         if tokens.len() < LEAST {
             return;
         }
-        // What it goes on from is found in it.
+        // What it goes on from is found in it, or was left behind.
         let same = |session: &Session| session.engine().is_same_as(named.session.engine());
         self.entries.retain(|e| {
             let session = &e.named.session;
-            !(tokens.starts_with(session.tokens()) && same(session))
+            let within = tokens.starts_with(session.tokens()) && same(session);
+            let left = named.from == Some(e.number);
+            !(within || left) || (e.named.stays && !named.stays)
         });
-        self.clock += 1;
+        let number = self.tick();
         self.entries.push(Entry {
             named,
-            used: self.clock,
+            number,
+            used: number,
         });
-        while self.entries.len() > self.most || self.bytes() > self.most_bytes {
+        while self.too_many() {
             if !self.evict() {
                 break;
             }
         }
     }
 
-    fn bytes(&self) -> u64 {
-        let bytes = |e: &Entry| e.named.session.kv_bytes() as u64;
-        self.entries.iter().map(bytes).sum()
+    fn too_many(&mut self) -> bool {
+        // What is to stay is not counted, but must leave room for what comes and goes.
+        let staying = self.entries.iter().filter(|e| e.named.stays);
+        let most = self.most_bytes / STAYING_SHARE;
+        if staying.map(Entry::bytes).sum::<u64>() > most
+            && let Some(oldest) = self.entries.iter_mut().find(|e| e.named.stays)
+        {
+            oldest.named.stays = false;
+        }
+        let passing = self.entries.iter().filter(|e| !e.named.stays).count();
+        let bytes: u64 = self.entries.iter().map(Entry::bytes).sum();
+        passing > self.most || bytes > self.most_bytes
     }
 
-    /// Gives up the least recently used; false if there is none.
+    /// Gives up what is worth least; false if there is nothing.
     pub fn evict(&mut self) -> bool {
-        let oldest = (0..self.entries.len()).min_by_key(|&i| self.entries[i].used);
-        oldest.map(|i| self.entries.remove(i)).is_some()
+        let all = self.entries.iter().enumerate();
+        let least = all.min_by_key(|(_, e)| e.worth()).map(|(at, _)| at);
+        least.map(|at| self.entries.remove(at)).is_some()
     }
 }

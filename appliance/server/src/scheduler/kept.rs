@@ -7,7 +7,7 @@ use std::sync::Arc;
 use v4_runtime::sessions::{SessionError, Store};
 use v4_runtime::{Engine, EngineError, Session};
 
-use super::idle::Named;
+use super::idle::{Named, same_conversation};
 use crate::config::SessionStore;
 use crate::service::new_id;
 
@@ -49,10 +49,15 @@ impl Kept {
             return Ok(None);
         };
         let session = Session::restore(engine, context, chunk, &found.log, found.tokens)?;
-        // One that leaves most of it behind is of another conversation.
-        let same = 2 * found.tokens >= found.log.tokens().len();
-        let name = same.then(|| name(found.log.path())).flatten();
-        Ok(Some(Named { session, name }))
+        let steps = found.log.steps().iter();
+        let places = steps.map(|step| (step.to as usize, step.landmark()));
+        let same = same_conversation(found.tokens, found.log.tokens().len(), places);
+        let name = name(found.log.path()).filter(|name| same && !Store::is_staying(name));
+        Ok(Some(Named {
+            turns: u64::from(name.is_some()),
+            name,
+            ..Named::new(session)
+        }))
     }
 
     /// A name to write a request's session under: its own, unless another request writes
@@ -64,6 +69,12 @@ impl Kept {
         };
         self.in_use.insert(name.clone());
         name
+    }
+
+    /// That name, if no other request writes there.
+    pub fn claim_as(&mut self, name: &str) -> Option<String> {
+        let free = self.in_use.insert(name.to_owned());
+        free.then(|| name.to_owned())
     }
 
     /// The request that wrote there has ended.

@@ -9,9 +9,11 @@
 //! What is computed when changes no result: a request's tokens are those that it would
 //! have had alone.
 
+mod begin;
 mod idle;
 mod kept;
 mod pace;
+mod places;
 mod queue;
 mod sequence;
 
@@ -19,6 +21,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use v4_runtime::sessions::Landmark;
 use v4_runtime::{Batch, Engine, EngineError, Session};
 
 use crate::config::SessionStore;
@@ -151,8 +154,7 @@ impl Scheduler {
         for old in self.queue.replaced(&job) {
             self.metrics.ended("replaced");
             let _ = old.outputs.send(Output::Failed(Failure::Replaced));
-            self.inbox.started();
-            self.inbox.ended();
+            self.dequeued(&old);
         }
         for old in self.running.iter_mut().chain(&mut self.parked) {
             if old.replaced_by(&job) && old.end.is_none() {
@@ -172,8 +174,10 @@ impl Scheduler {
 
     /// Starts waiting requests while there is room.
     fn admit(&mut self) {
-        while self.running.len() < self.settings.parallel {
-            if self.running.is_empty()
+        // What runs in the background takes nobody's turn.
+        let foreground = |s: &&Sequence| !s.background;
+        while self.running.iter().filter(foreground).count() < self.settings.parallel {
+            if !self.running.iter().any(|s| !s.background)
                 && let Some(sequence) = self.parked.pop_front()
             {
                 self.resume(sequence);
@@ -183,87 +187,25 @@ impl Scheduler {
                 break;
             }
             let clients: Vec<_> = self.running.iter().map(|s| s.client.clone()).collect();
-            let Some((job, arrived)) = self.queue.next(&clients) else {
+            let background = !self.running.iter().any(|s| s.background);
+            let Some((job, arrived)) = self.queue.next(&clients, background) else {
                 break;
             };
-            self.inbox.started();
+            if !job.background {
+                self.inbox.started();
+            }
             self.start(job, arrived);
         }
-        self.metrics.running(self.running.len() + self.parked.len());
+        let running = self.running.iter().filter(foreground).count();
+        self.metrics.running(running + self.parked.len());
         self.metrics.waiting(self.queue.len());
     }
 
-    fn start(&mut self, job: Job, arrived: Instant) {
-        if job.outputs.is_closed() {
-            self.metrics.ended("cancelled");
+    /// A job that waited ends without having been started.
+    fn dequeued(&self, job: &Job) {
+        if !job.background {
+            self.inbox.started();
             self.inbox.ended();
-            return;
-        }
-        self.metrics.waited(arrived.elapsed());
-        self.numbers += 1;
-        let eos = self.engine.tokenizer().eos();
-        let outputs = job.outputs.clone();
-        let engine = self.engine.with_adapters(job.adapters.clone());
-        let started = engine
-            .and_then(|engine| self.beginning_of(&engine, &job.ids))
-            .map_err(|e| e.to_string())
-            .and_then(|named| {
-                let name = self.kept.as_mut().map(|kept| kept.claim(named.name));
-                let named = Named { name, ..named };
-                Sequence::new(job, named, self.numbers, eos, arrived).map_err(|e| e.to_string())
-            });
-        match started {
-            Ok(sequence) => {
-                let (prompt, cached) = (sequence.prompt(), sequence.cached());
-                self.metrics.prompt(prompt, cached);
-                self.running.push(sequence);
-            }
-            Err(message) => {
-                self.notifier.log(&format!("a request failed: {message}"));
-                self.metrics.ended("failed");
-                let _ = outputs.send(Output::Failed(Failure::Engine(message)));
-                self.inbox.ended();
-            }
-        }
-    }
-
-    /// A parked request goes on, with a session that is empty at first.
-    fn resume(&mut self, mut sequence: Sequence) {
-        let Settings { context, chunk, .. } = self.settings;
-        match Session::new(&sequence.engine, context, chunk) {
-            Ok(session) => {
-                sequence.session = Some(session);
-                self.running.push(sequence);
-            }
-            Err(error) => {
-                let failure = Failure::Memory(error.to_string());
-                self.finish(sequence, Some(End::Failed(failure)));
-            }
-        }
-    }
-
-    /// A session that holds as much of the beginning of a prompt as any in memory or on
-    /// the disk.
-    fn beginning_of(&mut self, engine: &Arc<Engine>, ids: &[u32]) -> Result<Named, EngineError> {
-        let Settings { context, chunk, .. } = self.settings;
-        let idle = self.idle.take(engine, ids)?;
-        let known = idle.as_ref().map_or(0, |named| named.session.len());
-        if let Some(kept) = &self.kept {
-            // A file that cannot be used costs time, and nothing else.
-            match kept.find(engine, ids, known, context, chunk) {
-                Ok(Some(named)) => return Ok(named),
-                Ok(None) => {}
-                Err(error) => self
-                    .notifier
-                    .log(&format!("a kept session is not used: {error}")),
-            }
-        }
-        match idle {
-            Some(named) => Ok(named),
-            None => Ok(Named {
-                session: Session::new(engine, context, chunk)?,
-                name: None,
-            }),
         }
     }
 
@@ -299,7 +241,11 @@ impl Scheduler {
         if let Some(i) = self.next_to_read() {
             self.turn = self.running[i].number;
             let began = Instant::now();
-            let rows = self.pace.piece(decoded > 0, decoding);
+            let rows = match self.running[i].background {
+                // Short enough for whoever comes meanwhile.
+                true => self.pace.piece(true, Duration::from_secs(1)),
+                false => self.pace.piece(decoded > 0, decoding),
+            };
             let rows = self.advance(i, rows)?;
             self.pace.measured(rows, began.elapsed());
             self.sweep();
@@ -307,11 +253,13 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Whose prompt comes next: in the order of their arrival, round and round.
+    /// Whose prompt comes next: in the order of their arrival, round and round; in the
+    /// background only while nothing else runs.
     fn next_to_read(&self) -> Option<usize> {
+        let busy = self.running.iter().any(|s| !s.background);
         let reading = || {
             let all = self.running.iter().enumerate();
-            all.filter(|(_, s)| s.pending() > 1)
+            all.filter(|(_, s)| s.pending() > 1 && !(busy && s.background))
         };
         reading()
             .filter(|(_, s)| s.number > self.turn)
@@ -340,8 +288,8 @@ impl Scheduler {
                 for (i, result) in stepping.into_iter().zip(results) {
                     match result {
                         Ok(logits) => {
-                            let mark = self.running[i].stepped(&logits, &self.metrics);
-                            self.keep(i, mark);
+                            let place = self.running[i].stepped(&logits, &self.metrics);
+                            self.keep(i, place);
                         }
                         // It has to find room first.
                         Err(EngineError::Memory { .. }) => drop(self.advance(i, 1)?),
@@ -378,12 +326,18 @@ impl Scheduler {
             let sequence = &mut self.running[i];
             let before = sequence.held();
             match sequence.advance(rows, &self.metrics) {
-                Ok(at_checkpoint) => {
+                Ok(place) => {
                     let ran = sequence.held() - before;
-                    self.keep(i, at_checkpoint);
+                    self.keep(i, place);
                     return Ok(ran);
                 }
                 Err(error @ EngineError::Memory { .. }) => {
+                    if self.running[i].background {
+                        // It is worth less than anything that it could push out.
+                        let failure = Failure::Memory(error.to_string());
+                        self.running[i].end = Some(End::Failed(failure));
+                        return Ok(0);
+                    }
                     if self.idle.evict() {
                         continue;
                     }
@@ -396,12 +350,12 @@ impl Scheduler {
     }
 
     /// Marks and saves what a sequence's next requests go on from.
-    fn keep(&mut self, i: usize, at_checkpoint: bool) {
+    fn keep(&mut self, i: usize, place: Option<Landmark>) {
         let sequence = &mut self.running[i];
-        if at_checkpoint && let Some(session) = &mut sequence.session {
-            session.mark();
+        if let (Some(landmark), Some(session)) = (place, &mut sequence.session) {
+            session.mark(landmark);
         }
-        if sequence.wants_saving(at_checkpoint) {
+        if sequence.wants_saving(place.is_some()) {
             Self::save(self.kept.as_ref(), &self.notifier, sequence);
             sequence.saved();
         }
@@ -420,6 +374,16 @@ impl Scheduler {
     /// There is no memory for the next step of a sequence: the one that came last gives
     /// its own to the others, and reads all again later.
     fn make_room(&mut self, wanting: usize, error: &EngineError) {
+        let background = self
+            .running
+            .iter_mut()
+            .find(|s| s.background && s.end.is_none());
+        if let Some(sequence) = background {
+            sequence.end = Some(End::Failed(Failure::Memory(error.to_string())));
+            Self::save(self.kept.as_ref(), &self.notifier, sequence);
+            sequence.session = None;
+            return;
+        }
         let runs = self.running.iter().filter(|s| s.end.is_none()).count();
         if runs <= 1 {
             self.running[wanting].end = Some(End::Failed(Failure::Memory(error.to_string())));
@@ -464,8 +428,10 @@ impl Scheduler {
             }
             Some(End::Cancelled | End::Parked) | None => (None, "cancelled"),
         };
-        self.metrics.ended(word);
-        self.metrics.took(sequence.arrived.elapsed());
+        if !sequence.background {
+            self.metrics.ended(word);
+            self.metrics.took(sequence.arrived.elapsed());
+        }
         // On the disk before the client knows that it is done.
         Self::save(self.kept.as_ref(), &self.notifier, &sequence);
         if let Some(output) = output {
@@ -477,9 +443,17 @@ impl Scheduler {
             kept.release(name);
         }
         if let Some(session) = session {
-            self.idle.add(Named { session, name });
+            self.idle.add(Named {
+                name,
+                turns: sequence.turns,
+                from: sequence.from,
+                stays: sequence.stays,
+                ..Named::new(session)
+            });
         }
-        self.inbox.ended();
+        if !sequence.background {
+            self.inbox.ended();
+        }
     }
 
     /// Ends everything and says why; what was read and said stays on the disk.
@@ -487,15 +461,16 @@ impl Scheduler {
         for sequence in self.running.drain(..).chain(self.parked.drain(..)) {
             let _ = sequence.outputs.send(Output::Failed(why.clone()));
             Self::save(self.kept.as_ref(), &self.notifier, &sequence);
-            self.inbox.ended();
+            if !sequence.background {
+                self.inbox.ended();
+            }
         }
         while let Some(job) = self.inbox.next() {
             self.queue.push(job);
         }
-        while let Some((job, _)) = self.queue.next(&[]) {
+        while let Some((job, _)) = self.queue.next(&[], true) {
             let _ = job.outputs.send(Output::Failed(why.clone()));
-            self.inbox.started();
-            self.inbox.ended();
+            self.dequeued(&job);
         }
     }
 }

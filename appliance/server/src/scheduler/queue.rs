@@ -17,7 +17,7 @@ impl Queue {
     }
 
     pub fn len(&self) -> usize {
-        self.jobs.len()
+        self.jobs.iter().filter(|(job, _)| !job.background).count()
     }
 
     /// Takes out the jobs whose place `newer` takes.
@@ -31,10 +31,11 @@ impl Queue {
 
     /// The next job: of the client that has the fewest `running`, and of those the
     /// first to come. So one client with a hundred requests does not keep others out.
-    /// What runs in the background comes after all else.
-    pub fn next(&mut self, running: &[Client]) -> Option<(Job, Instant)> {
+    /// What runs in the background comes after all else, if it is to come at all.
+    pub fn next(&mut self, running: &[Client], background: bool) -> Option<(Job, Instant)> {
         let runs = |client: &Client| running.iter().filter(|c| *c == client).count();
         let all = self.jobs.iter().enumerate();
+        let all = all.filter(|(_, (job, _))| background || !job.background);
         let (i, _) = all.min_by_key(|(i, (job, _))| (job.background, runs(&job.client), *i))?;
         self.jobs.remove(i)
     }
@@ -68,7 +69,7 @@ mod tests {
         assert!(queue.replaced(&job(1, 9)).is_empty());
         let out = queue.replaced(&named(1, 9, "a"));
         assert_eq!(out.iter().map(|j| j.ids[0]).collect::<Vec<_>>(), [2]);
-        let order = std::iter::from_fn(|| queue.next(&[])).map(|(job, _)| job.ids[0]);
+        let order = std::iter::from_fn(|| queue.next(&[], true)).map(|(job, _)| job.ids[0]);
         assert_eq!(order.collect::<Vec<_>>(), [3, 4, 5, 1]);
     }
 
@@ -80,7 +81,7 @@ mod tests {
         }
         let mut running = Vec::new();
         let mut order = Vec::new();
-        while let Some((job, _)) = queue.next(&running) {
+        while let Some((job, _)) = queue.next(&running, true) {
             order.push(job.ids[0]);
             running.push(job.client);
         }

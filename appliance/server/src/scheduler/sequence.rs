@@ -1,14 +1,15 @@
 //! A request that is being run.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 use v4_runtime::sampling::SamplerError;
+use v4_runtime::sessions::Landmark;
 use v4_runtime::{Engine, EngineError, Logits, Session, Want};
 
 use super::idle::Named;
+use super::places::{self, APART};
 use crate::jobs::{Client, Failure, Finish, Job, Limits, Output};
 use crate::metrics::Metrics;
 use crate::picker::{Pick, Picker};
@@ -53,6 +54,12 @@ pub(super) struct Sequence {
     pub outputs: UnboundedSender<Output>,
     pub arrived: Instant,
     pub end: Option<End>,
+    /// Runs only while nothing else does.
+    pub background: bool,
+    /// Of the session: see [`Named`].
+    pub turns: u64,
+    pub from: Option<u64>,
+    pub stays: bool,
     /// The prompt and what was generated; the session holds a beginning of it.
     tokens: Vec<u32>,
     prompt: usize,
@@ -64,7 +71,8 @@ pub(super) struct Sequence {
     replaces: Option<String>,
     started: Instant,
     first_token: Option<Instant>,
-    checkpoints: VecDeque<usize>,
+    /// Places in the prompt to mark.
+    places: Vec<(usize, Landmark)>,
     picker: Picker,
     last_token: Option<Instant>,
 }
@@ -73,14 +81,15 @@ impl Sequence {
     /// Of a job and a session that holds none or a beginning of its prompt.
     pub fn new(
         job: Job,
-        Named { session, name }: Named,
+        named: Named,
         number: u64,
         eos: Option<u32>,
         arrived: Instant,
     ) -> Result<Self, SamplerError> {
+        let Named { session, name, .. } = named;
         let cached = session.len();
+        let places = places::of_prompt(&job);
         let picker = Picker::new(job.picking, eos)?;
-        let checkpoints = job.checkpoints.into_iter().filter(|&c| c > cached);
         // Who has gone is noticed at the first step.
         let _ = job.outputs.send(Output::Started { cached });
         Ok(Self {
@@ -100,7 +109,11 @@ impl Sequence {
             replaces: job.replaces,
             started: Instant::now(),
             first_token: None,
-            checkpoints: checkpoints.collect(),
+            places,
+            background: job.background,
+            turns: named.turns,
+            from: named.from,
+            stays: named.stays,
             tokens: job.ids,
             picker,
             last_token: None,
@@ -116,6 +129,11 @@ impl Sequence {
     /// Tokens of the prompt.
     pub fn prompt(&self) -> usize {
         self.prompt
+    }
+
+    /// The prompt and what was generated.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 
     /// Tokens of the prompt that were known from before.
@@ -135,14 +153,14 @@ impl Sequence {
 
     /// Whether the session has grown enough to be saved, or has come to a place that
     /// later prompts go on from.
-    pub fn wants_saving(&self, at_checkpoint: bool) -> bool {
+    pub fn wants_saving(&self, at_place: bool) -> bool {
         let new = self.held().saturating_sub(self.saved);
         let (reading, answering) = SAVED_EVERY;
         let most = match self.held() < self.prompt {
             true => reading,
             false => answering,
         };
-        new >= most || (at_checkpoint && new > 0)
+        new >= most || (at_place && new > 0)
     }
 
     /// The session was saved.
@@ -150,14 +168,18 @@ impl Sequence {
         self.saved = self.held();
     }
 
-    /// Runs up to `rows` tokens, and chooses the next one when all are run. True when
-    /// the session has come to a checkpoint.
-    pub fn advance(&mut self, rows: usize, metrics: &Metrics) -> Result<bool, EngineError> {
+    /// Runs up to `rows` tokens, and chooses the next one when all are run. Returns what
+    /// stands where the session has come to, if that is a place to mark.
+    pub fn advance(
+        &mut self,
+        rows: usize,
+        metrics: &Metrics,
+    ) -> Result<Option<Landmark>, EngineError> {
         let Some(Piece { to, all }) = self.piece(rows) else {
-            return Ok(false);
+            return Ok(None);
         };
         let Some(session) = &mut self.session else {
-            return Ok(false);
+            return Ok(None);
         };
         let want = if all { Want::Last } else { Want::None };
         let logits = session.append(&self.tokens[session.len()..to], want)?;
@@ -174,8 +196,8 @@ impl Sequence {
         Some((self.session.as_mut()?, id))
     }
 
-    /// After the session has taken that token. True when it has come to a checkpoint.
-    pub fn stepped(&mut self, logits: &Logits, metrics: &Metrics) -> bool {
+    /// After the session has taken that token: as [`Self::advance`].
+    pub fn stepped(&mut self, logits: &Logits, metrics: &Metrics) -> Option<Landmark> {
         self.advanced(self.tokens.len(), Some(logits), metrics)
     }
 
@@ -189,7 +211,7 @@ impl Sequence {
         }
     }
 
-    /// What is to be run of up to `rows` tokens: no further than to a checkpoint. None if
+    /// What is to be run of up to `rows` tokens: no further than to the next place. None if
     /// nobody listens any more, or its time is over.
     fn piece(&mut self, rows: usize) -> Option<Piece> {
         if self.outputs.is_closed() {
@@ -202,10 +224,8 @@ impl Sequence {
         }
         let from = self.session.as_ref()?.len();
         let mut to = self.tokens.len().min(from + rows.max(1));
-        while self.checkpoints.front().is_some_and(|&c| c <= from) {
-            self.checkpoints.pop_front();
-        }
-        if let Some(&next) = self.checkpoints.front() {
+        let passed = self.places.partition_point(|place| place.0 <= from);
+        if let Some(&(next, _)) = self.places.get(passed) {
             to = to.min(next);
         }
         Some(Piece {
@@ -214,7 +234,12 @@ impl Sequence {
         })
     }
 
-    fn advanced(&mut self, to: usize, logits: Option<&Logits>, metrics: &Metrics) -> bool {
+    fn advanced(
+        &mut self,
+        to: usize,
+        logits: Option<&Logits>,
+        metrics: &Metrics,
+    ) -> Option<Landmark> {
         match logits {
             Some(logits) => self.choose(logits.row(0), metrics),
             None => {
@@ -222,7 +247,11 @@ impl Sequence {
                 let _ = self.outputs.send(Output::Reading { done });
             }
         }
-        self.checkpoints.front() == Some(&to)
+        match self.places.binary_search_by_key(&to, |place| place.0) {
+            Ok(i) => Some(self.places[i].1),
+            // Also in an answer.
+            Err(_) => (to > self.prompt && to % APART == 0).then_some(Landmark::Way),
+        }
     }
 
     fn choose(&mut self, logits: &[f32], metrics: &Metrics) {

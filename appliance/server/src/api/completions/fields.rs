@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::super::ignored::Ignored;
 use super::tables::{
     HARMLESS, NOT_BY_INFILL, READ, READ_BY_INFILL, READ_BY_LLAMA, REFUSED, Refused,
 };
@@ -33,25 +34,15 @@ const NONE_IF_NEGATIVE: &[&str] = &["seed", "t_max_prompt_ms", "t_max_predict_ms
 /// Floats are whole numbers up to here.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// Names of fields that are told of at most, and their longest.
-const MOST_PASSED_OVER: (usize, usize) = (16, 64);
-
 /// A request's fields.
 #[derive(Debug)]
 pub(super) struct Fields(Map<String, Value>);
 
-/// The fields that are not known here, for the client to see that they did nothing.
-pub(super) fn passed_over(body: &Value) -> Vec<String> {
-    let (most, longest) = MOST_PASSED_OVER;
-    let known = |name: &str| {
+/// The fields that are not known here.
+pub(super) fn ignored(body: &Value) -> Ignored {
+    Ignored::of(body, |name| {
         READ.contains(&name) || HARMLESS.contains(&name) || REFUSED.iter().any(|r| r.name == name)
-    };
-    let plain = |name: &str| {
-        name.len() <= longest && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-    };
-    let names = body.as_object().into_iter().flat_map(Map::keys);
-    let names = names.filter(|name| !known(name) && plain(name));
-    names.take(most).cloned().collect()
+    })
 }
 
 impl Fields {
@@ -262,10 +253,10 @@ mod tests {
     #[test]
     fn what_is_not_known_is_told() {
         let body = json!({"prompt": "x", "user": "u", "of_tomorrow": 1, "n_probs": 0, "a\r\nb": 2});
-        assert_eq!(passed_over(&body), ["of_tomorrow"]);
+        assert_eq!(ignored(&body).names(), ["of_tomorrow"]);
         let many: Map<String, Value> = (0..99).map(|i| (format!("f{i}"), i.into())).collect();
-        assert_eq!(passed_over(&many.into()).len(), 16);
-        assert!(passed_over(&json!([])).is_empty());
+        assert_eq!(ignored(&many.into()).names().len(), 16);
+        assert!(ignored(&json!([])).names().is_empty());
     }
 
     #[test]

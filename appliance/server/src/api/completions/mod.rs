@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use hyper::Response;
 use hyper::body::Bytes;
-use hyper::header::{HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use v4_chat::Request;
@@ -14,6 +13,7 @@ use v4_runtime::sampling::SamplerOptions;
 
 use super::extras::Extras;
 use super::generation;
+use super::ignored::Ignored;
 use crate::http::{ApiError, Body, Completing, Kind};
 use crate::jobs::{Client, Job, Limits};
 use crate::picker::Picking;
@@ -48,9 +48,6 @@ const MOST_LOGPROBS: usize = 20;
 /// Where an editor's newest request takes the place of the one before.
 const EDITOR: &str = "editor";
 
-/// Names the request's fields that did nothing because they are not known.
-const PASSED_OVER: HeaderName = HeaderName::from_static("x-ignored-fields");
-
 /// A request that can be run.
 struct Prepared {
     model: String,
@@ -67,7 +64,7 @@ struct Prepared {
     /// Whether it is an editor's, of which the newest counts.
     editor: bool,
     shape: FormOf,
-    passed_over: Vec<String>,
+    ignored: Ignored,
 }
 
 /// The form of the answer.
@@ -142,13 +139,7 @@ pub(crate) async fn answer(
             generation::answer(receiver, writer, streams, prompt, keep_alive).await
         }
     };
-    let mut response = answered?;
-    if !prepared.passed_over.is_empty()
-        && let Ok(names) = HeaderValue::from_str(&prepared.passed_over.join(", "))
-    {
-        response.headers_mut().insert(PASSED_OVER, names);
-    }
-    Ok(response)
+    Ok(prepared.ignored.tell(answered?))
 }
 
 fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Prepared, ApiError> {
@@ -160,7 +151,7 @@ fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Pre
         other => other,
     };
     let llama = matches!(completing, Completing::Llama | Completing::Infill);
-    let passed_over = fields::passed_over(&body);
+    let ignored = fields::ignored(&body);
     let mut fields = Fields::new(body, &completing)?;
     let tabby = fields.get("prompt").is_none() && fields.get("segments").is_some();
     if tabby {
@@ -221,7 +212,7 @@ fn prepare(service: &Service, completing: Completing, body: &[u8]) -> Result<Pre
         usage_event,
         editor,
         shape,
-        passed_over,
+        ignored,
     })
 }
 
