@@ -90,6 +90,21 @@ def opencode_hurry(files, env, command):
     )
 
 
+def pi_hurry(files, env, command):
+    files["settings.json"] = files["settings.json"].replace("3600000", "3000")
+
+
+def aider_hurry(files, env, command):
+    files[".aider.conf.yml"] = files[".aider.conf.yml"].replace("timeout: 3600", "timeout: 3")
+
+
+def continue_hurry(files, env, command):
+    # Of the time until an answer begins; the time between its pieces has no limit.
+    files["config.yaml"] = files["config.yaml"].replace(
+        "roles: [chat", "requestOptions: {timeout: 3000}\n    roles: [chat"
+    )
+
+
 def pi_squeeze(files, env, command):
     # Else a session as short as this one has nothing that it would leave out.
     files["settings.json"] = files["settings.json"].replace(
@@ -173,6 +188,7 @@ AGENTS = [
         first=["cn", *CONTINUE_OPTIONS, "-p", "@"],
         second=CONTINUE_AGAIN,
         later=CONTINUE_AGAIN,
+        hurry=continue_hurry,
         tools={"Bash": {"command": COMMAND}},
         overflow="context",
     ),
@@ -183,6 +199,7 @@ AGENTS = [
         second=["pi", "-c", "-p", "@"],
         later=["pi", "-c", "-p", "@"],
         squeeze=pi_squeeze,
+        hurry=pi_hurry,
         tools={"bash": {"command": COMMAND}},
         overflow="context",
     ),
@@ -193,6 +210,7 @@ AGENTS = [
         second=["aider", "--yes-always", "--no-git", "--no-pretty", "--no-fancy-input",
                 "--restore-chat-history", "--read", "notes.py"],
         overflow="context|token limit",
+        hurry=aider_hurry,
         stdin=True,
     ),
 ]

@@ -6,6 +6,7 @@ settings, and a proxy between clients and service that keeps every exchange and 
 steer a request (steer.py).
 """
 
+import fcntl
 import http.client
 import json
 import os
@@ -23,6 +24,13 @@ MODEL = "v4-flash"
 # What the clients are told, and where the proxy listens.
 PORT = 8080
 URL = f"http://127.0.0.1:{PORT}"
+
+
+def bring_up_loopback():
+    """In a new network namespace it is down."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        flags = struct.pack("16sh14x", b"lo", 0x1 | 0x40)  # IFF_UP, IFF_RUNNING
+        fcntl.ioctl(any_socket, 0x8914, flags)  # SIOCSIFFLAGS
 
 
 class NameServer(threading.Thread):

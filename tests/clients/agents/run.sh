@@ -13,7 +13,7 @@
 # --keep    FOLDER for exchanges and outputs of each client [default: thrown away]
 #
 # Clients are installed into ${XDG_CACHE_HOME:-~/.cache}/v4-clients, in the versions of
-# versions.toml (2.7 GB in all, 700 MB the light ones). What cannot be had is skipped by
+# versions.toml (3.4 GB in all, 1 GB the light ones). What cannot be had is skipped by
 # name. The last line is `N passed, N failed, N skipped`.
 set -euo pipefail
 until=$(($(date +%s) + 570))
@@ -55,7 +55,6 @@ echo 'nameserver 127.0.0.1' >"$work/resolv.conf"
 unshare "${as_root[@]}" --net --mount --pid --fork --mount-proc bash -c '
     set -euo pipefail
     work=$1 && shift
-    ip link set lo up
     mount --bind "$work/resolv.conf" "$(realpath -m /etc/resolv.conf)"
     exec "$@"
 ' - "$work" python3 "$here/judge.py" ${quick:+--quick --until "$until"} --program "$program" --model "$model" \
