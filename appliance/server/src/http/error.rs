@@ -94,11 +94,12 @@ impl ApiError {
     /// A prompt of `tokens` tokens that leaves no room for an answer in a context of `context`.
     pub fn too_long(tokens: usize, context: usize) -> Self {
         let kind = Kind::ContextLength { tokens, context };
-        // OpenAI's words; clients look for these and for the code before they compact.
+        // The words of several services in one: clients look for one or the other, some in
+        // the text alone, before they compact.
         let message = format!(
-            "This model's maximum context length is {context} tokens. However, your prompt has \
-             {tokens} tokens, which leaves no room for an answer. Please reduce the length of \
-             the prompt."
+            "This model's maximum context length is {context} tokens, and the prompt is too \
+             long: {tokens} tokens, which leaves no room for an answer. Please reduce the length \
+             of the messages."
         );
         Self::new(kind, message)
     }
