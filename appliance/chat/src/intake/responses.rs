@@ -499,8 +499,8 @@ mod tests {
         );
         assert_eq!(items[1]["content"], "");
         assert_eq!(items[2]["arguments"], "{\"a\":1}");
-        assert_eq!(items[3]["arguments"], json!({"x": 1}));
-        assert_eq!(items[4]["output"], "{\"b\":2}");
+        assert_eq!(items[3]["output"], "{\"b\":2}");
+        assert_eq!(items[4]["arguments"], json!({"x": 1}));
         assert_eq!(items[6]["content"], "plain");
     }
 
