@@ -34,6 +34,7 @@ class Client:
     hurry: object = None
     seconds: float = 3.0  # The patience that is left then.
     stdin: bool = False  # The task comes on standard input, a line each turn.
+    lines: int = 300  # Of the file that it is asked about.
     limit: float = 100.0  # Seconds that one run of it may take.
     # Functions of the judge, in this order.
     checks: tuple = ("first", "tool", "second", "overflow", "patience")
@@ -211,6 +212,8 @@ AGENTS = [
                 "--restore-chat-history", "--read", "notes.py"],
         overflow="context|token limit",
         hurry=aider_hurry,
+        # Its own words behind the history come anew each turn: 370 tokens.
+        lines=600,
         stdin=True,
     ),
 ]

@@ -34,8 +34,6 @@ WARM_UP = 12
 FIRST_TASK = "Tell me what the notes say."
 THIRD_TASK = "Is that all?"
 SECOND_TASK = "And what else?"
-# Lines of the project's file, for clients whose own prompt is short.
-LINES = 300
 
 
 @dataclasses.dataclass
@@ -69,7 +67,7 @@ class Room:
         self.home, self.project = self.root / "home", self.root / "project"
         self.home.mkdir(parents=True)
         self.project.mkdir()
-        notes = "".join(f"# Note {n} for {self.client.name}: the parser reads line {n}.\n" for n in range(LINES))
+        notes = "".join(f"# Note {n} for {self.client.name}: the parser reads line {n}.\n" for n in range(self.client.lines))
         (self.project / "notes.py").write_text(notes)
         self.parts = []
         if self.client.configuration() is None:
