@@ -165,11 +165,11 @@ fn limits_have_their_status_in_each_protocols_words() {
     }
     let images = json!({"model": "m", "messages": [{"role": "user", "content": [
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]});
-    // V4 has no vision; its format says so in the prompt.
-    assert_eq!(
-        server.post("/v1/chat/completions/prompt", &images).status,
-        200
-    );
+    // Images are refused until they can be seen, wherever the prompt would say something of
+    // them; `v4-run render` shows what the format makes of them.
+    let refused = server.post("/v1/chat/completions/prompt", &images);
+    assert_eq!(refused.status, 400);
+    assert!(refused.body.contains("image"), "{}", refused.body);
     for (path, body, names) in [
         ("/v1/completions", json!({"prompt": "x", "n": 2}), "n"),
         (

@@ -11,6 +11,7 @@ use super::wanted::{Part, Refusal};
 mod arrays;
 mod ends;
 mod formats;
+mod held;
 mod numbers;
 mod objects;
 mod refs;
@@ -19,6 +20,7 @@ mod unions;
 mod weight;
 
 pub(super) use formats::pattern as format_pattern;
+pub(super) use held::Held;
 pub(super) use strings::search;
 pub(super) use unions::kinds;
 
@@ -45,86 +47,6 @@ struct Way {
     open: bool,
     /// A property that must be there: its value says which of several schemas is meant.
     tag: Option<String>,
-}
-
-/// A schema that the grammar takes: `$defs` are at its root, and references go there.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Held {
-    /// The schema itself.
-    pub root: Value,
-    /// What its references name.
-    pub defs: Vec<Value>,
-    /// Where these are in the client's schema.
-    pub places: Vec<String>,
-    /// An object has properties with names, and others.
-    pub mixed_names: bool,
-    /// How many schemas were read for it.
-    pub nodes: usize,
-}
-
-impl Held {
-    /// Anything.
-    fn any() -> Self {
-        Self {
-            root: Value::Bool(true),
-            defs: Vec::new(),
-            places: Vec::new(),
-            mixed_names: false,
-            nodes: 0,
-        }
-    }
-
-    /// One of its schemas by itself, with the definitions that it uses.
-    pub fn alone(&self, schema: &Value) -> Value {
-        let mut all = match schema {
-            Value::Object(all) => all.clone(),
-            Value::Bool(false) => return Value::Bool(false),
-            _ => Map::new(),
-        };
-        let mut used = vec![false; self.defs.len()];
-        let mut next = Vec::new();
-        references(schema, &mut next);
-        while let Some(i) = next.pop() {
-            if let Some(def) = self.defs.get(i)
-                && !std::mem::replace(&mut used[i], true)
-            {
-                references(def, &mut next);
-            }
-        }
-        let defs = self.defs.iter().enumerate().filter(|(i, _)| used[*i]);
-        let defs: Map<String, Value> = defs.map(|(i, def)| (i.to_string(), def.clone())).collect();
-        if !defs.is_empty() {
-            all.insert("$defs".into(), defs.into());
-        }
-        Value::Object(all)
-    }
-
-    /// What a schema is behind references that stand alone.
-    pub fn target<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
-        for _ in 0..=self.defs.len() {
-            let alone = schema.as_object().filter(|schema| schema.len() == 1);
-            match alone
-                .and_then(unions::reference)
-                .and_then(|to| self.defs.get(to))
-            {
-                Some(next) => schema = next,
-                None => break,
-            }
-        }
-        schema
-    }
-}
-
-/// The definitions that a schema names.
-fn references(schema: &Value, all: &mut Vec<usize>) {
-    match schema {
-        Value::Object(map) => {
-            all.extend(unions::reference(map));
-            map.values().for_each(|value| references(value, all));
-        }
-        Value::Array(list) => list.iter().for_each(|value| references(value, all)),
-        _ => {}
-    }
 }
 
 /// Reads a schema of a part of a request.

@@ -14,6 +14,7 @@ mod begun;
 mod calls;
 mod costs;
 mod forms;
+mod references;
 mod refusals;
 mod walks;
 

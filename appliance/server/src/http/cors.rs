@@ -96,7 +96,8 @@ pub(super) fn show(origin: Option<HeaderValue>, response: &mut Response<Body>) {
     answer.append(VARY, HeaderValue::from_static("origin"));
     if let Some(origin) = origin {
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let fields = HeaderValue::from_static("request-id, x-request-id, retry-after");
+        let fields =
+            HeaderValue::from_static("request-id, x-request-id, retry-after, x-ignored-fields");
         answer.insert(ACCESS_CONTROL_EXPOSE_HEADERS, fields);
     }
 }

@@ -250,7 +250,7 @@ impl Sequence {
         match self.places.binary_search_by_key(&to, |place| place.0) {
             Ok(i) => Some(self.places[i].1),
             // Also in an answer.
-            Err(_) => (to > self.prompt && to % APART == 0).then_some(Landmark::Way),
+            Err(_) => (to > self.prompt && to.is_multiple_of(APART)).then_some(Landmark::Way),
         }
     }
 

@@ -282,7 +282,7 @@ mod tests {
     fn turn(i: u32) -> Written {
         Written {
             place: Place([i as u8; 16]),
-            reasoning: (i % 3 > 0).then(|| vec![i; i as usize % 7]),
+            reasoning: (!i.is_multiple_of(3)).then(|| vec![i; i as usize % 7]),
             rest: vec![i + 1; i as usize % 5],
         }
     }

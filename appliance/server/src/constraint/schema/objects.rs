@@ -232,7 +232,15 @@ impl Reader<'_> {
             }
         };
         let strict = self.rigor == Rigor::Strict && !way.open;
-        if !(strict || by_word) || all.others.is_some() || !all.patterns.is_empty() {
+        if all.others.is_some() {
+            return Ok(());
+        }
+        // Whoever writes patterns alone means that all names match one.
+        let patterns = !all.patterns.is_empty();
+        if patterns && !way.open && !merges && (strict || all.named.is_empty()) {
+            all.others = Some(Value::Bool(false));
+        }
+        if !(strict || by_word) || patterns {
             return Ok(());
         }
         if !merges {

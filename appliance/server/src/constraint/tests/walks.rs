@@ -23,7 +23,7 @@ static ENDS: LazyLock<Vec<f32>> = LazyLock::new(|| {
     let ends = all.map(|id| match t.token_bytes(id).unwrap_or_default() {
         _ if Some(id) == t.eos() => 2.0,
         b"}" | b"]" | b"}}" => 1.5,
-        b"\"" | b"\"}" | b"null" | b"<" | b"</" => 1.0,
+        b"\"" | b"\"}" | b"null" | b"<" | b"</" => 1.7,
         b"," => 0.5,
         _ => 0.0,
     });
