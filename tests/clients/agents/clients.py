@@ -55,6 +55,7 @@ OVERFLOW = "context_length_exceeded|maximum context length|Context"
 def library(name, package, config=None, **more):
     """A script beside this file, run with the package's Python."""
     more.setdefault("tools", {"run_command": {"command": COMMAND}})
+    more.setdefault("overflow", OVERFLOW)
     script = f"libraries/use_{name.replace('-', '_')}.py"
     return Client(
         name,
@@ -62,7 +63,6 @@ def library(name, package, config=None, **more):
         config=config,
         first=["@python", f"@here/{script}", "first"],
         second=["@python", f"@here/{script}", "second"],
-        overflow=OVERFLOW,
         repeats="Tell me what the notes say.",
         **more,
     )
@@ -233,7 +233,12 @@ LIBRARIES = [
         overflow=OVERFLOW,
     ),
     library("instructor", "instructor", tools={}, hurry=patience),
-    library("pydantic-ai", "libraries", hurry=patience),
+    library(
+        "pydantic-ai",
+        "libraries",
+        overflow="ModelContextWindowExceededError",
+        hurry=patience,
+    ),
     library("openai-agents", "libraries", hurry=patience),
     library(
         "smolagents",
@@ -242,7 +247,7 @@ LIBRARIES = [
         calls=("final_answer", "final_answer"),
         hurry=patience,
     ),
-    library("langchain", "libraries", hurry=patience),
+    library("langchain", "libraries", overflow="ContextOverflowError", hurry=patience),
     Client(
         "ai-sdk",
         "js",
