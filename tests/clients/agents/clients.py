@@ -27,13 +27,13 @@ class Client:
     calls: tuple = ()
     # What it says of a prompt that is too long; empty: that the request fails is enough.
     overflow: str = ""
-    # Changes files (by name), environment and command before it is to understand that a
-    # prompt is too long.
+    # Changes files (by name) and environment, for the check of a prompt that is too long.
     squeeze: object = None
     # The same, to turn its patience down.
     hurry: object = None
     seconds: float = 3.0  # The patience that is left then.
     stdin: bool = False  # The task comes on standard input, a line each turn.
+    lines: int = 300  # Of the file that it is asked about.
     limit: float = 100.0  # Seconds that one run of it may take.
     # Functions of the judge, in this order.
     checks: tuple = ("first", "tool", "second", "overflow", "patience")
@@ -55,6 +55,7 @@ OVERFLOW = "context_length_exceeded|maximum context length|Context"
 def library(name, package, config=None, **more):
     """A script beside this file, run with the package's Python."""
     more.setdefault("tools", {"run_command": {"command": COMMAND}})
+    more.setdefault("overflow", OVERFLOW)
     script = f"libraries/use_{name.replace('-', '_')}.py"
     return Client(
         name,
@@ -62,57 +63,60 @@ def library(name, package, config=None, **more):
         config=config,
         first=["@python", f"@here/{script}", "first"],
         second=["@python", f"@here/{script}", "second"],
-        overflow=OVERFLOW,
         repeats="Tell me what the notes say.",
         **more,
     )
 
 
-def codex_hurry(files, env, command):
-    files["config.toml"] = files["config.toml"].replace("= 3600000", "= 3000")
+def swap(files, name, old, new):
+    """Changes a file; that there is nothing to change must not pass for patience."""
+    if files[name].count(old) != 1:
+        raise LookupError(f"{name}: {old!r} is not there once: {files[name]}")
+    files[name] = files[name].replace(old, new)
 
 
-def claude_hurry(files, env, command):
-    env["API_TIMEOUT_MS"] = "600000"
-    env["CLAUDE_ENABLE_STREAM_WATCHDOG"] = "1"
-    env["CLAUDE_STREAM_IDLE_TIMEOUT_MS"] = "3000"
+def codex_hurry(files, env):
+    swap(files, "config.toml", "stream_idle_timeout_ms = 3600000", "stream_idle_timeout_ms = 3000")
 
 
-def qwen_hurry(files, env, command):
-    files["settings.json"] = files["settings.json"].replace(
-        '"streamIdleTimeoutMs": 3600000', '"streamIdleTimeoutMs": 3000'
-    )
+def claude_hurry(files, env):
+    # Until an answer begins; between its events it waits for 300 s, whatever is set.
+    env["API_TIMEOUT_MS"] = "3000"
+    env["CLAUDE_STREAM_FIRST_BYTE_TIMEOUT_MS"] = "3000"
 
 
-def opencode_hurry(files, env, command):
-    files["opencode.json"] = files["opencode.json"].replace(
-        '"apiKey"', '"headerTimeout": 3000, "chunkTimeout": 3000, "apiKey"'
-    )
+def qwen_hurry(files, env):
+    limit = '"streamIdleTimeoutMs": '
+    swap(files, "settings.json", f"{limit}3600000", f"{limit}3000")
 
 
-def pi_hurry(files, env, command):
-    files["settings.json"] = files["settings.json"].replace("3600000", "3000")
+def opencode_hurry(files, env):
+    limits = '"headerTimeout": 3000, "chunkTimeout": 3000'
+    swap(files, "opencode.json", '"apiKey"', f'{limits}, "apiKey"')
 
 
-def aider_hurry(files, env, command):
-    files[".aider.conf.yml"] = files[".aider.conf.yml"].replace("timeout: 3600", "timeout: 3")
+def pi_hurry(files, env):
+    limit = '"httpIdleTimeoutMs": '
+    swap(files, "settings.json", f"{limit}3600000", f"{limit}3000")
 
 
-def continue_hurry(files, env, command):
+def aider_hurry(files, env):
+    swap(files, ".aider.conf.yml", "timeout: 3600", "timeout: 3")
+
+
+def continue_hurry(files, env):
     # Of the time until an answer begins; the time between its pieces has no limit.
-    files["config.yaml"] = files["config.yaml"].replace(
-        "roles: [chat", "requestOptions: {timeout: 3000}\n    roles: [chat"
-    )
+    limit = "requestOptions: {timeout: 3000}"
+    swap(files, "config.yaml", "roles: [chat", f"{limit}\n    roles: [chat")
 
 
-def pi_squeeze(files, env, command):
+def pi_squeeze(files, env):
     # Else a session as short as this one has nothing that it would leave out.
-    files["settings.json"] = files["settings.json"].replace(
-        "{", '{"compaction": {"keepRecentTokens": 20},', 1
-    )
+    keep = '"compaction": {"keepRecentTokens": 20}'
+    swap(files, "settings.json", '"defaultProvider"', f'{keep}, "defaultProvider"')
 
 
-def patience(files, env, command):
+def patience(files, env):
     """Of the scripts in libraries/: they set their client's own limit."""
     env["PATIENCE"] = "3"
 
@@ -211,6 +215,8 @@ AGENTS = [
                 "--restore-chat-history", "--read", "notes.py"],
         overflow="context|token limit",
         hurry=aider_hurry,
+        # Its own words behind the history come anew each turn: 370 tokens.
+        lines=600,
         stdin=True,
     ),
 ]
@@ -227,7 +233,12 @@ LIBRARIES = [
         overflow=OVERFLOW,
     ),
     library("instructor", "instructor", tools={}, hurry=patience),
-    library("pydantic-ai", "libraries", hurry=patience),
+    library(
+        "pydantic-ai",
+        "libraries",
+        overflow="ModelContextWindowExceededError",
+        hurry=patience,
+    ),
     library("openai-agents", "libraries", hurry=patience),
     library(
         "smolagents",
@@ -236,7 +247,7 @@ LIBRARIES = [
         calls=("final_answer", "final_answer"),
         hurry=patience,
     ),
-    library("langchain", "libraries", hurry=patience),
+    library("langchain", "libraries", overflow="ContextOverflowError", hurry=patience),
     Client(
         "ai-sdk",
         "js",

@@ -34,8 +34,6 @@ WARM_UP = 12
 FIRST_TASK = "Tell me what the notes say."
 THIRD_TASK = "Is that all?"
 SECOND_TASK = "And what else?"
-# Lines of the project's file, for clients whose own prompt is short.
-LINES = 300
 
 
 @dataclasses.dataclass
@@ -69,7 +67,9 @@ class Room:
         self.home, self.project = self.root / "home", self.root / "project"
         self.home.mkdir(parents=True)
         self.project.mkdir()
-        notes = "".join(f"# Note {n} for {self.client.name}: the parser reads line {n}.\n" for n in range(LINES))
+        # Another text for each client: no prompt is known from the client before.
+        line = f"# Note for {self.client.name}: the parser reads line"
+        notes = "".join(f"{line} {n}.\n" for n in range(self.client.lines))
         (self.project / "notes.py").write_text(notes)
         self.parts = []
         if self.client.configuration() is None:
@@ -129,7 +129,7 @@ class Room:
                 # All but the last line is done once.
                 setup = part["text"].splitlines()[:-1]
         if hurry:
-            hurry(files, env, command)
+            hurry(files, env)
         for part in self.parts:
             if part["path"]:
                 path = self.place(part["path"])
@@ -300,7 +300,9 @@ class Judge:
         for e in refused:
             if not re.search(r"context_length_exceeded|prompt is too long: \d+ tokens > \d+", e.text):
                 raise Failed(f"400 without the words that clients look for: {e.text[:300]}")
-        after = [e for e in found[found.index(refused[0]) + 1 :] if e.status == 200]
+        # The same once more would not be understanding.
+        later = found[found.index(refused[0]) + 1 :]
+        after = [e for e in later if e.status == 200 and e.body != refused[0].body]
         words = said(outcome.text, client.overflow)
         if not words and not after:
             raise Failed(f"it does not understand: {tail(outcome.text)}")
@@ -355,7 +357,6 @@ def said(text, pattern):
         if re.search(pattern, line):
             return line.strip()[:120]
     return ""
-
 
 
 def judge(client, arguments, proxy, services, names, counts):

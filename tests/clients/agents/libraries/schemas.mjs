@@ -90,7 +90,8 @@ class Cut extends Error {}
 
 function words(value) {
   if (Array.isArray(value)) return value.flatMap(words);
-  if (value && typeof value === "object") return [...Object.keys(value), ...Object.values(value).flatMap(words)];
+  if (value && typeof value === "object")
+    return [...Object.keys(value), ...Object.values(value).flatMap(words)];
   return typeof value === "string" ? [value] : [];
 }
 
