@@ -385,7 +385,7 @@ fn clients_are_set_up_for_the_service() {
 fn the_documentation_has_every_client() {
     let dir = scratch();
     let list = run(dir.path(), ["client-config", "--list", "--json"]);
-    let list: serde_json::Value = serde_json::from_str(&ok(&list)).unwrap();
+    let list: serde_json::Value = serde_json::from_str(ok(&list)).unwrap();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/clients.md");
     let text = std::fs::read_to_string(path).unwrap();
     for client in list.as_array().unwrap() {

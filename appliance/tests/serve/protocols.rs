@@ -148,7 +148,7 @@ fn limits_have_their_status_in_each_protocols_words() {
     for (path, words) in [
         (
             "/v1/chat/completions",
-            "maximum context length is 2048 tokens. However",
+            "maximum context length is 2048 tokens, and the prompt is too long",
         ),
         ("/v1/messages", "prompt is too long: "),
     ] {

@@ -230,7 +230,7 @@ fn an_answer_gets_what_the_prompt_leaves() {
         assert_eq!(error["code"], "context_length_exceeded");
         let message = error["message"].as_str().unwrap();
         assert!(
-            message.contains("maximum context length is 128 tokens. However"),
+            message.contains("maximum context length is 128 tokens, and the prompt is too long"),
             "{message}"
         );
     }

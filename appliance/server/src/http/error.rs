@@ -94,11 +94,12 @@ impl ApiError {
     /// A prompt of `tokens` tokens that leaves no room for an answer in a context of `context`.
     pub fn too_long(tokens: usize, context: usize) -> Self {
         let kind = Kind::ContextLength { tokens, context };
-        // OpenAI's words; clients look for these and for the code before they compact.
+        // The words of several services in one: clients look for one or the other, some in
+        // the text alone, before they compact.
         let message = format!(
-            "This model's maximum context length is {context} tokens. However, your prompt has \
-             {tokens} tokens, which leaves no room for an answer. Please reduce the length of \
-             the prompt."
+            "This model's maximum context length is {context} tokens, and the prompt is too \
+             long: {tokens} tokens, which leaves no room for an answer. Please reduce the length \
+             of the messages."
         );
         Self::new(kind, message)
     }
@@ -269,10 +270,13 @@ mod tests {
         let openai = &error.body(Style::OpenAi)["error"];
         assert_eq!(openai["code"], "context_length_exceeded");
         let message = openai["message"].as_str().unwrap();
-        assert!(message.starts_with(
-            "This model's maximum context length is 4096 tokens. However, your prompt has 5000 \
-             tokens"
-        ));
+        for words in [
+            "maximum context length is 4096 tokens",
+            "prompt is too long: 5000 tokens",
+            "reduce the length of the messages",
+        ] {
+            assert!(message.contains(words), "{message}");
+        }
         let anthropic = &error.body(Style::Anthropic)["error"];
         assert_eq!(anthropic["type"], "invalid_request_error");
         assert_eq!(
