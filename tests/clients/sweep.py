@@ -177,7 +177,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         service = Service(args.program, args.model, folder, options)
         try:
-            for path in sorted(args.folder.glob(f"*{args.only}*.json")):
+            for path in sorted(args.folder.glob("*.json")):
+                if args.only not in path.stem:
+                    continue
                 recording = json.loads(path.read_text())
                 for reasoning in (True, False):
                     try:

@@ -182,7 +182,14 @@ impl Session {
 
     /// Gives up marks, where memory is short: first all but the roots, then those. Whether
     /// there were any.
-    pub(super) fn spare_marks(&mut self) -> bool {
+    pub fn spare_marks(&mut self) -> bool {
+        let spared = self.drop_marks();
+        // Less than before: cannot fail.
+        let _ = self.reserve(self.tokens.len(), KEPT_ROWS, 1);
+        spared
+    }
+
+    pub(super) fn drop_marks(&mut self) -> bool {
         let before = self.marks.len();
         self.marks
             .retain(|mark| mark.landmark == Some(Landmark::Root));

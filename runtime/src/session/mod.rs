@@ -183,7 +183,7 @@ impl Session {
         let described = self.described(tokens);
         let fits = self.share.set(bytes, || described);
         // Marks are a convenience.
-        if fits.is_err() && self.spare_marks() {
+        if fits.is_err() && self.drop_marks() {
             return self.reserve(tokens, rows, logits);
         }
         fits

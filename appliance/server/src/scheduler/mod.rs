@@ -338,7 +338,7 @@ impl Scheduler {
                         self.running[i].end = Some(End::Failed(failure));
                         return Ok(0);
                     }
-                    if self.idle.evict() {
+                    if self.idle.evict() || self.spare_marks() {
                         continue;
                     }
                     self.make_room(i, &error);
@@ -359,6 +359,12 @@ impl Scheduler {
             Self::save(self.kept.as_ref(), &self.notifier, sequence);
             sequence.saved();
         }
+    }
+
+    /// Gives up marks of a request that is being run; false if there are none.
+    fn spare_marks(&mut self) -> bool {
+        let mut sessions = self.running.iter_mut().filter_map(|s| s.session.as_mut());
+        sessions.any(Session::spare_marks)
     }
 
     /// Ends a sequence that cannot go on.
