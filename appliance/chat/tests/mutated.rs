@@ -120,8 +120,11 @@ fn no_request_is_more_than_accepted_or_refused() {
             mutate(&mut body, &mut random);
         }
         let version = [ModelVersion::V4, ModelVersion::V41][i % 2];
-        // As it comes over the wire.
-        let body = Request::read(body.to_string().as_bytes()).unwrap();
+        // As it comes over the wire; what is nested too deeply ends there.
+        let Ok(body) = Request::read(body.to_string().as_bytes()) else {
+            refused += 1;
+            continue;
+        };
         match intake::accept(protocol, version, body.clone()) {
             Ok(request) => {
                 let rendered = request.request.render(&tokenizer).unwrap();
