@@ -232,7 +232,7 @@ class Judge:
         if not found:
             raise Failed(f"no request came; it says: {tail(outcome.text)}")
         for e in found:
-            if e.status != 200 and not e.left:
+            if e.status != 200 and not e.given_up():
                 raise Failed(f"{e.method} {e.path}: {e.status} {e.text[:300]}")
         return found
 
@@ -338,7 +338,7 @@ class Judge:
             slow.full_speed()
         found = self.generated(outcome)
         self.ended_well(outcome)
-        left = [e for e in found if e.left]
+        left = [e for e in found if e.given_up()]
         if left:
             raise Failed(f"it gave up after {left[0].ended:.1f} s: {tail(outcome.text)}")
         waited = max(e.first_word() or 0 for e in found)

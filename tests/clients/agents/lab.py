@@ -189,6 +189,12 @@ class Exchange:
         written = found.get("cache_creation_input_tokens") or 0
         return found.get("input_tokens", 0) + cached + written, cached
 
+    def given_up(self):
+        """Whether the client left before all was said; some do not wait for the last byte."""
+        ends = {"response.completed", "response.incomplete", "message_stop"}
+        over = "data: [DONE]" in self.text or ends & {kind for _, kind, _ in self.events()}
+        return self.left and not over
+
     def first_word(self):
         """Seconds until the model's first word."""
         for at, kind, value in self.events():
