@@ -24,37 +24,15 @@ const REASONING: [&str; 4] = [
 /// # Errors
 /// A message that cannot be read, by its place.
 pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(), Refusal> {
-    let messages = match body.get_mut(PARAM) {
-        Some(Value::Array(messages)) => std::mem::take(messages),
-        Some(Value::String(text)) => vec![json!({"role": "user", "content": text})],
-        _ => {
-            return Err(Refusal::new(
-                PARAM,
-                "messages: it must be a list of messages.",
-            ));
-        }
-    };
-    let mut read = Vec::with_capacity(messages.len());
-    for (i, message) in messages.into_iter().enumerate() {
-        let place = format!("messages[{i}]");
-        match message {
-            Value::Null => {}
-            Value::Object(message) => {
-                let mut found = Found::default();
-                let message = one(&place, message, &mut found, notes)?;
-                let empty = message["role"] == "user" && message["content"] == "";
-                let only_results = empty && !found.results.is_empty();
-                read.append(&mut found.results);
-                if !only_results {
-                    read.push(message);
-                }
-            }
-            _ => {
-                return Err(Refusal::new(
-                    PARAM,
-                    format!("{place}: a message is an object."),
-                ));
-            }
+    let mut read = Vec::new();
+    for (place, message) in content::messages(body)? {
+        let mut found = Found::default();
+        let message = one(&place, message, &mut found, notes)?;
+        let empty = message["role"] == "user" && message["content"] == "";
+        let only_results = empty && !found.results.is_empty();
+        read.append(&mut found.results);
+        if !only_results {
+            read.push(message);
         }
     }
     let messages = together(read, notes);
@@ -114,22 +92,10 @@ fn one(
             let id = id.filter_map(|name| message.get(*name)?.as_str()).next();
             out.insert("tool_call_id".into(), id.unwrap_or_default().into());
         }
-        "latest_reminder" => out["content"] = plain(&out["content"]).into(),
+        "latest_reminder" => out["content"] = content::joined(&out["content"]).into(),
         _ => {}
     }
     Ok(out)
-}
-
-/// The text of a content that is in form.
-fn plain(content: &Value) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => {
-            let texts: Vec<_> = parts.iter().filter_map(|p| p["text"].as_str()).collect();
-            texts.join("\n\n")
-        }
-        _ => String::new(),
-    }
 }
 
 /// A content as a text or a list of texts. What another provider's model thought and did
@@ -206,7 +172,7 @@ fn assistant(
     out: &mut Map<String, Value>,
     found: &mut Found,
 ) -> Result<(), Refusal> {
-    if plain(&out["content"]).is_empty()
+    if content::joined(&out["content"]).is_empty()
         && let Some(Value::String(refusal)) = message.get("refusal")
     {
         out.insert("content".into(), refusal.as_str().into());

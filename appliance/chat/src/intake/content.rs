@@ -2,9 +2,58 @@
 //! cannot read.
 
 use ct_codecs::{Base64NoPadding, Base64UrlSafeNoPadding, Decoder};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Refusal;
+
+/// An object and where it stands, as in `messages[3]`.
+pub(super) type Placed = (String, Map<String, Value>);
+
+/// The messages of a body, taken out of it: objects with their places. A text alone is the
+/// user's, and nothing is no message.
+///
+/// # Errors
+/// What is no list of objects.
+pub(super) fn messages(body: &mut Map<String, Value>) -> Result<Vec<Placed>, Refusal> {
+    const PARAM: &str = "messages";
+    let list = match body.get_mut(PARAM) {
+        Some(Value::Array(messages)) => std::mem::take(messages),
+        Some(Value::String(text)) => vec![json!({"role": "user", "content": text})],
+        _ => {
+            return Err(Refusal::new(
+                PARAM,
+                "messages: it must be a list of messages.",
+            ));
+        }
+    };
+    let mut all = Vec::with_capacity(list.len());
+    for (i, message) in list.into_iter().enumerate() {
+        let place = format!("messages[{i}]");
+        match message {
+            Value::Null => {}
+            Value::Object(message) => all.push((place, message)),
+            _ => {
+                return Err(Refusal::new(
+                    PARAM,
+                    format!("{place}: a message is an object."),
+                ));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The text of a content that is in form: a text, or a list of texts.
+pub(super) fn joined(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let texts: Vec<_> = parts.iter().filter_map(|p| p["text"].as_str()).collect();
+            texts.join("\n\n")
+        }
+        _ => String::new(),
+    }
+}
 
 /// Base64 text is four thirds of its bytes; a body is bounded already.
 const MOST_DOCUMENT: usize = 64 << 20;

@@ -38,29 +38,9 @@ enum Item {
 /// A message that cannot be read, by its place.
 pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(), Refusal> {
     system(body)?;
-    let messages = match body.get_mut(PARAM) {
-        Some(Value::Array(messages)) => std::mem::take(messages),
-        Some(Value::String(text)) => vec![json!({"role": "user", "content": text})],
-        _ => {
-            return Err(Refusal::new(
-                PARAM,
-                "messages: it must be a list of messages.",
-            ));
-        }
-    };
-    let mut items = Vec::with_capacity(messages.len());
-    for (i, message) in messages.into_iter().enumerate() {
-        let place = format!("messages[{i}]");
-        match message {
-            Value::Null => {}
-            Value::Object(message) => one(&place, message, &mut items, notes)?,
-            _ => {
-                return Err(Refusal::new(
-                    PARAM,
-                    format!("{place}: a message is an object."),
-                ));
-            }
-        }
+    let mut items = Vec::new();
+    for (place, message) in content::messages(body)? {
+        one(&place, message, &mut items, notes)?;
     }
     body.insert(PARAM.into(), together(items, notes).into());
     Ok(())

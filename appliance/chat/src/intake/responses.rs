@@ -318,18 +318,6 @@ fn output_of(place: &str, output: Option<Value>) -> Result<Value, Refusal> {
     })
 }
 
-/// The text of an output that is in form.
-fn plain(item: &Map<String, Value>) -> String {
-    match item.get("output") {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => {
-            let texts: Vec<_> = parts.iter().filter_map(|p| p["text"].as_str()).collect();
-            texts.join("\n\n")
-        }
-        _ => String::new(),
-    }
-}
-
 /// Items in which the calls of a turn stand together, their outputs behind them, and what
 /// lay between calls before or behind all of them.
 fn together(items: Vec<Item>, notes: &mut Notes) -> Vec<Value> {
@@ -384,7 +372,7 @@ fn together(items: Vec<Item>, notes: &mut Notes) -> Vec<Value> {
                 notes.add(format!(
                     "input[{i}]: an output without a call is shown as the user's"
                 ));
-                let text = plain(&item);
+                let text = item.get("output").map(content::joined).unwrap_or_default();
                 out.push(json!({"type": "message", "role": "user", "content": text}));
             }
         }
