@@ -126,6 +126,7 @@ pub fn accept(
     let mut notes = Notes::default();
     numbers(protocol, &mut body)?;
     names(protocol, &mut body);
+    edits(&mut body)?;
     let thinking = thinking::settle(protocol, &mut body)?;
     match protocol {
         Protocol::Chat => chat::mend(&mut body, &mut notes)?,
@@ -243,6 +244,25 @@ const READER_LIMIT: i64 = 393_216;
 fn wants_logprobs(body: &Map<String, Value>) -> bool {
     let include = body.get("include").and_then(Value::as_array);
     include.is_some_and(|all| all.iter().any(|i| i == "message.output_text.logprobs"))
+}
+
+/// What a client wants taken out of its history. The format leaves earlier reasoning out
+/// by its own rule, so `clear_thinking` asks for nothing more; other edits would change
+/// what the model sees.
+fn edits(body: &mut Map<String, Value>) -> Result<(), Refusal> {
+    const NAME: &str = "context_management";
+    let edits = body.shift_remove(NAME).unwrap_or_default();
+    let edits = edits.get("edits").and_then(Value::as_array);
+    for edit in edits.into_iter().flatten() {
+        let kind = edit["type"].as_str().unwrap_or_default();
+        if !kind.starts_with("clear_thinking") {
+            return Err(Refusal::new(
+                NAME,
+                format!("{NAME}: edits of the type {kind:?} are not made here; send what fits."),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Fields under newer names, and those that are empty.

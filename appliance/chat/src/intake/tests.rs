@@ -285,6 +285,18 @@ fn a_schema_belongs_in_the_prompt_of_every_protocol() {
 }
 
 #[test]
+fn a_history_is_not_edited_in_silence() {
+    let with = |kind: &str| {
+        let body = json!({"messages": [{"role": "user", "content": "x"}], "max_tokens": 1,
+            "context_management": {"edits": [{"type": kind, "keep": "all"}]}});
+        take(Protocol::Messages, body)
+    };
+    assert!(with("clear_thinking_20251015").is_ok());
+    let error = with("clear_tool_uses_20250919").unwrap_err().to_string();
+    assert!(error.contains("context_management") && error.contains("clear_tool_uses"));
+}
+
+#[test]
 fn numbers_have_two_spellings_and_no_limit() {
     let accepted = |more| take(Protocol::Chat, chat(more)).unwrap();
     let most = |more| accepted(more).request.max_tokens(10, 1000);
