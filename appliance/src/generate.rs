@@ -131,7 +131,7 @@ pub struct Limits {
     pub eos: Option<u32>,
     /// The longest context the model allows, for advice.
     pub model_max: usize,
-    /// Whether an answer that goes round in a circle ends.
+    /// Whether an answer that repeats itself ends.
     pub stop_loops: bool,
 }
 

@@ -38,7 +38,7 @@ pub struct Config {
     pub idle_bytes: u64,
     /// Where sessions are kept from run to run, if they are.
     pub sessions: Option<SessionStore>,
-    /// Whether answers that go round in a circle end, where a request does not say.
+    /// Whether answers that repeat themselves end, where a request does not say.
     pub stop_loops: bool,
     /// First requests of agents, whose prompts are read at the start.
     pub warm: Vec<Recorded>,

@@ -128,7 +128,7 @@ pub enum Finish {
     Stop,
     /// As many tokens as allowed, or as long as allowed.
     Length,
-    /// The text went round in a circle: it is cut off.
+    /// The text repeated itself: it is cut off.
     Loop,
 }
 

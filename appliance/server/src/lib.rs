@@ -31,6 +31,7 @@ mod service;
 mod turns;
 pub mod warm;
 
+pub use api::models::CODEX_MODELS;
 pub use config::{Config, SessionStore};
 pub use constraint::Grammars;
 pub use error::ServeError;

@@ -28,7 +28,7 @@ pub struct Picking {
     pub reasoning: Option<Reasoning>,
     /// Tokens that never come.
     pub banned: Vec<u32>,
-    /// Whether a text that goes round in a circle ends.
+    /// Whether a text that repeats itself ends.
     pub stop_loops: bool,
 }
 
@@ -63,7 +63,7 @@ pub enum Pick {
         logprob: Option<Logprob>,
         /// The grammar allows nothing after it.
         last: bool,
-        /// With it the text has gone round in a circle.
+        /// With it the text repeats itself.
         looped: bool,
     },
     /// The end of the text.

@@ -350,6 +350,11 @@ fn how_much_fits_is_said_to_every_client() {
         (&codex["slug"], &codex["context_window"]),
         (&json!("m"), &json!(2048))
     );
+    assert!(codex["base_instructions"].as_str().unwrap().len() > 100);
+    assert!(
+        !codex.to_string().contains('@'),
+        "a place was not filled: {codex}"
+    );
     let props = http::get(&server.socket, "/props").ok();
     assert_eq!(props["default_generation_settings"]["n_ctx"], 2048);
 }

@@ -1,4 +1,4 @@
-//! Finds text that goes round in a circle.
+//! Finds text that repeats itself.
 
 /// Longest piece that is looked for, in tokens.
 const LONGEST: usize = 256;
@@ -30,7 +30,7 @@ impl Default for LoopDetector {
 }
 
 impl LoopDetector {
-    /// Takes a token of the answer; true once the answer goes round in a circle.
+    /// Takes a token of the answer; true once the answer repeats itself.
     pub fn push(&mut self, id: u32) -> bool {
         let mut found = false;
         for length in 1..=LONGEST.min(self.seen) {

@@ -23,7 +23,7 @@ pub enum Finish {
     Length,
     /// The context has no room for another token.
     ContextFull,
-    /// The text went round in a circle.
+    /// The text repeated itself.
     Loop,
     /// Somebody asked to stop.
     Interrupted,
@@ -73,7 +73,7 @@ pub struct Until {
     pub max_tokens: Option<usize>,
     /// The token that ends a text.
     pub eos: Option<u32>,
-    /// Whether a text that goes round in a circle ends.
+    /// Whether a text that repeats itself ends.
     pub stop_loops: bool,
 }
 

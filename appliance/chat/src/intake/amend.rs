@@ -7,8 +7,9 @@ use deepseek_recipe_core::conversation::ResponseFormat;
 use deepseek_recipe_core::messages::InputMessage;
 use deepseek_recipe_core::tools::{ToolChoice, ToolDefinition};
 
-use super::tools::{Choice, Tools};
-use super::wanted::{Calls, Format, Wanted};
+use super::Refusal;
+use super::tools::{Choice, Tool, Tools, unknown_tool};
+use super::wanted::{Calls, Format, Wanted, WantedTool};
 use crate::Request;
 
 impl Request {
@@ -24,12 +25,13 @@ impl Request {
         any: bool,
         begun: bool,
         wanted: &mut Wanted,
-    ) -> bool {
+    ) -> Result<bool, Refusal> {
         let inner = &mut self.inner;
         let mut renamed = HashMap::new();
-        for definition in inner.conversation.tools.iter_mut() {
-            restore(tools, definition, &mut renamed);
-        }
+        let definitions = inner.conversation.tools.iter_mut();
+        let own: Vec<Option<&Tool>> = definitions
+            .map(|definition| restore(tools, definition, &mut renamed))
+            .collect();
         for message in &mut inner.conversation.messages {
             if let InputMessage::System {
                 tools: Some(declared),
@@ -53,15 +55,30 @@ impl Request {
         let custom = tools.custom.iter().cloned();
         inner.response_options.custom_tool_names.extend(custom);
         let conversation = &mut inner.conversation;
-        let callable = |definition: &&ToolDefinition| {
-            let only = choice.only.as_ref();
-            only.is_none_or(|only| only.contains(&definition.name))
+        let all = || conversation.tools.iter().zip(&own);
+        // A tool in a namespace has two names.
+        let is = |name: &str, (definition, own): (&ToolDefinition, &Option<&Tool>)| {
+            definition.name == name || own.is_some_and(|own| own.name == name)
         };
-        wanted.tools = conversation
-            .tools
-            .iter()
+        for name in choice.only.iter().flatten() {
+            if !all().any(|tool| is(name, tool)) {
+                let names: Vec<_> = all().map(|(tool, _)| tool.name.as_str()).collect();
+                return Err(unknown_tool(name, &names));
+            }
+        }
+        let callable = |tool: &(&ToolDefinition, &Option<&Tool>)| {
+            let only = choice.only.as_ref();
+            only.is_none_or(|only| only.iter().any(|name| is(name, *tool)))
+        };
+        wanted.tools = all()
             .filter(callable)
-            .map(|definition| tools.wanted(definition))
+            .map(|(definition, own)| WantedTool {
+                name: definition.name.clone(),
+                parameters: own
+                    .map_or(&definition.parameters, |own| &own.parameters)
+                    .clone(),
+                strict: definition.strict == Some(true),
+            })
             .collect();
         wanted.calls = match wanted.tools.is_empty() {
             true => Calls::Never,
@@ -76,9 +93,14 @@ impl Request {
         match wanted.calls {
             Calls::Never if !conversation.tools.is_empty() => {
                 if goes_on {
-                    return true;
+                    return Ok(true);
                 }
                 conversation.tools.clear();
+                let options = &mut inner.inference_options;
+                let version = inner.model_version;
+                // It depends on whether there are tools.
+                let top_p = version.resolve_top_p(options.top_p, conversation.thinking_mode, false);
+                options.top_p = Some(top_p);
                 conversation.tool_choice = ToolChoice::None;
                 inner.parsing_options.parse_tool_calls = false;
             }
@@ -95,7 +117,7 @@ impl Request {
             }
             Calls::Never | Calls::May => {}
         }
-        false
+        Ok(false)
     }
 
     /// Shows the form of the answer in the prompt.
@@ -144,16 +166,14 @@ impl Request {
     }
 }
 
-/// A tool with the name and the schema that the client gave it. `renamed` gets the names
+/// Gives a tool the name and the schema of the client's own, which is returned. `renamed` gets the names
 /// that are others than the reader's.
-fn restore(
-    tools: &Tools,
+fn restore<'t>(
+    tools: &'t Tools,
     definition: &mut ToolDefinition,
     renamed: &mut HashMap<String, (String, String)>,
-) {
-    let Some((stand_in, tool)) = tools.of(&definition.parameters) else {
-        return;
-    };
+) -> Option<&'t Tool> {
+    let (stand_in, tool) = tools.of(&definition.parameters)?;
     definition.parameters = tool.shown.clone();
     if tool.strict {
         definition.strict = Some(true);
@@ -164,4 +184,5 @@ fn restore(
         let old = std::mem::replace(&mut definition.name, name.clone());
         renamed.insert(old, (name, tool.name.clone()));
     }
+    Some(tool)
 }

@@ -83,12 +83,12 @@ impl Path {
         all
     }
 
-    /// Whether a field is in any of the tables.
+    /// The fields of all tables.
     #[must_use]
-    pub fn knows(self, name: &str) -> bool {
-        self.used().contains(&name)
-            || self.harmless().contains(&name)
-            || self.refused().iter().any(|(refused, _)| *refused == name)
+    pub fn known(self) -> Vec<&'static str> {
+        let refused = self.refused().into_iter().map(|(name, _)| name);
+        let taken = [self.used(), self.harmless()].concat();
+        taken.into_iter().chain(refused).collect()
     }
 
     /// Refuses a request with a field that would change its answer and is not there.
@@ -111,26 +111,37 @@ impl Path {
 /// Whether a value asks for nothing.
 fn is_neutral(name: &str, value: &Value) -> bool {
     match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::String(text) => {
-            text.is_empty() || (name == "function_call" && text == "none") || text == "disabled"
-        }
+        Value::Null => true,
+        // Where true is the default, false asks for something.
+        Value::Bool(on) => *on == ON_BY_DEFAULT.contains(&name),
+        Value::String(text) => text.is_empty() || (name == "function_call" && text == "none"),
         Value::Array(all) => {
             all.is_empty() || (name == "modalities" && all.iter().all(|kind| kind == "text"))
         }
         Value::Object(all) => all.is_empty(),
         Value::Number(n) => {
-            let neutral = match name {
-                "typical_p" | "tfs_z" | "length_penalty" | "dynatemp_exponent" | "best_of"
-                | "n" => 1.0,
-                "xtc_probability" | "min_tokens" | "min_length" => 0.0,
-                _ => 0.0,
+            let neutral = if ONE_BY_DEFAULT.contains(&name) {
+                1.0
+            } else {
+                0.0
             };
             n.as_f64() == Some(neutral)
         }
-        Value::Bool(true) => name == "add_generation_prompt",
     }
 }
+
+/// Of the fields that are refused, those that are true, and those that are 1, where
+/// nothing is asked for.
+const ON_BY_DEFAULT: &[&str] = &["add_generation_prompt", "skip_special_tokens", "reasoning"];
+const ONE_BY_DEFAULT: &[&str] = &[
+    "typical_p",
+    "tfs_z",
+    "length_penalty",
+    "dynatemp_exponent",
+    "best_of",
+    "n",
+    "beam_width",
+];
 
 /// Used on every path.
 const EVERYWHERE: &[&str] = &[
@@ -199,6 +210,7 @@ const MESSAGES: &[&str] = &[
     "stop_sequences",
     "tools",
     "tool_choice",
+    "parallel_tool_calls",
     "thinking",
     "enable_thinking",
     "think",
@@ -242,9 +254,7 @@ const CHAT_HARMLESS: &[&str] = &[
     "include_reasoning",
     "usage",
     "provider",
-    "skip_special_tokens",
     "spaces_between_special_tokens",
-    "add_special_tokens",
 ];
 
 const RESPONSES_HARMLESS: &[&str] = &[
@@ -286,6 +296,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("min_length", "an answer ends where the model ends it"),
     ("ignore_eos", "an answer ends where the model ends it"),
     ("stop_token_ids", "use stop with texts"),
+    ("skip_special_tokens", "marks are no part of a text"),
+    ("add_special_tokens", "the format has marks of its own"),
     ("include_stop_str_in_output", "the client has the text"),
     ("no_stop_trim", "the client has the text"),
     ("bad_words", "use logit_bias"),
@@ -398,10 +410,6 @@ const MESSAGES_REFUSED: &[(&str, &str)] = &[
     ("response_format", "use output_config.format"),
     ("reasoning_effort", "use output_config.effort"),
     ("reasoning", "use thinking or output_config.effort"),
-    (
-        "parallel_tool_calls",
-        "use tool_choice.disable_parallel_tool_use",
-    ),
     ("logprobs", "Messages has none; use /v1/chat/completions"),
     (
         "top_logprobs",
@@ -478,6 +486,27 @@ mod tests {
             assert_eq!(refusal.param, name);
             assert!(refusal.message.contains(&name), "{}", refusal.message);
         }
+    }
+
+    #[test]
+    fn false_asks_for_something_where_true_is_the_default() {
+        for (path, name) in [
+            (Path::Messages, "add_generation_prompt"),
+            (Path::Responses, "add_generation_prompt"),
+            (Path::Messages, "reasoning"),
+            (Path::Chat, "skip_special_tokens"),
+        ] {
+            assert!(
+                check(path, json!({ name: false })).is_err(),
+                "{path:?} {name}"
+            );
+            assert!(
+                check(path, json!({ name: true })).is_ok(),
+                "{path:?} {name}"
+            );
+        }
+        assert!(check(Path::Chat, json!({"system": "disabled"})).is_err());
+        assert!(check(Path::Chat, json!({"add_special_tokens": true})).is_err());
     }
 
     #[test]

@@ -125,7 +125,7 @@ pub fn accept(
     Path::from(protocol).check(&body)?;
     let mut notes = Notes::default();
     numbers(protocol, &mut body)?;
-    names(protocol, &mut body);
+    names(protocol, &mut body)?;
     edits(&mut body)?;
     let thinking = thinking::settle(protocol, &mut body)?;
     match protocol {
@@ -152,7 +152,7 @@ pub fn accept(
         parallel: choice.parallel,
         ..Wanted::default()
     };
-    let no_calls = request.put_tools(&tools, &choice, any, begun, &mut wanted);
+    let no_calls = request.put_tools(&tools, &choice, any, begun, &mut wanted)?;
     if let Some(echo) = echo {
         request.echo(echo, choice.parallel);
     }
@@ -201,14 +201,13 @@ fn numbers(protocol: Protocol, body: &mut Map<String, Value>) -> Result<(), Refu
                 format!("Invalid {name}: it must not be negative."),
             ));
         }
-        // What is more than any context is no limit.
-        let most = i64::from(u32::MAX >> 1);
-        if LIMITS.contains(&name) && n > READER_LIMIT.min(most) {
-            body.shift_remove(name);
-            body.insert(name.into(), READER_LIMIT.into());
-            continue;
-        }
-        body.insert(name.into(), n.into());
+        // What is left of the context bounds it further.
+        let most = if LIMITS.contains(&name) {
+            READER_LIMIT
+        } else {
+            i64::MAX
+        };
+        body.insert(name.into(), n.min(most).into());
     }
     for name in [
         "temperature",
@@ -266,9 +265,11 @@ fn edits(body: &mut Map<String, Value>) -> Result<(), Refusal> {
 }
 
 /// Fields under newer names, and those that are empty.
-fn names(protocol: Protocol, body: &mut Map<String, Value>) {
-    if body.get("model").is_none_or(|model| !model.is_string()) {
-        body.insert("model".into(), "".into());
+fn names(protocol: Protocol, body: &mut Map<String, Value>) -> Result<(), Refusal> {
+    match json::present(body, "model") {
+        None => drop(body.insert("model".into(), "".into())),
+        Some(Value::String(_)) => {}
+        Some(_) => return Err(Refusal::new("model", "Invalid model: it must be a name.")),
     }
     match protocol {
         Protocol::Chat => {
@@ -295,12 +296,15 @@ fn names(protocol: Protocol, body: &mut Map<String, Value>) {
             stops("stop_sequences", body);
         }
         Protocol::Responses => {
-            if body.get("text").is_some_and(|text| !text.is_object()) {
-                body.shift_remove("text");
+            match body.get("text") {
+                None | Some(Value::Object(_)) => {}
+                Some(Value::Null) => drop(body.shift_remove("text")),
+                Some(_) => return Err(Refusal::new("text", "Invalid text: it must be an object.")),
             }
             body.shift_remove("user");
         }
     }
+    Ok(())
 }
 
 /// Stop sequences that are empty stop nothing.

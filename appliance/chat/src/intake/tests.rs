@@ -93,6 +93,75 @@ fn what_cannot_be_called_cannot_be_required() {
 }
 
 #[test]
+fn a_tool_in_a_namespace_is_chosen_by_either_name() {
+    let of = |name: &str| {
+        let tools = json!([{"type": "namespace", "name": "ns", "description": "d", "tools": [
+            {"type": "function", "name": "f", "parameters": {"type": "object", "properties":
+                {"a": {"type": "integer", "maximum": 3}}}},
+            {"type": "function", "name": "g", "parameters": {"type": "object"}}]}]);
+        let choice = json!({"type": "function", "name": name});
+        take(
+            Protocol::Responses,
+            json!({"input": "x", "tools": tools, "tool_choice": choice}),
+        )
+    };
+    for name in ["f", "ns__f"] {
+        let wanted = of(name).unwrap().wanted;
+        assert_eq!(
+            (wanted.calls, wanted.tools.len()),
+            (Calls::Must, 1),
+            "{name}"
+        );
+        assert_eq!(wanted.tools[0].name, "ns__f");
+        assert_eq!(wanted.tools[0].parameters["properties"]["a"]["maximum"], 3);
+    }
+    let error = of("h").unwrap_err().to_string();
+    assert!(error.contains("'h'") && error.contains("ns__f"), "{error}");
+}
+
+#[test]
+fn the_published_prompt_without_tools_has_its_sampling() {
+    let of = |choice: &str| {
+        let body = chat(json!({"tools": [tool("f", false)], "tool_choice": choice}));
+        take(Protocol::Chat, body)
+            .unwrap()
+            .request
+            .inference()
+            .top_p
+    };
+    assert_eq!((of("auto"), of("none")), (Some(0.95), Some(1.0)));
+}
+
+#[test]
+fn fields_of_a_wrong_type_are_refused_by_name() {
+    for (protocol, body, name) in [
+        (Protocol::Chat, chat(json!({"model": 5})), "model"),
+        (
+            Protocol::Chat,
+            chat(json!({"max_tokens": "5"})),
+            "max_tokens",
+        ),
+        (Protocol::Chat, chat(json!({"stream": "yes"})), "stream"),
+        (
+            Protocol::Responses,
+            json!({"input": "x", "text": "json"}),
+            "text",
+        ),
+        (
+            Protocol::Responses,
+            json!({"input": "x", "temperature": []}),
+            "temperature",
+        ),
+    ] {
+        let error = take(protocol, body).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+    let alone = json!({"messages": [{"role": "user", "content": "x"}], "max_tokens": 1,
+        "tools": [{"name": "f", "input_schema": {}}], "parallel_tool_calls": false});
+    assert!(!take(Protocol::Messages, alone).unwrap().wanted.parallel);
+}
+
+#[test]
 fn a_conversation_keeps_its_tools_whatever_the_choice() {
     let tools = json!([tool("f", false), tool("g", false)]);
     let goes_on = json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"},

@@ -5,10 +5,9 @@
 //! schema that says nothing, and the schemas return when the prompt is made: as it would
 //! have written them where it takes them, and as the client wrote them where it does not.
 
-use deepseek_recipe_core::tools::ToolDefinition;
 use serde_json::{Map, Value, json};
 
-use super::wanted::{Calls, WantedTool};
+use super::wanted::Calls;
 use super::{Notes, Refusal, schema};
 use crate::{ModelVersion, Protocol};
 
@@ -59,20 +58,6 @@ impl Tools {
         Some((stand_in(number, &tool.name), tool))
     }
 
-    /// What the grammar has to know of a tool of the prompt.
-    pub fn wanted(&self, definition: &ToolDefinition) -> WantedTool {
-        let shown = &definition.parameters;
-        let own = self.all.iter().find(|tool| {
-            definition.name == tool.name
-                || definition.name.ends_with(&tool.name) && *shown == tool.shown
-        });
-        WantedTool {
-            name: definition.name.clone(),
-            parameters: own.map_or_else(|| shown.clone(), |tool| tool.parameters.clone()),
-            strict: definition.strict == Some(true),
-        }
-    }
-
     /// The names that a choice may give.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.all.iter().map(|tool| tool.name.clone()).collect();
@@ -107,6 +92,26 @@ impl Tools {
             stand_in(number, name),
         )
     }
+}
+
+/// The refusal of a choice that names no tool which could be called.
+pub(super) fn unknown_tool(name: &str, names: &[&str]) -> Refusal {
+    let there = match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    };
+    Refusal::new(
+        "tool_choice",
+        format!("Invalid tool_choice: no tool named '{name}' could be called; there is {there}."),
+    )
+}
+
+/// The type of a tool, of a choice or the like.
+fn kind_of<'v>(fields: &'v Map<String, Value>, default: &'static str) -> &'v str {
+    fields
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or(default)
 }
 
 /// A name that the authors' reader takes: the tool's own if it does.
@@ -226,16 +231,13 @@ fn chat(
     mut tool: Map<String, Value>,
     notes: &mut Notes,
 ) -> Result<Option<Value>, Refusal> {
-    let kind = tool
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or("function");
+    let kind = kind_of(&tool, "function").to_owned();
     let inner = |tool: &mut Map<String, Value>, name: &str| match tool.remove(name) {
         Some(Value::Object(inner)) => inner,
         // As Responses has it.
         _ => std::mem::take(tool),
     };
-    let (function, parameters) = match kind {
+    let (function, parameters) = match &*kind {
         "function" => {
             let function = inner(&mut tool, "function");
             let parameters = function
@@ -274,7 +276,7 @@ fn messages(
     tool: Map<String, Value>,
     notes: &mut Notes,
 ) -> Result<Option<Value>, Refusal> {
-    let kind = tool.get("type").and_then(Value::as_str).unwrap_or("custom");
+    let kind = kind_of(&tool, "custom");
     if !matches!(kind, "custom" | "function") {
         notes.add(format!(
             "{place}: a tool of the type {kind} is run by a service; left out"
@@ -302,11 +304,8 @@ fn responses(
     mut tool: Map<String, Value>,
     notes: &mut Notes,
 ) -> Result<Option<Value>, Refusal> {
-    let kind = tool
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or("function");
-    match kind {
+    let kind = kind_of(&tool, "function").to_owned();
+    match &*kind {
         "function" => {
             // As Chat Completions has it.
             if let Some(Value::Object(inner)) = tool.remove("function") {
@@ -326,11 +325,7 @@ fn responses(
                 let Value::Object(one) = one else {
                     return Err(wrong(format!("{place}: a tool is an object.")));
                 };
-                match one
-                    .get("type")
-                    .and_then(Value::as_str)
-                    .unwrap_or("function")
-                {
+                match kind_of(&one, "function") {
                     "function" => kept.push(function(tools, version, &place, one)?),
                     other => notes.add(format!(
                         "{place}: a tool of the type {other} in a namespace; left out"
@@ -477,18 +472,6 @@ pub(super) fn choice(
                  could be called here."
             )));
         }
-    }
-    if let Some(only) = &only
-        && let Some(unknown) = only.iter().find(|name| !names.contains(name))
-    {
-        return Err(wrong(format!(
-            "Invalid {NAME}: no tool named '{unknown}' could be called; there is {}.",
-            if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            }
-        )));
     }
     if choice.calls == Calls::Must && names.is_empty() {
         return Err(wrong(format!(

@@ -182,7 +182,8 @@ fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiE
         _ => Extras::default(),
     };
     let path = Path::from(protocol);
-    let ignored = Ignored::of(&body, |name| path.knows(name));
+    let known = path.known();
+    let ignored = Ignored::of(&body, |name| known.contains(&name));
     let accepted = intake::accept(protocol, service.version(), body)?;
     for note in &accepted.notes {
         service.note(path.name(), note);

@@ -5,20 +5,9 @@ use serde_json::{Value, json};
 use crate::http::ApiError;
 use crate::service::Service;
 
-/// What Codex has its model told where the list of models says so.
-const CODEX_INSTRUCTIONS: &str = "\
-You are a coding agent that works in a terminal on the user's computer, through the tools of this \
-session. Keep going until the user's request is done, and then say briefly what you did.
-
-- Look before you change: read the files that matter, search with rg where it is there, and \
-follow the style of the code around you. Obey AGENTS.md files for the folders that they are in.
-- Make the smallest change that solves the problem at its root. Do not touch what has nothing to \
-do with it, and do not commit unless you are asked to.
-- Use apply_patch for edits where there is such a tool. Check your work by building it and by \
-running the tests that are there.
-- If a command fails, read what it says before you try another. If something is not known, say so; \
-do not invent file names, results or interfaces.
-- Answer in plain text, short, with paths and line numbers where they help.";
+/// Codex's own catalogue of models, with `@MODEL@` and `@CTX@` where the model's name and
+/// its context belong. It is told its instructions here as well: an entry must have them.
+pub const CODEX_MODELS: &str = include_str!("codex-models.json");
 
 /// The list of models, in a form that all families of clients read.
 pub(crate) fn list(service: &Service) -> Value {
@@ -69,37 +58,18 @@ fn describe(service: &Service, name: &str) -> Value {
     model
 }
 
-/// A model as Codex lists it; it reads a list that lacks one of these fields not at all.
+/// A model as Codex's catalogue has it. Codex rejects the whole list if an entry lacks one
+/// of its fields.
 fn for_codex(service: &Service, name: &str, place: usize) -> Value {
-    let effort = |effort, description| json!({"effort": effort, "description": description});
-    json!({
-        "slug": name,
-        "display_name": name,
-        "description": "Served by v4-run",
-        "default_reasoning_level": "high",
-        "supported_reasoning_levels": [
-            effort("none", "Answers at once"),
-            effort("low", "Thinks little"),
-            effort("high", "Thinks first"),
-            effort("xhigh", "Thinks as long as it takes"),
-        ],
-        "shell_type": "shell_command",
-        "visibility": "list",
-        "supported_in_api": true,
-        "priority": place,
-        "upgrade": null,
-        "base_instructions": CODEX_INSTRUCTIONS,
-        "supports_reasoning_summaries": true,
-        "support_verbosity": false,
-        "default_verbosity": null,
-        "apply_patch_tool_type": null,
-        "truncation_policy": {"mode": "tokens", "limit": 10_000},
-        "supports_parallel_tool_calls": true,
-        "context_window": service.config().context,
-        "max_context_window": service.config().context,
-        "experimental_supported_tools": [],
-        "input_modalities": ["text"],
-    })
+    // A name is put in as a value: it may have any characters.
+    let text = CODEX_MODELS.replace("@CTX@", &service.config().context.to_string());
+    let mut all: Value = serde_json::from_str(&text).unwrap_or_default();
+    let mut model = all["models"][0].take();
+    for field in ["slug", "display_name"] {
+        model[field] = name.into();
+    }
+    model["priority"] = place.into();
+    model
 }
 
 /// What llama-server's clients ask about a server.

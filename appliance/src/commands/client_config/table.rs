@@ -85,7 +85,7 @@ pub const CLIENTS: &[Client] = &[
             ),
             file(
                 "~/.codex/v4-models.json",
-                include_str!("files/codex-models.json"),
+                v4_server::CODEX_MODELS,
                 "what Codex knows of its own models: instructions, context, levels of thinking",
             ),
             start("codex\n", ""),
