@@ -11,7 +11,7 @@ use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
 use v4_convert::write::{Watch, WriteOptions, write};
 use v4_quant::{GgmlType, fp4, fp8};
-use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_tokenizer::{Marks, Tokenizer};
 
 #[path = "../../tests/src/shared.rs"]
 mod shared;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::Value;
-use v4_runtime::engram::{Addressing, EngramConfig, StoredConstants, TokenClasses};
-use v4_runtime::gguf::Metadata;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_files::gguf::Metadata;
+use v4_runtime::model::engram::{Addressing, EngramConfig, StoredConstants, TokenClasses};
+use v4_tokenizer::Tokenizer;
 
 #[path = "../../tests/src/shared.rs"]
 mod shared;

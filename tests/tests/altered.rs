@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use v4_runtime::engram::{EngramOptions, EngramPlacement};
-use v4_runtime::experts::ExpertOptions;
-use v4_runtime::gguf::{FileHashes, GgufFile};
+use v4_files::gguf::{FileHashes, GgufFile};
+use v4_runtime::residency::engram::{EngramOptions, EngramPlacement};
+use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::{Engine, EngineError, EngineOptions, Session, Want, WeightPlacement};
 use v4_tests::numbers::golden_ids;
 use v4_tests::program::{run, scratch, tiny};

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use ggus::GGuf;
+use v4_files::gguf::{GgufFile, Value};
 use v4_quant::GgmlType;
-use v4_runtime::gguf::{GgufFile, Value};
 use v4_tests::program::{run, scratch, tiny_v4};
 use v4_tests::shared::shared;
 

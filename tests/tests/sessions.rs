@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use v4_runtime::sessions::{SessionError, SessionLog};
+use v4_runtime::storage::{SessionError, SessionLog};
 use v4_runtime::{
     Engine, EngineError, EngineOptions, Hooks, KvPrecision, Precision, Session, Want,
 };

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use v4_runtime::experts::ExpertOptions;
-use v4_runtime::io::ReadHook;
-use v4_runtime::memory::kv_bytes;
+use v4_files::io::ReadHook;
+use v4_runtime::plan::kv_bytes;
+use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::{Engine, EngineError, EngineOptions, KvPrecision, Session, Want};
 use v4_tests::numbers::golden_ids as ids;
 use v4_tests::program::{logits, run, tiny};

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use v4_runtime::tokenizer::{Marks, Tokenizer};
 use v4_tests::program::{Ended, data, run};
 use v4_tests::shared::shared;
+use v4_tokenizer::{Marks, Tokenizer};
 
 fn synth(args: &[&str]) -> Ended {
     run("v4-synth", args)

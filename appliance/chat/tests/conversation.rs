@@ -6,7 +6,7 @@ use serde_json::json;
 use v4_chat::{
     ChatError, Conversation, Effort, ModelVersion, Piece, Protocol, Reply, Request, Turn,
 };
-use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_tokenizer::{Marks, Tokenizer};
 
 fn tiny() -> Tokenizer {
     let path = concat!(

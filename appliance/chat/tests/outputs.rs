@@ -12,7 +12,7 @@ mod common;
 
 use serde_json::Value;
 use v4_chat::{ChatError, Event, Finish, ModelVersion, Protocol, Request, Responder};
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 const PROMPT_TOKENS: usize = 7;
 

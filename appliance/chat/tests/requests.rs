@@ -4,7 +4,7 @@ mod common;
 
 use serde_json::{Value, json};
 use v4_chat::{ModelVersion, Protocol, Request, intake};
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 /// The context in which the vectors' limits were computed.
 const CONTEXT: u32 = 1_048_576;

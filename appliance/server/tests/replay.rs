@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use v4_chat::ModelVersion;
-use v4_runtime::tokenizer::Tokenizer;
 use v4_server::jobs::{self, Finish, Inbox, Output};
 use v4_server::keys::Keys;
 use v4_server::listen::{Listener, Peers};
 use v4_server::{Config, Metrics, Notifier, Service, serve_on};
+use v4_tokenizer::Tokenizer;
 
 /// The context in which the files' limits were computed.
 const CONTEXT: usize = 1_048_576;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use v4_runtime::experts::{Policy, simulate};
+use v4_runtime::residency::experts::{Policy, simulate};
 use v4_tests::numbers::Numbers;
 
 /// Shares of experts that a cache would have found of a recorded routing.

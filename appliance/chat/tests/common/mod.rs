@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use v4_chat::{ModelVersion, Protocol};
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 #[path = "../../../../tests/src/shared.rs"]
 mod data;
