@@ -7,16 +7,16 @@ use crate::options::Thinking;
 
 /// What `/help` prints.
 pub const HELP: &str = "\
-/think [on|off|low|high|max]  reason before answering, and how deeply
+/think [on|off|low|high|max]  show or set reasoning before answers, and its depth
 /system [TEXT]                show or set the system message (- removes it)
 /temp [T]                     show or set the temperature
 /seed [N]                     show or set the seed
-/stats                        context and speed so far
-/save FILE                    write the conversation as JSON
+/stats                        show context use and speed
+/save FILE                    write the conversation to FILE as JSON
 /reset                        forget the conversation
 /quit                         leave (also Ctrl-D)
-A trailing \\ goes on in the next line; \"\"\" begins and ends several lines;
-// sends a line that begins with a slash; Ctrl-C stops an answer.";
+A trailing \\ continues on the next line; \"\"\" starts and ends a block of lines;
+// sends a line that starts with a slash; Ctrl-C stops an answer.";
 
 /// A command.
 #[derive(Debug, Clone, PartialEq)]
