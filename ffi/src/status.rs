@@ -172,6 +172,8 @@ const FIELDS: &[(&str, &str)] = &[
     ("--precision", "options.precision"),
     ("--kv", "options.kv"),
     ("--signer", "options.signers"),
+    ("--reads", "options.reads"),
+    ("--weights mapped", "V4_WEIGHTS_MAPPED"),
 ];
 
 /// A message with fields of the header in place of options of `v4-run`.
@@ -363,12 +365,12 @@ mod tests {
         let said = [
             ("use --ctx 64 or more", "use options.context 64 or more"),
             (
-                "another --precision or --kv; name",
-                "another options.precision or options.kv; name",
+                "another --precision or --kv; use",
+                "another options.precision or options.kv; use",
             ),
             (
-                "its key (--session-key FILE)",
-                "its key (v4_file_options.key)",
+                "its key with --session-key FILE",
+                "its key with v4_file_options.key",
             ),
             ("try a smaller --threads", "try a smaller options.threads"),
             (

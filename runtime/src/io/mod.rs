@@ -111,7 +111,7 @@ fn guarded<T>(job: &Arc<dyn Job>, call: impl FnOnce() -> T) -> Option<T> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReadFailure {
     /// The system's error.
-    #[error("cannot read {len} bytes at offset {offset}: {reason} (tried {tries} times)")]
+    #[error("cannot read {len} bytes at offset {offset}: {reason} (after {tries} attempts)")]
     System {
         offset: u64,
         len: usize,
@@ -120,8 +120,8 @@ pub(crate) enum ReadFailure {
     },
     /// The file has become shorter.
     #[error(
-        "the file ends at byte {end}, {len} bytes at offset {offset} are needed: it was cut \
-         short after it was opened"
+        "the file ends at byte {end}, but {len} bytes at offset {offset} are needed: it was \
+         truncated after it was opened"
     )]
     EndOfFile { offset: u64, len: usize, end: u64 },
 }

@@ -291,7 +291,10 @@ impl<B: Backend> Loader<'_, B> {
         if values.iter().all(|v| v.is_finite()) {
             Ok(values)
         } else {
-            Err(tensor.error("holds values that are not finite: the file is damaged"))
+            Err(tensor.error(
+                "contains values that are not finite: the file is damaged, copy or \
+                              convert it again",
+            ))
         }
     }
 
@@ -497,7 +500,7 @@ impl<B: Backend> Loader<'_, B> {
         let tensor = self.tensor(name, &[c.experts_used, c.vocab])?;
         tensor.check()?;
         if tensor.ty() != v4_quant::GgmlType::I32 {
-            return Err(tensor.error(format_args!("is {}, expected I32", tensor.ty())));
+            return Err(tensor.error(format_args!("is {}, not I32", tensor.ty())));
         }
         tensor
             .data()
@@ -510,7 +513,7 @@ impl<B: Backend> Loader<'_, B> {
                     .filter(|&e| (e as usize) < c.experts)
                     .ok_or_else(|| {
                         tensor.error(format_args!(
-                            "sends token {} to expert {e}, but there are {}",
+                            "sends token {} to expert {e}, but there are only {}",
                             i / c.experts_used,
                             c.experts
                         ))
