@@ -279,7 +279,7 @@ fn panicked(payload: Box<dyn Any + Send>) -> Failure {
     let place = place
         .map(|place| format!(" at {place}"))
         .unwrap_or_default();
-    let message = format!("fault of the library: {said}{place}; please report it");
+    let message = format!("bug in the library: {said}{place}; please report it");
     log::write(Level::Error, || message.clone());
     Failure::new(Status::Internal, message)
 }
