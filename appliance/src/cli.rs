@@ -38,12 +38,12 @@ Examples:
   v4-run complete model.gguf --prefix before.rs --suffix after.rs -n 64
   v4-run perplexity model.gguf book.txt --tokens 20000
 
-A model file whose name is that of a command is written with its folder: ./chat";
+If a model file has the same name as a command, write its folder too: ./chat";
 
 /// Runs DeepSeek-V4 models from one GGUF file, offline.
 ///
-/// Without a command, the prompt is sent to the model as one user message and
-/// the answer is streamed to standard output.
+/// Without a command, it sends the prompt to the model as one user message and
+/// streams the answer to standard output.
 #[derive(Debug, Parser)]
 #[command(
     name = "v4-run",
@@ -65,75 +65,76 @@ pub struct Cli {
 /// Everything `v4-run` does besides answering one prompt.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Talk with the model over several turns.
+    /// Chat with the model over several turns.
     Chat(ChatArgs),
     /// Continue raw text, or fill the gap between two files.
     Complete(CompleteArgs),
     /// Answer a question about a source tree.
     Repo(RepoArgs),
-    /// List sessions that are kept, or delete them.
+    /// List or delete saved sessions.
     Sessions(SessionsArgs),
-    /// Serve the model to programs: OpenAI's and Anthropic's protocols.
+    /// Serve the model to other programs over the OpenAI and Anthropic protocols.
     Serve(ServeArgs),
-    /// Print how a published client is set up for the service, offline.
+    /// Print the settings that connect an agent, editor or library to the service.
     ClientConfig(ClientConfigArgs),
     /// Measure how well the model predicts a text.
     Perplexity(PerplexityArgs),
     /// Measure prefill and decode speed.
     Bench(BenchArgs),
-    /// Tell where every group of bytes goes, and foretell speed.
+    /// Show where memory goes and predict speed.
     Plan(PlanArgs),
-    /// Look what of this machine the engine can use.
+    /// Check what this machine offers.
     Doctor(DoctorArgs),
-    /// Check a model against its manifest, and the manifest's signature.
+    /// Check a model against its signed manifest.
     Verify(VerifyModelArgs),
-    /// Check that this machine gives the bits that the model gave where it was made.
+    /// Check that this machine computes the same bits as the one the model was made on.
     Selftest(SelftestArgs),
     /// Write the logits of given token ids to a safetensors file.
     Logits(LogitsArgs),
-    /// Print the token ids of a text on standard input.
+    /// Print the token ids of text read from standard input.
     #[command(after_help = "\
 Examples:
   echo -n \"Hello\" | v4-run tokenize model.gguf
   v4-run tokenize tokenizer.json --plain --json < text.txt")]
     Tokenize(TokenizeArgs),
-    /// Print the prompt and token ids of a chat request in JSON.
+    /// Print the prompt and token ids of a JSON chat request.
     #[command(after_help = "\
 Examples:
   v4-run render model.gguf --protocol chat < request.json
   v4-run render tokenizer.json --model-version v4 --protocol messages request.json
 
-Prints {\"prompt\": …, \"ids\": […]}, or the protocol's error with exit code 1.")]
+Prints {\"prompt\": …, \"ids\": […]}. If the request is invalid, prints the protocol's
+error and exits with code 1.")]
     Render(RenderArgs),
-    /// Print what a shell needs to complete commands and options.
+    /// Print a shell completion script.
     #[command(after_help = "\
 Example:
   v4-run completion bash > ~/.local/share/bash-completion/completions/v4-run")]
     Completion {
-        /// The shell
+        /// Shell to complete for
         shell: Shell,
     },
-    /// Write the manual's pages into a folder; for packages.
+    /// Write the manual pages into a folder; for packagers.
     #[command(hide = true)]
     Man {
-        /// The folder
+        /// Folder to write to
         folder: PathBuf,
     },
 }
 
-/// How long the model is asked to think.
+/// How much the model reasons before it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EffortArg {
     /// Little.
     Low,
-    /// What the model's format has for its default.
+    /// The default of the model's prompt format.
     High,
-    /// As deep as it goes; give it a large --ctx.
+    /// As deeply as it can; needs a large --ctx.
     Max,
 }
 
 impl EffortArg {
-    /// The word for it on the command line.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             EffortArg::Low => "low",
@@ -147,44 +148,44 @@ impl EffortArg {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Temperature; 0 always takes the likeliest token
+    /// Temperature; 0 always picks the most likely token
     #[arg(long, value_name = "T", default_value = "1.0", value_parser = temperature)]
     pub temp: f32,
-    /// Keep the likeliest tokens whose probabilities reach P together
+    /// Sample from the most likely tokens whose probabilities add up to P
     #[arg(long, value_name = "P", default_value = "1.0", value_parser = top_p)]
     pub top_p: f32,
-    /// Keep the K likeliest tokens; 0 keeps all
+    /// Sample from the K most likely tokens; 0 means all
     #[arg(long, value_name = "K", default_value = "0")]
     pub top_k: usize,
-    /// Drop tokens less likely than P times the likeliest
+    /// Drop tokens less than P times as likely as the most likely one
     #[arg(long, value_name = "P", default_value = "0.0", value_parser = min_p)]
     pub min_p: f32,
-    /// Penalty for tokens among the last --repeat-last-n; 1 is none
+    /// Penalty for tokens that occur in the last --repeat-last-n; 1 means none
     #[arg(long, value_name = "X", default_value = "1.0", value_parser = penalty)]
     pub repeat_penalty: f32,
-    /// How many tokens back --repeat-penalty looks
+    /// Number of recent tokens that --repeat-penalty considers
     #[arg(long, value_name = "N", default_value = "64")]
     pub repeat_last_n: usize,
-    /// Seed of the sampler; the same seed gives the same text [default: random, shown at the end]
+    /// Random seed; the same seed gives the same text [default: random, shown at the end]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 }
 
-/// Arguments that bound an answer.
+/// Arguments that limit the length of an answer.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Length")]
 pub struct LengthArgs {
     /// Stop after N tokens [default: when the model ends or the context is full]
     #[arg(short = 'n', long, value_name = "N", value_parser = positive)]
     pub max_tokens: Option<usize>,
-    /// Room for prompt and answer in tokens, or max for all that the model was made for
-    /// [default: 32768, more where the prompt needs it]
+    /// Context size in tokens for prompt and answer together, or max for the model's limit
+    /// [default: 32768, or more if the prompt needs it]
     #[arg(long, value_name = "N", value_parser = tokens_or_max)]
     pub ctx: Option<usize>,
-    /// Stop when the answer contains TEXT, which is left out; may be repeated
+    /// Stop when the answer contains TEXT, and leave TEXT out; may be repeated
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
-    /// Stop when the answer repeats itself: the same piece of up to 256 tokens eight times in a row
+    /// Stop when the answer loops: the same run of up to 256 tokens, eight times in a row
     #[arg(long)]
     pub stop_loops: bool,
 }
@@ -196,10 +197,10 @@ pub struct PromptArgs {
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// Let the model reason before it answers
+    /// Reason before answering
     #[arg(long, overrides_with = "no_think")]
     pub think: bool,
-    /// Answer at once; this is the default
+    /// Answer without reasoning (the default)
     #[arg(long, overrides_with = "think")]
     pub no_think: bool,
     /// How deeply to reason; implies --think
@@ -212,13 +213,13 @@ pub struct PromptArgs {
 pub struct AskArgs {
     /// Model file (GGUF)
     pub model: Option<PathBuf>,
-    /// The prompt [default: standard input, when it is not a terminal]
+    /// Prompt [default: standard input, if it is not a terminal]
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,
     /// Print one JSON object at the end instead of streaming text
     #[arg(long)]
     pub json: bool,
-    /// No progress and no statistics on standard error
+    /// Do not print progress or statistics to standard error
     #[arg(short, long)]
     pub quiet: bool,
     /// The chat prompt around it.
@@ -246,16 +247,16 @@ Examples:
   v4-run chat model.gguf --system \"Answer in French.\" --temp 0.6
   printf 'Hello\\nAnd in French?\\n' | v4-run chat model.gguf --temp 0
 
-A line that ends in a backslash goes on in the next one; lines between two
-lines of \"\"\" are one message. /help lists the commands. Ctrl-C stops an answer;
-Ctrl-D leaves. When standard input is not a terminal, each line is a turn.")]
+A line that ends in a backslash continues on the next one. Lines between two
+lines of \"\"\" form one message. /help lists the commands. Ctrl-C stops an answer,
+Ctrl-D leaves. If standard input is not a terminal, each line is a turn.")]
 pub struct ChatArgs {
     /// Model file (GGUF)
     pub model: PathBuf,
-    /// Neither read nor write the file of earlier input lines
+    /// Do not read or write the input history
     #[arg(long)]
     pub no_history: bool,
-    /// No progress and no statistics on standard error
+    /// Do not print progress or statistics to standard error
     #[arg(short, long)]
     pub quiet: bool,
     /// The chat prompt.
@@ -283,8 +284,8 @@ Examples:
   v4-run complete model.gguf < story.txt
   v4-run complete model.gguf --prefix before.rs --suffix after.rs --temp 0
 
-Text is given to the model as it is, after the begin-of-sentence token; marks
-such as <think> in it are plain text unless --marks is given.")]
+The model gets the text as is, after the begin-of-sentence token. Marks such as
+<think> in it are plain text unless --marks is given.")]
 pub struct CompleteArgs {
     /// Model file (GGUF)
     pub model: PathBuf,
@@ -297,13 +298,13 @@ pub struct CompleteArgs {
     /// Fill in the middle: file with the text after the gap
     #[arg(long, value_name = "FILE", requires = "prefix")]
     pub suffix: Option<PathBuf>,
-    /// Read the tokenizer's marks in the text as the tokens they name
+    /// Read the tokenizer's marks, such as <think>, as the tokens they name
     #[arg(long, conflicts_with_all = ["prefix", "suffix"])]
     pub marks: bool,
     /// Print one JSON object at the end instead of streaming text
     #[arg(long)]
     pub json: bool,
-    /// No progress and no statistics on standard error
+    /// Do not print progress or statistics to standard error
     #[arg(short, long)]
     pub quiet: bool,
     /// Bounds.
@@ -327,12 +328,12 @@ Examples:
   v4-run perplexity model.gguf book.txt
   v4-run perplexity model.gguf book.txt --tokens 20000 --window 4096 --json
 
-Method: the text is tokenized once, marks as plain text, and cut into pieces of
-WINDOW-1 tokens. Each piece is read alone, after a begin-of-sentence token, and
-the negative log-likelihood (natural logarithm) of each of its tokens is added,
-except of the first SKIP. nll is the mean, ppl is exp(nll), and the error after
-± is one standard error of the mean, carried over to ppl. The first half of each
-window unscored (--skip WINDOW/2) comes close to what llama-perplexity reports.")]
+Method: the text is tokenized once, with marks as plain text, and split into pieces
+of WINDOW-1 tokens. Each piece is read by itself after a begin-of-sentence token, and
+the negative log-likelihood (natural logarithm) of each of its tokens is added up,
+except for the first SKIP. nll is the mean, ppl is exp(nll), and the figure after ±
+is one standard error of the mean, carried over to ppl. With --skip WINDOW/2, which
+skips the first half of each window, results come close to llama-perplexity's.")]
 pub struct PerplexityArgs {
     /// Model file (GGUF)
     pub model: PathBuf,
@@ -341,16 +342,16 @@ pub struct PerplexityArgs {
     /// Read only the first N tokens of the text
     #[arg(long, value_name = "N", value_parser = positive)]
     pub tokens: Option<usize>,
-    /// Tokens per window, the begin-of-sentence token included
+    /// Tokens per window, including the begin-of-sentence token
     #[arg(long, visible_alias = "ctx", value_name = "N", default_value = "2048", value_parser = at_least_two)]
     pub window: usize,
-    /// Leave the first N text tokens of each window unscored
+    /// Do not score the first N text tokens of each window
     #[arg(long, value_name = "N", default_value = "0")]
     pub skip: usize,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// No progress on standard error
+    /// Do not print progress to standard error
     #[arg(short, long)]
     pub quiet: bool,
     /// Engine.
@@ -364,27 +365,27 @@ pub struct PerplexityArgs {
 Example:
   v4-run logits model.gguf --ids ids.txt --out out.safetensors --precision exact --trace
 
-The file holds `logits` (F32, positions x vocabulary) and `positions` (I32); with
---trace also, for each layer L, the chosen experts `L.experts` (I32, all positions
-x used), the Engram rows `L.engram_rows` (I32) where the layer has them, and the
-streams after the layer at the last position, `L.streams` (F32, streams x width).
-It appears under its name only when it is complete.")]
+The file holds `logits` (F32, positions x vocabulary) and `positions` (I32). With
+--trace, it also holds for each layer L the chosen experts `L.experts` (I32, all
+positions x used), the Engram rows `L.engram_rows` (I32) if the layer has any, and
+the streams after the layer at the last position, `L.streams` (F32, streams x width).
+The file appears under its name only once it is complete.")]
 pub struct LogitsArgs {
     /// Model file (GGUF)
     pub model: PathBuf,
-    /// File of token ids, separated by white space
+    /// File with token ids, separated by whitespace
     #[arg(long, value_name = "FILE")]
     pub ids: PathBuf,
     /// Output file (safetensors)
     #[arg(long, value_name = "FILE.safetensors")]
     pub out: PathBuf,
-    /// Keep the logits of the last K positions only
+    /// Write only the logits of the last K positions
     #[arg(long, value_name = "K", value_parser = positive)]
     pub last: Option<usize>,
     /// Also write chosen experts, Engram rows and residual streams
     #[arg(long)]
     pub trace: bool,
-    /// No progress on standard error
+    /// Do not print progress to standard error
     #[arg(short, long)]
     pub quiet: bool,
     /// Engine.
@@ -392,15 +393,15 @@ pub struct LogitsArgs {
     pub engine: EngineArgs,
 }
 
-/// Prints what clap has to say: help and version to standard output with code
-/// 0, wrong usage to standard error with code 2.
+/// Prints clap's message: help and version to standard output with code 0,
+/// wrong usage to standard error with code 2.
 pub fn explain_usage(error: &clap::Error) -> anyhow::Result<ExitCode> {
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
     error.print()?;
     Ok(ExitCode::from(code))
 }
 
-/// The same for usage that only a command can find wrong.
+/// The same for wrong usage that only the command itself can detect.
 pub fn usage_error(message: &str) -> anyhow::Result<ExitCode> {
     explain_usage(&Cli::command().error(ErrorKind::MissingRequiredArgument, message))
 }
@@ -418,24 +419,24 @@ pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(0) => Err("must be at least 1".into()),
         Ok(n) => Ok(n),
-        Err(_) => Err("not a whole number".into()),
+        Err(_) => Err("must be a whole number".into()),
     }
 }
 
-/// Stands for the model's own maximum.
+/// Stands for the model's own limit.
 pub const MAX_CONTEXT: usize = usize::MAX;
 
 /// Parses a number of tokens of context, or `max`.
 pub fn tokens_or_max(text: &str) -> Result<usize, String> {
     match text {
         "max" => Ok(MAX_CONTEXT),
-        _ => positive(text).map_err(|e| format!("{e}; say how many tokens, or max")),
+        _ => positive(text).map_err(|e| format!("{e}; give a number of tokens, or max")),
     }
 }
 
-/// Parses how many of something there may be at once.
+/// Parses an upper limit on connections or requests.
 pub fn count(text: &str) -> Result<usize, String> {
-    /// No machine has so many connections or requests.
+    /// More than any machine handles at once.
     const MOST: usize = 1_000_000;
     match positive(text)? {
         n if n <= MOST => Ok(n),
@@ -454,7 +455,7 @@ fn float_where(text: &str, allowed: fn(f32) -> bool, range: &str) -> Result<f32,
     match text.parse::<f32>() {
         Ok(x) if allowed(x) => Ok(x),
         Ok(_) => Err(format!("must be {range}")),
-        Err(_) => Err("not a number".into()),
+        Err(_) => Err("must be a number".into()),
     }
 }
 

@@ -13,13 +13,13 @@ use v4_runtime::{EngineError, EngineOptions};
 use crate::cli::MAX_CONTEXT;
 use crate::model::DEFAULT_CONTEXT;
 
-/// Where nothing is said, the caches of all requests that run at once may take one in so
-/// many bytes of the memory.
+/// By default, the caches of all parallel requests together may take this fraction of the
+/// memory.
 const SHARE: u64 = 8;
-/// Contexts that are chosen here are multiples of it.
+/// A default context is a multiple of this.
 const STEP: usize = 1024;
 
-/// A context, and what it comes from.
+/// A context, and how it was chosen.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chosen {
     /// Tokens.
@@ -62,9 +62,9 @@ pub fn choose(
             }
         },
         Some(tokens) if tokens > most => bail!(
-            "a context of {tokens} tokens is more than the model's {most}; use --ctx {most} or less"
+            "a context of {tokens} tokens exceeds the model's limit of {most}; use --ctx {most} or less"
         ),
-        // What does not fit is refused when the model is opened, with what would.
+        // Opening the model refuses what does not fit, and says what would.
         Some(tokens) => tokens,
         None => {
             let bound = options.memory.map(|bytes| bytes / SHARE);
@@ -83,12 +83,12 @@ pub fn choose(
         }
     };
     let of_model = match tokens == most {
-        true => "all that the model was made for".to_owned(),
-        false => format!("of the {most} that the model was made for"),
+        true => "the model's limit".to_owned(),
+        false => format!("of the model's {most}"),
     };
     let line = format!(
-        "a context of {tokens} tokens for each request, {of_model}; {} of caches where all {} \
-         that run at once are full",
+        "a context of {tokens} tokens for each request, {of_model}; caches take {} if all {} \
+         parallel requests are full",
         ByteSize(sessions(tokens)),
         parallel
     );
@@ -101,7 +101,7 @@ fn no_room_for_all(error: EngineError, most: usize, fits: usize) -> anyhow::Erro
         fits => format!("use --ctx {fits}, or more --memory"),
     };
     anyhow::Error::new(error).context(format!(
-        "--ctx max: the {most} tokens that the model was made for do not fit; {instead}"
+        "--ctx max: the model's limit of {most} tokens does not fit; {instead}"
     ))
 }
 

@@ -145,12 +145,12 @@ impl Limits {
         }
         if needed > model_max {
             bail!(
-                "the prompt has {prompt} tokens, and the model takes at most {model_max} with the answer; shorten it"
+                "the prompt has {prompt} tokens, but the model takes at most {model_max} including the answer; shorten it"
             );
         }
         if needed > context {
             bail!(
-                "the prompt has {prompt} tokens and leaves no room for an answer in a context of {context}; use --ctx {needed} or more"
+                "the prompt has {prompt} tokens, which leaves no room for an answer in a context of {context}; use --ctx {needed} or more"
             );
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! `v4-run`: runs DeepSeek-V4 GGUF files, offline.
 //!
-//! A thin program over the engine: it reads arguments, feeds tokens and prints
-//! what comes back. [`run`] returns errors; only `main` turns them into a line
-//! of text and an exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted).
+//! A thin program on top of the engine: it reads arguments, feeds tokens and prints
+//! the result. [`run`] returns errors; only `main` turns them into a line of text
+//! and an exit code (0 success, 1 failure, 2 wrong usage, 130 interrupted).
 
 #![forbid(unsafe_code)]
 
@@ -33,9 +33,8 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         // Standard output may be a pipe whose reader has seen enough, as in
-        // `v4-run … | head`. Rust ignores SIGPIPE, so the write comes back as
-        // an error instead of ending us; nobody is left to read a complaint
-        // and nothing went wrong, so we leave as quietly as the reader did.
+        // `v4-run … | head`. Rust ignores SIGPIPE, so the write returns an error
+        // instead of ending the process. Nothing went wrong, so exit quietly.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if trust::is_interrupted(&error) => ExitCode::from(interrupt::EXIT_INTERRUPTED),
         Err(error) => {
@@ -67,7 +66,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Some(Command::Tokenize(args)) => commands::tokenize::run(args),
         Some(Command::Render(args)) => commands::render::run(args),
         Some(Command::Completion { shell }) => {
-            // Into memory first: clap takes it for granted that its output can be written.
+            // Into memory first: clap panics if its output cannot be written.
             let mut script = Vec::new();
             generate(shell, &mut Cli::command(), "v4-run", &mut script);
             let mut out = io::stdout().lock();
@@ -84,36 +83,35 @@ fn run() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What a bare `v4-run` says. Code 2: nothing was asked for.
+/// What `v4-run` prints without arguments. Code 2: wrong usage.
 fn explain() -> anyhow::Result<ExitCode> {
     let text = "\
 v4-run runs DeepSeek-V4 models from one GGUF file, on this machine, offline.
 
   v4-run MODEL -p \"…\"            answer one prompt
-  v4-run chat MODEL              talk over several turns
+  v4-run chat MODEL              chat over several turns
   v4-run complete MODEL          continue raw text, or fill a gap in code
   v4-run repo MODEL FOLDER       ask about a source tree
-  v4-run sessions                what is kept from run to run
-  v4-run serve MODEL             answer programs, over a socket
-  v4-run client-config CLIENT    how an agent or editor is set up for that
-  v4-run perplexity MODEL FILE   measure how well a text is predicted
+  v4-run sessions                list or delete saved sessions
+  v4-run serve MODEL             serve the model to other programs
+  v4-run client-config CLIENT    print an agent's or editor's settings for the service
+  v4-run perplexity MODEL FILE   measure how well the model predicts a text
   v4-run bench MODEL             measure speed
-  v4-run plan MODEL              where its bytes would go, and how fast
-  v4-run verify MODEL            check it against its signed manifest
-  v4-run selftest MODEL          do this machine's kernels, threads and disk give its bits?
-  v4-run doctor                  what of this machine it can use
+  v4-run plan MODEL              show where memory goes and predict speed
+  v4-run verify MODEL            check the model against its signed manifest
+  v4-run selftest MODEL          check that this machine computes the right bits
+  v4-run doctor                  check what this machine offers
 
-MODEL is a GGUF file; v4-convert makes one from a downloaded checkpoint:
+MODEL is a GGUF file. v4-convert makes one from a downloaded checkpoint:
   v4-convert CHECKPOINT model.gguf
 
-v4-run --help lists everything.
+For everything else, see v4-run --help.
 ";
     io::stderr().write_all(text.as_bytes())?;
     Ok(ExitCode::from(2))
 }
 
-/// One line on standard error. That may be closed as well: then the exit code
-/// has to do.
+/// One line on standard error. If that is closed too, the exit code must do.
 fn print_error(error: &anyhow::Error) {
     let line = output::one_line(&error_text(error.as_ref()));
     let _ = writeln!(io::stderr(), "v4-run: {line}");

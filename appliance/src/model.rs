@@ -78,7 +78,7 @@ pub fn adapters(
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         bail!(
-            "--lora: two adapters are called {}; name them: --lora NAME=FOLDER",
+            "--lora: two adapters are named {}; use --lora NAME=FOLDER to tell them apart",
             twice[0]
         );
     }
@@ -128,7 +128,7 @@ fn check_room(path: &Path, options: &EngineOptions) -> anyhow::Result<()> {
     }
     if copied_bytes(&GgufFile::open(path)?, false).min(allowed) > free {
         bail!(
-            "{}: --memory {} is more than the {} that are free; close other programs, or use \
+            "{}: --memory {} exceeds the free memory of {}; close other programs, or use \
              --memory {}",
             path.display(),
             ByteSize(allowed),
@@ -151,7 +151,7 @@ pub fn check_is_file(path: &Path) -> anyhow::Result<()> {
     };
     if facts.is_dir() {
         bail!(
-            "{}: is a folder; make a model file of a checkpoint with v4-convert {0} model.gguf",
+            "{}: is a folder; to convert a checkpoint, run v4-convert {0} model.gguf",
             path.display()
         );
     }

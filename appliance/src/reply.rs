@@ -54,7 +54,7 @@ impl Reply {
 
     /// Takes a token; breaks when a stop string was met.
     pub fn push(&mut self, id: u32, show: Show<'_>) -> anyhow::Result<ControlFlow<()>> {
-        let no_text = || format!("the model chose token {id}, for which its tokenizer has no text");
+        let no_text = || format!("the model chose token {id}, which its tokenizer cannot decode");
         let pieces = match &mut self.decoder {
             Decoder::Chat(parser) => parser.push(id).with_context(no_text)?,
             Decoder::Raw(decoder) => {

@@ -1,4 +1,4 @@
-//! Sessions that are kept on the disk under a name.
+//! Sessions saved on disk under a name.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
@@ -15,7 +15,7 @@ use v4_runtime::{Engine, Session};
 use crate::cli::size;
 use crate::output::{Notes, visible};
 
-/// The user's own folder for what programs keep from run to run.
+/// The user's folder for state that programs keep between runs.
 pub fn state_folder() -> Option<PathBuf> {
     let absolute = |name| {
         std::env::var_os(name)
@@ -27,31 +27,31 @@ pub fn state_folder() -> Option<PathBuf> {
     Some(state.join("v4-run"))
 }
 
-/// Makes a folder that its owner alone can enter, with those above it.
+/// Creates a folder that only its owner can enter, with missing parents.
 pub fn private_folder(folder: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Arguments of what is kept from run to run.
+/// Arguments for what is kept between runs.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Session")]
 pub struct SessionArgs {
-    /// Keep what was read and said under NAME, and go on from there: what a prompt has in common
-    /// with it at its beginning is not read again. A path if it has a slash in it
+    /// Save the session under NAME and continue from it: the part of a prompt that matches its
+    /// beginning is not computed again. A NAME with a slash is a path
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
     /// Encrypt sessions with the key in FILE: 32 bytes or 64 hexadecimal digits
     #[arg(long, value_name = "FILE")]
     pub session_key: Option<PathBuf>,
-    /// Most that sessions may take on the disk together; those unused for longest are deleted
+    /// Disk space for all sessions; those unused longest are deleted first
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "32G")]
     pub session_limit: usize,
-    /// Do not look for another session that begins like the prompt
+    /// Do not reuse another session that begins like the prompt
     #[arg(long)]
     pub no_reuse: bool,
 }
 
-/// Fewer tokens are read again sooner than they are looked for.
+/// Fewer tokens are faster to compute again than to look for.
 const LEAST_REUSED: usize = 32;
 
 /// What is kept from run to run, and how.
@@ -76,7 +76,7 @@ impl Sessions {
     /// The user's own store.
     pub fn store(&self) -> anyhow::Result<Store> {
         let state = state_folder().context(
-            "neither XDG_STATE_HOME nor HOME is set: give --session a path with a slash in it",
+            "neither XDG_STATE_HOME nor HOME is set: give --session a path that contains a slash",
         )?;
         Ok(Store::open(&state.join("sessions"), self.key.clone())?)
     }
@@ -180,7 +180,7 @@ impl Saved {
         for gone in store.evict(*limit, Some(self.log.path()))? {
             let name = gone.file_stem().unwrap_or_default().to_string_lossy();
             notes.line(&format!(
-                "v4-run: session {} is deleted: sessions may take {} (--session-limit)",
+                "v4-run: deleted session {}: sessions together exceed {} (--session-limit)",
                 visible(&name),
                 ByteSize(*limit)
             ));
@@ -202,20 +202,20 @@ impl Saved {
         let text = match std::fs::metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e).with_context(name),
-            Ok(facts) if facts.len() > MOST => bail!("{}: longer than {MOST} bytes", name()),
+            Ok(facts) if facts.len() > MOST => bail!("{}: larger than {MOST} bytes", name()),
             Ok(_) => std::fs::read(&path).with_context(name)?,
         };
         let text = match (&self.key, SessionKey::sealed(&text)) {
             (None, false) => text,
             (Some(key), true) => match key.open(&text) {
                 Some(text) => text,
-                None => bail!("{}: is damaged, or encrypted with another key", name()),
+                None => bail!("{}: damaged, or encrypted with another key", name()),
             },
             (None, true) => bail!(
-                "{}: is encrypted; give its key (--session-key FILE)",
+                "{}: encrypted; give its key with --session-key FILE",
                 name()
             ),
-            (Some(_), false) => bail!("{}: is not encrypted, and a key was given", name()),
+            (Some(_), false) => bail!("{}: not encrypted; leave out --session-key", name()),
         };
         serde_json::from_slice(&text).map(Some).with_context(name)
     }

@@ -56,7 +56,7 @@ impl Usage {
     pub fn line(&self) -> String {
         let s = &self.stats;
         format!(
-            "experts: {:.1}% in memory, {:.1}% on their way; per token {:.1} MB read at {:.2} \
+            "experts: {:.1}% in memory, {:.1}% already being read; per token {:.1} MB read at {:.2} \
              GB/s ({:.2} GB/s while reading); waited {:.1}%, hidden {:.1}% of the time{}",
             100.0 * s.hit_rate(),
             100.0 * (s.ahead as f64 / s.asked.max(1) as f64),
@@ -67,7 +67,7 @@ impl Usage {
             100.0 * self.share(s.hidden()),
             match (s.retries, s.errors) {
                 (0, 0) => String::new(),
-                (retries, errors) => format!("; {retries} reads repeated, {errors} failed"),
+                (retries, errors) => format!("; {retries} reads retried, {errors} failed"),
             }
         )
     }

@@ -31,19 +31,20 @@ pub enum CheckpointError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The path is no folder.
-    #[error("{}: is neither a checkpoint folder nor a GGUF file; give the folder that holds config.json", path.display())]
+    #[error("{}: neither a checkpoint folder nor a GGUF file; give the folder that contains \
+             config.json", path.display())]
     NotACheckpoint {
         /// The path.
         path: PathBuf,
     },
     /// The folder has no weights.
-    #[error("{}: holds neither {INDEX} nor {SINGLE}; fetch the whole checkpoint", path.display())]
+    #[error("{}: contains neither {INDEX} nor {SINGLE}; download the whole checkpoint", path.display())]
     NoWeights {
         /// The folder.
         path: PathBuf,
     },
     /// The index is no JSON of the expected form.
-    #[error("{}: {reason}; the index is damaged, fetch it again", path.display())]
+    #[error("{}: {reason}; the index is damaged, download it again", path.display())]
     Index {
         /// The index.
         path: PathBuf,
@@ -51,7 +52,8 @@ pub enum CheckpointError {
         reason: String,
     },
     /// The index names a shard by more than a file name.
-    #[error("{}: shard {shard:?} of tensor {tensor:?} is no plain file name; the index is not to be trusted", path.display())]
+    #[error("{}: shard {shard:?} of tensor {tensor:?} is not a plain file name; do not trust this \
+             index", path.display())]
     ShardName {
         /// The index.
         path: PathBuf,
@@ -61,7 +63,7 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// The index names a shard that is not there.
-    #[error("{}: the shard is missing ({needs} tensors are in it); fetch it and start again", path.display())]
+    #[error("{}: the shard is missing ({needs} tensors are in it); download it and start again", path.display())]
     ShardMissing {
         /// The shard.
         path: PathBuf,
@@ -69,7 +71,8 @@ pub enum CheckpointError {
         needs: usize,
     },
     /// A tensor is not in the shard that the index names.
-    #[error("{}: tensor {tensor:?} is not in the shard, though the index says so; index and shards are of different versions, fetch them again", path.display())]
+    #[error("{}: tensor {tensor:?} is not in the shard, although the index says so; index and \
+             shards are from different versions, download them again", path.display())]
     NotInShard {
         /// The shard.
         path: PathBuf,

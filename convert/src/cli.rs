@@ -10,26 +10,26 @@ use v4_quant::GgmlType;
 const EXAMPLES: &str = "\
 Examples:
   v4-convert DeepSeek-V4-Flash v4-flash.gguf
-      experts as published (MXFP4), the rest Q8_0, BF16 and F32
+      experts as published (MXFP4), everything else as Q8_0, BF16 or F32
   v4-convert DeepSeek-V4-Flash v4-flash-q2.gguf --recipe q2
       the smallest built-in recipe
   v4-convert DeepSeek-V4.1-Flash v4.1-flash.gguf --engram mxfp4
       Engram tables at half their size; by default they stay as published
   v4-convert DeepSeek-V4-Flash --dry-run
-      what would be written, without reading any weight
+      show what would be written, without reading any weights
   v4-convert v4-flash.gguf v4-flash-q4.gguf --recipe q4
-      another recipe for a file that is converted already
+      apply another recipe to a converted file
   v4-convert inspect v4-flash.gguf
-      what a file holds
+      show what a file contains
   v4-convert sign v4-flash.gguf --key release.key
-      vouch for a file; v4-run --signer release.pub then takes no other
+      sign a file; v4-run --signer release.pub then accepts no other
 
-An interrupted conversion continues when the same command is run again.";
+To continue an interrupted conversion, run the same command again.";
 
 /// How to write a recipe file.
 pub const RECIPE_FILES: &str = "
-A recipe file names a built-in recipe as its base and changes it by rules. The
-first rule that matches a tensor decides; vectors and token tables stay as they are.
+A recipe file names a built-in recipe as its base and changes it with rules. The
+first rule that matches a tensor applies. Vectors and token tables stay as they are.
 
   base = \"q2\"
 
@@ -42,12 +42,12 @@ first rule that matches a tensor decides; vectors and token tables stay as they 
   tensors = [\"output.weight\", \"token_embd.weight\"]
   type = \"q8_0\"
 
-Engram tables (blk.*.engram_embd.weight) stay as published, fp8, in every built-in
-recipe: they are read from disk row by row, so that a smaller type saves room on
-disk, but neither memory nor time. A rule or --engram gives them another type.
+Engram tables (blk.*.engram_embd.weight) stay as published (fp8) in every built-in
+recipe. They are read from disk row by row, so a smaller type saves disk space but
+neither memory nor time. A rule or --engram gives them another type.
 
-A row that is no whole number of a type's blocks is written as MXFP4 (experts)
-or Q8_0 (other matrices) instead, which is told.
+If a row is not a whole number of a type's blocks, the tensor is written as MXFP4
+(experts) or Q8_0 (other matrices) instead, and v4-convert says so.
 ";
 
 /// Converts a published DeepSeek-V4 or V4.1 checkpoint to one GGUF file.
@@ -73,23 +73,23 @@ pub enum Command {
     Inspect(InspectArgs),
     /// List the built-in recipes
     Recipes,
-    /// Fill in the golden values by which `v4-run selftest` checks a machine
+    /// Store golden values in a model for `v4-run selftest`
     Golden(GoldenArgs),
     /// Write a model's manifest and sign it
     Sign(SignArgs),
-    /// Check a model against its manifest, and the manifest's signature
+    /// Check a model against its signed manifest
     Verify(VerifyArgs),
-    /// Make a pair of keys to sign with
+    /// Generate a key pair for signing
     Keygen(KeygenArgs),
-    /// Print what a shell needs to complete commands and options
+    /// Print a shell completion script
     Completion {
-        /// The shell
+        /// Shell to complete for
         shell: Shell,
     },
-    /// Write the manual's pages into a folder; for packages
+    /// Write the manual pages into a folder; for packagers
     #[command(hide = true)]
     Man {
-        /// The folder
+        /// Folder to write to
         folder: PathBuf,
     },
 }
@@ -99,13 +99,13 @@ pub enum Command {
 Example:
   v4-convert golden v4-flash.gguf
 
-Runs 24 tokens through the model, once with each arithmetic, with the portable kernels on
-one thread, and writes hashes of the logits into room that the conversion left in the
-file's header. A large model takes minutes. Do it before the file is signed.")]
+Runs 24 tokens through the model, once with each precision, using the portable kernels on
+one thread, and writes hashes of the logits into space that the conversion reserved in the
+file's header. A large model takes minutes. Run this before signing the file.")]
 pub struct GoldenArgs {
-    /// The model (GGUF), as v4-convert wrote it
+    /// Model file (GGUF) written by v4-convert
     pub file: PathBuf,
-    /// No notes
+    /// Do not print notes
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -118,25 +118,25 @@ Examples:
   v4-convert sign v4-flash.gguf --key ~/.minisign/minisign.key --comment \"V4-Flash, q2\"
   minisign -Vm v4-flash.gguf.manifest -p release.pub
 
-Reads the whole model once and writes three files beside it:
+Reads the whole model once and writes three files next to it:
   v4-flash.gguf.manifest           BLAKE3 of the file and of each tensor (JSON)
-  v4-flash.gguf.hashes             BLAKE3 of each block, to check blocks before their use
+  v4-flash.gguf.hashes             BLAKE3 of each block, to check blocks before use
   v4-flash.gguf.manifest.minisig   the signature, in minisign's format
-They belong to the model: copy them with it. In the folder of a low-rank adapter it writes
-adapter.manifest and adapter.manifest.minisig.")]
+They belong to the model: copy them with it. For the folder of a low-rank adapter, it
+writes adapter.manifest and adapter.manifest.minisig.")]
 pub struct SignArgs {
-    /// The model (GGUF), or an adapter's folder
+    /// Model file (GGUF), or folder of an adapter
     pub file: PathBuf,
-    /// Secret key in minisign's format; its password is asked for if it has one
+    /// Secret key in minisign's format; you are asked for its password if it has one
     #[arg(short, long, value_name = "FILE", required_unless_present = "unsigned")]
     pub key: Option<PathBuf>,
-    /// What is signed with the manifest, and shown when it is checked [default: time and file]
+    /// Comment that is signed with the manifest and shown on verification [default: time and file]
     #[arg(short, long, value_name = "TEXT", requires = "key")]
     pub comment: Option<String>,
-    /// Write the manifest alone: it finds damage, but says nothing about who made the model
+    /// Write only the manifest: it detects damage, but does not prove who made the model
     #[arg(long, conflicts_with = "key")]
     pub unsigned: bool,
-    /// No progress bar, no notes
+    /// Do not print progress or notes
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -148,16 +148,16 @@ Examples:
   v4-convert verify v4-flash.gguf --signer RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3
   v4-convert verify v4-flash.gguf
 
-Reads the whole model. Without a key the manifest is taken as it is: damage is found, but
-not a manifest that somebody else wrote.")]
+Reads the whole model. Without a key, the manifest is trusted as it is: damage is detected,
+but not a manifest that somebody else wrote.")]
 pub struct VerifyArgs {
-    /// The model (GGUF), or an adapter's folder
+    /// Model file (GGUF), or folder of an adapter
     pub file: PathBuf,
-    /// Public key of who may have signed it: a file as minisign writes it, or the key itself;
+    /// Public key that may have signed it: a minisign key file, or the key itself;
     /// may be repeated
     #[arg(short, long, value_name = "KEY")]
     pub signer: Vec<String>,
-    /// No progress bar
+    /// Do not print progress
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -168,87 +168,87 @@ Examples:
   v4-convert keygen release
   v4-convert keygen ci --no-password
 
-Writes NAME.key, which stays secret, and NAME.pub, which goes to those who run your models.
-Both are as minisign's, which makes and takes them as well.")]
+Writes NAME.key, which you keep secret, and NAME.pub, which you give to people who run your
+models. Both are in minisign's format, so minisign can create and use them too.")]
 pub struct KeygenArgs {
-    /// Name of the files, without their endings
+    /// Name of the key files, without extension
     pub name: PathBuf,
-    /// Do not encrypt the secret key; whoever reads the file can sign
+    /// Do not encrypt the secret key; anyone who can read the file can sign
     #[arg(long)]
     pub no_password: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// Folder of the checkpoint (config.json, tokenizer.json, shards), or a GGUF file
+    /// Checkpoint folder (config.json, tokenizer.json, shards), or GGUF file
     #[arg(value_name = "CHECKPOINT", required = true)]
     pub input: Option<PathBuf>,
-    /// The file to write
+    /// File to write
     #[arg(value_name = "OUT.gguf", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
-    /// A built-in recipe (see `v4-convert recipes`) or a TOML file
+    /// Built-in recipe (see `v4-convert recipes`) or TOML file
     #[arg(short, long, value_name = "NAME|FILE", default_value = "native")]
     pub recipe: String,
-    /// What to do with the draft blocks of MTP and DSpark checkpoints; a file with
-    /// drafts is for this project alone, other programs may refuse it
+    /// What to do with the draft blocks of MTP and DSpark checkpoints; other programs
+    /// may refuse a file with drafts
     #[arg(long, value_name = "drop|keep", default_value = "drop")]
     pub drafts: KeepArg,
-    /// What to do with the vision tower of a V4.1 checkpoint; it is written as
-    /// v.* and mm.*, and not run yet
+    /// What to do with the vision tower of a V4.1 checkpoint; it is written as v.*
+    /// and mm.*, but not run yet
     #[arg(long, value_name = "drop|keep", default_value = "drop")]
     pub vision: KeepArg,
-    /// The type of Engram tables, whatever the recipe says: fp8 keeps the rows as
-    /// published [default: fp8, or the type that a GGUF file has]
+    /// Type of the Engram tables, overriding the recipe; fp8 keeps the rows as
+    /// published [default: fp8, or their type in a GGUF input]
     #[arg(long, value_name = "q8_0|mxfp4|q4_k|fp8", value_parser = engram_type)]
     pub engram: Option<GgmlType>,
-    /// The model's name in the file
+    /// Model name to write into the file
     #[arg(long, value_name = "TEXT")]
     pub name: Option<String>,
-    /// Threads [default: one per core]; the output does not depend on it
+    /// Threads; does not affect the output [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Print what would be written, without reading any weight
+    /// Print what would be written, without reading any weights
     #[arg(long)]
     pub dry_run: bool,
     /// Print the plan as JSON
     #[arg(long, requires = "dry_run")]
     pub json: bool,
-    /// Replace OUT.gguf if it exists, once the new file is whole
+    /// Replace OUT.gguf if it exists, once the new file is complete
     #[arg(long)]
     pub force: bool,
-    /// Start anew instead of continuing an interrupted conversion
+    /// Start over instead of continuing an interrupted conversion
     #[arg(long)]
     pub restart: bool,
-    /// When continuing, read what is there and check it first
+    /// When continuing, first read and check what is already written
     #[arg(long)]
     pub verify: bool,
-    /// No progress bar, no notes
+    /// Do not print progress or notes
     #[arg(short, long)]
     pub quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum KeepArg {
-    /// Leave them out
+    /// Leave out
     Drop,
-    /// Write them
+    /// Write
     Keep,
 }
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// The GGUF file
+    /// GGUF file
     pub file: PathBuf,
-    /// One JSON object instead of text
+    /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
-    /// Tensors only
+    /// Show only tensors
     #[arg(long)]
     pub tensors: bool,
-    /// Metadata only
+    /// Show only metadata
     #[arg(long)]
     pub metadata: bool,
-    /// With --json: all entries of arrays longer than 1024
+    /// With --json, print all entries of arrays longer than 1024
     #[arg(long, requires = "json")]
     pub full: bool,
 }

@@ -12,19 +12,20 @@ use v4_files::gguf::{LFS_POINTER_START, is_lfs_pointer};
 #[non_exhaustive]
 pub enum ReadError {
     /// The file does not exist.
-    #[error("{}: no such file; check the path, or fetch the file again", path.display())]
+    #[error("{}: no such file; check the path, or download the file again", path.display())]
     NotFound {
         /// The file.
         path: PathBuf,
     },
     /// The path leads to a folder, a pipe or a device.
-    #[error("{}: is no regular file; give the path of a file", path.display())]
+    #[error("{}: not a regular file; give the path of a file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
     /// The file is larger than any of its kind.
-    #[error("{}: {bytes} bytes, more than the {limit} such a file may have; it is not what its name says", path.display())]
+    #[error("{}: {bytes} bytes exceed the limit of {limit} for such a file; it is not what its \
+             name says", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -34,13 +35,14 @@ pub enum ReadError {
         limit: u64,
     },
     /// A Git LFS pointer stands where the file should.
-    #[error("{}: is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder, or download the file", path.display())]
+    #[error("{}: a Git LFS pointer, not the file itself; run `git lfs pull` in its folder, or \
+             download the file", path.display())]
     LfsPointer {
         /// The file.
         path: PathBuf,
     },
     /// The file became shorter while it was read.
-    #[error("{}: ends before byte {end}; it was cut short after it was opened, fetch it again", path.display())]
+    #[error("{}: ends before byte {end}; it was truncated after it was opened, download it again", path.display())]
     Shrunk {
         /// The file.
         path: PathBuf,

@@ -25,7 +25,7 @@ pub fn run(args: &GoldenArgs) -> anyhow::Result<()> {
     let file = GgufFile::open(&args.file)?;
     let name = args.file.display();
     if !Golden::has_room(&file) {
-        bail!("{name}: has no room for golden values; convert the model again with v4-convert");
+        bail!("{name}: has no space for golden values; convert the model again with v4-convert");
     }
     let header = file.header();
     let encode = |golden: Option<&Golden>| -> anyhow::Result<Vec<u8>> {
@@ -43,7 +43,7 @@ pub fn run(args: &GoldenArgs) -> anyhow::Result<()> {
     let (_, fast) = logits(args, Precision::Fast, KvPrecision::Published)?;
     let new = encode(Some(&Golden { ids, exact, fast }))?;
     if new.len() != file.header_bytes().len() {
-        bail!("{name}: golden values do not fit into the room left for them");
+        bail!("{name}: the golden values do not fit into the space reserved for them");
     }
     let same = |(a, b): (&u8, &u8)| a == b;
     let old = file.header_bytes();
@@ -61,13 +61,13 @@ pub fn run(args: &GoldenArgs) -> anyhow::Result<()> {
     if !args.quiet {
         let manifest = Beside::of(&args.file).manifest;
         let sign = if manifest.exists() {
-            "; sign it again, its manifest is of the file before"
+            "; sign it again, because its manifest is out of date"
         } else {
             ""
         };
         writeln!(
             io::stderr(),
-            "{name}: golden values of 24 tokens are in it{sign}"
+            "{name}: golden values for 24 tokens written{sign}"
         )?;
     }
     Ok(())
@@ -76,7 +76,7 @@ pub fn run(args: &GoldenArgs) -> anyhow::Result<()> {
 /// Kernels are chosen once per process.
 fn again_with_portable_kernels() -> anyhow::Result<()> {
     if std::env::var_os(ISA.0).is_some_and(|value| value == ISA.1) {
-        bail!("the portable kernels cannot be had");
+        bail!("the portable kernels are not available");
     }
     let program = std::env::current_exe().context("cannot find this program")?;
     let ended = Command::new(program)

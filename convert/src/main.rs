@@ -175,7 +175,7 @@ fn report(args: &ConvertArgs, plan: &Plan, resumed: u64, elapsed: Duration) -> a
     let rate = bytes((written as f64 / seconds.max(1e-3)) as u64);
     let resumed = match resumed {
         0 => String::new(),
-        some => format!(", {} of it before", bytes(some)),
+        some => format!(", {} of it earlier", bytes(some)),
     };
     writeln!(
         io::stderr(),

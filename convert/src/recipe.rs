@@ -42,7 +42,7 @@ pub enum RecipeError {
     Read(#[from] ReadError),
     /// Neither a built-in recipe nor a file.
     #[error(
-        "no recipe {name:?}: the built-in ones are {}, anything else must be a TOML file",
+        "no recipe {name:?}; the built-in recipes are {}, anything else must be a TOML file",
         built_in_names()
     )]
     Unknown {
@@ -103,7 +103,7 @@ pub fn engram_type(name: &str) -> Result<GgmlType, String> {
     match GgmlType::from_name(name) {
         Some(known) if v4_quant::can_encode(known) => Ok(known),
         _ => Err(format!(
-            "type {name:?} cannot be written; {}, fp8 (Engram tables only)",
+            "type {name:?} cannot be written; choose one of {}, fp8 (Engram tables only)",
             writable()
         )),
     }
@@ -231,7 +231,7 @@ impl Recipe {
             .find(|base| base.name == raw.base)
             .ok_or_else(|| {
                 format!(
-                    "`base` is {:?}, must be one of {}",
+                    "`base` is {:?}, but must be one of {}",
                     raw.base,
                     built_in_names()
                 )
@@ -375,7 +375,7 @@ impl Rule {
 
 /// Parses `0-2,40`.
 fn parse_layers(text: &str) -> Result<Vec<(u32, u32)>, String> {
-    let bad = || format!("`layers` is {text:?}, must be numbers and ranges such as \"0-2,40\"");
+    let bad = || format!("`layers` is {text:?}, but must be numbers and ranges such as \"0-2,40\"");
     text.split(',')
         .map(|part| {
             let (first, last) = part.split_once('-').unwrap_or((part, part));

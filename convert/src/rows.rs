@@ -24,7 +24,7 @@ pub enum RowError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A stored number is NaN or infinite.
-    #[error("{}: tensor {tensor:?}, row {row}: {what}; the file is damaged, fetch it again", path.display())]
+    #[error("{}: tensor {tensor:?}, row {row}: {what}; the file is damaged, download it again", path.display())]
     NotFinite {
         /// The input file.
         path: PathBuf,
@@ -36,7 +36,8 @@ pub enum RowError {
         what: String,
     },
     /// A token table names an expert that does not exist.
-    #[error("{}: tensor {tensor:?}, row {row}: expert {expert} of {limit}; the file is damaged, fetch it again", path.display())]
+    #[error("{}: tensor {tensor:?}, row {row}: expert {expert} of {limit}; the file is damaged, \
+             download it again", path.display())]
     Expert {
         /// The input file.
         path: PathBuf,
@@ -51,7 +52,8 @@ pub enum RowError {
     },
     /// A published value has no exact BF16 form.
     #[error(
-        "{tensor}, row {row}: value {value:e} is not exact in BF16; give the tensor type f32 in a recipe file"
+        "{tensor}, row {row}: BF16 cannot represent {value:e} exactly; give the tensor type f32 in \
+         a recipe file"
     )]
     Inexact {
         /// The tensor of the output.

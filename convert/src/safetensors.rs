@@ -25,7 +25,8 @@ pub enum ShardError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The header's length cannot be true.
-    #[error("{}: header of {claimed} bytes in a file of {bytes}; it is cut short or no safetensors file, fetch it again", path.display())]
+    #[error("{}: header of {claimed} bytes in a file of {bytes}; it is truncated or not a \
+             safetensors file, download it again", path.display())]
     HeaderLength {
         /// The shard.
         path: PathBuf,
@@ -35,7 +36,8 @@ pub enum ShardError {
         bytes: u64,
     },
     /// The header is no JSON of the expected form.
-    #[error("{}: header: {reason}; it is damaged or no safetensors file, fetch it again", path.display())]
+    #[error("{}: header: {reason}; the file is damaged or not a safetensors file, download it \
+             again", path.display())]
     Header {
         /// The shard.
         path: PathBuf,
@@ -43,7 +45,8 @@ pub enum ShardError {
         reason: String,
     },
     /// An entry of the header contradicts itself, another one or the file's length.
-    #[error("{}: tensor {tensor:?}: {problem}; the shard is damaged or cut short, fetch it again", path.display())]
+    #[error("{}: tensor {tensor:?}: {problem}; the shard is damaged or truncated, download it \
+             again", path.display())]
     Tensor {
         /// The shard.
         path: PathBuf,
@@ -240,12 +243,12 @@ fn check_entry(entry: &RawEntry, data_bytes: u64) -> Result<(Dtype, u64), String
     let [begin, end] = entry.data_offsets;
     if begin > end || end > data_bytes {
         return Err(format!(
-            "its data is at {begin}..{end}, the file has {data_bytes} bytes of data"
+            "its data is at {begin}..{end}, but the file has only {data_bytes} bytes of data"
         ));
     }
     if end - begin != bytes {
         return Err(format!(
-            "{} {:?} takes {bytes} bytes, its data has {}",
+            "{} {:?} takes {bytes} bytes, but its data has {}",
             dtype.name(),
             entry.shape,
             end - begin

@@ -130,7 +130,7 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         let signer = check_adapter(&args.file, &measure_adapter(&args.file)?, &policy)?;
         let Some(signer) = signer else {
             bail!(
-                "{}: name who must have signed the adapter with --signer",
+                "{}: use --signer to name the key that must have signed the adapter",
                 args.file.display()
             );
         };
@@ -174,7 +174,7 @@ pub fn keygen(args: &KeygenArgs) -> anyhow::Result<()> {
     let (secret, public) = (with(".key"), with(".pub"));
     for path in [&secret, &public] {
         if path.exists() {
-            bail!("{}: exists; choose another name", path.display());
+            bail!("{}: already exists; choose another name", path.display());
         }
     }
     let password = if args.no_password {
@@ -202,7 +202,7 @@ fn write_new(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     })
-    .with_context(|| format!("{}: cannot write it", path.display()))
+    .with_context(|| format!("{}: cannot write", path.display()))
 }
 
 /// Asks twice at the terminal.
@@ -212,7 +212,7 @@ fn ask_password() -> anyhow::Result<String> {
     }
     let ask = |prompt: &str| rpassword::prompt_password(prompt).context("cannot read a password");
     let first = ask("Password for the secret key: ")?;
-    if first != ask("Once more: ")? {
+    if first != ask("Repeat it: ")? {
         bail!("the two passwords differ; run the command again");
     }
     Ok(first)

@@ -19,7 +19,7 @@ const SHARD: &str = "model-00002-of-00003.safetensors";
 fn a_shard_is_missing() {
     let copy = Copy::new();
     fs::remove_file(copy.file(SHARD)).unwrap();
-    refused(copy.path(), &[SHARD, "the shard is missing", "fetch it"]);
+    refused(copy.path(), &[SHARD, "the shard is missing", "download it"]);
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn a_shard_is_cut_short() {
     for length in [0, 7, 8, 1000, 30_000, 5_000_000] {
         let file = File::options().write(true).open(copy.file(SHARD)).unwrap();
         file.set_len(length).unwrap();
-        refused(copy.path(), &[SHARD, "fetch it again"]);
+        refused(copy.path(), &[SHARD, "download it again"]);
         fs::copy(tiny().join(SHARD), copy.file(SHARD)).unwrap();
     }
 }
@@ -59,7 +59,7 @@ fn a_header_lies() {
     ] {
         let copy = Copy::new();
         copy.edit_header(tensor, edit);
-        refused(copy.path(), &["model-0000", why, "fetch it again"]);
+        refused(copy.path(), &["model-0000", why, "download it again"]);
     }
     let copy = Copy::new();
     let bytes = fs::read(copy.file(SHARD)).unwrap();
@@ -131,7 +131,7 @@ fn a_tensor_is_missing() {
     let name = "layers.4.ffn.experts.9.w2.scale";
     refused(
         copy.path(),
-        &[name, "is missing", "fetch the whole checkpoint"],
+        &[name, "is missing", "download the whole checkpoint"],
     );
 
     let copy = Copy::new();
@@ -153,7 +153,10 @@ fn the_index_leads_out_of_the_folder() {
         copy.edit_json(INDEX, |index| {
             index["weight_map"]["norm.weight"] = json!(shard)
         });
-        refused(copy.path(), &[INDEX, "norm.weight", "no plain file name"]);
+        refused(
+            copy.path(),
+            &[INDEX, "norm.weight", "not a plain file name"],
+        );
     }
 }
 
@@ -217,7 +220,7 @@ fn a_weight_is_nan() {
         copy.poke(tensor, at, bytes);
         refused(
             copy.path(),
-            &["model-00001", tensor, "row", "fetch it again"],
+            &["model-00001", tensor, "row", "download it again"],
         );
     }
     // The highest scales make large codes infinite, small ones not.
@@ -297,7 +300,7 @@ fn the_input_is_no_model() {
     refused(dir.path(), &["config.json", "no such file"]);
     let copy = Copy::new();
     fs::remove_file(copy.file(INDEX)).unwrap();
-    refused(copy.path(), &["holds neither"]);
+    refused(copy.path(), &["contains neither"]);
 }
 
 #[test]
@@ -429,7 +432,7 @@ fn a_disk_that_fills_up_meanwhile_loses_no_work() {
     });
     let error = error.expect_err("the disk is full");
     assert!(matches!(error, WriteError::NoSpace { .. }), "{error}");
-    assert!(error.to_string().contains("make room"), "{error}");
+    assert!(error.to_string().contains("free some space"), "{error}");
     assert!(!out.exists());
     // Made empty first: a program that another test is starting may hold it open
     // for a moment, so that removing it alone would not make room yet.

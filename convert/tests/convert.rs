@@ -278,7 +278,7 @@ fn a_recipe_file_decides_by_name() {
     assert!(
         plan.warnings
             .iter()
-            .any(|w| w.starts_with("rule 3 decides nothing"))
+            .any(|w| w.starts_with("rule 3 has no effect"))
     );
     let rules = plan.metadata.get_strs("v4.recipe.rules").unwrap();
     assert_eq!(
@@ -449,7 +449,7 @@ fn the_program_converts_inspects_and_plans() {
 
     let again = program(&[text(&tiny()), text(&out)]);
     assert_eq!(again.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&again.stderr).contains("exists already"));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("already exists"));
     assert!(
         program(&[text(&tiny()), text(&out), "--force", "-q"])
             .status

@@ -167,7 +167,7 @@ fn rules_name_tables_too_and_the_option_wins() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.starts_with("token_embd.weight: BF16 cannot be made into fp8"),
+        error.starts_with("token_embd.weight: BF16 cannot be converted to fp8"),
         "{error}"
     );
 }
@@ -390,7 +390,10 @@ fn a_converted_file_is_copied_or_requantised() {
     refusal(
         &small,
         &with_engram("native", "fp8"),
-        &["blk.1.engram_embd.weight", "MXFP4 cannot be made into fp8"],
+        &[
+            "blk.1.engram_embd.weight",
+            "MXFP4 cannot be converted to fp8",
+        ],
     );
     // Without a word about tables they stay as they are; with one, it is told
     // that they lose twice.
@@ -479,7 +482,7 @@ fn files_whose_constants_or_rows_are_wrong_are_refused() {
     refusal(
         &path,
         &options("native"),
-        &["blk.1.engram_embd.weight", "is not there"],
+        &["blk.1.engram_embd.weight", "is missing"],
     );
 }
 
@@ -579,7 +582,7 @@ fn inspect_and_the_plan_tell_of_tables() {
     // V4 has none.
     let run = program(&[text(&common::tiny()), "--dry-run", "--engram", "q8_0"]);
     let notes = String::from_utf8(run.stderr).unwrap();
-    assert!(notes.contains("`--engram` decides nothing"), "{notes}");
+    assert!(notes.contains("`--engram` has no effect"), "{notes}");
     let run = program(&[text(&tiny41()), "--dry-run", "--engram", "q9"]);
     assert_eq!(run.status.code(), Some(2));
 }

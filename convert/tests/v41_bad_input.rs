@@ -57,7 +57,7 @@ fn a_field_of_the_configuration_is_wrong() {
         (
             json!([0, 0, 2, 2, 1, 2, 1, 1]),
             "compress_ratios[5]",
-            "1, as of its KV source, layer 4",
+            "1, like that of its KV source, layer 4",
         ),
     ] {
         let copy = copy();
@@ -123,7 +123,7 @@ fn a_constant_does_not_follow() {
         copy.path(),
         &[
             "config.json",
-            "is 2860, but 2859 classes of tokens follow from tokenizer.json",
+            "is 2860, but tokenizer.json yields 2859 classes of tokens",
         ],
     );
 }
@@ -192,7 +192,7 @@ fn a_row_is_not_a_number() {
         copy.poke(&tensor, at, &[byte]);
         refused(
             copy.path(),
-            &["model-0000", &tensor, row, what, "fetch it again"],
+            &["model-0000", &tensor, row, what, "download it again"],
         );
     }
     // The highest scales make large codes infinite, small ones not.
@@ -262,7 +262,7 @@ fn a_nested_configuration_contradicts_itself() {
     for (edit, part) in [
         (
             (|c| c["bos_token_id"] = json!(7)) as fn(&mut Value),
-            "`text_config.bos_token_id` is 0, must be 7",
+            "`text_config.bos_token_id` is 0, but must be 7",
         ),
         (
             |c| c["text_config"]["model_type"] = json!("llama"),
@@ -280,7 +280,7 @@ fn a_nested_configuration_contradicts_itself() {
         ),
         (
             |c| c["text_config"] = json!([1]),
-            "`text_config` is [1], must be an object",
+            "`text_config` is [1], but must be an object",
         ),
     ] {
         refused(nested(edit).path(), &["config.json", part]);

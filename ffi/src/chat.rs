@@ -72,7 +72,7 @@ pub unsafe extern "C" fn v4_chat_open(
             0 => Protocol::Chat,
             1 => Protocol::Messages,
             2 => Protocol::Responses,
-            n => return Err(Failure::argument(format!("{n} is no protocol"))),
+            n => return Err(Failure::argument(format!("{n} is not a protocol"))),
         };
         // SAFETY: the header's rules for pointers.
         unsafe { pointer::open(chat, "chat", || open(&engine.engine, json, protocol)) }
@@ -83,7 +83,7 @@ fn open(engine: &Arc<Engine>, json: &str, protocol: Protocol) -> Outcome<v4_chat
     let version = ModelVersion::from_architecture(&engine.config().arch)?;
     let refused = |e: &dyn std::fmt::Display| Failure::new(Status::BadRequest, e);
     let mut body: Value = serde_json::from_str(json)
-        .map_err(|e| refused(&format_args!("the request is no JSON: {e}")))?;
+        .map_err(|e| refused(&format_args!("the request is not JSON: {e}")))?;
     // The protocols want a name; whose model it is is clear here.
     if let Some(request) = body.as_object_mut() {
         request.entry("model").or_insert_with(|| "v4".into());
@@ -93,7 +93,8 @@ fn open(engine: &Arc<Engine>, json: &str, protocol: Protocol) -> Outcome<v4_chat
     if rendered.images > 0 {
         return Err(Failure::new(
             Status::Unsupported,
-            "the request has images: this version runs no vision tower, give text alone",
+            "the request contains images; this version does not run the vision tower, give only \
+             text",
         ));
     }
     Ok(v4_chat {

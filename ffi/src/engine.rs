@@ -121,7 +121,7 @@ pub struct v4_engine {
 const MOST_SIGNERS: usize = 64;
 
 fn no_such(what: &str, number: i32) -> Failure {
-    Failure::argument(format!("{number} is no {what}"))
+    Failure::argument(format!("{number} is not a {what}"))
 }
 
 impl v4_engine_options {

@@ -19,11 +19,11 @@ impl<T> Exclusive<T> {
         self.0.try_lock().map_err(|e| match e {
             TryLockError::WouldBlock => Failure::new(
                 Status::Busy,
-                format!("the {name} is in use by another call; one at a time"),
+                format!("the {name} is in use by another call; make one call at a time"),
             ),
             TryLockError::Poisoned(_) => Failure::new(
                 Status::Internal,
-                format!("the {name} was left broken by a fault of the library; close it"),
+                format!("the {name} was left broken by a bug in the library; close it"),
             ),
         })
     }

@@ -93,7 +93,7 @@ pub(crate) unsafe fn read<T: Sized32>(pointer: *const T) -> Outcome<T> {
         return Err(Failure::new(
             Status::Unsupported,
             format!(
-                "{} has a field set that this version of the library does not know",
+                "{} sets a field that this version of the library does not know",
                 T::NAME
             ),
         ));

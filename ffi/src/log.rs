@@ -71,7 +71,7 @@ fn set(log: v4_log_fn, user: *mut c_void, level: i32) -> Outcome {
     }
     let levels = Level::Error as i32..=Level::Debug as i32;
     if log.is_some() && !levels.contains(&level) {
-        return Err(Failure::argument(format!("{level} is no log level")));
+        return Err(Failure::argument(format!("{level} is not a log level")));
     }
     let user = User(user);
     *LOG.write().unwrap_or_else(PoisonError::into_inner) = log.map(|log| Log { log, user, level });

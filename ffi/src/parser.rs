@@ -237,7 +237,9 @@ pub unsafe extern "C" fn v4_parser_finish(
             Some(End::Stop | End::StopString | End::Callback | End::Cancelled) => Finish::Stop,
             Some(End::Length | End::ContextFull) => Finish::Length,
             None => {
-                return Err(Failure::argument(format!("{finish} is no V4_FINISH_...")));
+                return Err(Failure::argument(format!(
+                    "{finish} is not a V4_FINISH_... value"
+                )));
             }
         };
         let mut parser = parser.inner.take("parser")?;

@@ -134,7 +134,7 @@ pub(crate) unsafe fn slice<'a, T>(pointer: *const T, count: usize, name: &str) -
     check(pointer, name)?;
     if count > MOST_ELEMENTS {
         return Err(Failure::argument(format!(
-            "{name} has {count} elements, at most {MOST_ELEMENTS} are taken"
+            "{name} has {count} elements; the limit is {MOST_ELEMENTS}"
         )));
     }
     // SAFETY: not NULL, aligned and not longer than the address space; the caller
@@ -156,7 +156,7 @@ pub(crate) unsafe fn fill<T: Copy>(
         return Err(Failure::new(
             Status::BufferTooSmall,
             format!(
-                "{name} has room for {capacity}, {} are needed",
+                "{name} has room for {capacity}, but {} are needed",
                 values.len()
             ),
         ));
@@ -195,9 +195,7 @@ pub(crate) unsafe fn bytes<'a>(
         unsafe { std::slice::from_raw_parts(pointer.cast(), length) }
     };
     if bytes.len() > most || length != STRLEN && length > most {
-        return Err(Failure::argument(format!(
-            "{name} is longer than {most} bytes"
-        )));
+        return Err(Failure::argument(format!("{name} exceeds {most} bytes")));
     }
     Ok(bytes)
 }
@@ -236,7 +234,7 @@ pub(crate) unsafe fn texts(
 ) -> Outcome<Vec<String>> {
     if count > most {
         return Err(Failure::argument(format!(
-            "{count} {name}s are given, at most {most} are taken"
+            "{count} {name}s given; the limit is {most}"
         )));
     }
     // SAFETY: the caller's.

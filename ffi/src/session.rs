@@ -450,7 +450,7 @@ pub unsafe extern "C" fn v4_session_rewind(
         let Some(kept) = tokens.get(..length) else {
             let held = tokens.len();
             return Err(Failure::argument(format!(
-                "the session has {held} tokens, it cannot go back to {length}"
+                "the session has {held} tokens; it cannot go back to {length}"
             )));
         };
         Ok(timeline.sync(kept, &run)?)
@@ -530,7 +530,7 @@ unsafe fn key(options: *const v4_file_options) -> Outcome<Option<SessionKey>> {
         Ok(key) => Ok(Some(SessionKey::new(key))),
         Err(_) if bytes.is_empty() => Ok(None),
         Err(_) => Err(Failure::argument(format!(
-            "a key has 32 bytes, not {length}"
+            "a key must have 32 bytes, not {length}"
         ))),
     }
 }

@@ -171,6 +171,8 @@ const FIELDS: &[(&str, &str)] = &[
     ("--precision", "options.precision"),
     ("--kv", "options.kv"),
     ("--signer", "options.signers"),
+    ("--reads", "options.reads"),
+    ("--weights mapped", "V4_WEIGHTS_MAPPED"),
 ];
 
 /// A message with fields of the header in place of options of `v4-run`.
@@ -276,7 +278,7 @@ fn panicked(payload: Box<dyn Any + Send>) -> Failure {
     let place = place
         .map(|place| format!(" at {place}"))
         .unwrap_or_default();
-    let message = format!("fault of the library: {said}{place}; please report it");
+    let message = format!("bug in the library: {said}{place}; please report it");
     log::write(Level::Error, || message.clone());
     Failure::new(Status::Internal, message)
 }
@@ -362,12 +364,12 @@ mod tests {
         let said = [
             ("use --ctx 64 or more", "use options.context 64 or more"),
             (
-                "another --precision or --kv; name",
-                "another options.precision or options.kv; name",
+                "another --precision or --kv; use",
+                "another options.precision or options.kv; use",
             ),
             (
-                "its key (--session-key FILE)",
-                "its key (v4_file_options.key)",
+                "its key with --session-key FILE",
+                "its key with v4_file_options.key",
             ),
             ("try a smaller --threads", "try a smaller options.threads"),
             (

@@ -18,7 +18,7 @@ pub(crate) fn check_flags(flags: u32, known: u32) -> Outcome {
         return Err(Failure::new(
             Status::Unsupported,
             format!(
-                "flags {:#x} are not known to this version of the library",
+                "this version of the library does not know the flags {:#x}",
                 flags & !known
             ),
         ));
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn v4_tokenizer_encode(
         if flags & BOS != 0 {
             let bos = tokenizer.bos().ok_or_else(|| {
                 Failure::argument(
-                    "the model has no begin-of-sentence token; leave V4_ENCODE_BOS out",
+                    "the model has no begin-of-sentence token; leave out V4_ENCODE_BOS",
                 )
             })?;
             encoded.push(bos);
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn v4_tokenizer_decode(
             .sum();
         if total > MOST_TEXT {
             return Err(Failure::argument(format!(
-                "the ids stand for {total} bytes, at most {MOST_TEXT} are decoded at once"
+                "the ids stand for {total} bytes; at most {MOST_TEXT} can be decoded at once"
             )));
         }
         let mut bytes = match flags & UTF8 {

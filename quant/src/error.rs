@@ -5,7 +5,7 @@ use crate::GgmlType;
 #[non_exhaustive]
 pub enum QuantError {
     /// A row's length is no multiple of the type's block.
-    #[error("{ty} needs rows of a multiple of {block} values, got {values}")]
+    #[error("{ty} needs rows of a multiple of {block} values, not {values}")]
     RowLength {
         /// The type asked for.
         ty: GgmlType,
@@ -15,7 +15,7 @@ pub enum QuantError {
         values: usize,
     },
     /// A buffer does not have the size that the row's type and length need.
-    #[error("{ty} row of {values} values takes {expected} bytes, the buffer has {actual}")]
+    #[error("a {ty} row of {values} values takes {expected} bytes, but the buffer has {actual}")]
     BufferSize {
         /// The type asked for.
         ty: GgmlType,
@@ -33,7 +33,7 @@ pub enum QuantError {
     #[error("{0} can be read but not written; choose another type")]
     CannotEncode(GgmlType),
     /// The number of importance values differs from the row's length.
-    #[error("importance has {actual} values, the row {expected}")]
+    #[error("importance has {actual} values, but the row has {expected}")]
     ImportanceLength {
         /// Values in the row.
         expected: usize,
@@ -63,7 +63,7 @@ pub enum QuantError {
         index: usize,
     },
     /// A buffer of a published format has the wrong length.
-    #[error("the {what} has {actual} items, needed are {expected}")]
+    #[error("the {what} has {actual} items instead of {expected}")]
     Length {
         /// What the buffer holds.
         what: &'static str,

@@ -192,7 +192,8 @@ impl Engine {
             return Err(EngineError::Model {
                 path: path.to_path_buf(),
                 what: format!(
-                    "the tokenizer has {} tokens, but the model only {}: the file mixes two models",
+                    "the tokenizer has {} tokens, but the model only {}: the file mixes two \
+                     models, convert the checkpoint again",
                     tokenizer.vocab_size(),
                     cfg.vocab
                 ),
@@ -201,9 +202,9 @@ impl Engine {
         if tokenizer.eos().is_none() {
             return Err(EngineError::Model {
                 path: path.to_path_buf(),
-                what: "metadata key tokenizer.ggml.eos_token_id is missing, and without it no \
-                       answer would end: convert the published checkpoint again with v4-convert, \
-                       or set the key in the file with an editor of GGUF metadata"
+                what: "metadata key tokenizer.ggml.eos_token_id is missing, without which no \
+                       answer would end; convert the published checkpoint with v4-convert, or set \
+                       the key with a GGUF metadata editor"
                     .to_owned(),
             });
         }

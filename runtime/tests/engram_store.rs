@@ -121,7 +121,7 @@ fn tables_that_do_not_fit_are_refused_by_name() {
         ),
         (
             refusal(i8, dims(256), Some(scale), None),
-            vec!["scales apart", scale, "v4-convert"],
+            vec!["scales in a separate tensor", scale, "v4-convert"],
         ),
         (refusal(i8, dims(256), None, Some(FP8)), vec!["256", "264"]),
         (

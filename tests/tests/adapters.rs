@@ -276,8 +276,12 @@ fn what_does_not_fit_is_refused_by_name() {
         ("lm_head.weight", &[8, 8], "low-rank pair"),
         ("embed.lora_embedding_A", &[4, 8], "low-rank pair"),
         ("layers.0.attn.wq_a.lora_A.other.weight", &[4, 8], "twice"),
-        ("layers.0.attn.wq_a.lora_A.weight", &[4], "no matrix"),
-        ("layers.0.attn.wq_a.lora_A.weight", &[0, 8], "no matrix"),
+        ("layers.0.attn.wq_a.lora_A.weight", &[4], "must be a matrix"),
+        (
+            "layers.0.attn.wq_a.lora_A.weight",
+            &[0, 8],
+            "must be a matrix",
+        ),
         ("layers.0.attn.wq_a.lora_A.weight", &[4, 9], "another model"),
         ("layers.0.attn.wq_a.lora_A.weight", &[5, 8], "rank 4"),
     ] {

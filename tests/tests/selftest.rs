@@ -18,7 +18,7 @@ fn a_machine_gives_the_bits_of_where_the_model_was_made() {
         let model = path.to_str().unwrap();
         let before = fs::read(&path).unwrap();
 
-        // Without golden values ways are compared with each other.
+        // Without golden values, runs are compared with each other.
         let ended = run("v4-run", ["selftest", model, "--quick"]).ok();
         assert!(
             ended.stderr.contains("no golden values"),

@@ -217,7 +217,7 @@ fn a_model_cut_short_while_it_runs_is_an_error_and_not_the_end() {
         let half = file.metadata().unwrap().len() / 2;
         file.set_len(half).unwrap();
         let error = run_ids(&mut session, &[4, 5, 6]).unwrap_err().to_string();
-        assert!(error.contains("cut short"), "{error}");
+        assert!(error.contains("truncated"), "{error}");
         assert!(error.contains("cut.gguf"), "{error}");
         assert!(run_ids(&mut session, &[1]).is_err(), "it stays so");
     }

@@ -21,7 +21,7 @@ pub enum TrustError {
         error: io::Error,
     },
     /// A file that is longer than any of its kind.
-    #[error("{}: has {bytes} bytes, more than the {most} that such a file may have", path.display())]
+    #[error("{}: {bytes} bytes exceed the limit of {most} for such a file", path.display())]
     TooLong {
         /// The file.
         path: PathBuf,
@@ -32,7 +32,8 @@ pub enum TrustError {
     },
     /// There is no manifest.
     #[error(
-        "{}: has no manifest ({} is missing): make one with `v4-convert sign`, or copy the one that came with the model",
+        "{}: has no manifest ({} is missing); make one with `v4-convert sign`, or copy the one \
+         that came with the model",
         model.display(), path.display()
     )]
     NoManifest {
@@ -42,7 +43,7 @@ pub enum TrustError {
         path: PathBuf,
     },
     /// The manifest cannot be understood.
-    #[error("{}: is no manifest of a model: {reason}; copy it again, or sign the model again", path.display())]
+    #[error("{}: not a model's manifest: {reason}; copy it again, or sign the model again", path.display())]
     Manifest {
         /// The manifest.
         path: PathBuf,
@@ -51,7 +52,8 @@ pub enum TrustError {
     },
     /// There is no signature.
     #[error(
-        "{}: is not signed ({} is missing): have it signed with `v4-convert sign`, or allow unsigned models",
+        "{}: not signed ({} is missing); have it signed with `v4-convert sign`, or allow unsigned \
+         models",
         model.display(), path.display()
     )]
     Unsigned {
@@ -61,14 +63,15 @@ pub enum TrustError {
         path: PathBuf,
     },
     /// The signature is no minisign signature.
-    #[error("{}: is no signature in minisign's format; copy it again", path.display())]
+    #[error("{}: not a signature in minisign's format; copy it again", path.display())]
     SignatureFormat {
         /// The signature.
         path: PathBuf,
     },
     /// The signature is of none of the trusted keys.
     #[error(
-        "{}: was signed with none of the {keys} trusted keys; give the signer's public key with --signer, or do not use the model",
+        "{}: not signed with any of the {keys} trusted keys; give the signer's public key with \
+         --signer, or do not use the model",
         path.display()
     )]
     UnknownSigner {
@@ -79,7 +82,8 @@ pub enum TrustError {
     },
     /// The signature is of a trusted key, but not of these bytes.
     #[error(
-        "{}: does not match the signature by key {key}: the manifest or the signature was altered; copy both again",
+        "{}: does not match the signature by key {key}; the manifest or the signature was altered, \
+         copy both again",
         path.display()
     )]
     BadSignature {
@@ -90,7 +94,7 @@ pub enum TrustError {
     },
     /// A signature is asked for, but no key is trusted.
     #[error(
-        "{}: no key is trusted: give the signer's public key with --signer, or put it in {}",
+        "{}: no key is trusted; give the signer's public key with --signer, or put it in {}",
         model.display(), super::KEYS_FOLDER
     )]
     NoKeys {
@@ -98,7 +102,7 @@ pub enum TrustError {
         model: PathBuf,
     },
     /// A public key that is none.
-    #[error("{key}: is neither a public key of minisign nor a file with one")]
+    #[error("{key}: neither a minisign public key nor a file with one")]
     Key {
         /// What was given.
         key: String,
@@ -119,7 +123,8 @@ pub enum TrustError {
     },
     /// The list of block hashes is missing.
     #[error(
-        "{}: is missing, and blocks cannot be checked without it: copy it too, or sign the model again",
+        "{}: missing, and blocks cannot be checked without it; copy it too, or sign the model \
+         again",
         path.display()
     )]
     NoHashes {
@@ -127,7 +132,7 @@ pub enum TrustError {
         path: PathBuf,
     },
     /// The list of block hashes is not the one in the manifest.
-    #[error("{}: is not the list of hashes that the manifest names: it was altered; copy it again", path.display())]
+    #[error("{}: not the list of hashes that the manifest names; it was altered, copy it again", path.display())]
     Hashes {
         /// The list.
         path: PathBuf,
@@ -144,7 +149,7 @@ pub enum TrustError {
     #[error(transparent)]
     Model(#[from] GgufError),
     /// An adapter's files are not those that were signed.
-    #[error("{}: its files are not those that its manifest names: the adapter was altered; copy it again", folder.display())]
+    #[error("{}: its files do not match its manifest; the adapter was altered, copy it again", folder.display())]
     Adapter {
         /// The adapter.
         folder: PathBuf,

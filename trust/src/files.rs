@@ -58,7 +58,7 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, TrustError> {
     let fail = io_error(path, "read it");
     let info = std::fs::metadata(path).map_err(&fail)?;
     if !info.is_file() {
-        return Err(fail(io::Error::other("it is no regular file")));
+        return Err(fail(io::Error::other("it is not a regular file")));
     }
     let file = File::open(path).map_err(&fail)?;
     let mut bytes = Vec::new();
@@ -72,7 +72,7 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, TrustError> {
         });
     }
     if is_lfs_pointer(&bytes) {
-        let what = "it is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder";
+        let what = "it is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder";
         return Err(fail(io::Error::other(what)));
     }
     Ok(bytes)

@@ -127,7 +127,7 @@ impl Manifest {
         if manifest.format != MANIFEST_FORMAT {
             let found: String = manifest.format.chars().take(40).collect();
             return Err(wrong(format!(
-                "its format is {found:?}, this program reads {MANIFEST_FORMAT:?}"
+                "its format is {found:?}, but this program reads only {MANIFEST_FORMAT:?}"
             )));
         }
         Ok(manifest)

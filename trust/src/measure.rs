@@ -97,7 +97,7 @@ pub fn measure(
     if file.lost() {
         return Err(TrustError::Io {
             path: model.to_owned(),
-            action: "read it to its end",
+            action: "read it completely",
             error: std::io::ErrorKind::UnexpectedEof.into(),
         });
     }

@@ -114,7 +114,7 @@ impl fmt::Display for Trusted {
         }
         let bytes = manifest.file.bytes;
         match (self.whole, &self.hashes) {
-            (true, _) => write!(f, "; all {bytes} bytes as in the manifest"),
+            (true, _) => write!(f, "; all {bytes} bytes match the manifest"),
             (false, Some(_)) => write!(f, "; each block is checked before it is used"),
             (false, None) => write!(f, "; content not checked"),
         }

@@ -137,7 +137,7 @@ fn no_request_is_more_than_accepted_or_refused() {
                     Ok(rendered) => rendered,
                     // The small tokenizer has fewer marks than the format.
                     Err(error) => {
-                        assert!(error.to_string().contains("no special token"), "{error}");
+                        assert!(error.to_string().contains("not a special token"), "{error}");
                         assert_eq!(*version, ModelVersion::V41);
                         continue;
                     }

@@ -1,4 +1,4 @@
-//! Arguments that say how a model is opened and run.
+//! Arguments that control how a model is opened and run.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -39,39 +39,39 @@ pub enum RopeArg {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
-    /// Worker threads [default: one per core that this process may use]
+    /// Worker threads [default: one per core available to this process]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
-    /// Bind each worker thread to a core; not beside programs that keep a core busy
+    /// Pin each worker thread to a core; slower if other programs keep a core busy
     #[arg(long)]
     pub pin: bool,
     /// Arithmetic: fast integer products, or exact f32
     #[arg(long, value_enum, default_value = "fast")]
     pub precision: PrecisionArg,
-    /// Attention caches [default: published with fast, f32 with exact]
+    /// Precision of the attention caches [default: published with fast, f32 with exact]
     #[arg(long, value_enum)]
     pub kv: Option<KvArg>,
-    /// Angles of positions: exact, or rounded to f32 as in the published code, which tells beyond
-    /// some 100,000 tokens
+    /// Position angles: exact, or rounded to f32 as in the published code; the difference shows
+    /// beyond about 100,000 tokens
     #[arg(long, value_enum, value_name = "ANGLES", default_value = "exact")]
     pub rope: RopeArg,
-    /// Tokens read at once during prefill; changes speed and memory, never the result
+    /// Tokens per prefill step; affects speed and memory, never the result
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = Session::DEFAULT_CHUNK)]
     pub chunk: usize,
-    /// Run every layer for every token of a prompt, also where nothing hangs on it; slower, the
-    /// same result
+    /// Run every layer for every token of a prompt, even where the result is not used; slower, with
+    /// the same result
     #[arg(long)]
     pub no_replay: bool,
-    /// Where weights are: mapped from the file and read as they are needed, the same read at the
-    /// start and locked in memory, or copied into memory at the start, in huge pages
+    /// Where weights are kept: mapped from the file and read when needed, mapped and locked in
+    /// memory at startup, or copied at startup into memory with huge pages
     #[arg(long, value_enum, value_name = "PLACE", default_value = "mapped")]
     pub weights: WeightsArg,
-    /// Memory for weights, experts, caches and buffers together; experts that do not fit are read
-    /// from the disk as tokens need them [default: what is safe here, see v4-run plan]
+    /// Memory limit for weights, experts, caches and buffers together; experts that do not fit are
+    /// read from disk when needed [default: a safe amount for this machine, see v4-run plan]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<usize>,
-    /// Low-rank adapter (LoRA): a folder as PEFT saves it; may be repeated. NAME is what requests
-    /// to the service ask for it by [default: the folder's name]
+    /// Low-rank adapter (LoRA): a folder saved by PEFT; may be repeated. Requests to the service
+    /// select it by NAME [default: the folder's name]
     #[arg(long, value_name = "[NAME=]FOLDER")]
     pub lora: Vec<LoraArg>,
     #[command(flatten)]
@@ -80,17 +80,17 @@ pub struct EngineArgs {
     pub trust: TrustArgs,
 }
 
-/// An adapter and what it is called.
+/// An adapter and its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoraArg {
-    /// What requests ask for it by.
+    /// The name by which requests select it.
     pub name: String,
     /// Its folder.
     pub folder: PathBuf,
 }
 
 impl LoraArg {
-    /// Bytes that it takes; what cannot be looked at says so when it is loaded.
+    /// Its size in bytes; 0 if it cannot be read, which loading it then reports.
     pub fn bytes(&self) -> u64 {
         let file = self.folder.join("adapter_model.safetensors");
         std::fs::metadata(file).map_or(0, |facts| facts.len())
@@ -114,7 +114,7 @@ impl FromStr for LoraArg {
         let plain = |c: char| c.is_alphanumeric() || "-_.:".contains(c);
         if name.is_empty() || !name.chars().all(plain) {
             return Err(format!(
-                "{name:?} is no name for an adapter: use letters, digits, '-', '_', '.' and ':', \
+                "{name:?} is not a valid adapter name: use letters, digits, '-', '_', '.' and ':', \
                  as in NAME=FOLDER"
             ));
         }
@@ -122,20 +122,20 @@ impl FromStr for LoraArg {
     }
 }
 
-/// What is asked of a model file before and while it is used.
+/// What a model file must satisfy before and while it is used.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Trust")]
 pub struct TrustArgs {
-    /// Public key of who must have signed the model: a file as minisign writes it, or the key
-    /// itself; may be repeated
+    /// Public key that must have signed the model: a minisign key file, or the key itself; may be
+    /// repeated
     #[arg(long, value_name = "KEY")]
     pub signer: Vec<String>,
-    /// Refuse a model that none of the signers has signed; without --signer, the keys in
-    /// /etc/v4-run/keys count
+    /// Refuse a model that none of the signers has signed; without --signer, use the keys in
+    /// /etc/v4-run/keys
     #[arg(long)]
     pub require_signed: bool,
-    /// Compare the model's bytes with its manifest: each block before it is used, all before the
-    /// model is opened, or never [default: use, if a signer is named or required]
+    /// Compare the model's bytes with its manifest: each block before it is used, the whole file
+    /// before it is opened, or never [default: use, if a signer is named or required]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub verify: Option<VerifyArg>,
 }
@@ -147,63 +147,63 @@ pub enum VerifyArg {
     Off,
     /// Each block before it is used.
     Use,
-    /// All before the model is opened, and each block again before it is used.
+    /// The whole file before it is opened, and each block again before it is used.
     Whole,
 }
 
-/// Where weights are.
+/// Where weights are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WeightsArg {
-    /// In the mapped file; starts at once and shares memory with other processes.
+    /// In the mapped file; starts at once, and memory is shared with other processes.
     Mapped,
-    /// In the mapped file, read at the start and locked in memory.
+    /// In the mapped file, read at startup and locked in memory.
     Locked,
-    /// In memory of the process; a few percent faster once it is read.
+    /// In the process's own memory; a few percent faster once loaded.
     Copied,
 }
 
-/// How what does not stay in memory is read.
+/// How data that does not stay in memory is read.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Disk")]
 pub struct DiskArgs {
-    /// V4.1's Engram tables: rows read from disk as they are needed, tables read into memory at the
-    /// start, or off (another model: gates shut, to measure what the tables are worth)
+    /// V4.1's Engram tables: read rows from disk when needed, read whole tables into memory at
+    /// startup, or turn them off (changes the output; for measuring what the tables contribute)
     #[arg(long, value_enum, value_name = "PLACE", default_value = "disk")]
     pub engram_tables: EngramArg,
-    /// Memory for Engram rows that were read before
+    /// Size of the cache for Engram rows
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64M")]
     pub engram_cache: usize,
     /// How reads of experts and Engram rows are submitted
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     pub reads: ReadsArg,
-    /// Read through the operating system's page cache
+    /// Read through the operating system's page cache instead of directly
     #[arg(long)]
     pub no_direct: bool,
-    /// Experts kept in memory at most, however much there is; for measuring
+    /// Keep at most N experts in memory, even if more would fit; for measuring
     #[arg(long, value_name = "N", value_parser = positive)]
     pub most_experts: Option<usize>,
-    /// Most reads that the disk is given at once
+    /// Maximum number of disk reads in flight
     #[arg(long, value_name = "N", value_parser = positive, default_value = "128")]
     pub in_flight: usize,
 }
 
-/// Where the Engram tables are.
+/// Where the Engram tables are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngramArg {
-    /// Rows are read as tokens select them.
+    /// Rows are read from disk when tokens select them.
     Disk,
-    /// Tables are read whole when the model is opened.
+    /// Whole tables are read when the model is opened.
     Memory,
-    /// Gates shut.
+    /// The gates stay closed, as if there were no tables.
     Off,
 }
 
 /// How reads are submitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReadsArg {
-    /// `io_uring` where the kernel allows it.
+    /// `io_uring` if the kernel allows it, threads otherwise.
     Auto,
-    /// `io_uring` or an error.
+    /// `io_uring`; an error if the kernel does not allow it.
     IoUring,
     /// A pool of threads.
     Threads,
@@ -222,7 +222,7 @@ mod tests {
             parse("code=/a/b=c/d"),
             Ok(("code".into(), path("/a/b=c/d")))
         );
-        assert_eq!(parse("./b=c"), Err("\"b=c\" is no name for an adapter: use letters, digits, '-', '_', '.' and ':', as in NAME=FOLDER".into()));
+        assert_eq!(parse("./b=c"), Err("\"b=c\" is not a valid adapter name: use letters, digits, '-', '_', '.' and ':', as in NAME=FOLDER".into()));
         assert!(parse("a+b=/x").is_err() && parse("=/x").is_err() && parse("/").is_err());
     }
 }

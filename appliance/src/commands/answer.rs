@@ -98,12 +98,12 @@ impl Request<'_> {
         }
         if outcome.finish == Finish::ContextFull {
             self.notes.line(&format!(
-                "v4-run: the context of {context} tokens is full; --ctx gives more"
+                "v4-run: the context of {context} tokens is full; use a larger --ctx"
             ));
         }
         if outcome.finish == Finish::Loop {
             self.notes
-                .line("v4-run: stopped, as the answer repeats itself (--stop-loops)");
+                .line("v4-run: stopped: the answer loops (--stop-loops)");
         }
         self.notes.line(&statistics(&outcome, seed));
         if let Some(experts) = &experts {

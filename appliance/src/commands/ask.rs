@@ -22,7 +22,7 @@ pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
     model::check_is_file(path)?;
     let Some(text) = prompt_text(args.prompt)? else {
         return cli::usage_error(
-            "give the prompt with -p \"…\" or on standard input; v4-run chat MODEL asks for it",
+            "give the prompt with -p \"…\" or on standard input, or use v4-run chat MODEL",
         );
     };
 

@@ -1,7 +1,8 @@
-//! `v4-run client-config`: how published clients are set up for the service, offline.
+//! `v4-run client-config`: prints the settings that connect published clients to the
+//! service.
 //!
-//! It only prints. Whether a service answers there is not looked at: nothing we ship has
-//! a network client.
+//! It only prints. It does not check whether a service answers there: nothing in this
+//! repository contains a network client.
 
 mod service;
 mod table;
@@ -31,12 +32,12 @@ Examples:
   eval \"$(v4-run client-config claude-code --only env --url http://127.0.0.1:9000)\"
   v4-run client-config claude-code --listen unix:/run/v4-run/v4-run.sock
 
-Context and model are what `v4-run serve` says at its start. A context that is smaller
-than the service's is safe: a client that keeps count shortens its history earlier.
-docs/clients.md has what each client still asks of the network, and how large its
-first prompt is.")]
+`v4-run serve` prints its context and model name at startup. A smaller context than the
+service's is safe: a client that counts tokens then shortens its history earlier.
+docs/clients.md says what each client still requests from the network, and how large
+its first prompt is.")]
 pub struct ClientConfigArgs {
-    /// The client
+    /// Client to configure
     #[arg(
         required_unless_present = "list",
         value_parser = PossibleValuesParser::new(CLIENTS.iter().map(|c| c.name)),
@@ -46,29 +47,29 @@ pub struct ClientConfigArgs {
     /// List the clients
     #[arg(long, conflicts_with_all = ["client", "only"])]
     list: bool,
-    /// The service's address
+    /// Address of the service
     #[arg(
         long,
         value_name = "http://HOST:PORT",
         default_value = "http://127.0.0.1:8080"
     )]
     url: String,
-    /// The address as it is given to `v4-run serve --listen`
+    /// The address as given to `v4-run serve --listen`
     #[arg(long, value_name = "WHERE", conflicts_with = "url")]
     listen: Option<Where>,
-    /// The model's name, as it is given to `v4-run serve --name`
+    /// The model name as given to `v4-run serve --name`
     #[arg(long, value_name = "NAME", default_value = "v4-flash")]
     model: String,
-    /// Tokens of context that the client may count on, prompt and answer together
+    /// Tokens of context available to the client, prompt and answer together
     #[arg(long, visible_alias = "context", value_name = "N", default_value = "65536", value_parser = positive)]
     ctx: usize,
-    /// The API key, where the service asks for one
+    /// API key, if the service requires one
     #[arg(long, value_name = "KEY", conflicts_with = "key_file")]
     key: Option<String>,
-    /// File with the API key in its first line, such as the service's file of keys
+    /// File whose first line is the API key, such as the service's key file
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// Print one part alone: env, run, or a file's name
+    /// Print only one part: env, run, or a file name
     #[arg(long, value_name = "PART")]
     only: Option<String>,
     /// Print one JSON object
@@ -148,8 +149,8 @@ impl Filled {
 fn fill(client: &Client, service: &Service) -> anyhow::Result<Vec<Filled>> {
     if service.socket.is_some() && client.socket.is_none() {
         bail!(
-            "--listen: {} cannot connect to a Unix socket; let the service also listen on \
-             127.0.0.1:8080, and give --url",
+            "--listen: {} cannot connect to a Unix socket; make the service also listen on \
+             127.0.0.1:8080, and use --url",
             client.title
         );
     }
@@ -195,7 +196,10 @@ fn one_of(parts: Vec<Filled>, only: &str) -> anyhow::Result<Filled> {
     let names: Vec<_> = parts.iter().map(|p| p.name.clone()).collect();
     match parts.into_iter().find(|p| p.name == only) {
         Some(part) => Ok(part),
-        None => bail!("--only {only}: there are {}", names.join(", ")),
+        None => bail!(
+            "--only {only}: no such part; choose from {}",
+            names.join(", ")
+        ),
     }
 }
 

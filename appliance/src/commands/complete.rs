@@ -69,9 +69,9 @@ pub fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn encode(tokenizer: &Tokenizer, source: &Source) -> anyhow::Result<Vec<u32>> {
-    let bos = tokenizer
-        .bos()
-        .context("the tokenizer has no begin-of-sentence token, so text cannot be continued")?;
+    let bos = tokenizer.bos().context(
+        "the tokenizer has no begin-of-sentence token, so the model cannot continue text",
+    )?;
     let mut ids = vec![bos];
     match source {
         Source::Text { text, marks } => ids.extend(tokenizer.encode(text, *marks)?),
@@ -88,6 +88,6 @@ fn encode(tokenizer: &Tokenizer, source: &Source) -> anyhow::Result<Vec<u32>> {
 
 fn fim_mark(tokenizer: &Tokenizer, mark: &str) -> anyhow::Result<u32> {
     tokenizer.mark(mark).with_context(|| {
-        format!("the tokenizer has no {mark}, so this model cannot fill in the middle")
+        format!("the tokenizer has no {mark}, so the model cannot fill in the middle")
     })
 }

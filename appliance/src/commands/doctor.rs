@@ -1,5 +1,4 @@
-//! `v4-run doctor`: what of this machine the engine can use, and what stands in its
-//! way.
+//! `v4-run doctor`: what this machine offers the engine, and what slows it down.
 
 use std::fs;
 use std::io::{self, Write};
@@ -24,10 +23,11 @@ Examples:
   v4-run doctor /models/v4-flash.gguf
   v4-run doctor /models --json
 
-Lines that begin with ! name what slows the engine down or could end it, with a
-remedy. Nothing is changed; in a folder a file of 64 KiB is written and removed.")]
+Lines that start with ! name something that slows the engine down or could kill it, and
+how to fix it. Nothing is changed; if PATH is a folder, a file of 64 KiB is written
+there and removed.")]
 pub struct DoctorArgs {
-    /// Model file, or the folder where it is to be
+    /// Model file, or the folder that will hold it
     #[arg(default_value = ".")]
     pub path: PathBuf,
     /// Print one JSON object
@@ -35,15 +35,15 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-/// One thing looked at.
+/// One thing that was checked.
 struct Finding {
     name: &'static str,
     value: String,
-    /// What is wrong with it, and what to do.
+    /// What is wrong with it, and what to do about it.
     remedy: Option<String>,
 }
 
-/// Runs the command. Findings are no errors: the exit code is 0.
+/// Runs the command. Findings are not errors: the exit code is 0.
 pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut findings = processor();
     findings.extend(memory());
@@ -91,13 +91,12 @@ fn processor() -> Vec<Finding> {
     let brand = cpus.first().map_or("unknown", |cpu| cpu.brand().trim());
     let usable = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cores = match cpus.len() {
-        all if all > usable => format!("{usable} of {all} that the machine has"),
+        all if all > usable => format!("{usable} of the machine's {all}"),
         _ => usable.to_string(),
     };
     let isa = v4_runtime::isa();
-    let slow = (isa == "scalar").then_some(
-        "no AVX2: kernels written for any processor are ten times slower; use another machine",
-    );
+    let slow = (isa == "scalar")
+        .then_some("no AVX2: the portable kernels are ten times slower; use another machine");
     vec![
         finding("processor", brand, None),
         finding("cores", cores, None),
@@ -121,7 +120,7 @@ fn memory() -> Vec<Finding> {
         },
         Finding {
             name: "--memory",
-            value: format!("{} unless given", shown(limits.safe())),
+            value: format!("{} by default", shown(limits.safe())),
             remedy: None,
         },
     ];
@@ -134,8 +133,8 @@ fn memory() -> Vec<Finding> {
             "swap",
             ByteSize(kib * 1024).to_string(),
             Some(
-                "experts and caches may be swapped out, which is slower than to read them again; \
-                 swapoff -a, or a control group with memory.swap.max=0",
+                "experts and caches may be swapped out, which is slower than reading them again; \
+                 use swapoff -a, or a control group with memory.swap.max=0",
             ),
         ));
     } else {
@@ -154,7 +153,7 @@ fn memory() -> Vec<Finding> {
         Ok(bytes) => ByteSize(bytes).to_string(),
         Err(_) => word,
     });
-    findings.push(finding("may be locked", locked, None));
+    findings.push(finding("lockable memory", locked, None));
     let huge = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok();
     let chosen = huge.as_deref().and_then(|text| {
         let (_, rest) = text.split_once('[')?;
@@ -164,13 +163,13 @@ fn memory() -> Vec<Finding> {
         None => finding(
             "huge pages",
             "none",
-            Some("this kernel has none: products lose some percent"),
+            Some("not supported by this kernel: matrix products are a few percent slower"),
         ),
         Some("never") => finding(
             "huge pages",
             "never",
             Some(
-                "products lose some percent; \
+                "matrix products are a few percent slower; use \
                  echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
             ),
         ),
@@ -195,10 +194,11 @@ fn disk(path: &Path) -> anyhow::Result<Vec<Finding>> {
         let memory = ["tmpfs", "ramfs"];
         let remedy = if remote.contains(&kind.as_str()) {
             Some(
-                "a network's disk: experts would come over it; copy the model to a local NVMe drive",
+                "network file system: experts are read over the network; copy the model to a local \
+                 NVMe drive",
             )
         } else if memory.contains(&kind.as_str()) {
-            Some("files here are in memory, which counts against every limit; use a disk")
+            Some("files here are kept in memory and count against every limit; use a disk")
         } else {
             None
         };
@@ -222,7 +222,7 @@ fn disk(path: &Path) -> anyhow::Result<Vec<Finding>> {
             Err(error) => {
                 findings.push(finding(
                     "reads",
-                    format!("not tried: no file can be made here ({error})"),
+                    format!("not tried: cannot create a file here ({error})"),
                     Some("give the path of a model file"),
                 ));
                 return Ok(findings);
@@ -242,8 +242,8 @@ fn disk(path: &Path) -> anyhow::Result<Vec<Finding>> {
             "direct reads",
             "no",
             Some(
-                "reads of experts go through the page cache and push out other weights; ext4 and \
-                 XFS on a local disk have direct reads",
+                "experts are read through the page cache, which evicts other weights; ext4 and XFS \
+                 on a local disk support direct reads",
             ),
         ),
     });
@@ -253,8 +253,8 @@ fn disk(path: &Path) -> anyhow::Result<Vec<Finding>> {
             name: "io_uring",
             value: format!("no: {reason}"),
             remedy: Some(
-                "threads read instead, with a little more work for the processor; see \
-                 kernel.io_uring_disabled, and the seccomp filter of the container or service"
+                "threads read instead, at the cost of some CPU time; see kernel.io_uring_disabled, \
+                 and the seccomp filter of the container or service"
                     .into(),
             ),
         },

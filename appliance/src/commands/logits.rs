@@ -59,7 +59,7 @@ impl Plan<'_> {
     fn tensors(&self, engine: &Engine) -> anyhow::Result<Vec<Tensor>> {
         let config = engine.config();
         let positions = self.ids.len();
-        i32::try_from(positions).context("more positions than an I32 can number")?;
+        i32::try_from(positions).context("more positions than an I32 can count")?;
         let rows = positions - self.first_row;
         let mut tensors = vec![
             Tensor::new("logits", Element::F32, &[rows, config.vocab]),
@@ -143,7 +143,7 @@ fn write_trace(file: &mut TensorFile, trace: &Trace) -> anyhow::Result<()> {
                 .iter()
                 .map(|&row| i32::try_from(row))
                 .collect::<Result<_, _>>()
-                .with_context(|| format!("layer {layer}: an Engram row beyond what I32 holds"))?;
+                .with_context(|| format!("layer {layer}: an Engram row does not fit an I32"))?;
             file.push_i32(&rows_of(layer), &rows)?;
         }
         file.push_f32(&streams_of(layer), &traced.streams)?;

@@ -54,7 +54,7 @@ fn read_utf8(from: impl Read, name: &str) -> anyhow::Result<String> {
         .read_to_end(&mut bytes)
         .with_context(|| name.to_owned())?;
     if bytes.len() as u64 > MAX_TEXT {
-        bail!("{name}: longer than {MAX_TEXT} bytes; give a shorter text");
+        bail!("{name}: larger than {MAX_TEXT} bytes; give a shorter text");
     }
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();

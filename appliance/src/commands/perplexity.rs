@@ -36,7 +36,7 @@ pub fn run(args: PerplexityArgs) -> anyhow::Result<ExitCode> {
     let window = args.window.min(ids.len() + 1);
     if args.skip >= window - 1 {
         bail!(
-            "{}: {} tokens in windows of {} leave nothing to score after --skip {}",
+            "{}: {} tokens in windows of {} leave none to score with --skip {}; use a smaller --skip",
             args.file.display(),
             ids.len(),
             args.window,

@@ -1,4 +1,4 @@
-//! `v4-run plan`: where every group of bytes goes, and how fast that will be.
+//! `v4-run plan`: shows where memory goes and predicts speed.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -37,35 +37,35 @@ Examples:
   v4-run plan DeepSeek-V4-Flash --recipe q2 --memory 96G
   v4-run plan model.gguf --memory 64G --routing trace.safetensors --json
 
-Reads the file's header alone. A folder is a checkpoint as published: the plan is
-that of the file which v4-convert would make of it with --recipe.
+Reads only the file's header. For a folder with a published checkpoint, it plans for
+the file that v4-convert would make from it with --recipe.
 
-Speed is foretold from what memory and disk give here, measured in four seconds.
-Without --routing every expert is taken to be as likely as any other, which is the
-worst case; with a trace of `v4-run logits --trace` on text like yours, the cache
-is simulated.")]
+Speed is predicted from the rates of memory and disk, which are measured in about four
+seconds. Without --routing, all experts are assumed to be equally likely, which is the
+worst case. With a trace from `v4-run logits --trace` on text like yours, the cache is
+simulated.")]
 pub struct PlanArgs {
     /// Model file (GGUF), or checkpoint folder
     pub model: PathBuf,
-    /// Recipe for a checkpoint folder, as v4-convert takes it
+    /// Recipe for a checkpoint folder, as in v4-convert --recipe
     #[arg(long, value_name = "NAME", default_value = "native")]
     pub recipe: String,
-    /// Tokens of a session, or max for all that the model was made for
+    /// Context of a session in tokens, or max for the model's limit
     #[arg(long, value_name = "N", default_value = "32768", value_parser = tokens_or_max)]
     pub ctx: usize,
-    /// Tokens in the context when speed is foretold
+    /// Tokens in the context for which speed is predicted
     #[arg(long, value_name = "N", default_value = "0")]
     pub depth: usize,
-    /// Routing trace: a file written by `v4-run logits --trace`
+    /// Routing trace written by `v4-run logits --trace`
     #[arg(long, value_name = "FILE.safetensors")]
     pub routing: Option<PathBuf>,
-    /// Do not measure memory and disk, and foretell no speed
+    /// Do not measure memory and disk, and do not predict speed
     #[arg(long)]
     pub no_probe: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// No progress on standard error
+    /// Do not print progress to standard error
     #[arg(short, long)]
     pub quiet: bool,
     /// Engine.
@@ -73,11 +73,11 @@ pub struct PlanArgs {
     pub engine: EngineArgs,
 }
 
-/// A header to plan for, and a file whose disk can be measured.
+/// A header to plan for, and a file on the disk to measure.
 struct Planned {
     file: GgufFile,
     on_disk: PathBuf,
-    /// Holds the header of a file that is not made yet.
+    /// Holds the header of a file that does not exist yet.
     _made: Option<tempfile::NamedTempFile>,
 }
 
@@ -98,8 +98,8 @@ impl Planned {
             name: None,
         };
         let plan = Plan::new(path, &options)?;
-        // The header, and a hole where the weights would be: nothing reads them.
-        let mut made = tempfile::NamedTempFile::new().context("a temporary file")?;
+        // The header, and a hole in place of the weights: nothing reads them.
+        let mut made = tempfile::NamedTempFile::new().context("cannot create a temporary file")?;
         made.write_all(&plan.header)?;
         made.as_file().set_len(plan.file_bytes)?;
         let largest = plan.inputs.iter().max_by_key(|input| {
@@ -130,14 +130,14 @@ pub fn run(mut args: PlanArgs) -> anyhow::Result<ExitCode> {
     }
     if args.ctx > cfg.context_length {
         bail!(
-            "a context of {} tokens is more than the model's {}; use --ctx {1} or less",
+            "a context of {} tokens exceeds the model's limit of {}; use --ctx {1} or less",
             args.ctx,
             cfg.context_length
         );
     }
     if args.depth > cfg.context_length {
         bail!(
-            "a depth of {} tokens is more than the model's {}; use --depth {1} or less",
+            "a depth of {} tokens exceeds the model's limit of {}; use --depth {1} or less",
             args.depth,
             cfg.context_length
         );
@@ -202,7 +202,7 @@ fn measure(
     };
     let reads = &options.experts;
     let each = plan.experts.bytes / plan.experts.count.max(1) as u64 / 3;
-    // In flight: what one token's layer asks for.
+    // In flight: the reads of one token in one layer.
     let in_flight = reads.in_flight.min(3 * plan.experts.used).max(1);
     let disk = match plan.experts.streamed {
         true => disk_rate(
@@ -219,7 +219,7 @@ fn measure(
     Ok(Some(Measured { roofline, disk }))
 }
 
-/// Shares of experts found in memory, layer by layer, over the second half of a
+/// The share of experts found in memory for each layer, over the second half of a
 /// recorded routing.
 fn hit_rates(path: &Path, cfg: &ModelConfig, slots: usize) -> anyhow::Result<Vec<f64>> {
     let name = || path.display().to_string();
@@ -229,12 +229,12 @@ fn hit_rates(path: &Path, cfg: &ModelConfig, slots: usize) -> anyhow::Result<Vec
     const MOST: u64 = 4 << 30;
     io::Read::read_to_end(&mut io::Read::take(file, MOST), &mut bytes).with_context(name)?;
     let tensors = safetensors::SafeTensors::deserialize(&bytes)
-        .with_context(|| format!("{}: no safetensors file", path.display()))?;
+        .with_context(|| format!("{}: not a safetensors file", path.display()))?;
     let mut layers = Vec::new();
     for l in 0..cfg.layers.len() {
         let tensor = tensors.tensor(&format!("{l}.experts")).with_context(|| {
             format!(
-                "{}: no {l}.experts; write it with v4-run logits --trace on this model",
+                "{}: no tensor {l}.experts; write the trace with v4-run logits --trace on this model",
                 path.display()
             )
         })?;
@@ -242,7 +242,7 @@ fn hit_rates(path: &Path, cfg: &ModelConfig, slots: usize) -> anyhow::Result<Vec
             || tensor.shape().get(1) != Some(&cfg.experts_used)
         {
             bail!(
-                "{}: {l}.experts is no I32 matrix of {} columns: it is of another model",
+                "{}: {l}.experts is not an I32 matrix with {} columns: the trace is of another model",
                 path.display(),
                 cfg.experts_used
             );
@@ -253,7 +253,8 @@ fn hit_rates(path: &Path, cfg: &ModelConfig, slots: usize) -> anyhow::Result<Vec
             .collect();
         if let Some(bad) = experts.iter().find(|&&e| e as usize >= cfg.experts) {
             bail!(
-                "{}: {l}.experts has expert {bad}, but there are {}",
+                "{}: {l}.experts contains expert {bad}, but the model has {}: the trace is of \
+                 another model",
                 path.display(),
                 cfg.experts
             );
@@ -277,7 +278,7 @@ fn hit_rates(path: &Path, cfg: &ModelConfig, slots: usize) -> anyhow::Result<Vec
         .collect())
 }
 
-/// All there is to show.
+/// Everything that is printed.
 struct Shown<'a> {
     args: &'a PlanArgs,
     cfg: &'a ModelConfig,
@@ -293,7 +294,7 @@ impl Shown<'_> {
         let (p, c) = (self.plan, self.cfg);
         writeln!(
             out,
-            "{}: {}, {} layers, {} experts in each, {} of them used by a token",
+            "{}: {}, {} layers of {} experts, {} used per token",
             self.args.model.display(),
             crate::output::visible(c.name.as_deref().unwrap_or(&c.arch)),
             c.layers.len(),
@@ -303,7 +304,7 @@ impl Shown<'_> {
         let of = match (self.args.engine.memory, p.allowed) {
             (Some(_), Some(allowed)) => format!("of {} allowed by --memory", ByteSize(allowed)),
             (None, Some(allowed)) => format!("of {} that are safe here", ByteSize(allowed)),
-            (_, None) => "with no bound".to_owned(),
+            (_, None) => "without a limit".to_owned(),
         };
         writeln!(
             out,
@@ -314,7 +315,7 @@ impl Shown<'_> {
         let e = &p.experts;
         let experts = if e.streamed {
             format!(
-                "{} of {} ({:.0}%), {} each; {} beside an empty session",
+                "{} of {} ({:.0}%), {} each; {} with an empty session",
                 e.slots,
                 e.count,
                 100.0 * p.cached_share(),
@@ -343,15 +344,15 @@ impl Shown<'_> {
         row("weights of every token", p.dense, placed)?;
         row("experts", in_memory, &experts)?;
         if p.engram_tables > 0 {
-            row("Engram rows", p.engram_memory, "read before")?;
+            row("Engram rows", p.engram_memory, "cached")?;
         }
-        row("caches", p.kv, "of the session, as it grows")?;
+        row("caches", p.kv, "of the session at full length")?;
         row("buffers", p.scratch, "while a prompt is read")?;
         row("program", p.program, "with the tokenizer")?;
         if p.adapters > 0 {
-            row("adapters", p.adapters, "of --lora")?;
+            row("adapters", p.adapters, "from --lora")?;
         }
-        writeln!(out, "on the disk")?;
+        writeln!(out, "on disk")?;
         let mut row = |name: &str, bytes: u64, text: &str| {
             writeln!(
                 out,
@@ -360,26 +361,26 @@ impl Shown<'_> {
             )
         };
         if e.streamed {
-            row("experts", e.bytes, "read as tokens need them")?;
+            row("experts", e.bytes, "read when tokens need them")?;
         }
         if p.engram_tables > 0 {
             row(
                 "Engram tables",
                 p.engram_tables,
-                "rows are read as tokens need them",
+                "rows are read when tokens need them",
             )?;
         }
         row(
             "token embeddings",
             p.embedding,
-            "mapped; a row is read per token",
+            "mapped; one row is read per token",
         )?;
         if let Some(group) = self.limits.group
             && p.allowed.is_some_and(|allowed| allowed > group)
         {
             writeln!(
                 out,
-                "warning: the control group allows {}: the system will kill the process; use \
+                "warning: the control group allows only {}: the kernel would kill the process; use \
                  --memory {}",
                 ByteSize(group),
                 ByteSize(self.limits.safe().unwrap_or(group)).as_option()
@@ -416,7 +417,7 @@ impl Shown<'_> {
         }
         writeln!(
             out,
-            "a token after {} reads {:.2} GB from memory and {:.3} GB from the disk",
+            "a token after {} others reads {:.2} GB from memory and {:.3} GB from disk",
             self.args.depth,
             (f.memory_bytes) / 1e9,
             f.disk_bytes / 1e9
@@ -424,17 +425,17 @@ impl Shown<'_> {
         let why = match (&self.args.routing, self.plan.experts.streamed) {
             (_, false) => String::new(),
             (Some(_), _) => format!(
-                " ({:.0}% of experts in memory, by the trace)",
+                " ({:.0}% of experts in memory, according to the trace)",
                 100.0 * f.hit_rate
             ),
             (None, _) => format!(
-                " ({:.0}% of experts in memory, if all are as likely)",
+                " ({:.0}% of experts in memory, if all are equally likely)",
                 100.0 * f.hit_rate
             ),
         };
         writeln!(
             out,
-            "foretold: decode {:.2} tokens/s, prefill {:.1} tokens/s{why}",
+            "predicted: decode {:.2} tokens/s, prefill {:.1} tokens/s{why}",
             f.decode, f.prefill
         )
     }

@@ -1,5 +1,5 @@
-//! `v4-run render`: the prompt of a request. Its interface is fixed, for people who
-//! check us.
+//! `v4-run render`: the prompt of a request. Its interface is stable, for people who
+//! verify this program.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -19,16 +19,16 @@ const MAX_REQUEST: u64 = 256 << 20;
 /// Arguments of `v4-run render`.
 #[derive(Debug, Args)]
 pub struct RenderArgs {
-    /// A GGUF file, or a tokenizer.json with --model-version
+    /// GGUF file, or tokenizer.json with --model-version
     #[arg(value_name = "MODEL|tokenizer.json")]
     pub model: PathBuf,
-    /// The request's protocol
+    /// Protocol of the request
     #[arg(long, value_enum)]
     pub protocol: ProtocolArg,
-    /// The prompt's format, where MODEL is a tokenizer.json
+    /// Prompt format, if MODEL is a tokenizer.json
     #[arg(long, value_enum, value_name = "VERSION")]
     pub model_version: Option<VersionArg>,
-    /// The request in JSON [default: standard input]
+    /// JSON request [default: standard input]
     #[arg(value_name = "REQUEST")]
     pub request: Option<PathBuf>,
 }
@@ -81,7 +81,7 @@ fn render(
         .read_to_end(&mut body)
         .with_context(|| name.to_owned())?;
     if body.len() as u64 > MAX_REQUEST {
-        bail!("{name}: longer than {MAX_REQUEST} bytes; give a shorter request");
+        bail!("{name}: larger than {MAX_REQUEST} bytes; give a shorter request");
     }
     let protocol = match args.protocol {
         ProtocolArg::Chat => Protocol::Chat,
@@ -114,13 +114,13 @@ fn version(args: &RenderArgs, vocabulary: &Vocabulary) -> anyhow::Result<ModelVe
     let Some(architecture) = &vocabulary.architecture else {
         return given.with_context(|| {
             format!(
-                "{name}: a tokenizer.json does not say its model; add --model-version v4 or v41"
+                "{name}: a tokenizer.json does not name its model; add --model-version v4 or v41"
             )
         });
     };
     let own = ModelVersion::from_architecture(architecture).with_context(|| name.to_string())?;
     if given.is_some_and(|given| given != own) {
-        bail!("{name}: the model is a {architecture}; leave out --model-version");
+        bail!("{name}: the model's architecture is {architecture}; leave out --model-version");
     }
     Ok(own)
 }

@@ -1,4 +1,4 @@
-//! `v4-run selftest`: does this machine give the bits that it should?
+//! `v4-run selftest`: checks that this machine computes the right bits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,20 +28,20 @@ Examples:
   v4-run selftest v4-flash.gguf
   v4-run selftest v4-flash.gguf --quick --json
 
-Runs 24 tokens through the model in many ways: with each set of kernels that this CPU has,
-on one thread and on all, in pieces and at once, with weights mapped, copied, and experts
-read from the disk. All must give the same bits, and those that `v4-convert golden` put
-into the file where it was made. Exit code 1 if one does not.")]
+Runs 24 tokens through the model in many ways: with each set of kernels that this CPU
+supports, on one thread and on all, in chunks and at once, with weights mapped and copied,
+and with experts read from disk. All runs must give the same bits, and they must match the
+golden values that `v4-convert golden` stored in the file. Exits with code 1 if any differ.")]
 pub struct SelftestArgs {
     /// Model file (GGUF)
     pub model: PathBuf,
-    /// Only the kernels that this machine would use; the portable ones are slow
+    /// Check only the kernels that this machine uses; the portable ones are slow
     #[arg(long)]
     pub quick: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// No lines about each way on standard error
+    /// Do not print each run to standard error
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -98,11 +98,11 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<ExitCode> {
     let ids = match &golden {
         Some(golden) => golden.ids.clone(),
         None => {
-            notes.line("no golden values in the file: ways are compared with each other alone");
+            notes.line("the file has no golden values: runs are compared only with each other");
             tokens(&Tokenizer::from_gguf(file.metadata())?)?
         }
     };
-    let dir = tempfile::tempdir().context("no folder for the results")?;
+    let dir = tempfile::tempdir().context("cannot create a temporary folder")?;
     let busy = Busy::start()?;
     let mut firsts: [Option<Vec<String>>; 2] = match golden.clone() {
         Some(golden) => [Some(golden.fast), Some(golden.exact)],
@@ -118,7 +118,7 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<ExitCode> {
         );
         let name = name.trim_end();
         if way.options == COPIED && !fits(&file) {
-            notes.line(&format!("skip  {name}: too little memory is free"));
+            notes.line(&format!("skip  {name}: not enough free memory"));
             continue;
         }
         let started = Instant::now();
@@ -153,32 +153,32 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<ExitCode> {
     }
     if failed > 0 {
         bail!(
-            "{}: {failed} of {} ways gave other bits than they should: do not use the model on this \
-             machine; check its memory and processor, and the file with v4-run verify",
+            "{}: {failed} of {} runs gave wrong bits: do not use the model on this machine; check \
+             its memory and processor, and check the file with v4-run verify",
             args.model.display(),
             results.len()
         );
     }
     notes.line(&format!(
-        "{}: {} ways gave the same bits{}",
+        "{}: {} runs gave the same bits{}",
         args.model.display(),
         results.len(),
         match golden {
-            Some(_) => ", those of where the file was made",
+            Some(_) => ", equal to the file's golden values",
             None => "",
         }
     ));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether all weights fit into free memory, with as much again to spare.
+/// Whether all weights fit into half of the free memory.
 fn fits(file: &GgufFile) -> bool {
     limits()
         .free()
         .is_some_and(|free| copied_bytes(file, false) < free / 2)
 }
 
-/// Compares with what is known, or makes it known.
+/// Compares with the expected rows, or makes these the expected ones.
 fn compare(expected: &mut Option<Vec<String>>, rows: Vec<String>) -> anyhow::Result<()> {
     let Some(expected) = expected else {
         *expected = Some(rows);
@@ -188,13 +188,13 @@ fn compare(expected: &mut Option<Vec<String>>, rows: Vec<String>) -> anyhow::Res
         bail!("the logits of token {at} differ");
     }
     if expected.len() != rows.len() {
-        bail!("{} positions, {} were expected", rows.len(), expected.len());
+        bail!("{} positions instead of {}", rows.len(), expected.len());
     }
     Ok(())
 }
 
-/// Runs the model one way, in a process of its own: kernels are chosen once in each, and
-/// what crashes is found as well. Gives the hash of each position's logits.
+/// Runs the model one way, in a separate process: a process chooses its kernels once, and
+/// crashes are caught as well. Returns the hash of each position's logits.
 fn one(model: &Path, ids: &[u32], way: &Way, dir: &Path) -> anyhow::Result<Vec<String>> {
     let (input, output) = (dir.join("ids"), dir.join("logits.safetensors"));
     let words: Vec<String> = ids.iter().map(u32::to_string).collect();
@@ -220,13 +220,13 @@ fn one(model: &Path, ids: &[u32], way: &Way, dir: &Path) -> anyhow::Result<Vec<S
     let file = SafeTensors::deserialize(&bytes)?;
     let logits = file.tensor("logits")?;
     let &[rows, vocab] = logits.shape() else {
-        bail!("logits are no matrix");
+        bail!("the logits are not a matrix");
     };
     let (words, _) = logits.data().as_chunks::<4>();
     let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
     let hashes: Vec<String> = values.chunks_exact(vocab.max(1)).map(row_hash).collect();
     if hashes.len() != rows {
-        bail!("logits of {} positions, {rows} were expected", hashes.len());
+        bail!("logits of {} positions instead of {rows}", hashes.len());
     }
     Ok(hashes)
 }

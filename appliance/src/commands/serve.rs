@@ -1,4 +1,4 @@
-//! `v4-run serve`: the model for programs.
+//! `v4-run serve`: serves the model to other programs.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,9 +23,9 @@ use crate::{context, model, options, saved, trust};
 const API_KEYS: &str = "api-keys";
 const SESSION_KEY: &str = "session-key";
 
-/// Where nothing else is said, sessions that nobody uses take so much of the memory.
+/// By default, idle sessions take this fraction of the memory.
 const IDLE_SHARE: u64 = 8;
-/// The same where memory has no bound.
+/// The same if memory has no limit.
 const IDLE_BYTES: u64 = 4 << 30;
 
 /// Arguments of `v4-run serve`.
@@ -36,92 +36,91 @@ Examples:
   v4-run serve model.gguf --allow-unsigned --listen 127.0.0.1:8080
   curl --unix-socket $XDG_RUNTIME_DIR/v4-run.sock http://localhost/v1/models
 
-Without --listen and without sockets from systemd, it listens on a Unix socket that
-its own user alone can connect to. SIGTERM lets running requests come to their end.
-The model must be signed by one of the signers or of the keys in /etc/v4-run/keys, and each
-block of it is checked before it is used, unless --allow-unsigned is given.
-docs/server.md says what each protocol does.")]
+Without --listen and without sockets from systemd, the service listens on a Unix socket
+that only its own user can connect to. SIGTERM lets running requests finish. Unless
+--allow-unsigned is given, the model must be signed by one of the signers or by one of
+the keys in /etc/v4-run/keys, and each block of it is checked before it is used.
+docs/server.md describes each protocol.")]
 pub struct ServeArgs {
     /// Model file (GGUF)
     pub model: PathBuf,
-    /// Where to listen: unix:PATH or ADDRESS:PORT; can be given several times
+    /// Where to listen: unix:PATH or ADDRESS:PORT; may be repeated
     /// [default: systemd's sockets, or unix:$XDG_RUNTIME_DIR/v4-run.sock]
     #[arg(long, value_name = "WHERE")]
     pub listen: Vec<Where>,
     /// Permissions of Unix sockets
     #[arg(long, value_name = "OCTAL", default_value = "600", value_parser = octal)]
     pub socket_mode: u32,
-    /// Who may connect to Unix sockets beside the service's own user and root: USER, @GROUP,
-    /// or any for whoever the permissions let through; can be given several times
+    /// Who may connect to Unix sockets besides the service's own user and root: USER, @GROUP,
+    /// or any for everyone whom the socket's permissions admit; may be repeated
     #[arg(long, value_name = "WHO")]
     pub allow: Vec<Who>,
-    /// File of API keys, one on a line; clients must then send one
+    /// File with API keys, one per line; clients must then send one of them
     /// [default: systemd's credential api-keys, if there is one]
     #[arg(long, value_name = "FILE")]
     pub api_keys: Option<PathBuf>,
-    /// Allow addresses that other machines can reach; keys are needed for them
+    /// Allow addresses that other machines can reach; requires API keys
     #[arg(long)]
     pub allow_remote: bool,
-    /// Origin whose pages may ask, as in https://chat.example, or * for every page, which needs
-    /// keys; can be given several times
+    /// Origin whose web pages may send requests, such as https://chat.example, or * for all pages,
+    /// which requires API keys; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     pub cors: Vec<Cors>,
-    /// The model's name for clients [default: the file's name]
+    /// Model name that clients use [default: the file's name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Tokens of context for each request, prompt and answer together, or max for all that the
-    /// model was made for [default: as many as an eighth of --memory holds for all that run at
-    /// once, at least 32768 where they fit]
+    /// Tokens of context for each request, prompt and answer together, or max for the model's limit
+    /// [default: as many as fit into an eighth of --memory for all parallel requests together, but
+    /// at least 32768 if they fit]
     #[arg(long, visible_alias = "context", value_name = "N", value_parser = tokens_or_max)]
     pub ctx: Option<usize>,
-    /// Requests that are run at once; the others wait
+    /// Maximum number of requests that run at once; others wait
     #[arg(long, value_name = "N", default_value = "4", value_parser = count)]
     pub parallel: usize,
-    /// Requests that may wait; more are refused
+    /// Maximum number of requests that wait; more are refused
     #[arg(long, value_name = "N", default_value = "64", value_parser = count)]
     pub queue: usize,
-    /// Connections at once; /health is answered beyond them
+    /// Maximum number of connections; /health is answered beyond it
     #[arg(long, value_name = "N", default_value = "256", value_parser = count)]
     pub connections: usize,
-    /// Longest request
+    /// Maximum size of a request
     #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = size)]
     pub max_body: usize,
-    /// Seconds in which a request must have come
+    /// Time within which a request must arrive completely
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub read_timeout: Duration,
-    /// An answer without news shows that it is worked on after so many seconds
+    /// Time without output after which a streamed answer sends a sign of life
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub keep_alive: Duration,
-    /// End answers that repeat themselves: the same piece of up to 256 tokens eight times in a
-    /// row; requests can say otherwise with stop_loops
+    /// Stop answers that loop: the same run of up to 256 tokens, eight times in a row; a request
+    /// can override this with stop_loops
     #[arg(long)]
     pub stop_loops: bool,
-    /// Seconds that running requests have to end when the service is to stop
+    /// Time that running requests have to finish when the service stops
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub drain: Duration,
-    /// Memory for sessions that nobody uses at the moment [default: an eighth of --memory]
+    /// Memory for idle sessions [default: an eighth of --memory]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub idle_memory: Option<usize>,
-    /// Folder for sessions that outlive the service [default: sessions in systemd's state
-    /// folder, or in $XDG_STATE_HOME/v4-run]
+    /// Folder for sessions that outlive the service [default: sessions in systemd's state folder, or
+    /// served in $XDG_STATE_HOME/v4-run]
     #[arg(long, value_name = "FOLDER", conflicts_with = "no_sessions")]
     pub sessions: Option<PathBuf>,
-    /// Disk space for them
+    /// Disk space for sessions
     #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = size)]
     pub sessions_size: usize,
-    /// Encrypt them with the key in FILE: 32 bytes or 64 hexadecimal digits
+    /// Encrypt sessions with the key in FILE: 32 bytes or 64 hexadecimal digits
     /// [default: systemd's credential session-key, if there is one]
     #[arg(long, value_name = "FILE", conflicts_with = "no_sessions")]
     pub session_key: Option<PathBuf>,
-    /// Write nothing of what clients send to the disk
+    /// Write nothing that clients send to disk
     #[arg(long)]
     pub no_sessions: bool,
-    /// File of recorded first requests of agents, whose prompts are read at the start, while
-    /// nothing else is to be done: JSON or JSON lines of {"path": "/v1/messages", "body": …};
-    /// can be given several times
+    /// File with recorded first requests of agents, whose prompts are read after startup while the
+    /// service is idle: JSON or JSON lines of {"path": "/v1/messages", "body": …}; may be repeated
     #[arg(long, value_name = "FILE")]
     pub warm: Vec<PathBuf>,
-    /// Also take a model that is not signed, or by nobody who is trusted
+    /// Accept a model that is unsigned, or not signed by a trusted key
     #[arg(long, conflicts_with = "require_signed")]
     pub allow_unsigned: bool,
     #[command(flatten)]
@@ -143,12 +142,12 @@ impl std::str::FromStr for Where {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
-                "" => Err("name the socket's path after unix:".into()),
+                "" => Err("give the socket's path after unix:".into()),
                 path => Ok(Self::Unix(path.into())),
             };
         }
         text.parse().map(Self::Tcp).map_err(|_| {
-            "is neither unix:PATH nor ADDRESS:PORT, as in 127.0.0.1:8080 or [::1]:8080".into()
+            "must be unix:PATH or ADDRESS:PORT, as in 127.0.0.1:8080 or [::1]:8080".into()
         })
     }
 }
@@ -163,7 +162,7 @@ fn octal(text: &str) -> Result<u32, String> {
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(s) if s > 0.0 && s <= 86_400.0 => Ok(Duration::from_secs_f64(s)),
-        _ => Err("must be a number of seconds up to a day".into()),
+        _ => Err("must be a number of seconds above 0 and at most 86400".into()),
     }
 }
 
@@ -178,11 +177,11 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
     if args.cors.contains(&Cors::Any) && !keys.wanted() {
         bail!(
-            "--cors '*' lets every page ask that a user of this machine opens: use --api-keys \
-               FILE, or name the origins"
+            "--cors '*' lets every web page that a user of this machine opens send requests; add \
+             --api-keys FILE, or name the origins"
         );
     }
-    // Before the model is read: what is wrong with a socket is said at once.
+    // Before the model is read, so that a bad socket is reported at once.
     let listeners = listeners(&args, &keys)?;
     let mut engine_options = options::engine(&args.engine, DEFAULT_CONTEXT);
     let allowed = engine_options.memory;
@@ -194,7 +193,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let trusted = trusted.map_err(|error| match args.allow_unsigned || error.is_altered() {
         true => anyhow::Error::new(error),
         false => anyhow::Error::new(error)
-            .context("a service takes signed models only, unless --allow-unsigned is given"),
+            .context("a service accepts only signed models unless --allow-unsigned is given"),
     })?;
     notifier.log(&format!("{name}: {trusted}"));
     engine_options.hashes = trusted.hashes;
@@ -205,7 +204,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let unlocked = engine.file().unlocked();
     if unlocked > 0 {
         notifier.log(&format!(
-            "{name}: {} of weights are checked once and may be read from the disk again: this \
+            "{name}: {} of weights are checked once but may be read from disk again, because this \
              process may not lock them in memory; raise the limit (ulimit -l, LimitMEMLOCK=), \
              or use --weights copied",
             ByteSize(unlocked)
@@ -222,7 +221,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
     let name = model_name(&args);
     if adapters.iter().any(|adapter| adapter.name() == name) {
-        bail!("--lora: {name} is the model's own name; name the adapter: --lora NAME=FOLDER");
+        bail!("--lora: {name} is the model's own name; name the adapter with --lora NAME=FOLDER");
     }
     let idle = args.idle_memory.map(|bytes| bytes as u64);
     let config = Config {
@@ -265,7 +264,7 @@ fn keys(args: &ServeArgs) -> anyhow::Result<Keys> {
     }
 }
 
-/// The file of a credential that systemd passes.
+/// The file of a credential passed by systemd.
 fn credential(name: &str) -> Option<PathBuf> {
     let folder = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
     Some(folder.join(name)).filter(|path| path.exists())
@@ -299,8 +298,8 @@ fn default_socket() -> anyhow::Result<PathBuf> {
     match folder {
         Some(folder) => Ok(folder.join("v4-run.sock")),
         None => bail!(
-            "XDG_RUNTIME_DIR is not set, so there is no place for a socket: use --listen \
-             unix:PATH or --listen 127.0.0.1:PORT"
+            "XDG_RUNTIME_DIR is not set, so there is no default socket; use --listen unix:PATH or \
+             --listen 127.0.0.1:PORT"
         ),
     }
 }
@@ -317,8 +316,8 @@ fn session_store(args: &ServeArgs) -> anyhow::Result<Option<SessionStore>> {
         (None, None) => saved::state_folder()
             .map(|state| state.join("served"))
             .context(
-                "neither XDG_STATE_HOME nor HOME is set, so there is no place for sessions: use \
-                 --sessions FOLDER or --no-sessions",
+                "neither XDG_STATE_HOME nor HOME is set, so there is no default folder for \
+                 sessions; use --sessions FOLDER or --no-sessions",
             )?,
     };
     let key = args.session_key.clone().or_else(|| credential(SESSION_KEY));

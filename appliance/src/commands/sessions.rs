@@ -1,4 +1,4 @@
-//! `v4-run sessions`: what is kept from run to run.
+//! `v4-run sessions`: lists and deletes saved sessions.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -23,9 +23,9 @@ Examples:
   v4-run sessions trim 8G
   v4-run sessions purge --yes
 
-Sessions are in $XDG_STATE_HOME/v4-run/sessions, or ~/.local/state/v4-run/sessions.
-Deleting one deletes prompts and answers with it; what a disk keeps of deleted files
-is not overwritten: with --session-key it is of no use without the key.")]
+Sessions are stored in $XDG_STATE_HOME/v4-run/sessions, or ~/.local/state/v4-run/sessions.
+Deleting a session deletes its prompts and answers. Deleted data is not overwritten on
+the disk; sessions encrypted with --session-key are unreadable without the key.")]
 pub struct SessionsArgs {
     /// What to do [default: list]
     #[command(subcommand)]
@@ -41,23 +41,23 @@ pub struct SessionsArgs {
 /// What to do with sessions.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// List them.
+    /// List all sessions.
     List,
-    /// Delete some.
+    /// Delete the named sessions.
     Remove {
-        /// Their names
+        /// Names of the sessions
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Delete those unused for longest, until the rest takes no more than SIZE.
+    /// Delete the sessions unused longest, until the rest take no more than SIZE.
     Trim {
-        /// Such as 8G
+        /// Disk space to keep, such as 8G
         #[arg(value_parser = crate::cli::size)]
         size: usize,
     },
-    /// Delete all of them, with what was said.
+    /// Delete all sessions, with their prompts and answers.
     Purge {
-        /// They are gone for good
+        /// Confirm that all sessions are deleted for good
         #[arg(long)]
         yes: bool,
     },
@@ -66,7 +66,7 @@ pub enum Action {
 /// Runs the command.
 pub fn run(args: SessionsArgs) -> anyhow::Result<ExitCode> {
     if args.keep.session.is_some() {
-        bail!("--session has no meaning here: name it after remove");
+        bail!("--session cannot be used here; give the name after remove");
     }
     let store = Sessions::new(&args.keep)?.store()?;
     let deleted = match args.action {
@@ -79,7 +79,10 @@ pub fn run(args: SessionsArgs) -> anyhow::Result<ExitCode> {
                 let there = store.remove(name)?;
                 let said = delete_notes(&store, name)?;
                 if !there && !said {
-                    bail!("{}: there is no such session", visible(name));
+                    bail!(
+                        "{}: no such session; v4-run sessions lists them",
+                        visible(name)
+                    );
                 }
             }
             names
@@ -93,7 +96,7 @@ pub fn run(args: SessionsArgs) -> anyhow::Result<ExitCode> {
         }
         Some(Action::Purge { yes: false }) => {
             bail!(
-                "this deletes {} sessions in {} for good; add --yes",
+                "this would delete {} sessions in {} for good; add --yes to confirm",
                 store.list()?.len(),
                 store.folder().display()
             );

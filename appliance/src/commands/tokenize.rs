@@ -1,5 +1,5 @@
-//! `v4-run tokenize`: the ids of a text. Its interface is fixed, for people who
-//! check us.
+//! `v4-run tokenize`: the token ids of a text. Its interface is stable, for people who
+//! verify this program.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use super::vocabulary;
 /// Arguments of `v4-run tokenize`.
 #[derive(Debug, Args)]
 pub struct TokenizeArgs {
-    /// A GGUF file or a tokenizer.json
+    /// GGUF file or tokenizer.json
     #[arg(value_name = "MODEL|tokenizer.json")]
     pub model: PathBuf,
-    /// Text that spells a mark, such as <think>, stays plain text
+    /// Treat marks in the text, such as <think>, as plain text
     #[arg(long)]
     pub plain: bool,
     /// Print a JSON array
@@ -35,7 +35,7 @@ fn tokenize(
     input: impl Read,
     mut output: impl Write,
 ) -> anyhow::Result<ExitCode> {
-    // The model first: nobody should type a text to learn that it is missing.
+    // The model first: a missing file should be reported before anybody types a text.
     let tokenizer = vocabulary::load(&args.model)?.tokenizer;
     let text = super::read_utf8(input, "standard input")?;
     let marks = if args.plain {

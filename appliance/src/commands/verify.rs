@@ -1,4 +1,4 @@
-//! `v4-run verify`: is the model what its manifest says, and who says so?
+//! `v4-run verify`: checks a model against its manifest and the manifest's signature.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,24 +21,24 @@ Examples:
   v4-run verify v4-flash.gguf --signer release.pub
   v4-run verify v4-flash.gguf --unsigned
 
-Reads the whole model and compares it with v4-flash.gguf.manifest, whose signature must be
-by one of the signers; without --signer, by one of the keys in /etc/v4-run/keys. With
---unsigned damage is found, but not a manifest that somebody else wrote. Exit code 1 if
-anything differs.")]
+Reads the whole model and compares it with v4-flash.gguf.manifest, which must be signed by
+one of the signers or, without --signer, by one of the keys in /etc/v4-run/keys. With
+--unsigned, damage is detected, but not a manifest that somebody else wrote. Exits with
+code 1 if anything differs.")]
 pub struct VerifyModelArgs {
     /// Model file (GGUF)
     pub model: PathBuf,
-    /// Public key of who may have signed it: a file as minisign writes it, or the key itself; may
-    /// be repeated
+    /// Public key that may have signed the model: a minisign key file, or the key itself; may be
+    /// repeated
     #[arg(long, value_name = "KEY", conflicts_with = "unsigned")]
     pub signer: Vec<String>,
-    /// Look at no signature
+    /// Do not check the signature
     #[arg(long)]
     pub unsigned: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// No progress on standard error
+    /// Do not print progress to standard error
     #[arg(short, long)]
     pub quiet: bool,
 }

@@ -82,7 +82,7 @@ fn what_cannot_fit_is_refused_with_what_would() {
 }
 
 #[test]
-fn speed_is_foretold_by_a_routing_trace_of_this_model_only() {
+fn speed_is_predicted_from_a_routing_trace_of_this_model_only() {
     let dir = scratch();
     std::fs::write(dir.path().join("ids"), "1 2 3 4 5 6 7 8").unwrap();
     let trace = [
@@ -104,24 +104,24 @@ fn speed_is_foretold_by_a_routing_trace_of_this_model_only() {
             with_model(&[&args[..], &["--routing", routing]].concat()),
         )
     };
-    let foretold = parsed(&plan("trace"));
-    if !foretold["forecast"].is_null() {
-        let hits = foretold["forecast"]["hit_rate"].as_f64().unwrap();
+    let predicted = parsed(&plan("trace"));
+    if !predicted["forecast"].is_null() {
+        let hits = predicted["forecast"]["hit_rate"].as_f64().unwrap();
         assert!((0.0..=1.0).contains(&hits));
         assert!(
-            foretold["forecast"]["decode_tokens_per_second"]
+            predicted["forecast"]["decode_tokens_per_second"]
                 .as_f64()
                 .unwrap()
                 > 0.0
         );
         assert!(
-            foretold["measured"]["disk"]["bytes_per_second"]
+            predicted["measured"]["disk"]["bytes_per_second"]
                 .as_f64()
                 .unwrap()
                 > 0.0
         );
     }
-    assert!(failure(&plan("ids")).contains("no safetensors file"));
+    assert!(failure(&plan("ids")).contains("not a safetensors file"));
     assert!(failure(&plan("nowhere")).starts_with("nowhere: "));
 }
 

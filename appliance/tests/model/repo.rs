@@ -45,10 +45,10 @@ fn ask(dir: &Path, more: &[&str]) -> std::process::Output {
     run(dir, with_model(&[&args[..], more].concat()))
 }
 
-/// Files, tokens, and tokens read before, of the line that says so.
+/// Files, tokens, and reused tokens, from the line that reports them.
 fn counts(output: &std::process::Output) -> Vec<usize> {
     let notes = stderr(output);
-    let line = notes.lines().find(|line| line.contains("read before"));
+    let line = notes.lines().find(|line| line.contains(" reused]"));
     let line = line.unwrap_or_else(|| panic!("no counts: {notes}"));
     line.split(|c: char| !c.is_ascii_digit())
         .filter_map(|n| n.parse().ok())

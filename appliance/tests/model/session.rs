@@ -88,7 +88,7 @@ fn a_chat_goes_on_where_it_ended() {
     let bad = ["chat", "MODEL", "--session", "../x y/", "-q"];
     let _ = failure(&run(dir.path(), with_model(&bad)));
     let bad = ["chat", "MODEL", "--session", "a b", "-q"];
-    assert!(failure(&run(dir.path(), with_model(&bad))).contains("no name for a session"));
+    assert!(failure(&run(dir.path(), with_model(&bad))).contains("not a valid session name"));
 }
 
 #[test]

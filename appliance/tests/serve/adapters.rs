@@ -136,7 +136,7 @@ fn what_cannot_be_had_is_said_at_the_start() {
             &["--lora", "/nowhere/at/all"],
             "/nowhere/at/all/adapter_config.json",
         ),
-        (&["--lora", "a b=/x"], "no name for an adapter"),
+        (&["--lora", "a b=/x"], "not a valid adapter name"),
         (&["--lora", &*as_model], "own name"),
     ] {
         let socket = format!("unix:{}", folder.path().join("s").display());

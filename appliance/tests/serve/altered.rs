@@ -292,7 +292,7 @@ fn a_bit_altered_while_nobody_looks_is_found_at_the_start_or_by_its_use() {
                 .unwrap()
                 .read_to_string(&mut said)
                 .unwrap();
-            assert!(said.contains("is not what the manifest says"), "{said}");
+            assert!(said.contains("does not match the manifest"), "{said}");
             refused += 1;
         }
         child.wait().unwrap();
@@ -323,5 +323,5 @@ fn a_write_that_was_undone_counts_and_a_new_name_does_not() {
     signed.flip(&places, 1, false);
     let answer = ask(&server, 3);
     assert_eq!(answer.status, 500, "{}", answer.body);
-    ends_saying(server, &["model.gguf", "was written to", "start again"]);
+    ends_saying(server, &["model.gguf", "was modified", "start again"]);
 }

@@ -50,7 +50,7 @@ impl<'a> Fields<'a> {
         for (key, value) in values.iter().filter(|(_, value)| !value.is_null()) {
             let outer = self.find(key).filter(|_| !own.contains(&key.as_str()));
             if let Some(outer) = outer.filter(|outer| *outer != value) {
-                let expected = format!("{outer}, as `{key}` beside `{field}`");
+                let expected = format!("{outer}, like `{key}` next to `{field}`");
                 return Err(self.wrong(&format!("{name}{key}"), value, expected));
             }
         }

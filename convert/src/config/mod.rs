@@ -25,7 +25,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The file is no JSON object.
-    #[error("{}: {reason}; the file is damaged, fetch it again", path.display())]
+    #[error("{}: {reason}; the file is damaged, download it again", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -41,7 +41,8 @@ pub enum ConfigError {
         found: String,
     },
     /// The routed experts are stored in another form than FP4.
-    #[error("{}: `{field}` is {found}: the routed experts are stored in another form ({form}) than FP4, the one that this version converts; convert the published checkpoint, whose experts are FP4", path.display())]
+    #[error("{}: `{field}` is {found}: the routed experts are stored as {form}, but this version \
+             converts only FP4; convert the published checkpoint, whose experts are FP4", path.display())]
     Experts {
         /// The file.
         path: PathBuf,
@@ -53,7 +54,7 @@ pub enum ConfigError {
         form: String,
     },
     /// A field is missing.
-    #[error("{}: `{field}` is missing; use the config.json that was published with the checkpoint", path.display())]
+    #[error("{}: `{field}` is missing; use the config.json published with the checkpoint", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
@@ -61,7 +62,8 @@ pub enum ConfigError {
         field: String,
     },
     /// A field has a value that no model of this family has.
-    #[error("{}: `{field}` is {found}, must be {expected}; use the config.json that was published with the checkpoint", path.display())]
+    #[error("{}: `{field}` is {found}, but must be {expected}; use the config.json published with \
+             the checkpoint", path.display())]
     Field {
         /// The file.
         path: PathBuf,
@@ -309,7 +311,7 @@ impl Fields<'_> {
             None => value,
             Some([first, others @ ..]) if others.iter().all(|other| other == first) => first,
             Some(_) => {
-                let expected = "one id, or a list of one: leave the one that the model was \
+                let expected = "one id, or a list of one id: keep the one that the model was \
                                 trained with";
                 return Err(self.wrong(field, value, expected));
             }

@@ -67,7 +67,7 @@ impl<'a> Fields<'a> {
         if let Some(older) = self.find("rope_scaling")
             && self.object("rope_scaling")?.yarn()? != yarn
         {
-            let expected = "the same as `rope_parameters`, or left out";
+            let expected = "equal to `rope_parameters`, or left out";
             return Err(self.wrong("rope_scaling", older, expected));
         }
         Ok(yarn)

@@ -137,7 +137,7 @@ impl Fields<'_> {
                     .map(|count| count.filter(|rows| (1..=MAX_ROWS).contains(rows)))
                     .collect()
             })
-            .ok_or_else(|| self.wrong(field, value, "a list of numbers of rows"))
+            .ok_or_else(|| self.wrong(field, value, "a list of row counts"))
     }
 
     /// Checks that the layers that share entries and choices can do so.
@@ -155,7 +155,7 @@ impl Fields<'_> {
             ("engram_layer_ids", &engram.layer_ids),
         ] {
             if list.is_empty() || !list.is_sorted_by(|a, b| a < b) {
-                return wrong(field, "a list of ascending layers".to_owned());
+                return wrong(field, "an ascending list of layers".to_owned());
             }
             let plain = list.iter().find(|&&layer| ratio(layer) == 0);
             if let Some(layer) = plain.filter(|_| field != "engram_layer_ids") {
@@ -177,8 +177,10 @@ impl Fields<'_> {
                 Some(&source) if ratio(source) == own => {}
                 Some(&source) => {
                     let found = Value::from(own);
-                    let expected =
-                        format!("{}, as of its KV source, layer {source}", ratio(source));
+                    let expected = format!(
+                        "{}, like that of its KV source, layer {source}",
+                        ratio(source)
+                    );
                     return Err(self.wrong(&format!("compress_ratios[{layer}]"), &found, expected));
                 }
                 None => {
@@ -196,7 +198,7 @@ impl Fields<'_> {
             return wrong("candidate_source_layer_id", expected);
         }
         if engram.num_embeddings.len() != engram.layer_ids.len() {
-            let expected = format!("{} numbers of rows", engram.layer_ids.len());
+            let expected = format!("{} row counts", engram.layer_ids.len());
             return wrong("engram_num_embeddings", expected);
         }
         if !engram.head_dim.is_multiple_of(32) {

@@ -472,7 +472,7 @@ impl<'a> Expected<'a> {
         let stored = self.checkpoint.tensors.get(name)?;
         let form = match stored.dtype {
             Dtype::F8_E4M3 | Dtype::F8_E5M2 => "FP8",
-            Dtype::U8 => "packed bytes, as NVFP4 has them",
+            Dtype::U8 => "packed bytes, as in NVFP4",
             Dtype::BF16 | Dtype::F16 | Dtype::F32 => "not quantised",
             _ => return None,
         };
@@ -525,9 +525,8 @@ impl<'a> Expected<'a> {
             }
         }
         if options.vision == Vision::Keep && !has_tower {
-            warnings.push(
-                "`--vision keep` keeps nothing, as config.json has no vision_config".to_owned(),
-            );
+            warnings
+                .push("`--vision keep` has no effect: config.json has no vision_config".to_owned());
         }
         if !unknown.is_empty() {
             warnings.push(format!(

@@ -38,11 +38,11 @@ pub(crate) fn published_width(metadata: &Metadata, row_bytes: u64) -> Result<u64
             let short: String = text.chars().take(60).collect();
             (key, format!("{short:?}"))
         }
-        None => (ENCODING[0], "not there".to_owned()),
+        None => (ENCODING[0], "missing".to_owned()),
     };
     Err(format!(
-        "type I8 with rows of {row_bytes} bytes, but {key} is {stated}; rows of codes and \
-         scales (e4m3_e8m0_32_row264) can be read, convert the checkpoint instead"
+        "type I8 with rows of {row_bytes} bytes, but {key} is {stated}; only rows of codes and \
+         scales (e4m3_e8m0_32_row264) are supported, so convert the checkpoint instead"
     ))
 }
 
@@ -71,7 +71,7 @@ pub(super) fn verify(file: &GgufFile) -> Result<(), PlanError> {
         };
         if rows != layer.rows() {
             return Err(fail(format!(
-                "tensor {name:?} has {rows} rows, {} follow from the primes",
+                "tensor {name:?} has {rows} rows, but the primes yield {}",
                 layer.rows()
             )));
         }
@@ -107,7 +107,7 @@ pub(super) fn constants(
             found: engram.compressed_vocab_size.into(),
             derived: format!("{} classes of tokens", classes.count()),
             from: "tokenizer.json",
-            remedy: "the two do not belong together, fetch both again",
+            remedy: "the two files do not belong together, download both again",
         });
     }
     let config = EngramConfig {
@@ -130,8 +130,8 @@ pub(super) fn constants(
                 field: format!("engram_num_embeddings[{number}]"),
                 found: stated,
                 derived: format!("{} rows", layer.rows()),
-                from: "the primes from engram_vocab_size on",
-                remedy: "use the config.json that was published with the checkpoint",
+                from: "the primes starting at engram_vocab_size",
+                remedy: "use the config.json published with the checkpoint",
             });
         }
     }

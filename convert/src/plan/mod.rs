@@ -48,7 +48,7 @@ pub enum PlanError {
         source: TokenizerError,
     },
     /// `tokenizer_config.json` cannot be used.
-    #[error("{}: {reason}; fetch the file again, or remove it to take the ids from config.json", path.display())]
+    #[error("{}: {reason}; download the file again, or remove it to use the ids in config.json", path.display())]
     TokenizerConfig {
         /// The file.
         path: PathBuf,
@@ -56,7 +56,7 @@ pub enum PlanError {
         reason: String,
     },
     /// A tensor that the configuration asks for is not there.
-    #[error("{}: tensor {tensor:?} is missing{}; fetch the whole checkpoint again", path.display(), more(*others))]
+    #[error("{}: tensor {tensor:?} is missing{}; download the whole checkpoint again", path.display(), more(*others))]
     Missing {
         /// The checkpoint.
         path: PathBuf,
@@ -66,7 +66,9 @@ pub enum PlanError {
         others: usize,
     },
     /// The tensors have the names that `transformers` gives them.
-    #[error("{}: tensors are named as `transformers` saves them ({found:?}), not as DeepSeek published them ({expected:?}); convert the published checkpoint that this one was made from", path.display())]
+    #[error("{}: tensors have the names of `transformers` ({found:?}), not those that DeepSeek \
+             published ({expected:?}); convert the published checkpoint that this one was made \
+             from", path.display())]
     Renamed {
         /// The checkpoint.
         path: PathBuf,
@@ -76,7 +78,9 @@ pub enum PlanError {
         expected: String,
     },
     /// A routed expert is stored in another form than FP4.
-    #[error("{}: the routed experts are {form} ({tensor:?} is {found}), config.json says FP4, the one form that this version converts; convert the published checkpoint, whose experts are FP4", path.display())]
+    #[error("{}: the routed experts are {form} ({tensor:?} is {found}), but config.json says FP4, \
+             and this version converts only FP4; convert the published checkpoint, whose experts \
+             are FP4", path.display())]
     Experts {
         /// The shard.
         path: PathBuf,
@@ -88,7 +92,8 @@ pub enum PlanError {
         form: &'static str,
     },
     /// A tensor is stored otherwise than the configuration demands.
-    #[error("{}: tensor {tensor:?} is {found}, config.json demands {expected}{}; checkpoint and config.json do not belong together", path.display(), more(*others))]
+    #[error("{}: tensor {tensor:?} is {found}, but config.json requires {expected}{}; checkpoint \
+             and config.json do not belong together", path.display(), more(*others))]
     Stored {
         /// The shard.
         path: PathBuf,
@@ -102,7 +107,8 @@ pub enum PlanError {
         others: usize,
     },
     /// The GGUF file holds another architecture.
-    #[error("{}: `general.architecture` is {found:?}; this program requantises deepseek4 and deepseek41 files", path.display())]
+    #[error("{}: `general.architecture` is {found:?}; this program requantises only deepseek4 and \
+             deepseek41 files", path.display())]
     Architecture {
         /// The file.
         path: PathBuf,
@@ -111,7 +117,7 @@ pub enum PlanError {
     },
     /// `config.json` states an Engram constant that does not follow from it and
     /// the tokenizer.
-    #[error("{}: `{field}` is {found}, but {derived} follow from {from}; {remedy}", path.display())]
+    #[error("{}: `{field}` is {found}, but {from} yields {derived}; {remedy}", path.display())]
     Constant {
         /// `config.json`.
         path: PathBuf,
@@ -127,7 +133,7 @@ pub enum PlanError {
         remedy: &'static str,
     },
     /// Engram constants cannot be derived.
-    #[error("{}: {source}; use the config.json and tokenizer.json that were published with the checkpoint", path.display())]
+    #[error("{}: {source}; use the config.json and tokenizer.json published with the checkpoint", path.display())]
     Engram {
         /// `config.json`.
         path: PathBuf,
@@ -156,7 +162,7 @@ pub enum PlanError {
         reason: String,
     },
     /// A tensor cannot be given the type that the recipe asks for.
-    #[error("{tensor}: {from} cannot be made into {to}; {remedy}")]
+    #[error("{tensor}: {from} cannot be converted to {to}; {remedy}")]
     CannotConvert {
         /// The tensor.
         tensor: String,
@@ -169,7 +175,8 @@ pub enum PlanError {
     },
     /// Gate and up projections of a layer got different types.
     #[error(
-        "layer {layer}: gate is {gate} and up is {up}, but they are computed together; give both one type in the recipe"
+        "layer {layer}: gate is {gate} and up is {up}, but they are computed together; give both \
+         the same type in the recipe"
     )]
     GateUp {
         /// The layer's name, such as `blk.3`.
@@ -180,7 +187,10 @@ pub enum PlanError {
         up: GgmlType,
     },
     /// A row is longer than any model's.
-    #[error("{tensor}: rows of {columns} values, more than {MAX_COLUMNS}; the file is damaged")]
+    #[error(
+        "{tensor}: rows of {columns} values exceed the limit of {MAX_COLUMNS}; the file is \
+             damaged"
+    )]
     RowTooLong {
         /// The tensor.
         tensor: String,
@@ -188,7 +198,7 @@ pub enum PlanError {
         columns: u64,
     },
     /// There is nothing to write.
-    #[error("{}: has no tensors; give a file that holds a model", path.display())]
+    #[error("{}: contains no tensors; give a file with a model", path.display())]
     Empty {
         /// The input.
         path: PathBuf,
@@ -409,10 +419,10 @@ fn choose(recipe: &Recipe, draft: &Draft) -> Result<Choice, PlanError> {
             Ok(choice)
         }
         _ if choice.ty == ENGRAM_FP8 => Err(cannot(
-            "fp8 keeps Engram rows as published and is for nothing else; choose another type",
+            "fp8 is only for Engram rows as published; choose another type",
         )),
         Source::Ids { .. } if choice.ty == GgmlType::I32 => Ok(choice),
-        Source::Ids { .. } => Err(cannot("token tables are I32")),
+        Source::Ids { .. } => Err(cannot("token tables are always I32")),
         Source::Rows { ty, .. } if ty == choice.ty => Ok(choice),
         Source::Rows { ty, .. } if !v4_quant::can_decode(ty) => {
             Err(cannot("the stored type cannot be decoded"))
@@ -465,7 +475,8 @@ fn warn(recipe: &Recipe, drafts: &[Draft], choices: &[Choice], warnings: &mut Ve
     }
     for ((asked, ty), names) in substitutes {
         warnings.push(format!(
-            "{} tensors are {} instead of {asked}, whose blocks of {} values their rows do not fill: {}",
+            "{} tensors are {} instead of {asked}, because their rows are not a multiple of {} \
+             values: {}",
             names.len(),
             type_name(ty),
             asked.block_values(),
@@ -487,17 +498,18 @@ fn warn(recipe: &Recipe, drafts: &[Draft], choices: &[Choice], warnings: &mut Ve
         .collect();
     if !twice.is_empty() {
         warnings.push(format!(
-            "{} tensors lose quality twice, as they are quantised already; better convert the checkpoint: {}",
+            "{} tensors lose quality twice, because they are already quantised; convert the \
+             checkpoint instead: {}",
             twice.len(),
             shorten(&twice)
         ));
     }
     if recipe.engram().is_some() && !drafts.iter().any(|draft| draft.role == Role::Engram) {
-        warnings.push("`--engram` decides nothing, as the model has no Engram tables".to_owned());
+        warnings.push("`--engram` has no effect: the model has no Engram tables".to_owned());
     }
     for (number, text) in recipe.rules().enumerate() {
         if !choices.iter().any(|choice| choice.rule == Some(number)) {
-            warnings.push(format!("rule {} decides nothing: {text}", number + 1));
+            warnings.push(format!("rule {} has no effect: {text}", number + 1));
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Base {
 pub(super) const BASES: &[Base] = &[
     Base {
         name: "native",
-        about: "experts MXFP4 (bit by bit as published), FP8 matrices Q8_0, the rest BF16 and F32",
+        about: "experts MXFP4 (bit for bit as published), FP8 matrices Q8_0, the rest BF16 and F32",
         gate_up: GgmlType::MXFP4,
         down: GgmlType::MXFP4,
         dense: GgmlType::Q8_0,

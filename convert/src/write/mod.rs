@@ -37,7 +37,7 @@ const COMMIT_TIME: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 pub enum WriteError {
     /// The output is there already.
-    #[error("{}: exists already; remove it, choose another name, or use --force", path.display())]
+    #[error("{}: already exists; remove it, choose another name, or use --force", path.display())]
     Exists {
         /// The output.
         path: PathBuf,
@@ -49,25 +49,27 @@ pub enum WriteError {
         path: PathBuf,
     },
     /// The output is one of the inputs.
-    #[error("{}: is also the input; choose another name for the output", path.display())]
+    #[error("{}: this is also the input; choose another name for the output", path.display())]
     IsInput {
         /// The output.
         path: PathBuf,
     },
     /// Another process writes the same output.
-    #[error("{}: another conversion is writing it; wait for it or choose another name", path.display())]
+    #[error("{}: another conversion is writing this file; wait for it, or choose another name", path.display())]
     Busy {
         /// The unfinished output.
         path: PathBuf,
     },
     /// An unfinished output of another conversion is in the way.
-    #[error("{}: is left from another conversion (other input, recipe or version); finish that one, or start anew with --restart", path.display())]
+    #[error("{}: left by a conversion with another input, recipe or version; finish that one, or \
+             start over with --restart", path.display())]
     OtherPlan {
         /// The unfinished output.
         path: PathBuf,
     },
     /// The disk has too little room.
-    #[error("{}: the disk is full ({needs} more needed, {free} free); make room and run the same command again to continue", path.display(), needs = crate::units::bytes(*needs), free = crate::units::bytes(*free))]
+    #[error("{}: the disk is full ({needs} more needed, {free} free); free some space and run the \
+             same command again to continue", path.display(), needs = crate::units::bytes(*needs), free = crate::units::bytes(*free))]
     NoSpace {
         /// The unfinished output.
         path: PathBuf,

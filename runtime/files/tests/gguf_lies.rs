@@ -202,7 +202,7 @@ fn a_key_twice() {
     refused!(
         |r| r.value("one.4").key = b"one.5".into(),
         GgufError::DuplicateKey { .. },
-        "\"one.5\" is there twice"
+        "\"one.5\" occurs twice"
     );
 }
 
@@ -211,7 +211,7 @@ fn a_tensor_twice() {
     refused!(
         |r| r.tensors[4].name = r.tensors[0].name.clone(),
         GgufError::DuplicateTensor { .. },
-        "\"token_embd.weight\" is there twice"
+        "\"token_embd.weight\" occurs twice"
     );
 }
 
@@ -287,7 +287,7 @@ fn tensor_types_that_cannot_be_read() {
         |r| r.tensors[0].ty = 4,
         GgufError::TensorType { id: 4, .. },
         "\"token_embd.weight\"",
-        "withdrawn"
+        "removed"
     );
     refused!(
         |r| r.tensors[0].ty = 15,
@@ -356,7 +356,7 @@ fn a_shape_larger_than_the_file() {
         |r| r.tensors[4].dims = vec![256, 2],
         GgufError::OutsideFile { .. },
         "\"blk.0.attn_q_a.weight\"",
-        "cut short"
+        "truncated"
     );
     refused!(
         |r| r.tensors[4].dims = vec![256, 1 << 50],
@@ -498,16 +498,16 @@ fn errors_of_a_file_name_the_file() {
     let open = || GgufFile::open(&path).unwrap_err().to_string();
     assert!(open().contains("broken.gguf: cannot open the file"));
     std::fs::write(&path, b"").unwrap();
-    assert!(open().contains("broken.gguf: is not a GGUF file"));
+    assert!(open().contains("broken.gguf: not a GGUF file"));
     std::fs::write(&path, &RawGguf::sample().build().bytes[..600]).unwrap();
     assert!(
-        open().contains("broken.gguf: ends inside key "),
+        open().contains("broken.gguf: ends within key "),
         "{}",
         open()
     );
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
-    assert!(open().contains("broken.gguf: is not a regular file"));
+    assert!(open().contains("broken.gguf: not a regular file"));
 }
 
 #[test]

@@ -292,7 +292,10 @@ impl<B: Backend> Loader<'_, B> {
         if values.iter().all(|v| v.is_finite()) {
             Ok(values)
         } else {
-            Err(tensor.error("holds values that are not finite: the file is damaged"))
+            Err(tensor.error(
+                "contains values that are not finite: the file is damaged, copy or \
+                              convert it again",
+            ))
         }
     }
 
@@ -501,7 +504,7 @@ impl<B: Backend> Loader<'_, B> {
         let tensor = self.tensor(name, &[c.experts_used, c.vocab])?;
         tensor.check()?;
         if tensor.ty() != v4_quant::GgmlType::I32 {
-            return Err(tensor.error(format_args!("is {}, expected I32", tensor.ty())));
+            return Err(tensor.error(format_args!("is {}, not I32", tensor.ty())));
         }
         tensor
             .data()
@@ -514,7 +517,7 @@ impl<B: Backend> Loader<'_, B> {
                     .filter(|&e| (e as usize) < c.experts)
                     .ok_or_else(|| {
                         tensor.error(format_args!(
-                            "sends token {} to expert {e}, but there are {}",
+                            "sends token {} to expert {e}, but there are only {}",
                             i / c.experts_used,
                             c.experts
                         ))

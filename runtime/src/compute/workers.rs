@@ -25,7 +25,7 @@ impl Workers {
             .unwrap_or(1);
         let failed = |reason: String| EngineError::Threads { threads, reason };
         if threads == 0 || threads > MAX_THREADS {
-            return Err(failed(format!("the limit is 1 to {MAX_THREADS}")));
+            return Err(failed(format!("it must be 1 to {MAX_THREADS}")));
         }
         let workers = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -38,7 +38,7 @@ impl Workers {
             let cores = cores().map_err(failed)?;
             if cores.len() < threads {
                 return Err(failed(format!(
-                    "this process may use {} cores, too few to bind each thread to its own",
+                    "this process may use {} cores, too few to pin each thread to its own",
                     cores.len()
                 )));
             }
@@ -81,12 +81,12 @@ fn bind(core: usize) -> Result<(), String> {
     let mut set = rustix::thread::CpuSet::new();
     set.set(core);
     rustix::thread::sched_setaffinity(None, &set)
-        .map_err(|e| format!("cannot bind a thread to core {core}: {e}"))
+        .map_err(|e| format!("cannot pin a thread to core {core}: {e}"))
 }
 
 #[cfg(not(target_os = "linux"))]
 fn cores() -> Result<Vec<usize>, String> {
-    Err("threads can be bound to cores on Linux alone".into())
+    Err("threads can be pinned to cores only on Linux".into())
 }
 
 #[cfg(not(target_os = "linux"))]

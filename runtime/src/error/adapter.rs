@@ -8,7 +8,8 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum AdapterError {
     /// One of its files cannot be read.
-    #[error("{}: {source}; an adapter is a folder with adapter_config.json and adapter_model.safetensors, as PEFT saves it", path.display())]
+    #[error("{}: {source}; an adapter is a folder with adapter_config.json and \
+             adapter_model.safetensors, as saved by PEFT", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -24,7 +25,7 @@ pub enum AdapterError {
         what: String,
     },
     /// Its tensor file is no safetensors file.
-    #[error("{}: {what}; it is damaged or no safetensors file, copy it again", path.display())]
+    #[error("{}: {what}; the file is damaged or not a safetensors file, copy it again", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -42,7 +43,7 @@ pub enum AdapterError {
         what: String,
     },
     /// It was loaded for another engine.
-    #[error("the adapter {name} was loaded for another model")]
+    #[error("adapter {name} was loaded for another model; load it again for this one")]
     OtherEngine {
         /// The adapter.
         name: String,

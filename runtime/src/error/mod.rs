@@ -66,7 +66,7 @@ pub enum EngineError {
         reason: String,
     },
     /// A token id outside the vocabulary.
-    #[error("token id {id} at index {index} is outside the vocabulary of {vocab}")]
+    #[error("token id {id} at index {index} is outside the vocabulary of {vocab} tokens")]
     TokenId {
         /// The id.
         id: u32,
@@ -77,7 +77,8 @@ pub enum EngineError {
     },
     /// A token that stands for a piece of an image.
     #[error(
-        "token id {id} at index {index} stands for a piece of an image: this version runs no vision tower, give text alone"
+        "token id {id} at index {index} stands for part of an image; this version does not run the \
+         vision tower, give only text"
     )]
     ImageToken {
         /// The id.
@@ -99,7 +100,8 @@ pub enum EngineError {
     },
     /// A context larger than the model's.
     #[error(
-        "a context of {asked} tokens is more than the model's {model_max}; use --ctx {model_max} or less"
+        "a context of {asked} tokens exceeds the model's limit of {model_max}; use --ctx \
+         {model_max} or less"
     )]
     ContextTooLarge {
         /// Tokens asked for.
@@ -109,7 +111,8 @@ pub enum EngineError {
     },
     /// A row of an Engram table that cannot be read or is no row of numbers.
     #[error(
-        "{}: tensor {tensor}, row {row}: {reason}; if it stays so the file or its disk is damaged, copy or convert the model again",
+        "{}: tensor {tensor}, row {row}: {reason}; if this persists, the file or its disk is \
+         damaged: copy or convert the model again",
         path.display()
     )]
     EngramRow {
@@ -124,7 +127,8 @@ pub enum EngineError {
     },
     /// A routed expert that cannot be read.
     #[error(
-        "{}: tensors {tensor}, expert {expert}: {reason}; if it stays so the file or its disk is damaged, copy or convert the model again",
+        "{}: tensors {tensor}, expert {expert}: {reason}; if this persists, the file or its disk \
+         is damaged: copy or convert the model again",
         path.display()
     )]
     Expert {
@@ -138,7 +142,7 @@ pub enum EngineError {
         reason: String,
     },
     /// What is asked for does not fit into the memory that the engine may use.
-    #[error("{what} takes {needed} of memory, but {allowed} are allowed; {remedy}")]
+    #[error("{what} takes {needed} of memory, but only {allowed} is allowed; {remedy}")]
     Memory {
         /// What does not fit.
         what: String,
@@ -151,7 +155,8 @@ pub enum EngineError {
     },
     /// The model file was cut short, or its disk failed, while it was open.
     #[error(
-        "{}: the file was cut short, or its disk failed, while it was open; restore the file and open it again",
+        "{}: the file was truncated or its disk failed while it was open; restore the file and \
+         open it again",
         path.display()
     )]
     FileLost {
@@ -169,7 +174,8 @@ pub enum EngineError {
     Cancelled,
     /// A result that is no number: damaged weights.
     #[error(
-        "the logits at position {position} are not finite: the model file is damaged, or its weights overflow"
+        "the logits at position {position} are not finite: the model file is damaged, or its \
+         weights overflow; check it with v4-run verify"
     )]
     NotFinite {
         /// Position of the token.

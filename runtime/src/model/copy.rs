@@ -50,7 +50,7 @@ impl<'a> Copier<'a> {
         Ok(Self {
             file: again.map_err(|e| EngineError::Model {
                 path: file.path().to_path_buf(),
-                what: format!("cannot be opened a second time: {e}"),
+                what: format!("cannot be opened again: {e}"),
             })?,
             total: copied_bytes(file, streamed),
             done: AtomicU64::new(0),
@@ -73,7 +73,7 @@ impl<'a> Copier<'a> {
         let alignment = self.file.memory_unit();
         let mut buffer = AlignedBuffer::pages(room, alignment).map_err(|e| {
             tensor.error(format_args!(
-                "takes {len} bytes of memory: {e}; leave the weights mapped"
+                "takes {len} bytes of memory: {e}; use --weights mapped"
             ))
         })?;
         buffer

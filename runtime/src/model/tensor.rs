@@ -24,7 +24,8 @@ impl Tensor {
         Self::find_optional(file, name).ok_or_else(|| EngineError::Model {
             path: file.path().to_path_buf(),
             what: format!(
-                "tensor {name} is missing: the file is incomplete or of another model; convert it again"
+                "tensor {name} is missing: the file is incomplete or holds another model; convert \
+                 it again"
             ),
         })
     }
@@ -56,7 +57,7 @@ impl Tensor {
             return Ok(self);
         }
         Err(self.error(format!(
-            "has dimensions {:?}, but the metadata asks for {want:?}",
+            "has dimensions {:?}, but the metadata requires {want:?}",
             self.info.dims
         )))
     }
@@ -193,8 +194,8 @@ impl Tensor {
     pub fn lock(&self) -> Result<(), EngineError> {
         self.file.lock(&self.info).map_err(|e| {
             self.error(format_args!(
-                "cannot be locked in memory: {e}; raise the limit (ulimit -l, LimitMEMLOCK= of a \
-                 service), or leave the weights mapped"
+                "cannot be locked in memory: {e}; raise the limit (ulimit -l, or LimitMEMLOCK= for \
+                 a service), or use --weights mapped"
             ))
         })
     }

@@ -156,8 +156,8 @@ impl MemoryPlan {
             let needed = ByteSize(least + sessions);
             return Err(EngineError::Memory {
                 what: format!(
-                    "the model with a context of {} tokens ({} weights that every token needs, {} \
-                     for {} experts at least, {} caches, {} buffers)",
+                    "the model with a context of {} tokens (weights of every token {}, at least {} \
+                     for {} experts, caches {}, buffers {})",
                     plan.context,
                     ByteSize(plan.dense),
                     ByteSize(plan.experts.least_slots as u64 * plan.experts.slot_bytes),

@@ -166,7 +166,7 @@ mod tests {
         let error = b.set(11 << 20, what).unwrap_err().to_string();
         assert_eq!(
             error,
-            "a test takes 101.0 MiB of memory, but 100.0 MiB are allowed; \
+            "a test takes 101.0 MiB of memory, but only 100.0 MiB is allowed; \
              use --memory 101M or more, or less of it"
         );
         b.set(10 << 20, what).unwrap();

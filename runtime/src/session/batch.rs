@@ -60,7 +60,10 @@ impl Batch {
         };
         let engine = Arc::clone(&first.engine);
         for (session, _) in &*sessions {
-            assert!(session.engine.is_same_as(&engine), "sessions of two models");
+            assert!(
+                session.engine.is_same_as(&engine),
+                "the sessions belong to two models"
+            );
         }
         let context = sessions.iter().map(|(s, _)| s.context).max().unwrap_or(0);
         self.reserve(first, sessions.len(), context)?;
@@ -157,7 +160,7 @@ impl Batch {
             .share
             .get_or_insert_with(|| Share::new(engine.budget()));
         share.set(bytes, || {
-            let what = format!("a step of {rows} sessions, beside the sessions,");
+            let what = format!("the model with a step of {rows} sessions and the open sessions");
             (what, ", or fewer sessions at once".to_owned())
         })?;
         self.bytes = bytes;

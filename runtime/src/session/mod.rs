@@ -173,7 +173,7 @@ impl Session {
     /// What does not fit, and what would take less.
     fn described(&self, tokens: usize) -> (String, String) {
         (
-            format!("the model with a session of {tokens} tokens, beside other sessions,"),
+            format!("the model with a session of {tokens} tokens and the other open sessions"),
             ", or a smaller --ctx or --chunk".to_owned(),
         )
     }

@@ -29,7 +29,7 @@ pub enum SessionError {
     },
     /// A session of another model, or computed in another way.
     #[error(
-        "{}: is a session of another model, or of another --precision or --kv; name another session",
+        "{}: belongs to another model, or to another --precision or --kv; use another session",
         path.display()
     )]
     OtherModel {
@@ -42,7 +42,7 @@ pub enum SessionError {
     },
     /// Damage in what was once written whole.
     #[error(
-        "{}: is damaged at byte {offset} ({what}); its first {valid} tokens are sound",
+        "{}: damaged at byte {offset} ({what}); its first {valid} tokens are intact",
         path.display()
     )]
     Corrupt {

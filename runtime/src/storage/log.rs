@@ -102,7 +102,7 @@ impl SessionLog {
         if !facts.is_file() {
             return Err(SessionError::Format {
                 path: path.to_owned(),
-                what: "is no file; name another session".into(),
+                what: "not a regular file; use another session".into(),
             });
         }
         let log = Self {
@@ -170,7 +170,7 @@ impl SessionLog {
         let ours = MAGIC.starts_with(&start) || start.iter().all(|&b| b == 0);
         match ours {
             true => Ok(()),
-            false => Err(self.format("is no session file; name another session")),
+            false => Err(self.format("not a session file; use another session")),
         }
     }
 
@@ -214,13 +214,13 @@ impl SessionLog {
         self.read(0, &mut header)?;
         let (body, check) = header.split_at(HEADER - SUM);
         if &body[..8] != MAGIC {
-            return Err(self.format("is no session file; name another session"));
+            return Err(self.format("not a session file; use another session"));
         }
         let version = number(body, 8) as u32;
         if version != VERSION {
             return Err(self.format(format!(
-                "is a session of format {version}, and this program has format {VERSION}; use \
-                 the program that wrote it, or name another session"
+                "has session format {version}, but this program has format {VERSION}; use the \
+                 program that wrote it, or another session"
             )));
         }
         self.header_sum = sum(&[0; SUM], &[body]);
@@ -247,17 +247,17 @@ impl SessionLog {
             (1, Some(key)) => {
                 let seal = key.of_file(&salt);
                 if seal.check != body[64..80] {
-                    return Err(wrong("is encrypted with another key"));
+                    return Err(wrong("encrypted with another key"));
                 }
                 Some(seal)
             }
             (0, Some(_)) => {
                 return Err(wrong(
-                    "is not encrypted, and a key was given; name another session, or give no key",
+                    "not encrypted, but a key was given; leave out the key, or use another session",
                 ));
             }
-            (1, None) => return Err(wrong("is encrypted; give its key (--session-key FILE)")),
-            _ => return Err(self.format("has features that this program does not know")),
+            (1, None) => return Err(wrong("encrypted; give its key with --session-key FILE")),
+            _ => return Err(self.format("uses features that this program does not support")),
         };
         Ok(())
     }
@@ -290,7 +290,7 @@ impl SessionLog {
             None => Ok(part),
             Some(seal) => seal
                 .open(before, part)
-                .ok_or_else(|| self.corrupt(offset, "what a step holds cannot be decrypted")),
+                .ok_or_else(|| self.corrupt(offset, "the contents of a step cannot be decrypted")),
         }
     }
 
@@ -344,7 +344,7 @@ impl SessionLog {
     fn scan(&mut self, len: u64) -> Result<(), SessionError> {
         let (end, last) = self.last_commit()?;
         if end > len {
-            return Err(self.corrupt(len, "it was cut short"));
+            return Err(self.corrupt(len, "it was truncated"));
         }
         while self.end() < end {
             self.scan_step(end)?;
@@ -415,7 +415,7 @@ impl SessionLog {
         self.read(offset + out.len() as u64, &mut check)?;
         match sum(before, &[out]) == check {
             true => Ok(check),
-            false => Err(self.corrupt(offset, "what a step holds")),
+            false => Err(self.corrupt(offset, "the contents of a step")),
         }
     }
 

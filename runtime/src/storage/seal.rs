@@ -69,8 +69,8 @@ impl SessionKey {
                 Ok(Self(key))
             }
             _ => Err(wrong(
-                "is no key: 32 bytes or 64 hexadecimal digits, as `openssl rand -hex 32` makes \
-                 them"
+                "not a key; a key is 32 bytes or 64 hexadecimal digits, as made by `openssl rand \
+                 -hex 32`"
                     .to_owned(),
             )),
         }
@@ -144,7 +144,7 @@ impl Seal {
         let tag = self
             .cipher
             .encrypt_in_place_detached(XNonce::from_slice(&nonce), before, &mut text)
-            .map_err(|_| std::io::Error::other("a part is too long to be encrypted"))?;
+            .map_err(|_| std::io::Error::other("a part is too long to encrypt"))?;
         text.splice(0..0, nonce);
         text.extend(tag);
         Ok(text)

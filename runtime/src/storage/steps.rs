@@ -42,7 +42,7 @@ impl SessionLog {
         SessionError::Corrupt {
             path: self.path.clone(),
             offset: step.offset,
-            what: "what a step holds is of another shape",
+            what: "the contents of a step have the wrong shape",
             valid: step.from,
         }
     }
@@ -52,7 +52,7 @@ impl SessionLog {
         let mut room = Vec::new();
         let len = usize::try_from(bytes).unwrap_or(usize::MAX);
         room.try_reserve_exact(len)
-            .map_err(|e| self.format(format!("takes more memory than there is: {e}")))?;
+            .map_err(|e| self.format(format!("takes more memory than available: {e}")))?;
         room.resize(len, 0);
         Ok(room)
     }
@@ -97,7 +97,7 @@ impl SessionLog {
         let has_state = !state.is_empty();
         let (rows_bytes, state_bytes) = (rows.len() as u64 + more, state.len() as u64 + more);
         if to > MOST_TOKENS || rows_bytes > MOST_BYTES || state_bytes > MOST_BYTES {
-            return Err(self.format("a session can have no more tokens"));
+            return Err(self.format("the session cannot have more tokens"));
         }
         let mut head = Vec::with_capacity(STEP_HEADER + 4 * tokens.len() + 2 * SUM + more as usize);
         head.extend(STEP.to_le_bytes());

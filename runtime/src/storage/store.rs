@@ -59,7 +59,7 @@ impl Store {
         let made = builder.recursive(true).mode(0o700).create(folder);
         made.map_err(|error| SessionError::Io {
             path: folder.to_owned(),
-            action: "make the folder",
+            action: "create the folder",
             error,
         })?;
         Ok(Self {
@@ -89,8 +89,8 @@ impl Store {
             return Err(SessionError::Format {
                 path: PathBuf::from(name),
                 what: format!(
-                    "is no name for a session: up to {MOST_NAME} letters, digits, dots, dashes \
-                     and underscores, or a path with a slash in it"
+                    "not a valid session name: use up to {MOST_NAME} letters, digits, dots, dashes \
+                     and underscores, or a path that contains a slash"
                 ),
             });
         }

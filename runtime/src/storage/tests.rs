@@ -86,7 +86,7 @@ fn others_and_other_models_are_refused() {
         let path = dir.path().join("text");
         fs::write(&path, text).unwrap();
         let error = open(&path).unwrap_err().to_string();
-        assert!(error.contains("no session file"), "{error}");
+        assert!(error.contains("not a session file"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text, "left as it was");
     }
     assert!(open(dir.path()).is_err());
@@ -273,7 +273,7 @@ fn what_is_encrypted_shows_nothing_and_needs_its_key() {
         assert!(secret.len() > 10 && !bytes.windows(secret.len()).any(|w| w == secret));
     }
     for (other, what) in [
-        (None, "is encrypted"),
+        (None, "encrypted; give its key"),
         (Some(SessionKey::new([8; 32])), "another key"),
     ] {
         let error = open(other.as_ref()).unwrap_err();
@@ -283,7 +283,7 @@ fn what_is_encrypted_shows_nothing_and_needs_its_key() {
     let plain = dir.path().join("plain.session");
     drop(SessionLog::open(&plain, MODEL, None).unwrap());
     let error = SessionLog::open(&plain, MODEL, Some(&key)).unwrap_err();
-    assert!(error.to_string().contains("is not encrypted"), "{error}");
+    assert!(error.to_string().contains("not encrypted"), "{error}");
     // Somebody who computes sums anew still cannot change what is sealed: a part of
     // another place is refused as well.
     let mut log = open(Some(&key)).unwrap();

@@ -23,7 +23,7 @@ pub enum TokenizerError {
         source: Box<TokenizerError>,
     },
     /// The tokenizer.json is larger than any published one could be.
-    #[error("tokenizer.json has {bytes} bytes, at most {limit} are read")]
+    #[error("tokenizer.json has {bytes} bytes; the limit is {limit}")]
     TooLarge {
         /// Size of the file.
         bytes: u64,
@@ -32,8 +32,8 @@ pub enum TokenizerError {
     },
     /// A Git LFS pointer stands where the tokenizer.json should.
     #[error(
-        "is a Git LFS pointer, not the tokenizer.json itself; run `git lfs pull` in its folder, \
-         or download the file"
+        "a Git LFS pointer, not the tokenizer.json itself; run `git lfs pull` in its folder, or \
+         download the file"
     )]
     LfsPointer,
     /// The tokenizer.json is no JSON, or a field has the wrong type.
@@ -43,14 +43,14 @@ pub enum TokenizerError {
     #[error("not a byte-level BPE tokenizer: {0}")]
     NotByteLevelBpe(String),
     /// The text is split before BPE by rules that are not known here.
-    #[error("unknown pre-tokenizer {0}; known are: deepseek-v3, joyai-llm")]
+    #[error("unknown pre-tokenizer {0}; supported: deepseek-v3, joyai-llm")]
     UnknownPreTokenizer(String),
     /// A GGUF key is missing or has the wrong type.
     #[error(transparent)]
     Metadata(#[from] v4_files::gguf::GgufError),
     /// `tokens` and `token_type` have different lengths.
     #[error(
-        "tokenizer.ggml.tokens has {tokens} entries, tokenizer.ggml.token_type {types}; \
+        "tokenizer.ggml.tokens has {tokens} entries, but tokenizer.ggml.token_type has {types}; \
          the file is damaged, convert the checkpoint again"
     )]
     LengthsDiffer {
@@ -60,7 +60,7 @@ pub enum TokenizerError {
         types: usize,
     },
     /// A token type that byte-level BPE does not have.
-    #[error("token {id} has type {kind}, expected 1 (normal), 3 (control), 4 (user) or 5 (unused)")]
+    #[error("token {id} has type {kind}, not 1 (normal), 3 (control), 4 (user) or 5 (unused)")]
     TokenType {
         /// The token's id.
         id: usize,
@@ -71,7 +71,7 @@ pub enum TokenizerError {
     #[error("the vocabulary is empty")]
     EmptyVocabulary,
     /// More tokens, or a higher id, than a vocabulary of this size can have.
-    #[error("token id {id} is out of range, at most {limit} ids are accepted here")]
+    #[error("token id {id} is out of range; at most {limit} ids are supported")]
     IdTooHigh {
         /// The id, or the number of tokens.
         id: u64,
@@ -79,7 +79,7 @@ pub enum TokenizerError {
         limit: usize,
     },
     /// The model has fewer ids than its tokenizer.
-    #[error("the tokenizer has {tokens} ids, the model's vocabulary {vocab_size}")]
+    #[error("the tokenizer has {tokens} ids, but the model's vocabulary has {vocab_size}")]
     VocabularyTooSmall {
         /// Ids of the tokenizer.
         tokens: usize,
@@ -95,10 +95,10 @@ pub enum TokenizerError {
         id: u32,
     },
     /// A token has no text.
-    #[error("token {0} has an empty text")]
+    #[error("token {0} is empty")]
     EmptyToken(u32),
     /// A token is longer than any that was ever learnt.
-    #[error("token {id} has {bytes} bytes, at most {limit} are accepted")]
+    #[error("token {id} has {bytes} bytes; the limit is {limit}")]
     TokenTooLong {
         /// The token's id.
         id: u32,
@@ -108,7 +108,7 @@ pub enum TokenizerError {
         limit: usize,
     },
     /// The marks take more text than any published tokenizer's.
-    #[error("the marks have {bytes} bytes in all, at most {limit} are accepted")]
+    #[error("the marks have {bytes} bytes in total; the limit is {limit}")]
     MarksTooLong {
         /// Length of all marks in bytes.
         bytes: usize,
@@ -119,7 +119,7 @@ pub enum TokenizerError {
     #[error("not a byte-level BPE tokenizer: no token for the byte 0x{0:02x}")]
     MissingByte(u8),
     /// A merge rule that has not two parts.
-    #[error("merge {index} ({}) is no pair of tokens", Shown(text))]
+    #[error("merge {index} ({}) is not a pair of tokens", Shown(text))]
     MalformedMerge {
         /// Index of the merge.
         index: usize,
@@ -148,7 +148,7 @@ pub enum TokenizerError {
         right: String,
     },
     /// An id beyond the vocabulary.
-    #[error("token id {id} is out of range, the vocabulary has {vocab_size} ids")]
+    #[error("token id {id} is out of range; the vocabulary has {vocab_size} ids")]
     UnknownId {
         /// The id.
         id: u32,
@@ -156,7 +156,7 @@ pub enum TokenizerError {
         vocab_size: usize,
     },
     /// A special range that is out of order, out of the text, or cuts a character.
-    #[error("special range {start}..{end} is out of order or not inside the text")]
+    #[error("special range {start}..{end} is out of order or outside the text")]
     BadRange {
         /// First byte.
         start: usize,
@@ -164,12 +164,12 @@ pub enum TokenizerError {
         end: usize,
     },
     /// A special range whose text is no mark of this tokenizer.
-    #[error("{} is no special token of this tokenizer", Shown(.0))]
+    #[error("{} is not a special token of this tokenizer", Shown(.0))]
     UnknownMark(String),
     /// A stretch of text that cannot be divided, and is too long to be encoded.
     #[error(
-        "{bytes} bytes of text from byte {start} on have no word break, at most {limit} can be \
-         encoded in one piece; break them up"
+        "{bytes} bytes of text from byte {start} have no word break; at most {limit} can be \
+         encoded in one piece, so split the text"
     )]
     UnbreakableText {
         /// Where the stretch starts.

@@ -37,7 +37,7 @@ impl Tokenizer {
         let model = metadata.get_str(MODEL)?;
         if model != BYTE_LEVEL_BPE {
             return Err(TokenizerError::NotByteLevelBpe(format!(
-                "{MODEL} is {}, expected {BYTE_LEVEL_BPE:?}",
+                "{MODEL} is {}, not {BYTE_LEVEL_BPE:?}",
                 Shown(model)
             )));
         }

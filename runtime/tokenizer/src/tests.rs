@@ -153,7 +153,7 @@ fn special_ranges_that_are_wrong_are_refused() {
     let error = t.encode_ranges(text, &[mark..mark + 2]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "\"é\" is no special token of this tokenizer"
+        "\"é\" is not a special token of this tokenizer"
     );
 }
 
@@ -549,7 +549,7 @@ fn metadata_that_lies_is_refused() {
     let error = gguf_error(|m| drop(m.insert("tokenizer.ggml.pre", "llama-bpe")));
     assert_eq!(
         error.to_string(),
-        "unknown pre-tokenizer \"llama-bpe\"; known are: deepseek-v3, joyai-llm"
+        "unknown pre-tokenizer \"llama-bpe\"; supported: deepseek-v3, joyai-llm"
     );
     let error = gguf_error(|m| drop(m.insert("tokenizer.ggml.token_type", vec![1i32; 7])));
     assert!(

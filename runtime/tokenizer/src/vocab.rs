@@ -208,7 +208,7 @@ impl Alphabet {
         for symbol in text.chars() {
             let byte = self.bytes.get(&symbol).ok_or_else(|| {
                 TokenizerError::NotByteLevelBpe(format!(
-                    "token {id} ({}) has {symbol:?}, which stands for no byte",
+                    "token {id} ({}) contains {symbol:?}, which does not stand for a byte",
                     Shown(text)
                 ))
             })?;

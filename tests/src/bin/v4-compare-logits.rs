@@ -11,21 +11,22 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use v4_tests::numbers::{Numbers, argmax, log_softmax, mean};
 
-/// Mean KL divergence between llama.cpp's logits of a model and ours.
+/// Measures the mean KL divergence between llama.cpp's logits of a model and ours.
 ///
-/// BASE is what `llama-perplexity -m MODEL -f TEXT --kl-divergence-base BASE`
-/// writes: the second half of each window. Uses the v4-run beside this program.
+/// BASE is the file written by `llama-perplexity -m MODEL -f TEXT
+/// --kl-divergence-base BASE`: the second half of each window. Uses the v4-run next to
+/// this program.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// GGUF file
+    /// Model file (GGUF)
     model: PathBuf,
-    /// llama.cpp's log-probabilities of it
+    /// llama.cpp's log-probabilities for it
     base: PathBuf,
     /// Options of `v4-run logits`, such as --precision exact --kv f32
     #[arg(last = true)]
     options: Vec<String>,
-    /// Fail if the mean divergence is not below this
+    /// Fail if the mean divergence is not below NATS
     #[arg(long, value_name = "NATS", default_value_t = 0.01)]
     below: f64,
 }
@@ -59,7 +60,7 @@ fn run(args: &Args) -> Result<()> {
             let ours = log_softmax(row);
             ensure!(
                 theirs.len() == ours.len(),
-                "{name}: another vocabulary than the model's"
+                "{name}: its vocabulary is not the model's"
             );
             let kl = theirs.iter().zip(&ours).map(|(p, q)| p.exp() * (p - q));
             divergences.push(kl.sum::<f64>());
@@ -110,7 +111,7 @@ impl<R: Read> Base<R> {
         );
         ensure!(
             windows > 0,
-            "no window: the text is shorter than two of them"
+            "no window: the text is shorter than two windows"
         );
         let mut bytes = vec![0; 4 * length * windows];
         input.read_exact(&mut bytes)?;

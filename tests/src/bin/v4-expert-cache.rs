@@ -1,4 +1,4 @@
-//! Which expert to give up: policies on a recorded routing.
+//! Compares policies for evicting experts on a recorded routing.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,24 +8,23 @@ use clap::Parser;
 use v4_runtime::residency::experts::{Policy, simulate};
 use v4_tests::numbers::Numbers;
 
-/// Shares of experts that a cache would have found of a recorded routing.
+/// Simulates the hit rates of an expert cache on a recorded routing.
 ///
-/// TRACE is what `v4-run logits MODEL --ids IDS --out TRACE --trace` writes. The first
-/// half of its tokens fills the cache and is not counted. Columns are sizes of the
-/// cache, in percent of all experts of all layers; rows are policies: the half-life of
-/// a use in tokens, from LRU (only the last use counts) to LFU (all uses count), then
-/// what no policy can exceed (Belady), and what a cache finds if all experts are as
-/// likely.
+/// TRACE is a file written by `v4-run logits MODEL --ids IDS --out TRACE --trace`. The
+/// first half of its tokens fills the cache and is not counted. Columns are cache sizes
+/// in percent of all experts of all layers. Rows are policies: the half-life of a use in
+/// tokens, from LRU (only the last use counts) to LFU (all uses count), then the upper
+/// bound for any policy (Belady), and the hit rate if all experts were equally likely.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
     /// Files with routing traces
     #[arg(required = true)]
     traces: Vec<PathBuf>,
-    /// Experts per layer [default: the greatest number in the trace, and one]
+    /// Experts per layer [default: the largest index in the trace plus one]
     #[arg(long, value_name = "N")]
     experts: Option<u32>,
-    /// Sizes of the cache, in percent of all experts
+    /// Cache sizes in percent of all experts
     #[arg(
         long,
         value_name = "PERCENT,…",
@@ -75,12 +74,16 @@ fn run(args: &Args) -> Result<()> {
                     .collect::<Result<_, _>>()?,
             );
         }
-        ensure!(!layers.is_empty(), "{}: no routing in it", path.display());
+        ensure!(
+            !layers.is_empty(),
+            "{}: contains no routing",
+            path.display()
+        );
         let used = numbers
             .int_rows("0.experts")
             .first()
             .map_or(0, |row| row.len());
-        ensure!(used > 0, "{}: no experts used", path.display());
+        ensure!(used > 0, "{}: uses no experts", path.display());
         let positions = layers[0].len() / used;
         let greatest = layers.iter().flatten().max().copied().unwrap_or(0);
         let experts = args.experts.unwrap_or(greatest + 1);

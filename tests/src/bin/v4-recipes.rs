@@ -1,5 +1,5 @@
-//! Measures what recipes cost: converts a checkpoint with each, and prints a
-//! Markdown table of file size and perplexity.
+//! Measures recipes: converts a checkpoint with each and prints a Markdown table of
+//! file sizes and perplexities.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// Converts a checkpoint with several recipes and measures each file's perplexity.
 ///
-/// Uses the v4-convert and v4-run that lie beside this program.
+/// Uses the v4-convert and v4-run next to this program.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -19,7 +19,7 @@ struct Args {
     checkpoint: PathBuf,
     /// Text file (UTF-8)
     text: PathBuf,
-    /// Tokens of the text
+    /// Tokens of the text to use
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     tokens: usize,
     /// Recipes: names or TOML files
@@ -30,11 +30,11 @@ struct Args {
         default_value = "lossless,native,q4,q3,q2"
     )]
     recipes: Vec<String>,
-    /// For V4.1: types of the Engram tables, each converted with every recipe, and once without
-    /// the tables (gates shut)
+    /// For V4.1: types of the Engram tables; every recipe is converted with each type, and once
+    /// without the tables
     #[arg(long, value_name = "TYPE,…", value_delimiter = ',')]
     engram: Vec<String>,
-    /// GGUF files to measure beside them; may be repeated
+    /// GGUF file to measure as well; may be repeated
     #[arg(long, value_name = "FILE")]
     also: Vec<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! Long sessions: their memory, and what is left of them when a program is killed.
+//! Checks the memory of long sessions, and that they survive a killed program.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -13,26 +13,26 @@ use v4_runtime::storage::SessionLog;
 use v4_runtime::{Engine, EngineOptions, Session, Want};
 use v4_tokenizer::Marks;
 
-/// Checks a long session: that its caches take what was planned, and that a program that
-/// writes it and is killed at random moments (kill -9) leaves a session from which the
-/// next tokens have the same bits as if nothing had ever stopped.
+/// Checks a long session: its caches take the planned memory, and a program killed at
+/// random moments while writing it (kill -9) leaves a session from which the next tokens
+/// have the same bits as without an interruption.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
     /// Model file (GGUF)
     model: PathBuf,
-    /// Text whose tokens are read; repeated if it is too short
+    /// Text file to read tokens from; repeated if it is too short
     text: PathBuf,
-    /// Tokens of the session
+    /// Length of the session in tokens
     #[arg(long, default_value = "65536")]
     tokens: usize,
-    /// Times that the program is killed
+    /// Number of times the program is killed
     #[arg(long, default_value = "100")]
     kills: usize,
-    /// Seed of the random moments
+    /// Seed for the random moments
     #[arg(long, default_value = "1")]
     seed: u64,
-    /// Be the program that is killed: write this session
+    /// Act as the program that is killed: write this session
     #[arg(long, hide = true)]
     write: Option<PathBuf>,
 }

@@ -1,5 +1,5 @@
-//! Measures speed against llama.cpp: both run in turn, so that what disturbs the
-//! machine disturbs both, and medians go into a Markdown table.
+//! Compares speed with llama.cpp: both run in turn, so that disturbances of the machine
+//! affect both, and prints a Markdown table of medians.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde_json::Value;
 
-/// Measures prefill and decode against llama.cpp's llama-bench, in turn.
+/// Compares prefill and decode speed with llama.cpp's llama-bench.
 ///
-/// Uses the v4-run that lies beside this program. The machine should be idle:
-/// llama.cpp collapses where it has more threads than idle cores.
+/// Both run in turn. Uses the v4-run next to this program. The machine should be idle:
+/// llama.cpp becomes very slow with more threads than idle cores.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -23,7 +23,7 @@ struct Args {
     /// Model files (GGUF) that both can run
     #[arg(required = true)]
     models: Vec<PathBuf>,
-    /// llama.cpp's llama-bench
+    /// Path of llama.cpp's llama-bench
     #[arg(long, value_name = "FILE")]
     peer: PathBuf,
     /// Numbers of threads
@@ -38,7 +38,7 @@ struct Args {
         default_value = "decode,prefill"
     )]
     only: Vec<What>,
-    /// Tokens in the context before tokens are decoded
+    /// Tokens in the context before decoding starts
     #[arg(
         long,
         value_name = "N,…",
@@ -54,10 +54,10 @@ struct Args {
         default_value = "512,2048"
     )]
     prompt: Vec<usize>,
-    /// Tokens decoded
+    /// Tokens to decode
     #[arg(long, value_name = "N", default_value_t = 32)]
     r#gen: usize,
-    /// What else to tell v4-run, as one word or several: --ours "--weights copied"
+    /// Further options for v4-run, as in --ours "--weights copied"
     #[arg(
         long,
         value_name = "OPTIONS",
@@ -65,10 +65,10 @@ struct Args {
         allow_hyphen_values = true
     )]
     ours: String,
-    /// Times that the programs take turns
+    /// Number of turns for each program
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
-    /// Measurements of each test in a round, which share the loading of the model
+    /// Measurements of each test per turn, for which the model is loaded once
     #[arg(long, value_name = "N", default_value_t = 2)]
     reps: usize,
 }

@@ -12,16 +12,16 @@ use v4_tests::synth::{self, Config, Draft, Extras, Options, Overrides, Source};
 /// Writes a checkpoint of random weights in the published layout of DeepSeek-V4
 /// or V4.1.
 ///
-/// It has the widths of a released model (or of any config.json) and as many
-/// layers and experts as asked for. Weights are scaled so that activations stay
+/// It has the widths of a released model (or of any config.json) and the number
+/// of layers and experts you ask for. Weights are scaled so that activations stay
 /// near 1 and the output is neither certain nor arbitrary. The same arguments
 /// write the same bytes, whatever the number of threads.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Args {
-    /// Folder to write; created if missing.
+    /// Folder to write; created if missing
     out: PathBuf,
-    /// Released model whose widths are used.
+    /// Released model whose widths to use
     #[arg(
         long,
         value_enum,
@@ -29,47 +29,47 @@ struct Args {
         conflicts_with = "config"
     )]
     model: Option<Model>,
-    /// config.json of a DeepSeek-V4 or V4.1 model whose widths are used.
+    /// config.json of a DeepSeek-V4 or V4.1 model whose widths to use
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Number of layers.
+    /// Number of layers
     #[arg(long, value_name = "N")]
     layers: Option<u64>,
-    /// Routed experts per layer.
+    /// Routed experts per layer
     #[arg(long, value_name = "N")]
     experts: Option<u64>,
-    /// Width of the residual streams.
+    /// Width of the residual streams
     #[arg(long, value_name = "N")]
     hidden: Option<u64>,
-    /// Vocabulary size.
+    /// Vocabulary size
     #[arg(long, value_name = "N")]
     vocab: Option<u64>,
-    /// Any other field of config.json or its text_config; may be repeated.
+    /// Any other field of config.json or its text_config; may be repeated
     #[arg(long, value_name = "KEY=JSON", value_parser = key_value)]
     set: Vec<(String, serde_json::Value)>,
-    /// Add the multi-token-prediction block.
+    /// Add the multi-token-prediction block
     #[arg(long, conflicts_with = "dspark")]
     mtp: bool,
-    /// Add the three DSpark draft blocks.
+    /// Add the three DSpark draft blocks
     #[arg(long)]
     dspark: bool,
-    /// Add the vision tower of V4.1.
+    /// Add the vision tower of V4.1
     #[arg(long)]
     vision: bool,
-    /// Seed of all weights.
+    /// Random seed of all weights
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Size of a shard: bytes, or with K, M or G.
+    /// Size of a shard in bytes, or with the suffix K, M or G
     #[arg(long, value_name = "SIZE", default_value = "5G", value_parser = size)]
     shard_size: u64,
-    /// tokenizer.json to copy, with the tokenizer_config.json beside it; a small
-    /// one is made if not given.
+    /// tokenizer.json to copy, with the tokenizer_config.json next to it
+    /// [default: a small generated one]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Threads; all cores if not given.
+    /// Threads [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Replace a checkpoint that is in the folder already.
+    /// Replace a checkpoint that is already in the folder
     #[arg(long)]
     force: bool,
 }
@@ -101,7 +101,7 @@ enum Model {
 fn key_value(text: &str) -> Result<(String, serde_json::Value)> {
     let (key, value) = text
         .split_once('=')
-        .ok_or_else(|| anyhow!("KEY=JSON expected"))?;
+        .ok_or_else(|| anyhow!("must be KEY=JSON"))?;
     Ok((key.to_owned(), serde_json::from_str(value)?))
 }
 
@@ -116,7 +116,7 @@ fn size(text: &str) -> Result<u64> {
         .parse::<u64>()?
         .checked_mul(unit)
         .filter(|bytes| *bytes > 0)
-        .ok_or_else(|| anyhow!("a size above zero expected"))
+        .ok_or_else(|| anyhow!("must be a size above zero"))
 }
 
 fn main() -> ExitCode {

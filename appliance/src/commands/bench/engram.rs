@@ -123,7 +123,7 @@ pub fn open(args: &BenchArgs) -> anyhow::Result<(Arc<EngramStore>, Tokens)> {
 }
 
 /// What is wrong with a model that cannot be asked for rows.
-pub const NO_TABLES: &str = "the model has no Engram tables, or they are off; leave --engram out";
+pub const NO_TABLES: &str = "the model has no Engram tables, or they are off; leave out --engram";
 
 /// Times fetching and decoding rows, with nothing else to do, of the tokens from
 /// `start` on, which is moved.
@@ -194,14 +194,14 @@ fn description(store: &EngramStore) -> String {
     bytes.dedup();
     let bytes: Vec<String> = bytes.iter().map(usize::to_string).collect();
     let tables = format!(
-        "Engram: {count} tables, {columns} rows per token each, of {} bytes",
+        "Engram: {count} tables, {columns} rows of {} bytes per token each",
         bytes.join(" and ")
     );
     match store.reads() {
         None => format!("{tables}, in memory"),
         Some((mode, direct)) => format!(
-            "{tables}, read by {mode} {} the page cache; room for {} rows",
-            if direct { "past" } else { "through" },
+            "{tables}, read with {mode} {} the page cache; cache for {} rows",
+            if direct { "bypassing" } else { "through" },
             store.cache_rows(),
         ),
     }

@@ -65,7 +65,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let model_max = engine.config().context_length;
     if context > model_max {
         bail!(
-            "{context} tokens are more than the model's {model_max}; use a smaller --prompt, --gen or --depth"
+            "{context} tokens exceed the model's limit of {model_max}; use a smaller --prompt, --gen or --depth"
         );
     }
     let mut session = model::session(&engine, context, args.engine.chunk)?;
@@ -102,7 +102,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             };
             let missing = before.saturating_sub(session.len());
             if missing > 0 && args.made_up {
-                bar.set_message(format!("making up caches to depth {before}"));
+                bar.set_message(format!("filling caches to depth {before}"));
                 session.fill_with_noise(before, 1)?;
             } else if missing > 0 {
                 bar.set_message(format!("reading {missing} tokens to depth {before}"));

@@ -42,7 +42,7 @@ impl Report<'_> {
         let machine = Machine::this();
         writeln!(
             out,
-            "{}, {} processors, {:.1} GB of memory",
+            "{}, {} CPUs, {:.1} GB of memory",
             machine.cpu,
             machine.cores,
             machine.memory as f64 / 1e9
@@ -50,7 +50,7 @@ impl Report<'_> {
         if let Some(c) = &self.roofline {
             writeln!(
                 out,
-                "measured at best: {:.1} GB/s read, {:.0} GOP/s int8, {:.0} GFLOP/s f32",
+                "best measured: {:.1} GB/s read, {:.0} GOP/s int8, {:.0} GFLOP/s f32",
                 c.read_bytes / 1e9,
                 c.int8_operations / 1e9,
                 c.f32_operations / 1e9
@@ -68,9 +68,9 @@ impl Report<'_> {
             "weights",
             "KV",
             "GB/s",
-            "of it",
+            "share",
             "GOP/s",
-            "of it"
+            "share"
         )?;
         for timing in self.timings {
             let per_token = timing.per_token();
@@ -101,7 +101,7 @@ impl Report<'_> {
         }
         writeln!(
             out,
-            "\nweights, KV: bytes read per token; a prompt's tokens share the weights of a chunk"
+            "\nweights, KV: bytes read per token; the tokens of a prompt share the weights of a chunk"
         )?;
         if self.args.profile {
             for timing in self.timings {

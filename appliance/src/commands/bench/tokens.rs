@@ -37,7 +37,7 @@ impl Tokens {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let ids = tokenizer.encode(&text, Marks::Plain)?;
         if ids.is_empty() {
-            bail!("{}: has no text to take tokens of", path.display());
+            bail!("{}: contains no text to take tokens from", path.display());
         }
         Ok(Self::Text(ids))
     }

@@ -71,7 +71,7 @@ impl<R: BufRead> Lines for Piped<R> {
             }
         } else if bytes.len() as u64 > MAX_LINE {
             bail!(
-                "standard input: line {} is longer than {MAX_LINE} bytes",
+                "standard input: line {} exceeds {MAX_LINE} bytes; split it",
                 self.number
             );
         }

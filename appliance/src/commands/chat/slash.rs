@@ -7,16 +7,16 @@ use crate::options::Thinking;
 
 /// What `/help` prints.
 pub const HELP: &str = "\
-/think [on|off|low|high|max]  reason before answering, and how deeply
+/think [on|off|low|high|max]  show or set reasoning before answers, and its depth
 /system [TEXT]                show or set the system message (- removes it)
 /temp [T]                     show or set the temperature
 /seed [N]                     show or set the seed
-/stats                        context and speed so far
-/save FILE                    write the conversation as JSON
+/stats                        show context use and speed
+/save FILE                    write the conversation to FILE as JSON
 /reset                        forget the conversation
 /quit                         leave (also Ctrl-D)
-A trailing \\ goes on in the next line; \"\"\" begins and ends several lines;
-// sends a line that begins with a slash; Ctrl-C stops an answer.";
+A trailing \\ continues on the next line; \"\"\" starts and ends a block of lines;
+// sends a line that starts with a slash; Ctrl-C stops an answer.";
 
 /// A command.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +47,7 @@ pub fn parse(line: &str) -> Result<Slash, String> {
     let rest = rest.trim();
     let given = (!rest.is_empty()).then_some(rest);
     let alone = |command| match given {
-        Some(_) => Err(format!("{word} takes nothing after it")),
+        Some(_) => Err(format!("{word} takes no argument")),
         None => Ok(command),
     };
     match word {
@@ -65,14 +65,14 @@ pub fn parse(line: &str) -> Result<Slash, String> {
         },
         "/seed" => match given.map(str::parse).transpose() {
             Ok(value) => Ok(Slash::Seed(value)),
-            Err(_) => Err(format!("/seed {rest}: not a whole number")),
+            Err(_) => Err(format!("/seed {rest}: must be a whole number")),
         },
         "/save" => match given {
             Some(path) => Ok(Slash::Save(path.into())),
-            None => Err("/save needs the name of a file".into()),
+            None => Err("/save needs a file name".into()),
         },
         _ => Err(format!(
-            "{word}: no such command; /help lists them, and // sends a line that begins with a slash"
+            "{word}: no such command; /help lists them, and // sends a line that starts with a slash"
         )),
     }
 }
@@ -84,7 +84,7 @@ fn think(word: &str) -> Result<Thinking, String> {
         "low" => (true, Some(EffortArg::Low)),
         "high" => (true, Some(EffortArg::High)),
         "max" => (true, Some(EffortArg::Max)),
-        _ => return Err(format!("/think {word}: on, off, low, high or max")),
+        _ => return Err(format!("/think {word}: must be on, off, low, high or max")),
     };
     Ok(Thinking { on, effort })
 }
@@ -114,12 +114,12 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (line, part) in [
             ("/nope x", "/nope: no such command"),
-            ("/temp hot", "/temp hot: not a number"),
+            ("/temp hot", "/temp hot: must be a number"),
             ("/temp -1", "from 0 to 100"),
-            ("/seed -1", "not a whole number"),
+            ("/seed -1", "must be a whole number"),
             ("/think maybe", "on, off"),
-            ("/save", "name of a file"),
-            ("/reset now", "takes nothing"),
+            ("/save", "file name"),
+            ("/reset now", "takes no argument"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(part), "{line}: {error}");

@@ -57,7 +57,7 @@ impl<'a> Talk<'a> {
         let mut conversation = prompt::conversation(engine, thinking)?;
         if let Some(said) = saved.as_ref().map(Saved::read_notes).transpose()?.flatten() {
             let mut turns = turns(&said)
-                .context("what was said in this session is damaged; name another session")?;
+                .context("the session's conversation is damaged; use another session")?;
             if let Some(Turn::System(text)) = turns.first() {
                 let text = text.clone();
                 turns.remove(0);
@@ -92,7 +92,7 @@ impl<'a> Talk<'a> {
         let name = self.engine.config().name.clone().unwrap_or(path);
         let before = match self.conversation.turns.len() {
             0 => String::new(),
-            n => format!(", {n} messages before"),
+            n => format!(", {n} earlier messages"),
         };
         format!(
             "{name}, context {}{before}. /help lists commands, Ctrl-D leaves.",
@@ -141,7 +141,7 @@ impl<'a> Talk<'a> {
         let ids = continuing(tokenizer, self.session.tokens(), rendered)?;
         self.limits
             .check_room(self.session.context(), ids.len())
-            .map_err(|e| anyhow!("{e}; /reset starts anew"))?;
+            .map_err(|e| anyhow!("{e}; use /reset to start over"))?;
         let mut reply = Reply::chat(self.conversation.reply(tokenizer), &self.stops);
         let mut answer = Answer::stdout();
         let mut model = Sampled {
@@ -180,14 +180,14 @@ impl<'a> Talk<'a> {
         let context = self.session.context();
         match outcome.finish {
             Finish::Interrupted => self.notes.line("(stopped)"),
-            Finish::Loop => self.notes.line("(stopped: the answer repeats itself)"),
+            Finish::Loop => self.notes.line("(stopped: the answer loops)"),
             Finish::ContextFull => self.notes.line(&format!(
-                "(the context of {context} tokens is full: /reset starts anew, --ctx gives more)"
+                "(the context of {context} tokens is full: use /reset to start over, or a larger --ctx)"
             )),
             _ => {}
         }
         if !answered {
-            self.notes.line("(no answer: your message was taken back)");
+            self.notes.line("(no answer: your message was dropped)");
         }
     }
 

@@ -106,8 +106,8 @@ fn plain(option: &str, text: &str, signs: &str) -> anyhow::Result<()> {
         .find(|c| !c.is_ascii_alphanumeric() && !signs.contains(*c))
     {
         Some(c) => bail!(
-            "{option}: {c:?} would have to be quoted in every client's own way; only ASCII \
-             letters, digits and {signs} can be written"
+            "{option}: {c:?} would need different quoting for each client; use only ASCII letters, \
+             digits and {signs}"
         ),
         None => Ok(()),
     }
@@ -118,10 +118,10 @@ fn root(url: &str) -> anyhow::Result<String> {
     let rest = url
         .strip_prefix("http://")
         .or_else(|| url.strip_prefix("https://"))
-        .ok_or_else(|| anyhow!("--url: must begin with http://, as http://127.0.0.1:8080"))?;
+        .ok_or_else(|| anyhow!("--url: must start with http://, as in http://127.0.0.1:8080"))?;
     let host = rest.trim_end_matches('/');
     if host.contains('/') {
-        bail!("--url: must end after the port: each client adds the path that it wants");
+        bail!("--url: must end after the port: each client adds its own path");
     }
     plain("--url", host, ".:[]-")?;
     Ok(url.trim_end_matches('/').to_owned())
@@ -130,7 +130,7 @@ fn root(url: &str) -> anyhow::Result<String> {
 /// Where clients of this machine find what listens there.
 fn reached_at(mut address: SocketAddr) -> anyhow::Result<String> {
     if address.port() == 0 {
-        bail!("--listen: the service chooses the port; give the one that it shows with --url");
+        bail!("--listen: the service chooses the port; give the port that it prints with --url");
     }
     if address.ip().is_unspecified() {
         address.set_ip(match address {
@@ -152,7 +152,7 @@ fn first_key(path: &Path) -> anyhow::Result<String> {
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with('#'))
         .map(str::to_owned)
-        .ok_or_else(|| anyhow!("{}: holds no key; write one on a line", name()))
+        .ok_or_else(|| anyhow!("{}: contains no key; write one on a line", name()))
 }
 
 #[cfg(test)]

@@ -54,8 +54,8 @@ const fn start(text: &'static str, note: &'static str) -> Part {
     }
 }
 
-/// What was there before is not ours to replace.
-const MERGE: &str = "add it to what is there";
+/// Existing settings are not ours to replace.
+const MERGE: &str = "merge with an existing file";
 
 /// All of them.
 pub const CLIENTS: &[Client] = &[
@@ -68,7 +68,7 @@ pub const CLIENTS: &[Client] = &[
             env(include_str!("files/claude-code.env")),
             start(
                 "claude --permission-mode default\n",
-                "its auto mode wants a classifier that this service does not have",
+                "its auto mode needs a classifier that this service does not have",
             ),
         ],
     },
@@ -86,7 +86,7 @@ pub const CLIENTS: &[Client] = &[
             file(
                 "~/.codex/v4-models.json",
                 v4_server::CODEX_MODELS,
-                "what Codex knows of its own models: instructions, context, levels of thinking",
+                "what Codex knows about its own models: instructions, context, reasoning levels",
             ),
             start("codex\n", ""),
         ],
@@ -133,7 +133,10 @@ pub const CLIENTS: &[Client] = &[
                 include_str!("files/cline.json"),
                 MERGE,
             ),
-            start(include_str!("files/cline.sh"), "the first line once"),
+            start(
+                include_str!("files/cline.sh"),
+                "run the first line only once",
+            ),
         ],
     },
     Client {
@@ -146,7 +149,7 @@ pub const CLIENTS: &[Client] = &[
             file(
                 "~/.continue/config.yaml",
                 include_str!("files/continue.yaml"),
-                "for editors too; the second model completes what is typed",
+                "also used by editors; the second model completes code as you type",
             ),
             start("cn --config ~/.continue/config.yaml\n", ""),
         ],
@@ -168,7 +171,7 @@ pub const CLIENTS: &[Client] = &[
                 include_str!("files/pi-settings.json"),
                 MERGE,
             ),
-            start("pi\n", "it wants fd and rg installed"),
+            start("pi\n", "needs fd and rg"),
         ],
     },
     Client {
@@ -202,7 +205,7 @@ pub const CLIENTS: &[Client] = &[
                 include_str!("files/llm.yaml"),
                 MERGE,
             ),
-            start(include_str!("files/llm.sh"), "the first line once"),
+            start(include_str!("files/llm.sh"), "run the first line only once"),
         ],
     },
     Client {

@@ -18,14 +18,14 @@ fn parse(text: &str) -> anyhow::Result<Vec<u32>> {
         let Ok(id) = word.parse() else {
             let shown: String = word.chars().take(40).collect();
             bail!(
-                "word {} is {shown:?}, no token id; give decimal numbers separated by white space",
+                "word {} is {shown:?}, not a token id; give decimal numbers separated by whitespace",
                 ids.len() + 1
             );
         };
         ids.push(id);
     }
     if ids.is_empty() {
-        bail!("holds no token ids");
+        bail!("contains no token ids");
     }
     Ok(ids)
 }

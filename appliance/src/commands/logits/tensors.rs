@@ -78,7 +78,7 @@ impl TensorFile {
             .prefix(".v4-run-")
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)
-            .with_context(|| format!("{}: cannot be written", path.display()))?;
+            .with_context(|| format!("{}: cannot write", path.display()))?;
         let (header, mut places) = layout(tensors).with_context(|| path.display().to_string())?;
         let data = header.len() as u64;
         for place in places.values_mut() {
@@ -158,10 +158,8 @@ fn layout(tensors: &[Tensor]) -> anyhow::Result<(Vec<u8>, BTreeMap<String, Place
             .shape
             .iter()
             .try_fold(4u64, |n, &dim| n.checked_mul(dim as u64))
-            .with_context(|| format!("{}: its size overflows", tensor.name))?;
-        let end = offset
-            .checked_add(bytes)
-            .context("the file's size overflows")?;
+            .with_context(|| format!("{}: size overflows", tensor.name))?;
+        let end = offset.checked_add(bytes).context("file size overflows")?;
         json.insert(
             tensor.name.clone(),
             serde_json::json!({

@@ -78,14 +78,13 @@ fn check_file(path: &Path) -> anyhow::Result<()> {
     }
     if !facts.is_file() {
         bail!(
-            "{}: is no regular file, so that it is not known what it wants to be ignored; remove it",
+            "{}: not a regular file, so its ignore rules cannot be read; remove it",
             path.display()
         );
     }
     if facts.len() > MOST_BYTES {
         bail!(
-            "{}: {} bytes, more than the {MOST_BYTES} that a file of ignore rules may have; shorten \
-             or remove it",
+            "{}: {} bytes exceed the limit of {MOST_BYTES} for ignore rules; shorten or remove it",
             path.display(),
             facts.len()
         );
@@ -98,7 +97,7 @@ fn check_file(path: &Path) -> anyhow::Result<()> {
 
 fn unread(path: &Path, error: &io::Error) -> anyhow::Result<()> {
     bail!(
-        "{}: {error}: what it names would be read; make it readable, or remove it",
+        "{}: {error}; its ignore rules would not apply: make it readable, or remove it",
         path.display()
     )
 }

@@ -1,4 +1,4 @@
-//! `v4-run repo`: a source tree as context.
+//! `v4-run repo`: answers questions about a source tree.
 
 mod ignored;
 mod walk;
@@ -28,25 +28,25 @@ use crate::reply::Reply;
 use crate::saved::{SessionArgs, Sessions};
 use crate::{model, options, prompt};
 
-/// Room for the question and its answer where the context is not given.
+/// Room for the question and its answer if the context is not given.
 const ROOM: usize = 4096;
 
-/// How files are set apart.
+/// How files are separated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Layout {
     /// Path and text, as people paste them into a chat.
     Plain,
-    /// The tokenizer's own marks for repositories and files.
+    /// The tokenizer's marks for repositories and files.
     Marks,
 }
 
-/// In which order files are read.
+/// The order in which files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Order {
-    /// Those changed longest ago first: what is edited comes last, and what is before it
-    /// is not read again.
+    /// Least recently changed first: edited files come last, and those before them are not
+    /// read again.
     Age,
-    /// By path: the same on every machine.
+    /// By path; the same on every machine.
     Path,
 }
 
@@ -58,40 +58,40 @@ Examples:
   v4-run repo model.gguf . --count
   v4-run repo model.gguf . --order path --max-file 64K -p \"List the public types.\"
 
-Reads a source tree, without what .gitignore names, files that are no text and
-files longer than --max-file, and then answers the question. What was read is kept
-in a session named after the tree: the next question starts from there, and after
-an edit only the file that was edited and those after it are read again.
+Reads a source tree and answers the question. Files that .gitignore names, files that
+are not text and files larger than --max-file are left out. The tree is saved in a
+session named after it: the next question starts from there, and after an edit only
+the edited file and those after it are read again.
 
-Files are set apart by plain paths, as people paste them into a chat, which is what
-chat models are trained on; --layout marks uses the marks that the tokenizer has for
-repositories. A tree that does not fit the context is refused; --trim leaves out the
-longest files until it does, and says which.")]
+Files are separated by plain paths, as people paste them into a chat, because chat
+models are trained on that. --layout marks uses the tokenizer's marks for repositories
+instead. A tree that does not fit the context is refused; --trim leaves out the
+longest files until it fits, and names them.")]
 pub struct RepoArgs {
     /// Model file (GGUF)
     pub model: PathBuf,
-    /// Folder of the tree
+    /// Root folder of the source tree
     pub folder: PathBuf,
-    /// The question
+    /// Question to answer
     #[arg(short, long, value_name = "TEXT", required_unless_present = "count")]
     pub prompt: Option<String>,
-    /// Only count tokens, per folder; runs no model
+    /// Only count tokens per folder, without running the model
     #[arg(long)]
     pub count: bool,
-    /// How files are set apart
+    /// How files are separated
     #[arg(long, value_enum, default_value = "plain")]
     pub layout: Layout,
-    /// In which order files are read
+    /// Order in which files are read
     #[arg(long, value_enum, default_value = "age")]
     pub order: Order,
-    /// Longest file that is read
+    /// Leave out files larger than SIZE
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256K")]
     pub max_file: usize,
     /// Also read hidden files
     #[arg(long)]
     pub hidden: bool,
-    /// Tokens after which a session can be gone on from: fewer save reading after an edit, more save
-    /// room on the disk
+    /// Tokens between the points from which a session can continue: fewer mean less to read again
+    /// after an edit, more mean less disk space
     #[arg(long, value_name = "N", value_parser = positive, default_value = "2048")]
     pub group: usize,
     /// Leave out the longest files until the rest fits the context
@@ -100,7 +100,7 @@ pub struct RepoArgs {
     /// Print one JSON object at the end
     #[arg(long)]
     pub json: bool,
-    /// No progress and no statistics on standard error
+    /// Do not print progress or statistics to standard error
     #[arg(short, long)]
     pub quiet: bool,
     /// The chat prompt around it.
@@ -146,9 +146,9 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     if files.is_empty() {
         let unread = match left_out.unreadable {
             0 => String::new(),
-            n => format!(" ({n} cannot be read)"),
+            n => format!(" ({n} files cannot be read)"),
         };
-        bail!("{}: no text files in it{unread}", args.folder.display());
+        bail!("{}: contains no text files{unread}", args.folder.display());
     }
     if args.count {
         let file = GgufFile::open(&args.model)?;
@@ -175,7 +175,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
         None => format!("repo-{}-{:08x}", plain(name), hash(&root)),
     };
     let (ids, ends) = around.whole(&encoded);
-    // As much as it takes, so that memory is not set aside for a million tokens.
+    // Only as much as needed, so that memory is not set aside for a million tokens.
     let asked = args.length.ctx.filter(|&ctx| ctx != MAX_CONTEXT);
     let context = asked.unwrap_or((ids.len() + room).min(model_max));
     let sessions = Sessions::new(&args.keep)?;
@@ -211,7 +211,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     )
 }
 
-/// Says what could not be read, also with --quiet: the answer is made without it.
+/// Reports files that could not be read, even with --quiet: the answer ignores them.
 fn warn(left_out: &LeftOut) {
     for line in unread(left_out) {
         // A closed standard error is no reason to stop working.
@@ -219,7 +219,7 @@ fn warn(left_out: &LeftOut) {
     }
 }
 
-/// What could not be read, a line each.
+/// Files that could not be read, one per line.
 fn unread(left_out: &LeftOut) -> Vec<String> {
     let named = left_out.named.iter();
     let mut lines: Vec<String> = named
@@ -245,7 +245,7 @@ fn sort(files: &mut [SourceFile], order: Order) {
     }
 }
 
-/// The tokens of each file by itself, so that they do not hang on their neighbours.
+/// Encodes each file by itself, so that its tokens do not depend on its neighbours.
 fn encode(
     tokenizer: &Tokenizer,
     files: &[SourceFile],
@@ -254,7 +254,7 @@ fn encode(
     let mark = |mark: &str| {
         tokenizer
             .mark(mark)
-            .with_context(|| format!("the tokenizer has no {mark}: use --layout plain"))
+            .with_context(|| format!("the tokenizer has no {mark}; use --layout plain"))
     };
     files
         .iter()
@@ -280,7 +280,7 @@ fn encode(
         .collect()
 }
 
-/// What stands before and after the files: the chat's prompt.
+/// The chat prompt before and after the files.
 struct Around {
     before: Vec<u32>,
     after: Vec<u32>,
@@ -298,9 +298,9 @@ impl Around {
         let ids = conversation.render(tokenizer)?.ids;
         let user = tokenizer
             .mark("<｜User｜>")
-            .context("the tokenizer has no mark for what a user says")?;
+            .context("the tokenizer has no <｜User｜> mark")?;
         let at = ids.iter().rposition(|&id| id == user);
-        let at = at.context("the prompt has no user's message")? + 1;
+        let at = at.context("the prompt has no user message")? + 1;
         let mut before = ids[..at].to_vec();
         if args.layout == Layout::Marks {
             for (mark, text) in [
@@ -309,7 +309,7 @@ impl Around {
             ] {
                 before.push(
                     tokenizer.mark(mark).with_context(|| {
-                        format!("the tokenizer has no {mark}: use --layout plain")
+                        format!("the tokenizer has no {mark}; use --layout plain")
                     })?,
                 );
                 before.extend(tokenizer.encode(text, Marks::Plain)?);
@@ -339,7 +339,7 @@ impl Around {
     }
 }
 
-/// Sees to it that files and `more` tokens fit the context.
+/// Makes the files and `more` tokens fit the context.
 fn fit(
     files: &mut Vec<Encoded>,
     more: usize,
@@ -354,7 +354,7 @@ fn fit(
     if !args.trim {
         bail!(
             "{}: {} tokens with the question and room for an answer do not fit the context of \
-             {context}; give a folder in it, a smaller --max-file, a larger --ctx, or --trim to \
+             {context}; give a subfolder, a smaller --max-file, a larger --ctx, or --trim to \
              leave out the longest files (--count lists them)",
             args.folder.display(),
             sum(files)
@@ -363,7 +363,7 @@ fn fit(
     while sum(files) > context {
         let longest = files.iter().enumerate().max_by_key(|(_, f)| f.ids.len());
         let Some((at, file)) = longest else {
-            bail!("the question alone does not fit the context of {context}");
+            bail!("the question alone does not fit the context of {context}; give a larger --ctx");
         };
         notes.line(&format!(
             "v4-run: left out {} ({} tokens)",
@@ -375,7 +375,7 @@ fn fit(
     Ok(())
 }
 
-/// What is to be read.
+/// What remains to be read.
 struct Ahead<'a> {
     ids: &'a [u32],
     /// Where each file ends.
@@ -384,7 +384,7 @@ struct Ahead<'a> {
     context: usize,
 }
 
-/// Reads the files, a group at a time, as far as the session has not.
+/// Reads the files that the session does not hold yet, a group at a time.
 fn read_ahead(
     args: &RepoArgs,
     engine: &Arc<Engine>,
@@ -424,7 +424,7 @@ fn read_ahead(
             Err(EngineError::Cancelled) => true,
             Err(error) => return Err(error.into()),
         };
-        // Also what was read until Ctrl-C.
+        // Even if Ctrl-C stopped it: what was read is kept.
         session.save(&mut saved.log)?;
         saved.make_room(notes)?;
         if stopped {
@@ -435,14 +435,14 @@ fn read_ahead(
     bar.finish_and_clear();
     drop(busy);
     notes.line(&format!(
-        "[{} files, {last} tokens, {} of them read before]",
+        "[{} files, {last} tokens, {} reused]",
         ends.len(),
         read_before.min(last)
     ));
     Ok(ControlFlow::Continue(()))
 }
 
-/// A name without what a session's may not have.
+/// A name with characters that a session name cannot have replaced.
 fn plain(name: &str) -> String {
     let plain = |c: char| {
         if c.is_alphanumeric() || "._-".contains(c) {
@@ -454,7 +454,7 @@ fn plain(name: &str) -> String {
     name.chars().map(plain).take(40).collect()
 }
 
-/// Tells trees of the same name apart; the same on every machine.
+/// Distinguishes trees of the same name; the same on every machine.
 fn hash(root: &Path) -> u32 {
     // FNV-1a.
     root.as_os_str()
@@ -465,7 +465,7 @@ fn hash(root: &Path) -> u32 {
         })
 }
 
-/// Prints tokens per folder, with all that is in it.
+/// Prints tokens per folder, including its subfolders.
 fn print_counts(files: &[Encoded], left_out: &LeftOut, as_json: bool) -> anyhow::Result<()> {
     let mut folders: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for file in files {
@@ -516,8 +516,8 @@ fn print_counts(files: &[Encoded], left_out: &LeftOut, as_json: bool) -> anyhow:
     }
     writeln!(
         out,
-        "left out: {} longer than --max-file, {} that are no text, {} empty, {} links, {} sockets, \
-         pipes and devices, {} that cannot be read",
+        "left out: {} larger than --max-file, {} not text, {} empty, {} links, {} sockets, pipes \
+         and devices, {} unreadable",
         left_out.long,
         left_out.binary,
         left_out.empty,

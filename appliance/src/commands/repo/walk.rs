@@ -90,7 +90,7 @@ impl LeftOut {
 pub fn walk(root: &Path, filter: &Filter) -> anyhow::Result<(Vec<SourceFile>, LeftOut)> {
     if !root.is_dir() {
         bail!(
-            "{}: is no folder; give the folder of a tree",
+            "{}: not a folder; give the root folder of a source tree",
             root.display()
         );
     }
@@ -308,7 +308,7 @@ mod tests {
         let file: PathBuf = dir.path().join("a.rs");
         fs::write(&file, "x").unwrap();
         let error = walk(&file, &all()).unwrap_err().to_string();
-        assert!(error.contains("is no folder"), "{error}");
+        assert!(error.contains("not a folder"), "{error}");
     }
 
     #[test]

@@ -28,27 +28,30 @@ pub enum GgufError {
         error: io::Error,
     },
     /// The path leads to a folder, a pipe or a device.
-    #[error("is not a regular file; give the path of a .gguf file")]
+    #[error("not a regular file; give the path of a .gguf file")]
     NotAFile,
     /// The first four bytes are not `GGUF`.
-    #[error("is not a GGUF file; give a .gguf file, or make one from a checkpoint with v4-convert")]
+    #[error("not a GGUF file; give a .gguf file, or make one from a checkpoint with v4-convert")]
     NotGguf,
     /// A Git LFS pointer stands where the model should.
     #[error(
-        "is a Git LFS pointer, not the model itself; fetch the model with `git lfs pull` or download it"
+        "a Git LFS pointer, not the model itself; fetch the model with `git lfs pull`, or download \
+         it"
     )]
     LfsPointer,
     /// The file was written for a big-endian machine.
-    #[error("is a big-endian GGUF file; convert it to little-endian first")]
+    #[error("a big-endian GGUF file; convert it to little-endian first")]
     BigEndian,
     /// A version other than 2 and 3.
     #[error(
-        "is GGUF version {0}, versions 2 and 3 can be read; convert the model again with a current converter"
+        "GGUF version {0} is not supported, only versions 2 and 3; convert the model again with a \
+         current converter"
     )]
     Version(u32),
     /// The file ends before the header does.
     #[error(
-        "ends inside {item}: {need} bytes needed, {left} left; the file is cut short or damaged, fetch or convert it again"
+        "ends within {item}: {need} bytes needed, {left} left; the file is truncated or damaged, \
+         download or convert it again"
     )]
     Truncated {
         /// The part of the header that was being read.
@@ -60,7 +63,8 @@ pub enum GgufError {
     },
     /// Metadata and tensor table are longer than [`MAX_HEADER_BYTES`](super::MAX_HEADER_BYTES).
     #[error(
-        "{item} runs past the limit of {limit} bytes for a header; the file is damaged, fetch or convert it again"
+        "{item} exceeds the limit of {limit} bytes for a header; the file is damaged, download or \
+         convert it again"
     )]
     HeaderTooLong {
         /// The part of the header that was being read.
@@ -70,7 +74,8 @@ pub enum GgufError {
     },
     /// More metadata entries or tensors than a file of this length can hold.
     #[error(
-        "claims {count} {what}, a file of this length can have {most}; it is cut short or damaged, fetch or convert it again"
+        "claims {count} {what}, but a file of this size can have at most {most}; it is truncated \
+         or damaged, download or convert it again"
     )]
     Count {
         /// `metadata entries` or `tensors`.
@@ -82,7 +87,8 @@ pub enum GgufError {
     },
     /// A key or tensor name is empty or longer than the format allows.
     #[error(
-        "{item}: the name has {len} bytes, 1 to {most} are allowed; the file is damaged, fetch or convert it again"
+        "{item}: the name has {len} bytes, but only 1 to {most} are allowed; the file is damaged, \
+         download or convert it again"
     )]
     NameLength {
         /// The entry.
@@ -93,26 +99,27 @@ pub enum GgufError {
         most: u64,
     },
     /// A string is no UTF-8.
-    #[error("{item}: the text is not UTF-8; the file is damaged, fetch or convert it again")]
+    #[error("{item}: the text is not UTF-8; the file is damaged, download or convert it again")]
     Utf8 {
         /// The entry.
         item: String,
     },
     /// Two metadata entries have one key.
-    #[error("key {} is there twice; convert the model again", Shown(key))]
+    #[error("key {} occurs twice; convert the model again", Shown(key))]
     DuplicateKey {
         /// The key.
         key: String,
     },
     /// Two tensors have one name.
-    #[error("tensor {} is there twice; convert the model again", Shown(tensor))]
+    #[error("tensor {} occurs twice; convert the model again", Shown(tensor))]
     DuplicateTensor {
         /// The tensor.
         tensor: String,
     },
     /// A metadata value of a type that GGUF does not have.
     #[error(
-        "{item}: value type {id} does not exist in GGUF; the file is damaged, fetch or convert it again"
+        "{item}: value type {id} does not exist in GGUF; the file is damaged, download or convert \
+         it again"
     )]
     ValueType {
         /// The entry.
@@ -131,7 +138,7 @@ pub enum GgufError {
     },
     /// A truth value other than 0 and 1.
     #[error(
-        "{item}: a truth value is {byte}, not 0 or 1; the file is damaged, fetch or convert it again"
+        "{item}: a boolean is {byte}, not 0 or 1; the file is damaged, download or convert it again"
     )]
     Bool {
         /// The entry.
@@ -151,7 +158,8 @@ pub enum GgufError {
     },
     /// The metadata names another alignment than the one asked for.
     #[error(
-        "key \"general.alignment\" is {stored}, the file is laid out for {asked}; remove the key"
+        "key \"general.alignment\" is {stored}, but the file is laid out for {asked}; remove the \
+         key"
     )]
     AlignmentMismatch {
         /// As the metadata says.
@@ -169,7 +177,8 @@ pub enum GgufError {
     },
     /// A tensor with no dimensions or more than four.
     #[error(
-        "tensor {} has {count} dimensions, 1 to 4 are allowed; the file is damaged, fetch or convert it again",
+        "tensor {} has {count} dimensions, but only 1 to 4 are allowed; the file is damaged, \
+         download or convert it again",
         Shown(tensor)
     )]
     DimensionCount {
@@ -180,7 +189,8 @@ pub enum GgufError {
     },
     /// A tensor with a dimension of 0, or with more values than can be counted.
     #[error(
-        "tensor {} has the impossible shape {dims:?}; the file is damaged, fetch or convert it again",
+        "tensor {} has the impossible shape {dims:?}; the file is damaged, download or convert it \
+         again",
         Shown(tensor)
     )]
     Shape {
@@ -191,7 +201,8 @@ pub enum GgufError {
     },
     /// A row that is no whole number of blocks.
     #[error(
-        "tensor {} has rows of {values} values, {ty} needs a multiple of {}; choose another type for it",
+        "tensor {} has rows of {values} values, but {ty} needs a multiple of {}; choose another \
+         type for it",
         Shown(tensor),
         ty.block_values()
     )]
@@ -205,7 +216,7 @@ pub enum GgufError {
     },
     /// A tensor's byte count is not what its type and shape need.
     #[error(
-        "tensor {} is given {given} bytes, its type and shape take {expected}",
+        "tensor {} has {given} bytes, but its type and shape take {expected}",
         Shown(tensor)
     )]
     TensorBytes {
@@ -218,7 +229,8 @@ pub enum GgufError {
     },
     /// A tensor does not start at a multiple of the alignment.
     #[error(
-        "tensor {} starts at {offset}, which is no multiple of the alignment {alignment}; convert the model again",
+        "tensor {} starts at {offset}, which is not a multiple of the alignment {alignment}; \
+         convert the model again",
         Shown(tensor)
     )]
     Misaligned {
@@ -231,7 +243,8 @@ pub enum GgufError {
     },
     /// A tensor's data lie past the end of the file.
     #[error(
-        "tensor {} ends at byte {end}, the file has {file_len}; it is cut short or damaged, fetch or convert it again",
+        "tensor {} ends at byte {end}, but the file has only {file_len}; it is truncated or \
+         damaged, download or convert it again",
         Shown(tensor)
     )]
     OutsideFile {
@@ -244,7 +257,7 @@ pub enum GgufError {
     },
     /// Two tensors share bytes.
     #[error(
-        "tensors {} and {} overlap; the file is damaged, fetch or convert it again",
+        "tensors {} and {} overlap; the file is damaged, download or convert it again",
         Shown(first),
         Shown(second)
     )]
@@ -256,7 +269,8 @@ pub enum GgufError {
     },
     /// One part of a model that was split into several files.
     #[error(
-        "is one of {count} parts of a split model; merge them first with `llama-gguf-split --merge FIRST-PART OUT.gguf`"
+        "one of {count} parts of a split model; merge them first with `llama-gguf-split --merge \
+         FIRST-PART OUT.gguf`"
     )]
     Split {
         /// The number of parts.
@@ -264,7 +278,8 @@ pub enum GgufError {
     },
     /// Bytes of a tensor are not what the file's hashes say.
     #[error(
-        "tensor {} is not what the manifest says: bytes {from} to {to} of the file were altered or its disk is damaged; copy the model again",
+        "tensor {} does not match the manifest: bytes {from} to {to} of the file were altered, or \
+         its disk is damaged; copy the model again",
         Shown(tensor)
     )]
     Altered {
@@ -277,12 +292,14 @@ pub enum GgufError {
     },
     /// The header, or what lies between tensors, is not what the file's hashes say.
     #[error(
-        "its header, or what lies between its tensors, is not what the manifest says: it was altered or its disk is damaged; copy the model again"
+        "its header, or data between its tensors, does not match the manifest: the file was \
+         altered, or its disk is damaged; copy the model again"
     )]
     AlteredFrame,
     /// The file is shorter or longer than its hashes say.
     #[error(
-        "has {found} bytes, by the manifest it should have {expected}: it is cut short, or of another model; copy it again"
+        "has {found} bytes, but {expected} according to the manifest: it is truncated, or belongs \
+         to another model; copy it again"
     )]
     AlteredLength {
         /// Its length.
@@ -292,7 +309,8 @@ pub enum GgufError {
     },
     /// Somebody has written to the file since it was opened.
     #[error(
-        "was written to, or cut short, while it was in use: what is computed with it may be wrong; see that the model is whole and start again, and put a new model beside it instead of writing into this one"
+        "was modified or truncated while in use, so results may be wrong; check that the model is \
+         complete and start again, and never overwrite a model in use"
     )]
     Written,
     /// A tensor that the hashes lack, or have elsewhere.
@@ -314,14 +332,17 @@ pub enum GgufError {
         tensor: String,
     },
     /// A key that is needed is not there.
-    #[error("key {}: missing; convert the model again with v4-convert", Shown(key))]
+    #[error(
+        "key {} is missing; convert the model again with v4-convert",
+        Shown(key)
+    )]
     Missing {
         /// The key.
         key: String,
     },
     /// A key has a value of another type.
     #[error(
-        "key {}: is {found}, expected {expected}; convert the model again with v4-convert",
+        "key {} is {found}, not {expected}; convert the model again with v4-convert",
         Shown(key)
     )]
     WrongType {
@@ -393,19 +414,20 @@ impl fmt::Display for TypeRemedy {
             4 | 5 | 31..=33 | 36..=38 => {
                 return write!(
                     f,
-                    "{id}, which ggml has withdrawn; convert the model again with v4-convert"
+                    "{id}, which ggml has removed; convert the model again with v4-convert"
                 );
             }
             133.. => {
                 return write!(
                     f,
-                    "{id}, which only ik_llama.cpp has; requantise the model to a type of llama.cpp, such as Q4_K"
+                    "{id}, which only ik_llama.cpp has; requantise the model to a llama.cpp type, \
+                     such as Q4_K"
                 );
             }
             _ => {
                 return write!(
                     f,
-                    "{id}, which is unknown; the file is damaged or newer than this program"
+                    "{id}, which is unknown; the file is damaged, or newer than this program"
                 );
             }
         };

@@ -33,13 +33,13 @@ pub struct FileHashes {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HashesError {
     /// A tensor that ends past the file's end or starts before the one before it ends.
-    #[error("tensor {name:?} lies outside of the file or in another tensor")]
+    #[error("tensor {name:?} is outside the file or overlaps another tensor")]
     Place {
         /// The tensor.
         name: String,
     },
     /// More or fewer blocks than the tensor's length makes.
-    #[error("tensor {name:?} has {found} blocks, {expected} are needed")]
+    #[error("tensor {name:?} has {found} blocks instead of {expected}")]
     Blocks {
         /// The tensor.
         name: String,

@@ -109,9 +109,7 @@ fn open_same(file: &File, path: &Path, more: OFlags) -> io::Result<File> {
     let opened = File::from(opened);
     let (ours, theirs) = (file.metadata()?, opened.metadata()?);
     if (ours.dev(), ours.ino()) != (theirs.dev(), theirs.ino()) {
-        return Err(io::Error::other(
-            "another file has taken its place while it was open",
-        ));
+        return Err(io::Error::other("the file was replaced while it was open"));
     }
     Ok(opened)
 }

@@ -116,7 +116,7 @@ fn guarded<T>(job: &Arc<dyn Job>, call: impl FnOnce() -> T) -> Option<T> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadFailure {
     /// The system's error.
-    #[error("cannot read {len} bytes at offset {offset}: {reason} (tried {tries} times)")]
+    #[error("cannot read {len} bytes at offset {offset}: {reason} (after {tries} attempts)")]
     System {
         /// Place in the file.
         offset: u64,
@@ -129,8 +129,8 @@ pub enum ReadFailure {
     },
     /// The file has become shorter.
     #[error(
-        "the file ends at byte {end}, {len} bytes at offset {offset} are needed: it was cut \
-         short after it was opened"
+        "the file ends at byte {end}, but {len} bytes at offset {offset} are needed: it was \
+         truncated after it was opened"
     )]
     EndOfFile {
         /// Place in the file.

@@ -190,7 +190,7 @@ impl Job for Probe {
         state.in_flight = 0;
         state
             .failure
-            .get_or_insert_with(|| "reading has ended".to_owned());
+            .get_or_insert_with(|| "reading has stopped".to_owned());
         self.ended.notify_all();
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn start(shared: &Arc<Shared>, in_flight: usize) -> io::Result<JoinHa
             let _ = thread.join();
             Err(error)
         }
-        Err(_) => Err(io::Error::other("the reading thread ended at its start")),
+        Err(_) => Err(io::Error::other("the reading thread ended at startup")),
     }
 }
 

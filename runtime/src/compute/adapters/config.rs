@@ -61,33 +61,33 @@ impl AdapterConfig {
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut fields: Map<String, Value> = serde_json::from_slice(bytes)
-            .map_err(|e| format!("{e}; it is damaged, copy it again"))?;
+            .map_err(|e| format!("{e}; the file is damaged, copy it again"))?;
         let kind = fields.remove("peft_type");
         if kind.as_ref().and_then(Value::as_str) != Some("LORA") {
             let kind = kind.unwrap_or_default();
-            return Err(format!("peft_type is {kind}; only \"LORA\" can be used"));
+            return Err(format!("peft_type is {kind}; only \"LORA\" is supported"));
         }
         let mut number = |name: &str| {
             let value = fields.remove(name).and_then(|v| v.as_f64());
             let value = value.filter(|v| is_factor(*v));
-            value.ok_or_else(|| format!("{name} is missing or no number above 0"))
+            value.ok_or_else(|| format!("{name} must be a number above 0"))
         };
         let (rank, alpha) = (number("r")?, number("lora_alpha")?);
         let rank = whole("r", rank)?;
         let by_root = match fields.remove("use_rslora") {
             None | Some(Value::Null) => false,
             Some(Value::Bool(on)) => on,
-            Some(other) => return Err(format!("use_rslora is {other}, neither true nor false")),
+            Some(other) => return Err(format!("use_rslora is {other}; it must be true or false")),
         };
         if let Some(bias) = fields.remove("bias")
             && bias.as_str() != Some("none")
         {
-            return Err(format!("bias is {bias}; only \"none\" can be used"));
+            return Err(format!("bias is {bias}; only \"none\" is supported"));
         }
         let mut patterns = |name: &str| match fields.remove(name) {
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Object(patterns)) => patterns.iter().map(|p| pattern(name, p)).collect(),
-            Some(_) => Err(format!("{name} is no object")),
+            Some(_) => Err(format!("{name} must be an object")),
         };
         let (ranks, alphas) = (patterns("rank_pattern")?, patterns("alpha_pattern")?);
         let ranks = ranks.into_iter();
@@ -96,8 +96,8 @@ impl AdapterConfig {
         fields.retain(|name, value| !OF_TRAINING.contains(&name.as_str()) && is_set(value));
         if let Some((name, value)) = fields.iter().next() {
             return Err(format!(
-                "{name} is {value}, which this version does not know how to apply; merge the \
-                 adapter into the checkpoint and convert it again"
+                "{name} is {value}, which this version does not support; merge the adapter into \
+                 the checkpoint and convert that"
             ));
         }
         Ok(Self {
@@ -125,7 +125,7 @@ impl AdapterConfig {
 fn whole(field: &str, rank: f64) -> Result<usize, String> {
     let fits = rank.fract() == 0.0 && (1.0..=65_536.0).contains(&rank);
     fits.then_some(rank as usize)
-        .ok_or_else(|| format!("{field} has {rank}, not a rank"))
+        .ok_or_else(|| format!("{field} contains {rank}, which is not a rank"))
 }
 
 /// Above 0, and a number in float32 too, in which products are scaled.
@@ -136,9 +136,9 @@ fn is_factor(value: f64) -> bool {
 /// A key of a pattern is a regular expression for the end of a module's name.
 fn pattern(field: &str, (key, value): (&String, &Value)) -> Result<(Regex, f64), String> {
     let value = value.as_f64().filter(|v| is_factor(*v));
-    let value = value.ok_or_else(|| format!("{field} of {key:?} is no number above 0"))?;
+    let value = value.ok_or_else(|| format!("{field}: {key:?} must be a number above 0"))?;
     let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
-        .map_err(|e| format!("{field} of {key:?} is no regular expression: {e}"))?;
+        .map_err(|e| format!("{field}: {key:?} is not a valid regular expression: {e}"))?;
     Ok((regex, value))
 }
 

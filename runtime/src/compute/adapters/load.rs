@@ -66,8 +66,8 @@ impl Adapter {
         let mut share = Share::new(budget);
         let mut take = |bytes| {
             let what = || {
-                let what = format!("the model with the adapter {name}, beside sessions,");
-                (what, ", or leave the adapter out".to_owned())
+                let what = format!("the model with adapter {name} and the open sessions");
+                (what, ", or leave out the adapter".to_owned())
             };
             share.set(bytes, what)
         };
@@ -117,20 +117,20 @@ impl Loader<'_> {
             let found = modules.entry(module.to_owned()).or_default();
             let half = if is_a { &mut found.a } else { &mut found.b };
             if half.replace(part).is_some() {
-                return Err(self.error(name, "is there twice"));
+                return Err(self.error(name, "occurs twice"));
             }
         }
         if modules.is_empty() {
             return Err(AdapterError::File {
                 path: self.path.clone(),
-                what: "it has no tensors".to_owned(),
+                what: "it contains no tensors".to_owned(),
             });
         }
         let mut pairs: Vec<Option<Pair>> = self.sites.iter().map(|_| None).collect();
         for (module, found) in modules {
             let (at, pair) = self.pair(&module, found)?;
             if pairs[at].replace(pair).is_some() {
-                return Err(self.error(&module, "is there under two names"));
+                return Err(self.error(&module, "occurs under two names"));
             }
         }
         Ok(pairs)
@@ -154,9 +154,8 @@ impl Loader<'_> {
             Some((module, "B")) => Ok((module, false)),
             _ => Err(self.error(
                 name,
-                "is no half of a low-rank pair (base_model.model.MODULE.lora_A.weight, lora_B); \
-                 this version applies nothing else, so the adapter would not do what it was \
-                 trained to do",
+                "is not half of a low-rank pair (base_model.model.MODULE.lora_A.weight, lora_B); \
+                 this version supports nothing else, so the adapter would not work as trained",
             )),
         }
     }
@@ -179,14 +178,19 @@ impl Loader<'_> {
         };
         let (rows, cols) = match *shape {
             [rows, cols] if rows > 0 && cols > 0 => (rows, cols),
-            _ => return Err(self.error(name, format!("has the shape {shape:?}: no matrix"))),
+            _ => {
+                return Err(self.error(
+                    name,
+                    format!("has the shape {shape:?}; it must be a matrix"),
+                ));
+            }
         };
         let mut row = vec![0.0; cols];
         for bytes in data.chunks_exact(data.len() / rows) {
             let decoded = v4_quant::decode_row(ty, bytes, &mut row);
             decoded.map_err(|e| self.error(name, e.to_string()))?;
             if !row.iter().all(|v| v.is_finite()) {
-                return Err(self.error(name, "holds values that are not finite"));
+                return Err(self.error(name, "contains values that are not finite"));
             }
         }
         Ok(Part {
@@ -201,8 +205,8 @@ impl Loader<'_> {
             ["A", "B"].map(|half| format!("{PREFIX}{module}.lora_{half}.weight"));
         let (a, b) = match (found.a, found.b) {
             (Some(a), Some(b)) => (a, b),
-            (None, _) => return Err(self.error(&b_name, "has no lora_A beside it")),
-            (_, None) => return Err(self.error(&a_name, "has no lora_B beside it")),
+            (None, _) => return Err(self.error(&b_name, "has no matching lora_A")),
+            (_, None) => return Err(self.error(&a_name, "has no matching lora_B")),
         };
         let candidates = names::gguf_names(module);
         let at = self.sites.iter().position(|s| candidates.contains(&s.name));
@@ -225,8 +229,8 @@ impl Loader<'_> {
                 return Err(self.error(
                     name,
                     format!(
-                        "has the shape {has:?}, but rank {rank} of {} wants {want:?}: the \
-                         adapter is of another model, or its configuration of another adapter",
+                        "has the shape {has:?}, but rank {rank} of {} requires {want:?}: the \
+                         adapter belongs to another model, or its configuration to another adapter",
                         site.name
                     ),
                 ));

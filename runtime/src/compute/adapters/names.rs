@@ -96,16 +96,16 @@ pub(super) fn reason(module: &str) -> &'static str {
     let part = layer_of(module.strip_prefix("model.").unwrap_or(module)).map(|(_, part)| part);
     let part = part.unwrap_or(module);
     if part.contains(".experts") {
-        "is a routed expert, and those are not adapted at run time; merge the adapter into the \
-         checkpoint and convert it again, or train without routed experts"
+        "is a routed expert, which cannot be adapted at run time; merge the adapter into the \
+         checkpoint and convert that, or train without routed experts"
     } else if matches!(part, "ffn.gate" | "mlp.gate") {
-        "is the router, which is not adapted at run time; merge the adapter into the checkpoint \
-         and convert it again"
+        "is the router, which cannot be adapted at run time; merge the adapter into the checkpoint \
+         and convert that"
     } else if module.contains("embed") {
-        "is the embedding, which is not adapted at run time; merge the adapter into the \
-         checkpoint and convert it again"
+        "is the embedding, which cannot be adapted at run time; merge the adapter into the \
+         checkpoint and convert that"
     } else {
-        "is no projection of this model: the adapter is of another one"
+        "is not a projection of this model: the adapter belongs to another model"
     }
 }
 

@@ -16,15 +16,14 @@ pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>, AdapterError> {
         let mut file = File::open(path)?;
         let len = file.metadata()?.len();
         if !is_file || len > most {
-            let what = format!("it is no file, or larger than {most} bytes");
+            let what = format!("not a regular file, or larger than {most} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(usize::try_from(len).unwrap_or(usize::MAX))?;
         file.by_ref().take(len).read_to_end(&mut bytes)?;
         if is_lfs_pointer(&bytes) {
-            let what =
-                "it is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder";
+            let what = "a Git LFS pointer, not the file itself; run `git lfs pull` in its folder";
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(bytes)

@@ -43,22 +43,22 @@ impl Default for SamplerOptions {
 #[non_exhaustive]
 pub enum SamplerError {
     /// The temperature is negative or no number.
-    #[error("temperature is {0}, it must be 0 or more")]
+    #[error("temperature is {0}; it must be 0 or more")]
     Temperature(f32),
     /// `top_p` is out of range.
-    #[error("top-p is {0}, it must be above 0 and at most 1")]
+    #[error("top-p is {0}; it must be above 0 and at most 1")]
     TopP(f32),
     /// `min_p` is out of range.
-    #[error("min-p is {0}, it must be within 0 and 1")]
+    #[error("min-p is {0}; it must be from 0 to 1")]
     MinP(f32),
     /// The repetition penalty is out of range.
-    #[error("repetition penalty is {0}, it must be a number above 0")]
+    #[error("repetition penalty is {0}; it must be above 0")]
     RepetitionPenalty(f32),
     /// There are no logits, or all are minus infinity.
-    #[error("no token is possible: {0} logits, none above minus infinity")]
+    #[error("no token is possible: none of {0} logits is above minus infinity")]
     NoToken(usize),
     /// A logit is NaN or plus infinity: the model's numbers are broken.
-    #[error("logit of token {id} is {value}, the model's numbers are broken")]
+    #[error("the logit of token {id} is {value}: the model's numbers are broken")]
     NotFinite {
         /// The token.
         id: u32,
@@ -66,7 +66,7 @@ pub enum SamplerError {
         value: f32,
     },
     /// The history has a token that there is no logit for.
-    #[error("token {id} of the history is out of range, there are {vocab} logits")]
+    #[error("token {id} of the history is out of range; there are {vocab} logits")]
     History {
         /// The token.
         id: u32,

@@ -41,8 +41,8 @@ impl EngramModel {
     pub(super) fn read(k: &Keys<'_>, layers: usize) -> Result<Option<Self>, EngineError> {
         if !k.has("engram.layer_ids") && k.has("ple.layers") {
             return Err(k.model(format!(
-                "has its Engram tables in llama.cpp's layout ({}.ple.layers and others), which this \
-                 version does not read; convert the published checkpoint with v4-convert",
+                "has its Engram tables in llama.cpp's layout ({}.ple.layers and others), which \
+                 this version cannot read; convert the published checkpoint with v4-convert",
                 k.arch
             )));
         }
@@ -52,7 +52,7 @@ impl EngramModel {
             .map(|&id| {
                 let inside = u32::try_from(id).ok().filter(|&id| (id as usize) < layers);
                 inside.ok_or_else(|| {
-                    let what = format!("names layer {id}, but there are {layers}");
+                    let what = format!("names layer {id}, but there are only {layers} layers");
                     k.bad("engram.layer_ids", what)
                 })
             })

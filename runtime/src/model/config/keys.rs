@@ -104,7 +104,7 @@ pub(super) struct Keys<'a> {
 impl Keys<'_> {
     pub fn bad(&self, key: &str, what: impl std::fmt::Display) -> EngineError {
         self.model(format!(
-            "metadata key {} {what}: not a {} model that this engine can run",
+            "metadata key {} {what}: this engine cannot run this {} model",
             self.name(key),
             self.arch
         ))
@@ -144,12 +144,12 @@ impl Keys<'_> {
         });
         let none = NONE.iter().find(|(name, _)| *name == key);
         let none = none.map_or(String::new(), |(_, none)| {
-            format!("; {none} says that the model has none")
+            format!("; {none} means that the model has none")
         });
         self.model(format!(
-            "metadata key {} is missing, and the model's answers depend on it: convert the \
-             published checkpoint again with v4-convert, or set the key in the file{published} \
-             with an editor of GGUF metadata{none}",
+            "metadata key {} is missing, and the model's answers depend on it; convert the \
+             published checkpoint with v4-convert, or set the key{published} with a GGUF metadata \
+             editor{none}",
             self.name(key)
         ))
     }
@@ -175,7 +175,7 @@ impl Keys<'_> {
     pub fn size(&self, key: &str, max: usize) -> Result<usize, EngineError> {
         let v = self.number(key)?;
         if v == 0 || v > max as u64 {
-            return Err(self.bad(key, format_args!("is {v}, outside 1..={max}")));
+            return Err(self.bad(key, format_args!("is {v}, not 1 to {max}")));
         }
         Ok(v as usize)
     }

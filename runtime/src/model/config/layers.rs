@@ -31,7 +31,15 @@ pub(super) fn layers(
         Family::V41 if !k.has("hash_layer_count") => 0,
         Family::V41 => match k.number("hash_layer_count")? {
             0 => 0,
-            n => return Err(k.bad("hash_layer_count", format_args!("is {n}, V4.1 has none"))),
+            n => {
+                return Err(k.bad(
+                    "hash_layer_count",
+                    format_args!(
+                        "is {n}, but V4.1 has no hash \
+                                                                    layers"
+                    ),
+                ));
+            }
         },
     };
     let limit = k.per_layer("swiglu_clamp_exp", layers)?;
@@ -89,7 +97,10 @@ fn v41(k: &Keys<'_>, key: &str, ratios: &[u64]) -> Result<Vec<Attention>, Engine
     if let Some(l) = kv_sources.iter().find(|l| !index_sources.contains(l)) {
         return Err(k.bad(
             index_key,
-            format_args!("lacks layer {l}, a KV source: its entries would be chosen by the keys of other ones"),
+            format_args!(
+                "lacks layer {l}, a KV source: its entries would be selected with the \
+                          keys of other layers"
+            ),
         ));
     }
     let candidates = candidates(k, &index_sources, layers)?;
@@ -116,7 +127,7 @@ fn v41(k: &Keys<'_>, key: &str, ratios: &[u64]) -> Result<Vec<Attention>, Engine
         if !(1..=2).contains(&ratio) {
             return Err(k.bad(
                 key,
-                format_args!("has ratio {ratio} for layer {l}; V4.1 has 0, 1 and 2"),
+                format_args!("has ratio {ratio} for layer {l}; V4.1 has only 0, 1 and 2"),
             ));
         }
         let Some((source, source_ratio)) = kv else {
@@ -126,7 +137,8 @@ fn v41(k: &Keys<'_>, key: &str, ratios: &[u64]) -> Result<Vec<Attention>, Engine
             return Err(k.bad(
                 key,
                 format_args!(
-                    "has ratio {ratio} for layer {l}, but its KV source, layer {source}, {source_ratio}"
+                    "has ratio {ratio} for layer {l}, but its KV source, layer {source}, has \
+                     {source_ratio}"
                 ),
             ));
         }
@@ -182,7 +194,7 @@ fn candidates(
     let Some(&source) = index_sources.iter().find(|&&l| l as u64 == source) else {
         return Err(k.bad(
             key,
-            format_args!("is {source}, which is no index source of the {layers} layers"),
+            format_args!("is {source}, which is not an index source of the {layers} layers"),
         ));
     };
     let blocks = k.size("attention.candidate_topk_blocks", 1 << 24)?;

@@ -178,7 +178,9 @@ impl ModelConfig {
                 return Err(model(
                     file,
                     format!(
-                        "general.architecture is {arch:?}: this version runs \"deepseek4\" and \"deepseek41\" files; convert a DeepSeek-V4 checkpoint with v4-convert"
+                        "general.architecture is {arch:?}, but this version runs only \
+                         \"deepseek4\" and \"deepseek41\"; convert a DeepSeek-V4 checkpoint with \
+                         v4-convert"
                     ),
                 ));
             }
@@ -192,7 +194,7 @@ impl ModelConfig {
                 .and_then(|t| t.dims.get(1))
                 .and_then(|&d| usize::try_from(d).ok())
                 .filter(|&d| d <= 1 << 24)
-                .ok_or_else(|| k.bad("vocab_size", "is missing and so is token_embd.weight"))?
+                .ok_or_else(|| k.bad("vocab_size", "is missing, and so is token_embd.weight"))?
         };
         let yarn = Self::yarn(&k)?;
         Self::check_gating(&k)?;
@@ -275,7 +277,7 @@ impl ModelConfig {
             }
             other => Err(k.bad(
                 "rope.scaling.type",
-                format_args!("is {other:?}, only \"yarn\" is known"),
+                format_args!("is {other:?}; only \"yarn\" is supported"),
             )),
         }
     }
@@ -290,7 +292,7 @@ impl ModelConfig {
             4 => Ok(()),
             other => Err(k.bad(
                 key,
-                format_args!("is {other}, only 4 (sqrt softplus) is known"),
+                format_args!("is {other}; only 4 (sqrt softplus) is supported"),
             )),
         }
     }
@@ -315,7 +317,7 @@ impl ModelConfig {
                 self.head_dim.is_multiple_of(32)
                     && (!v4
                         || (self.head_dim - self.rope_dim.min(self.head_dim)).is_multiple_of(64)),
-                "must be a multiple of 32, for V4 rope.dimension_count plus a multiple of 64",
+                "must be a multiple of 32 and, for V4, rope.dimension_count plus a multiple of 64",
             ),
             (
                 "attention.output_group_count",
@@ -338,7 +340,8 @@ impl ModelConfig {
                     || ((self.index_dim.is_power_of_two() || !v4)
                         && self.index_dim.is_multiple_of(32)
                         && self.index_dim >= self.rope_dim),
-                "must be a multiple of 32 (V4: a power of two), at least rope.dimension_count",
+                "must be a multiple of 32 (for V4, a power of two) and at least \
+                 rope.dimension_count",
             ),
             (
                 "attention.indexer.top_k",

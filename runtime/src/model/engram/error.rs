@@ -37,7 +37,7 @@ impl fmt::Display for Constant {
 #[non_exhaustive]
 pub enum EngramError {
     /// A number of the configuration is outside what any model has.
-    #[error("the Engram {what} is {value}, outside {min}..={max}")]
+    #[error("the Engram {what} is {value}; it must be from {min} to {max}")]
     Config {
         /// The number's name.
         what: &'static str,
@@ -49,7 +49,7 @@ pub enum EngramError {
         max: u64,
     },
     /// An id beyond the tokenizer's vocabulary.
-    #[error("token id {id} has no Engram class, the tokenizer has {vocab_size} ids")]
+    #[error("token id {id} has no Engram class; the tokenizer has {vocab_size} ids")]
     UnknownId {
         /// The id.
         id: u32,
@@ -58,8 +58,8 @@ pub enum EngramError {
     },
     /// A stored constant has another number of entries than the derived one.
     #[error(
-        "Engram {constant} have {stored} entries, {derived} follow from tokenizer and \
-         configuration; the file is damaged or of another model, convert the checkpoint again"
+        "Engram {constant}: {stored} entries, but tokenizer and configuration yield {derived}; the \
+         file is damaged or mixes two models, convert the checkpoint again"
     )]
     Length {
         /// Which constant.
@@ -71,8 +71,8 @@ pub enum EngramError {
     },
     /// A stored constant has another value than the derived one.
     #[error(
-        "Engram {constant}: entry {index} is {stored}, {derived} follows from tokenizer and \
-         configuration; the file is damaged or of another model, convert the checkpoint again"
+        "Engram {constant}: entry {index} is {stored}, but tokenizer and configuration yield \
+         {derived}; the file is damaged or mixes two models, convert the checkpoint again"
     )]
     Mismatch {
         /// Which constant.

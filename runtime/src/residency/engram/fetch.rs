@@ -112,7 +112,7 @@ impl EngramStore {
         let asked = rows.iter().map(Vec::len).sum();
         if asked > MOST_ROWS {
             return Err(EngineError::Unsupported(format!(
-                "the Engram rows of {} tokens are too many at once; use a smaller --chunk",
+                "{} tokens have too many Engram rows at once; use a smaller --chunk",
                 ids.len()
             )));
         }

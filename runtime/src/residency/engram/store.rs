@@ -194,7 +194,7 @@ impl EngramStore {
         };
         let in_memory = options.placement == EngramPlacement::Memory;
         let again = ReadFile::reopen(file.file(), file.path(), options.direct)
-            .map_err(|e| refused(format!("cannot be opened a second time: {e}")))?;
+            .map_err(|e| refused(format!("cannot be opened again: {e}")))?;
         let longest = tables.iter().map(Table::row_bytes).max().unwrap_or(1);
         let cache_bytes = if in_memory { 0 } else { options.cache_bytes };
         let shared = Arc::new(Shared {
@@ -214,7 +214,7 @@ impl EngramStore {
         };
         let reader = Reader::start(again, mode, in_flight, options.hook.clone()).map_err(|e| {
             refused(format!(
-                "the system refuses reads by {mode}: {e}; choose another way to read"
+                "the system refuses reads with {mode}: {e}; choose another --reads"
             ))
         })?;
         let mut store = Self {
@@ -323,8 +323,7 @@ impl EngramStore {
             .map_err(|e| EngineError::Model {
                 path: self.shared.path.clone(),
                 what: format!(
-                    "tensor {} takes {bytes} bytes of memory: {e}; leave the Engram tables on \
-                     the disk",
+                    "tensor {} takes {bytes} bytes of memory: {e}; leave the Engram tables on disk",
                     on_disk.tensor()
                 ),
             })?;

@@ -48,16 +48,16 @@ impl Table {
         let tensor = Tensor::find(file, &name)?;
         if !(1..=MAX_WIDTH).contains(&width) {
             return Err(tensor.error(format!(
-                "has rows of {width} channels by the metadata, outside 1..={MAX_WIDTH}: \
-                 the file is damaged, convert it again"
+                "has rows of {width} channels according to the metadata, not 1 to {MAX_WIDTH}: the \
+                 file is damaged, convert it again"
             )));
         }
         let apart = format!("blk.{}.engram_embd_scale", layer.layer());
         for name in [format!("{apart}.weight"), apart] {
             if file.tensor(&name).is_some() {
                 return Err(tensor.error(format!(
-                    "has its scales apart, in {name}; rows that take two reads are not \
-                     supported: convert the checkpoint with v4-convert"
+                    "has its scales in a separate tensor, {name}, which is not supported; convert \
+                     the checkpoint with v4-convert"
                 )));
             }
         }
@@ -66,7 +66,7 @@ impl Table {
             ty if v4_quant::can_decode(ty) => RowFormat::Ggml(ty),
             ty => {
                 return Err(tensor.error(format!(
-                    "has rows of type {ty}, which cannot be decoded: convert the checkpoint with \
+                    "has rows of type {ty}, which cannot be decoded; convert the checkpoint with \
                      v4-convert"
                 )));
             }
@@ -176,14 +176,13 @@ fn fp8_format(
     const REMEDY: &str = "convert the checkpoint with v4-convert";
     let Some(encoding) = encoding else {
         return Err(tensor.error(format!(
-            "is of type I8, but the file does not say what its bytes mean (engram.encoding): \
-             {REMEDY}"
+            "has type I8, but the file does not define its encoding (engram.encoding); {REMEDY}"
         )));
     };
     let known = format!("e4m3_e8m0_32_row{}", width + width / FP8_BLOCK);
     if encoding != known || !width.is_multiple_of(FP8_BLOCK) {
         return Err(tensor.error(format!(
-            "has rows of {width} channels encoded as {encoding:?}, only {known} can be read: \
+            "has rows of {width} channels encoded as {encoding:?}, but only {known} is supported; \
              {REMEDY}"
         )));
     }
@@ -199,8 +198,8 @@ fn check_dims(
     let rows = layer.rows();
     if info.dims[0] != columns as u64 {
         return Err(tensor.error(format!(
-            "has rows of {} items, but the metadata asks for {columns}: the file is damaged or \
-             of another model, convert the checkpoint again",
+            "has rows of {} items, but the metadata requires {columns}: the file is damaged or \
+             mixes two models, convert the checkpoint again",
             info.dims[0]
         )));
     }
@@ -210,8 +209,8 @@ fn check_dims(
     }
     let how = if found < rows { "short" } else { "long" };
     Err(tensor.error(format!(
-        "is too {how}: it has {found} rows, but the primes of layer {} add up to {rows}: the file \
-         is damaged or of another model, convert the checkpoint again",
+        "is too {how}: it has {found} rows, but the primes of layer {} add up to {rows}; the file \
+         is damaged or mixes two models, convert the checkpoint again",
         layer.layer()
     )))
 }
@@ -219,13 +218,16 @@ fn check_dims(
 fn decode_fp8(bytes: &[u8], width: usize, out: &mut [f32]) -> Result<(), String> {
     let (codes, scales) = bytes.split_at_checked(width).unwrap_or((bytes, &[]));
     if let Some(i) = scales.iter().position(|&scale| scale == u8::MAX) {
-        return Err(format!("scale {i} is 255, which is no number"));
+        return Err(format!("scale {i} is 255, which is not a number"));
     }
     // Branch-free, so that the usual case takes vector speed.
     let nan = |code: u8| code & 0x7f == 0x7f;
     if codes.iter().fold(false, |any, &code| any | nan(code)) {
         let i = codes.iter().position(|&code| nan(code)).unwrap_or(0);
-        return Err(format!("code {i} is {:#04x}, which is no number", codes[i]));
+        return Err(format!(
+            "code {i} is {:#04x}, which is not a number",
+            codes[i]
+        ));
     }
     fp8::decode_row(codes, scales, FP8_BLOCK, out).map_err(|e| e.to_string())?;
     check_finite(out)
@@ -242,7 +244,10 @@ fn check_finite(out: &[f32]) -> Result<(), String> {
         return Ok(());
     }
     let i = out.iter().position(|x| !x.is_finite()).unwrap_or(0);
-    Err(format!("value {i} is {}, which is no number", out[i]))
+    Err(format!(
+        "value {i} is {}, which is not a finite number",
+        out[i]
+    ))
 }
 
 #[cfg(test)]

@@ -79,7 +79,7 @@ impl Load {
                 starts: self.starts,
                 checked: AtomicBool::new(false),
             }),
-            (failure, _) => Err(failure.unwrap_or_else(|| "was not read to its end".to_owned())),
+            (failure, _) => Err(failure.unwrap_or_else(|| "was not read completely".to_owned())),
         };
         state.waiting = [None, None, None];
         drop(state);
@@ -126,7 +126,7 @@ impl Job for Load {
         let mut state = self.lock();
         state
             .failure
-            .get_or_insert_with(|| "reading has ended: the model was closed".to_owned());
+            .get_or_insert_with(|| "reading has stopped: the model was closed".to_owned());
         // Reads in flight may not be reported any more.
         state.in_flight = 0;
         self.tell(state);

@@ -101,7 +101,7 @@ impl ExpertStore {
             what,
         };
         let again = ReadFile::reopen(file.file(), file.path(), options.direct)
-            .map_err(|e| refused(format!("cannot be opened a second time: {e}")))?;
+            .map_err(|e| refused(format!("cannot be opened again: {e}")))?;
         let (unit, memory_unit) = (again.unit(), again.memory_unit());
         let layers: Vec<_> = tensors
             .into_iter()
@@ -123,7 +123,7 @@ impl ExpertStore {
         let reader =
             Reader::start(again, mode, options.in_flight, options.hook.clone()).map_err(|e| {
                 refused(format!(
-                    "the system refuses reads by {mode}: {e}; choose another way to read"
+                    "the system refuses reads with {mode}: {e}; choose another --reads"
                 ))
             })?;
         Ok(Arc::new(Self {

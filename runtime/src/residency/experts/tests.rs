@@ -368,7 +368,7 @@ fn a_file_cut_short_is_an_error() {
     let on_disk = std::fs::File::options().write(true).open(path).unwrap();
     on_disk.set_len(position).unwrap();
     let error = run(&layers[2], &ALL).unwrap_err().to_string();
-    assert!(error.contains("cut short"), "{error}");
+    assert!(error.contains("truncated"), "{error}");
     run(&layers[0], &ALL).unwrap();
 }
 

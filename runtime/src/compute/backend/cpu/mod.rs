@@ -118,7 +118,7 @@ impl Backend for Cpu {
     fn load(&self, tensor: &Tensor) -> Result<Tensor, EngineError> {
         if !v4_quant::can_decode(tensor.ty()) {
             return Err(tensor.error(format_args!(
-                "has type {}, which holds no weights",
+                "has type {}, which cannot hold weights",
                 tensor.ty()
             )));
         }
