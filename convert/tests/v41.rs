@@ -18,9 +18,7 @@ use v4_quant::{GgmlType, fp8};
 use v4_runtime::model::ModelConfig;
 use v4_tokenizer::Tokenizer;
 
-#[path = "../../tests/src/shared.rs"]
-mod shared;
-use shared::shared;
+use v4_fixtures::fixture;
 
 const TABLES: [u32; 2] = [1, 3];
 
@@ -330,9 +328,7 @@ fn a_nested_configuration_means_the_same() {
 
 #[test]
 fn the_published_configuration_is_understood() {
-    let Some(path) = shared("configs/deepseek-v4.1-flash.config.json") else {
-        return;
-    };
+    let path = fixture("configs/deepseek-v4.1-flash.config.json");
     let (config, _) = v4_convert::config::ModelConfig::read(&path).unwrap();
     let v41 = config.v41.as_ref().unwrap();
     assert_eq!(config.weight_block_size, [32, 32]);

@@ -23,7 +23,7 @@ fn ring_allowed(t: &Tables) -> bool {
     };
     let allowed = try_open(t, &options).is_ok();
     if !allowed {
-        eprintln!("SKIPPED: io_uring, which this kernel refuses");
+        v4_fixtures::skip("io_uring");
     }
     allowed
 }

@@ -11,9 +11,7 @@ use v4_files::gguf::{
 };
 use v4_quant::GgmlType;
 
-#[path = "../../../tests/src/shared.rs"]
-mod shared;
-use shared::shared;
+use v4_fixtures::fixture;
 
 fn any_array() -> impl Strategy<Value = Array> {
     let float = prop::num::f32::NORMAL | prop::num::f32::ZERO | prop::num::f32::SUBNORMAL;
@@ -301,7 +299,7 @@ fn llama_cpp_files_are_read() {
             15_522_148,
         ),
     ] {
-        let Some(path) = shared(name) else { continue };
+        let path = fixture(name);
         let file = GgufFile::open(&path).unwrap();
         assert_eq!(file.header().version, 3);
         assert_eq!(file.header().alignment, 32);

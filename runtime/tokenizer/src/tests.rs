@@ -9,9 +9,7 @@ use v4_files::gguf::{GgufFile, Metadata};
 
 use super::*;
 
-#[path = "../../../tests/src/shared.rs"]
-mod shared;
-use shared::shared;
+use v4_fixtures::fixture;
 
 fn own(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -39,12 +37,8 @@ struct Vector {
 }
 
 fn check_vectors(name: &str) {
-    let (Some(json), Some(vectors)) = (
-        shared(&format!("tokenizer/{name}.json")),
-        shared(&format!("tokenizer/{name}.vectors.jsonl")),
-    ) else {
-        return;
-    };
+    let json = fixture(&format!("tokenizer/{name}.json"));
+    let vectors = fixture(&format!("tokenizer/{name}.vectors.jsonl"));
     let from_json = Tokenizer::from_json_file(&json).unwrap();
     assert_eq!(from_json.vocab_size(), 129_280);
     let from_gguf = through_gguf(&from_json);
@@ -87,10 +81,7 @@ fn v41_vectors_encode_and_decode_alike_from_json_and_gguf() {
 
 #[test]
 fn metadata_equals_that_of_llama_cpp() {
-    let Some(path) = shared("tiny-v4.llamacpp.gguf") else {
-        return;
-    };
-    let file = GgufFile::open(&path).unwrap();
+    let file = GgufFile::open(&fixture("tiny-v4.llamacpp.gguf")).unwrap();
     let mut ours = Metadata::new();
     tiny().to_gguf_metadata(&mut ours);
     for (key, value) in file.metadata().iter() {
@@ -282,10 +273,7 @@ fn cutting_wherever_allowed_changes_no_id() {
 
 #[test]
 fn cutting_a_real_text_changes_no_id() {
-    let Some(path) = shared("text/code-and-docs.txt") else {
-        return;
-    };
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = std::fs::read_to_string(fixture("text/prose-and-code.txt")).unwrap();
     let t = tiny();
     let text = &text[..text.floor_char_boundary(300_000)];
     assert_cuts_change_nothing(&t, text);

@@ -36,7 +36,7 @@ fn readers(
                 }
                 Err(error) => {
                     assert_eq!(mode, ReadMode::Uring, "{error}");
-                    eprintln!("SKIPPED: io_uring, which this kernel refuses");
+                    v4_fixtures::skip("io_uring");
                 }
             }
         }
