@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use anyhow::{Context, bail};
-use v4_files::gguf::{GgufFile, encode_header};
+use v4_files::gguf::{GgufFile, encode_header, parse_header};
 use v4_runtime::golden::{Golden, row_hash, tokens};
 use v4_runtime::residency::limits;
 use v4_runtime::{Engine, EngineOptions, KvPrecision, Precision, Session, Want, isa};
@@ -27,7 +27,10 @@ pub fn run(args: &GoldenArgs) -> anyhow::Result<()> {
     if !Golden::has_room(&file) {
         bail!("{name}: has no space for golden values; convert the model again with v4-convert");
     }
-    let header = file.header();
+    // Of a set, the first part has all metadata.
+    let part = &file.parts()[0];
+    let header = parse_header(part.bytes(), part.file_len()).map_err(|e| file.error(e))?;
+    let old = file.headers().next().unwrap_or_default();
     let encode = |golden: Option<&Golden>| -> anyhow::Result<Vec<u8>> {
         let mut metadata = header.metadata.clone();
         if let Some(golden) = golden {
@@ -36,17 +39,16 @@ pub fn run(args: &GoldenArgs) -> anyhow::Result<()> {
         Ok(encode_header(&metadata, &header.tensors, header.alignment)?)
     };
     // Only what can be written again to the last byte may be written in place.
-    if encode(None)? != file.header_bytes() {
+    if encode(None)? != old {
         bail!("{name}: its header was not written by v4-convert; convert the model again with it");
     }
     let (ids, exact) = logits(args, Precision::Exact, KvPrecision::F32)?;
     let (_, fast) = logits(args, Precision::Fast, KvPrecision::Published)?;
     let new = encode(Some(&Golden { ids, exact, fast }))?;
-    if new.len() != file.header_bytes().len() {
+    if new.len() != old.len() {
         bail!("{name}: the golden values do not fit into the space reserved for them");
     }
     let same = |(a, b): (&u8, &u8)| a == b;
-    let old = file.header_bytes();
     let first = new.iter().zip(old).take_while(|&pair| same(pair)).count();
     let last = new.iter().rev().zip(old.iter().rev());
     let last = new.len() - last.take_while(|&pair| same(pair)).count();

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
-use v4_files::gguf::{GgufError, GgufFile, TensorInfo};
+use v4_files::gguf::{GgufError, GgufFile, Part, TensorInfo};
 use v4_quant::GgmlType;
 
 mod engram;
@@ -82,6 +82,19 @@ fn as_json(file: &GgufFile, options: InspectOptions) -> Json {
         "data_offset": header.data_offset,
         "tensor_count": header.tensors.len(),
     });
+    if file.parts().len() > 1 {
+        report["parts"] = file
+            .parts()
+            .iter()
+            .map(|part| {
+                json!({
+                    "file": part.path().to_string_lossy(),
+                    "file_bytes": part.file_len(),
+                    "tensor_count": own(file, part).count(),
+                })
+            })
+            .collect();
+    }
     report["totals"] = totals(file.tensors())
         .into_iter()
         .map(|(ty, (count, bytes))| {
@@ -110,17 +123,28 @@ fn as_json(file: &GgufFile, options: InspectOptions) -> Json {
             .tensors()
             .iter()
             .map(|tensor| {
-                json!({
+                let part = file.part_of(tensor);
+                let mut entry = json!({
                     "name": tensor.name,
                     "type": tensor.ty.name(),
                     "dims": tensor.dims,
                     "bytes": tensor.bytes,
-                    "offset": file.position(tensor),
-                })
+                    "offset": file.position(tensor) - part.start(),
+                });
+                if file.parts().len() > 1 {
+                    entry["file"] = part.path().to_string_lossy().into();
+                }
+                entry
             })
             .collect();
     }
     report
+}
+
+/// The tensors whose data are in a part.
+fn own<'f>(file: &'f GgufFile, part: &'f Part) -> impl Iterator<Item = &'f TensorInfo> {
+    let tensors = file.tensors().iter();
+    tensors.filter(|tensor| file.part_of(tensor).start() == part.start())
 }
 
 fn as_text(file: &GgufFile, options: InspectOptions, out: &mut dyn Write) -> io::Result<()> {
@@ -134,6 +158,15 @@ fn as_text(file: &GgufFile, options: InspectOptions, out: &mut dyn Write) -> io:
         header.tensors.len(),
         header.alignment
     )?;
+    if file.parts().len() > 1 {
+        writeln!(out, "\nparts")?;
+        for part in file.parts() {
+            let name = part.path().file_name().unwrap_or_default();
+            let name = name.to_string_lossy().escape_debug().to_string();
+            let (len, tensors) = (bytes(part.file_len()), own(file, part).count());
+            writeln!(out, "  {name}  {len:>10} {tensors:>6} tensors")?;
+        }
+    }
     if !options.no_metadata {
         let width = file.metadata().iter().map(|(key, _)| key.len()).max();
         let width = width.unwrap_or(0).min(60);

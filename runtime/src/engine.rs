@@ -429,8 +429,12 @@ impl Engine {
                     t.bytes / c.vocab as u64
                 } else if is_engram_table(&t.name) {
                     let rows = t.dims.get(1).copied().unwrap_or(1).max(1);
-                    let columns = c.engram.as_ref().map_or(0, |e| e.config.columns());
-                    t.bytes / rows * columns as u64
+                    // A table of all layers is read once for each.
+                    let read = c.engram.as_ref().map_or(0, |e| match &e.first_rows {
+                        Some(firsts) => e.config.columns() * firsts.len(),
+                        None => e.config.columns(),
+                    });
+                    t.bytes / rows * read as u64
                 } else {
                     t.bytes
                 }

@@ -39,7 +39,9 @@ pub use adapter::{AdapterFiles, adapter_manifest, check_adapter, measure_adapter
 pub use error::TrustError;
 pub use files::{Beside, replace};
 pub use hash::HexHash;
-pub use manifest::{BlockFacts, FileFacts, MANIFEST_FORMAT, Manifest, TensorFacts};
+pub use manifest::{
+    BlockFacts, FileFacts, MANIFEST_FORMAT, Manifest, PartFacts, SET_MANIFEST_FORMAT, TensorFacts,
+};
 pub use measure::{Measured, Progress, measure, verify_blocks};
 pub use policy::{KEYS_FOLDER, Policy, Signer, Trusted, Verify, check};
 pub use signature::{Keys, SecretKey, new_key_pair, sign};

@@ -4,14 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use v4_files::gguf::{FileHashes, Hash, TensorHashes};
+use v4_files::gguf::{FileHashes, Hash, HashesError, PartHashes, TensorHashes, part_starts};
 
 use crate::error::TrustError;
 use crate::files::{Beside, is_missing, read};
 use crate::hash::HexHash;
 
-/// The name and version of the format.
+/// The name and version of the format of a model in one file.
 pub const MANIFEST_FORMAT: &str = "v4-manifest-1";
+/// The same of a model in several parts.
+pub const SET_MANIFEST_FORMAT: &str = "v4-manifest-2";
 
 /// The longest manifest read; one of a thousand tensors has 300 KB.
 const MOST_MANIFEST_BYTES: u64 = 64 << 20;
@@ -22,7 +24,7 @@ const MOST_HASHES_BYTES: u64 = 4 << 30;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`MANIFEST_FORMAT`].
+    /// [`MANIFEST_FORMAT`], or [`SET_MANIFEST_FORMAT`] where there are parts.
     pub format: String,
     /// The program that made it, with its version.
     pub made_by: String,
@@ -32,11 +34,15 @@ pub struct Manifest {
     pub model: String,
     /// The recipe it was converted with, if its file names one.
     pub recipe: Option<String>,
-    /// The whole file.
+    /// The whole file; of a model in parts the name of the first, the length of all
+    /// together, and BLAKE3 of their hashes one after the other.
     pub file: FileFacts,
     /// BLAKE3 of all bytes that are no tensor's, one after the other: the header, what
-    /// lies between tensors, and what follows them.
+    /// lies between tensors, and what follows them. Of a model in parts, BLAKE3 of the parts' own, one after the other.
     pub frame: HexHash,
+    /// The parts of a model that is split, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartFacts>,
     /// The list of block hashes.
     pub blocks: BlockFacts,
     /// The tensors, in the order of their places.
@@ -53,6 +59,20 @@ pub struct FileFacts {
     pub bytes: u64,
     /// BLAKE3 of its bytes, as `b3sum` prints it.
     pub blake3: HexHash,
+}
+
+/// What is known of one part of a split model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartFacts {
+    /// Its name when the manifest was made.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// BLAKE3 of its bytes, as `b3sum` prints it.
+    pub blake3: HexHash,
+    /// BLAKE3 of its bytes that are no tensor's.
+    pub frame: HexHash,
 }
 
 /// What is known of the list of block hashes.
@@ -76,7 +96,10 @@ pub struct TensorFacts {
     pub ty: String,
     /// Its dimensions, innermost first.
     pub dims: Vec<u64>,
-    /// Where its data start, in bytes from the start of the file.
+    /// The part that has it, from 0; absent in a model of one file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<usize>,
+    /// Where its data start, in bytes from the start of the file that has it.
     pub offset: u64,
     /// Length of its data.
     pub bytes: u64,
@@ -124,10 +147,14 @@ impl Manifest {
             reason,
         };
         let manifest: Self = serde_json::from_slice(text).map_err(|e| wrong(e.to_string()))?;
-        if manifest.format != MANIFEST_FORMAT {
+        let expected = match manifest.parts.is_empty() {
+            true => MANIFEST_FORMAT,
+            false => SET_MANIFEST_FORMAT,
+        };
+        if manifest.format != expected {
             let found: String = manifest.format.chars().take(40).collect();
             return Err(wrong(format!(
-                "its format is {found:?}, but this program reads only {MANIFEST_FORMAT:?}"
+                "its format is {found:?}, but this program reads {expected:?} here"
             )));
         }
         Ok(manifest)
@@ -149,28 +176,51 @@ impl Manifest {
             return Err(TrustError::Hashes { path: path.clone() });
         }
         let (mut hashes, _) = list.as_chunks::<32>();
+        let layout = |error| TrustError::Layout {
+            path: beside.manifest.clone(),
+            error,
+        };
+        let parts = self.part_hashes();
+        let starts = part_starts(parts.iter().map(|part| part.bytes));
         let mut tensors = Vec::with_capacity(self.tensors.len());
         for t in &self.tensors {
+            let start = starts.get(t.part.unwrap_or(0)).copied();
+            let position = start.and_then(|start| start.checked_add(t.offset));
+            let position = position.ok_or_else(|| {
+                layout(HashesError::Place {
+                    name: t.name.clone(),
+                })
+            })?;
             let count = t.bytes.div_ceil(t.block_bytes.max(1));
             let count = usize::try_from(count).unwrap_or(usize::MAX);
             let (blocks, rest) = hashes.split_at(count.min(hashes.len()));
             hashes = rest;
             tensors.push(TensorHashes {
                 name: t.name.clone(),
-                position: t.offset,
+                position,
                 bytes: t.bytes,
                 block_bytes: t.block_bytes,
                 blocks: blocks.to_vec(),
             });
         }
-        let all = FileHashes::new(self.file.bytes, self.frame.0, tensors);
-        match all {
-            Ok(all) if hashes.is_empty() => Ok(Arc::new(all)),
-            Ok(_) => Err(TrustError::Hashes { path: path.clone() }),
-            Err(error) => Err(TrustError::Layout {
-                path: beside.manifest.clone(),
-                error,
-            }),
+        if !hashes.is_empty() {
+            return Err(TrustError::Hashes { path: path.clone() });
         }
+        FileHashes::new(parts, tensors)
+            .map(Arc::new)
+            .map_err(layout)
+    }
+
+    /// Length and frame of each file.
+    fn part_hashes(&self) -> Vec<PartHashes> {
+        let hashes = |bytes, frame: HexHash| PartHashes {
+            bytes,
+            frame: frame.0,
+        };
+        if self.parts.is_empty() {
+            return vec![hashes(self.file.bytes, self.frame)];
+        }
+        let parts = self.parts.iter();
+        parts.map(|part| hashes(part.bytes, part.frame)).collect()
     }
 }

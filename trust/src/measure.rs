@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
-use v4_files::gguf::{FileHashes, GgufFile, Optional, TensorInfo, frame_hash};
+use v4_files::gguf::{FileHashes, GgufFile, Optional, Part, TensorInfo, frame_hash};
 
 use crate::error::TrustError;
 use crate::hash::HexHash;
-use crate::manifest::{BlockFacts, FileFacts, MANIFEST_FORMAT, Manifest, TensorFacts};
+use crate::manifest::{
+    BlockFacts, FileFacts, MANIFEST_FORMAT, Manifest, PartFacts, SET_MANIFEST_FORMAT, TensorFacts,
+};
 
 /// Called with bytes done and bytes in all; work ends when it says `false`.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) -> bool + Sync);
@@ -37,14 +39,20 @@ fn block_bytes(tensor: &TensorInfo) -> u64 {
     let matrices = tensor.dims.get(2).copied().unwrap_or(1).max(1);
     if matrices > 1 {
         tensor.bytes / matrices
-    } else if tensor.name == "token_embd.weight" || tensor.name.ends_with(".engram_embd.weight") {
+    } else if by_rows(&tensor.name) {
         ROW_BLOCK
     } else {
         BLOCK
     }
 }
 
-/// Hashes a model file: once as a whole, once tensor by tensor, once block by block.
+/// Whether tokens read single rows of a tensor: embeddings and Engram tables.
+fn by_rows(name: &str) -> bool {
+    matches!(name, "token_embd.weight" | "per_layer_token_embd.weight")
+        || name.ends_with(".engram_embd.weight")
+}
+
+/// Hashes a model: each file once as a whole, once tensor by tensor, once block by block.
 ///
 /// # Errors
 /// If it is no GGUF file, cannot be read, or `progress` asks to stop.
@@ -54,69 +62,56 @@ pub fn measure(
     progress: Progress<'_>,
 ) -> Result<Measured, TrustError> {
     let file = GgufFile::open(model)?;
-    let (bytes, total) = (file.bytes(), file.file_len());
-    let mut order: Vec<&TensorInfo> = file.tensors().iter().collect();
-    order.sort_by_key(|t| t.offset);
-    let (mut whole, mut list) = (blake3::Hasher::new(), Vec::new());
-    let mut tensors = Vec::with_capacity(order.len());
-    let mut at = 0;
-    for info in order.iter().copied() {
-        let start = file.position(info);
-        whole.update_rayon(&bytes[at..start as usize]);
-        let block_bytes = block_bytes(info);
-        let mut hash = blake3::Hasher::new();
-        // Whole blocks, about as many as make up a piece.
-        let piece = (PIECE as u64 / block_bytes).max(1) * block_bytes;
-        for data in file.data(info).chunks(piece as usize) {
-            whole.update_rayon(data);
-            hash.update_rayon(data);
-            let blocks: Vec<_> = data
-                .par_chunks(block_bytes as usize)
-                .map(|block| *blake3::hash(block).as_bytes())
-                .collect();
-            list.extend(blocks.as_flattened());
-            at = data.as_ptr() as usize - bytes.as_ptr() as usize + data.len();
-            if !progress(at as u64, total) {
-                return Err(TrustError::Interrupted {
-                    path: model.to_owned(),
-                });
-            }
-        }
-        tensors.push(TensorFacts {
-            name: info.name.clone(),
-            ty: info.ty.name().to_owned(),
-            dims: info.dims.clone(),
-            offset: start,
-            bytes: info.bytes,
-            blake3: hash.finalize().into(),
-            block_bytes,
-        });
-    }
-    whole.update_rayon(&bytes[at..]);
-    let frame = frame_hash(bytes, tensors.iter().map(|t| (t.offset, t.bytes)));
+    let mut work = Work {
+        file: &file,
+        progress,
+        done: 0,
+        tensors: Vec::with_capacity(file.tensors().len()),
+        list: Vec::new(),
+    };
+    let several = file.parts().len() > 1;
+    let parts = file.parts().iter().enumerate();
+    let parts: Vec<PartFacts> = parts
+        .map(|(index, part)| work.part(several.then_some(index), part))
+        .collect::<Result<_, _>>()?;
     if file.lost() {
         return Err(TrustError::Io {
             path: model.to_owned(),
-            action: "read it completely",
+            action: "read it to its end",
             error: std::io::ErrorKind::UnexpectedEof.into(),
         });
     }
     let text = |key: &str| Ok(file.metadata().get_str(key).optional()?.map(str::to_owned));
     let text = |key: &str| text(key).map_err(|e| file.error(e));
-    let name = model.file_name().unwrap_or(model.as_os_str());
+    let joined = |of: fn(&PartFacts) -> HexHash| match &parts[..] {
+        [one] => of(one),
+        _ => {
+            let mut hash = blake3::Hasher::new();
+            parts.iter().for_each(|part| {
+                hash.update(&of(part).0);
+            });
+            hash.finalize().into()
+        }
+    };
+    let Work { tensors, list, .. } = work;
     Ok(Measured {
         manifest: Manifest {
-            format: MANIFEST_FORMAT.to_owned(),
+            format: match several {
+                true => SET_MANIFEST_FORMAT,
+                false => MANIFEST_FORMAT,
+            }
+            .to_owned(),
             made_by: made_by.to_owned(),
             architecture: text("general.architecture")?.unwrap_or_default(),
             model: text("general.name")?.unwrap_or_default(),
             recipe: text("v4.recipe")?,
             file: FileFacts {
-                name: name.to_string_lossy().into_owned(),
-                bytes: total,
-                blake3: whole.finalize().into(),
+                name: parts[0].name.clone(),
+                bytes: file.file_len(),
+                blake3: joined(|part| part.blake3),
             },
-            frame: HexHash(frame),
+            frame: joined(|part| part.frame),
+            parts: if several { parts } else { Vec::new() },
             blocks: BlockFacts {
                 count: list.len() as u64 / 32,
                 blake3: blake3::hash(&list).into(),
@@ -125,6 +120,74 @@ pub fn measure(
         },
         hashes: list,
     })
+}
+
+/// A model that is being hashed.
+struct Work<'a> {
+    file: &'a GgufFile,
+    progress: Progress<'a>,
+    /// Bytes of the parts before.
+    done: u64,
+    tensors: Vec<TensorFacts>,
+    list: Vec<u8>,
+}
+
+impl Work<'_> {
+    fn part(&mut self, index: Option<usize>, part: &Part) -> Result<PartFacts, TrustError> {
+        let (file, bytes) = (self.file, part.bytes());
+        let own = part.start()..part.start() + part.file_len();
+        let tensors = file.tensors().iter();
+        let mut order: Vec<&TensorInfo> = tensors
+            .filter(|t| own.contains(&file.position(t)))
+            .collect();
+        order.sort_by_key(|t| t.offset);
+        let mut whole = blake3::Hasher::new();
+        let (first, mut at) = (self.tensors.len(), 0);
+        for info in order {
+            let start = file.position(info) - part.start();
+            whole.update_rayon(&bytes[at..start as usize]);
+            let block_bytes = block_bytes(info);
+            let mut hash = blake3::Hasher::new();
+            // Whole blocks, about as many as make up a piece.
+            let piece = (PIECE as u64 / block_bytes).max(1) * block_bytes;
+            for data in file.data(info).chunks(piece as usize) {
+                whole.update_rayon(data);
+                hash.update_rayon(data);
+                let blocks: Vec<_> = data
+                    .par_chunks(block_bytes as usize)
+                    .map(|block| *blake3::hash(block).as_bytes())
+                    .collect();
+                self.list.extend(blocks.as_flattened());
+                at = data.as_ptr() as usize - bytes.as_ptr() as usize + data.len();
+                if !(self.progress)(self.done + at as u64, file.file_len()) {
+                    return Err(TrustError::Interrupted {
+                        path: part.path().to_owned(),
+                    });
+                }
+            }
+            self.tensors.push(TensorFacts {
+                name: info.name.clone(),
+                ty: info.ty.name().to_owned(),
+                dims: info.dims.clone(),
+                part: index,
+                offset: start,
+                bytes: info.bytes,
+                blake3: hash.finalize().into(),
+                block_bytes,
+            });
+        }
+        whole.update_rayon(&bytes[at..]);
+        self.done += part.file_len();
+        let extents = self.tensors[first..].iter().map(|t| (t.offset, t.bytes));
+        let path = part.path();
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        Ok(PartFacts {
+            name: name.to_string_lossy().into_owned(),
+            bytes: part.file_len(),
+            blake3: whole.finalize().into(),
+            frame: HexHash(frame_hash(bytes, extents)),
+        })
+    }
 }
 
 /// Checks all blocks of a model opened with hashes: with its frame, which was checked

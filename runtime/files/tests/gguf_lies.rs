@@ -420,18 +420,6 @@ fn tensors_that_overlap() {
 }
 
 #[test]
-fn parts_of_a_split_model() {
-    refused!(
-        |r| r.entry("split.count", 2, &[3, 0]),
-        GgufError::Split { count: 3 },
-        "--merge"
-    );
-    let mut whole = RawGguf::sample();
-    whole.entry("split.count", 2, &[1, 0]);
-    parse(&whole).unwrap();
-}
-
-#[test]
 fn truncation_at_every_byte() {
     let built = RawGguf::sample().build();
     let len = built.bytes.len() as u64;

@@ -416,11 +416,18 @@ impl<B: Backend> Loader<'_, B> {
         let [wkv, kv] = ["engram_wkv", "engram_kv"].map(|n| format!("{p}.{n}.weight"));
         let [q, q_norm] = ["engram_q", "engram_q_norm"].map(|n| format!("{p}.{n}.weight"));
         let [k, k_norm] = ["engram_k", "engram_k_norm"].map(|n| format!("{p}.{n}.weight"));
-        let q = self.vector(self.any_name(&[&q, &q_norm]), &[d, streams])?;
-        let k = self.vector(self.any_name(&[&k, &k_norm]), &[d, streams])?;
+        // llama.cpp's layout has the product of both gains, which is all that counts.
+        let product = format!("{p}.engram_gate.weight");
+        let gain = if self.file.tensor(&product).is_some() {
+            self.vector(&product, &[d, streams])?
+        } else {
+            let q = self.vector(self.any_name(&[&q, &q_norm]), &[d, streams])?;
+            let k = self.vector(self.any_name(&[&k, &k_norm]), &[d, streams])?;
+            q.iter().zip(&k).map(|(q, k)| q * k).collect()
+        };
         Ok(EngramWeights {
-            wkv: self.linear(self.any_name(&[&wkv, &kv]), &[channels, (streams + 1) * d])?,
-            gain: q.iter().zip(&k).map(|(q, k)| q * k).collect(),
+            wkv: self.linear(self.any_name(&[&kv, &wkv]), &[channels, (streams + 1) * d])?,
+            gain,
         })
     }
 

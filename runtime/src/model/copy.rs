@@ -46,7 +46,7 @@ impl<'a> Copier<'a> {
         streamed: bool,
         progress: LoadProgress<'a>,
     ) -> Result<Self, EngineError> {
-        let again = ReadFile::reopen(file.file(), file.path(), true);
+        let again = file.reopen(true);
         Ok(Self {
             file: again.map_err(|e| EngineError::Model {
                 path: file.path().to_path_buf(),

@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::sync::Arc;
 
 use v4_files::gguf::{GgufFile, TensorInfo};
@@ -66,9 +67,15 @@ impl Tensor {
     #[must_use]
     pub fn error(&self, what: impl std::fmt::Display) -> EngineError {
         EngineError::Model {
-            path: self.file.path().to_path_buf(),
+            path: self.path().to_path_buf(),
             what: format!("tensor {} {what}", self.info.name),
         }
+    }
+
+    /// The file that its data are in: a part of the model where that is split.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.file.part_of(&self.info).path()
     }
 
     /// Name in the file.

@@ -137,7 +137,7 @@ impl MemoryPlan {
             engram_memory,
             kv,
             scratch: session_bytes(cfg, request.kv, request.threads, size) - kv,
-            program: PROGRAM_BYTES + HEADER_FACTOR * file.header().data_offset + request.hashes,
+            program: PROGRAM_BYTES + HEADER_FACTOR * file.header_len() + request.hashes,
             adapters: request.adapters,
             context: request.context,
         };

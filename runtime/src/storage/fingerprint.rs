@@ -32,7 +32,9 @@ impl Fingerprint {
         hash.update(&(mode.len() as u64).to_le_bytes());
         hash.update(mode.as_bytes());
         hash.update(&file.file_len().to_le_bytes());
-        hash.update(file.header_bytes());
+        for header in file.headers() {
+            hash.update(header);
+        }
         for tensor in file.tensors() {
             let data = file.data(tensor);
             hash.update(&data[..data.len().min(SAMPLE)]);

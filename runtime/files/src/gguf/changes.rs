@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::error::GgufError;
 use super::file::GgufFile;
+use super::part::Part;
 use super::stamp::Stamp;
 
 impl GgufFile {
@@ -23,18 +24,23 @@ impl GgufFile {
     /// [`GgufError::Written`] otherwise, also for what was written and is as it was. Once
     /// there was an error there always is.
     pub fn check_unchanged(&self) -> Result<(), GgufError> {
-        let changes = self.changes();
         if let Some(altered) = self.altered() {
             return Err(altered);
         }
-        let written = || Err(self.error(GgufError::Written));
+        let mut parts = self.parts().iter().enumerate();
+        parts.try_for_each(|(index, part)| self.unchanged(index, part))
+    }
+
+    fn unchanged(&self, index: usize, part: &Part) -> Result<(), GgufError> {
+        let changes = part.changes();
+        let written = || Err(part.error(GgufError::Written));
         if changes.written.load(Ordering::Acquire) {
             return written();
         }
         loop {
-            let now = Stamp::of(self.file()).map_err(|error| {
+            let now = Stamp::of(part.file()).map_err(|error| {
                 let action = "examine the file";
-                self.error(GgufError::Io { action, error })
+                part.error(GgufError::Io { action, error })
             })?;
             let mut known = changes.known.lock().unwrap_or_else(PoisonError::into_inner);
             if now == *known {
@@ -44,8 +50,8 @@ impl GgufFile {
                 changes.written.store(true, Ordering::Release);
             }
             // Cut short, it would be read past its end.
-            if now.len == self.file_len() {
-                self.check_again()?;
+            if now.len == part.file_len() {
+                self.check_again(index, part)?;
             }
             if changes.written.load(Ordering::Acquire) {
                 return written();
@@ -68,7 +74,7 @@ mod tests {
 
     use super::*;
     use crate::gguf::{
-        FileHashes, Metadata, TensorHashes, encode_header, frame_hash, layout_offsets,
+        FileHashes, Metadata, PartHashes, TensorHashes, encode_header, frame_hash, layout_offsets,
     };
 
     const BLOCK: usize = 1024;
@@ -92,7 +98,13 @@ mod tests {
         // Long ago: what follows has another time, however coarse the clock.
         let past = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
         set_time(path, past);
-        let hashes = FileHashes::new(bytes.len() as u64, frame, vec![tensor]);
+        let hashes = FileHashes::new(
+            vec![PartHashes {
+                bytes: bytes.len() as u64,
+                frame,
+            }],
+            vec![tensor],
+        );
         (Arc::new(hashes.unwrap()), start)
     }
 

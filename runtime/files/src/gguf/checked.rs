@@ -13,6 +13,7 @@ use super::checks::{Altered, Checks, blocks_of};
 use super::error::GgufError;
 use super::file::GgufFile;
 use super::hashes::{FileHashes, TensorHashes};
+use super::part::Part;
 
 /// Runs `check` on all, by all workers when called on one.
 fn each<T: Send>(
@@ -68,9 +69,9 @@ impl GgufFile {
         .map_err(|error| self.error(error))
     }
 
-    /// Sees that what was checked of the mapping still is what it should be.
-    pub(super) fn check_again(&self) -> Result<(), GgufError> {
-        let again = |checks: &Checks| checks.again(self.bytes());
+    /// Sees that what was checked of a part's mapping still is what it should be.
+    pub(super) fn check_again(&self, index: usize, part: &Part) -> Result<(), GgufError> {
+        let again = |checks: &Checks| checks.again(index, part);
         self.checks()
             .map_or(Ok(()), again)
             .map_err(|error| self.error(error))
@@ -94,8 +95,9 @@ impl GgufFile {
         let end = start + seen.len() as u64;
         for (block, range) in blocks_of(known, start..end) {
             let mut bytes = vec![0; (range.end - range.start) as usize];
-            self.file()
-                .read_exact_at(&mut bytes, known.position + range.start)
+            let part = self.part_of(tensor);
+            part.file()
+                .read_exact_at(&mut bytes, known.position + range.start - part.start())
                 .map_err(|error| {
                     let action = "read the file to check it";
                     self.error(GgufError::Io { action, error })
@@ -165,7 +167,7 @@ impl GgufFile {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hashes::{HashesError, frame_hash};
+    use super::super::hashes::{Hash, HashesError, PartHashes, frame_hash};
     use super::*;
     use crate::gguf::{Metadata, encode_header, layout_offsets};
     use v4_quant::GgmlType;
@@ -206,7 +208,12 @@ mod tests {
             })
             .collect();
         let frame = frame_hash(bytes, tensors.iter().map(|t| (t.position, t.bytes)));
-        Arc::new(FileHashes::new(bytes.len() as u64, frame, tensors).unwrap())
+        Arc::new(FileHashes::new(one(&bytes, frame), tensors).unwrap())
+    }
+
+    fn one(bytes: &[u8], frame: Hash) -> Vec<PartHashes> {
+        let bytes = bytes.len() as u64;
+        vec![PartHashes { bytes, frame }]
     }
 
     fn open(bytes: &[u8], hashes: &Arc<FileHashes>) -> Result<GgufFile, GgufError> {
@@ -241,7 +248,7 @@ mod tests {
                 .iter()
                 .find_map(|t| file.check(t, 0..t.bytes).err());
             let message = found.unwrap_or_else(|| panic!("byte {at}")).to_string();
-            assert!(message.contains("is not what"), "{message}");
+            assert!(message.contains("does not match the manifest"), "{message}");
             assert!(file.altered().is_some());
         }
     }
@@ -292,15 +299,15 @@ mod tests {
         );
         let mut tensors = known.tensors().to_vec();
         tensors[1].position = tensors[0].position;
-        let place = FileHashes::new(good.len() as u64, known.frame, tensors.clone());
+        let place = FileHashes::new(one(&good, known.parts()[0].frame), tensors.clone());
         assert!(matches!(place, Err(HashesError::Place { .. })));
         tensors.remove(1);
         tensors[0].blocks.pop();
-        let blocks = FileHashes::new(good.len() as u64, known.frame, tensors.clone());
+        let blocks = FileHashes::new(one(&good, known.parts()[0].frame), tensors.clone());
         assert!(matches!(blocks, Err(HashesError::Blocks { .. })));
         tensors.clear();
         let frame = frame_hash(&good, std::iter::empty());
-        let none = Arc::new(FileHashes::new(good.len() as u64, frame, tensors).unwrap());
+        let none = Arc::new(FileHashes::new(one(&good, frame), tensors).unwrap());
         assert!(
             open(&good, &none)
                 .unwrap_err()

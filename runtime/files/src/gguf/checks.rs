@@ -1,12 +1,14 @@
 //! Which of a file's bytes have been compared with their hashes, block by block.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Header;
 use super::error::GgufError;
 use super::hashes::{FileHashes, TensorHashes};
+use super::part::Part;
 
 /// Which blocks of an open file have been checked.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(super) struct Checks {
     done: Vec<Vec<AtomicU64>>,
     /// Indices into the hashes' tensors in the order of their names.
     by_name: Vec<u32>,
+    /// The files' paths, and where each begins.
+    files: Vec<(PathBuf, u64)>,
     /// What did not match first.
     first: OnceLock<Altered>,
 }
@@ -24,38 +28,29 @@ pub(super) struct Checks {
 /// Bytes that are not what they should be.
 #[derive(Debug, Clone)]
 pub(super) enum Altered {
-    Frame,
+    /// What is no tensor's, of the file with this index.
+    Frame(usize),
     /// Of a tensor.
     Block {
         tensor: String,
+        /// Positions.
         bytes: Range<u64>,
     },
 }
 
-impl From<Altered> for GgufError {
-    fn from(altered: Altered) -> Self {
-        match altered {
-            Altered::Frame => Self::AlteredFrame,
-            Altered::Block { tensor, bytes } => Self::Altered {
-                tensor,
-                from: bytes.start,
-                to: bytes.end,
-            },
-        }
-    }
-}
-
 impl Checks {
     /// Checks all that is no tensor's, before any of it is parsed.
-    pub fn new(hashes: Arc<FileHashes>, file: &[u8]) -> Result<Self, GgufError> {
-        if hashes.file_bytes != file.len() as u64 {
-            return Err(GgufError::AlteredLength {
-                found: file.len() as u64,
-                expected: hashes.file_bytes,
-            });
-        }
-        if hashes.frame_of(file) != hashes.frame {
-            return Err(GgufError::AlteredFrame);
+    pub fn new(hashes: Arc<FileHashes>, parts: &[Part]) -> Result<Self, GgufError> {
+        for (part, known) in parts.iter().zip(&hashes.parts) {
+            if known.bytes != part.file_len() {
+                return Err(part.error(GgufError::AlteredLength {
+                    found: part.file_len(),
+                    expected: known.bytes,
+                }));
+            }
+            if hashes.frame_of(part.start(), part.bytes()) != known.frame {
+                return Err(part.error(GgufError::AlteredFrame));
+            }
         }
         let by_name = super::sort_names(&hashes.tensors, |t| &t.name);
         let by_name = by_name.map_err(|tensor| GgufError::DuplicateTensor {
@@ -67,6 +62,10 @@ impl Checks {
             done: hashes.tensors.iter().map(none).collect(),
             by_name,
             hashes,
+            files: parts
+                .iter()
+                .map(|part| (part.path().to_owned(), part.start()))
+                .collect(),
             first: OnceLock::new(),
         })
     }
@@ -120,28 +119,52 @@ impl Checks {
     /// Remembers what did not match, if it is the first.
     pub fn found(&self, altered: Altered) -> GgufError {
         let _ = self.first.set(altered.clone());
-        altered.into()
+        self.error(altered)
+    }
+
+    /// Names the file, and counts bytes from its start.
+    fn error(&self, altered: Altered) -> GgufError {
+        let (file, error) = match altered {
+            Altered::Frame(file) => (file, GgufError::AlteredFrame),
+            Altered::Block { tensor, bytes } => {
+                let after = self
+                    .files
+                    .partition_point(|&(_, start)| start <= bytes.start);
+                let file = after.saturating_sub(1);
+                let start = self.files[file].1;
+                let (from, to) = (bytes.start - start, bytes.end - start);
+                (file, GgufError::Altered { tensor, from, to })
+            }
+        };
+        GgufError::File {
+            path: self.files[file].0.clone(),
+            error: Box::new(error),
+        }
     }
 
     /// What did not match, if something did not.
     pub fn altered(&self) -> Option<GgufError> {
-        self.first.get().map(|first| first.clone().into())
+        self.first.get().map(|first| self.error(first.clone()))
     }
 
-    /// Checks anew what is not tensors', and the blocks of the mapping that were checked,
-    /// by all cores.
-    pub fn again(&self, file: &[u8]) -> Result<(), GgufError> {
-        if self.hashes.frame_of(file) != self.hashes.frame {
-            return Err(self.found(Altered::Frame));
+    /// Checks anew what is not tensors' of a file, and the blocks of its mapping that were
+    /// checked, by all cores.
+    pub fn again(&self, index: usize, part: &Part) -> Result<(), GgufError> {
+        let (start, file) = (part.start(), part.bytes());
+        if self.hashes.frame_of(start, file) != self.hashes.parts[index].frame {
+            return Err(self.found(Altered::Frame(index)));
         }
+        let own = start..start + part.file_len();
         let tensors = self.hashes.tensors.iter().enumerate();
+        let tensors = tensors.filter(|(_, t)| own.contains(&t.position));
         let all: Vec<_> = tensors
             .flat_map(|(index, t)| {
                 let blocks = blocks_of(t, 0..t.bytes).into_iter();
                 let done = blocks.filter(move |&(block, _)| self.is_done(index, block));
                 done.map(move |(block, range)| {
-                    let start = (t.position + range.start) as usize;
-                    (index, block, start..(t.position + range.end) as usize)
+                    let local = t.position - start;
+                    let (from, to) = (local + range.start, local + range.end);
+                    (index, block, from as usize..to as usize)
                 })
             })
             .collect();

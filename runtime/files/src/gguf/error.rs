@@ -267,14 +267,54 @@ pub enum GgufError {
         /// The tensor that starts inside it.
         second: String,
     },
-    /// One part of a model that was split into several files.
-    #[error(
-        "one of {count} parts of a split model; merge them first with `llama-gguf-split --merge \
-         FIRST-PART OUT.gguf`"
-    )]
-    Split {
+    /// A part of a split model that is not its first.
+    #[error("part {number} of {count} of a split model; give the first part, {}", first.display())]
+    NotFirstPart {
+        /// Which part it is, from 1.
+        number: u64,
         /// The number of parts.
         count: u64,
+        /// Where the first part should be.
+        first: PathBuf,
+    },
+    /// A part of a split model that is not there.
+    #[error(
+        "part {number} of {count} of the model is missing; copy it to this folder, beside the other \
+         parts"
+    )]
+    MissingPart {
+        /// Which part it is, from 1.
+        number: u64,
+        /// The number of parts.
+        count: u64,
+    },
+    /// A part whose name does not say which it is, so that the others cannot be found.
+    #[error(
+        "part {number} of {count} of a split model, but its name does not end in \
+         -{number:05}-of-{count:05}.gguf, by which the other parts are found; give it its name back"
+    )]
+    PartName {
+        /// Which part it is, from 1.
+        number: u64,
+        /// The number of parts.
+        count: u64,
+    },
+    /// A file in the place of a part that is not that part.
+    #[error("{what}; copy the model's parts again")]
+    ForeignPart {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The parts of a set do not have the tensors that they should have together.
+    #[error(
+        "the parts of the model have {found} tensors, but {expected} according to the first part: a \
+         part belongs to another model; copy them again"
+    )]
+    SetTensors {
+        /// The number that the first part states.
+        expected: u64,
+        /// The number found.
+        found: u64,
     },
     /// Bytes of a tensor are not what the file's hashes say.
     #[error(

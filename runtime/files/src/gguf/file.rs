@@ -1,112 +1,90 @@
-//! A GGUF file mapped into memory.
+//! A model mapped into memory.
 #![allow(unsafe_code)]
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::Mmap;
-
 use super::checks::Checks;
 use super::error::GgufError;
-use super::guard::Guard;
 use super::hashes::FileHashes;
 use super::metadata::Metadata;
-use super::reader::{Header, parse_header};
-use super::stamp::{Changes, Stamp};
+use super::part::{Part, bytes_at, part_at};
+use super::reader::Header;
+use super::set;
 use super::tensor::TensorInfo;
+use crate::io::ReadFile;
 
-/// An open GGUF file: its header, checked, and its tensors' data, mapped.
+/// An open model: its header, checked, and its tensors' data, mapped. It is one GGUF file,
+/// or a split set of them, of which the first is named and the others lie beside it.
 ///
-/// The file must not be changed while it is open: a tensor's bytes would change
-/// with it, and [`GgufFile::check_unchanged`] fails from then on. If it is cut short,
+/// Positions count through all parts (see [`part_starts`](super::part_starts)); in a single
+/// file they are bytes from its start.
+///
+/// The files must not be changed while they are open: a tensor's bytes would change
+/// with them, and [`GgufFile::check_unchanged`] fails from then on. If one is cut short,
 /// zeros are read past its new end, and [`GgufFile::lost`] says so.
 #[derive(Debug)]
 pub struct GgufFile {
-    path: PathBuf,
-    file: File,
-    /// Before the map, so that it ends first.
-    guard: Guard,
-    map: Mmap,
+    /// At least one.
+    parts: Vec<Part>,
+    /// The first part's, with the tensors of all.
     header: Header,
+    /// Bytes of each part's header.
+    header_lens: Vec<u64>,
     /// Indices into the header's tensors in the order of their names.
     by_name: Vec<u32>,
     checks: Option<Checks>,
-    changes: Changes,
     /// Bytes that were to be kept in memory, which the system did not allow.
     unlocked: AtomicU64,
 }
 
 impl GgufFile {
-    /// Opens and maps a file and checks its header; reads no tensor.
+    /// Opens and maps a file, with the other parts if it is the first of a set, and checks
+    /// headers; reads no tensor.
     ///
     /// # Errors
     /// [`GgufError::File`] around what is wrong.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        Self::open_with(path, None)
+        Self::with_parts(path, set::open(path)?, None)
     }
 
-    /// The same with hashes of all its bytes: header and gaps are checked before
-    /// anything is parsed, and tensors as [`Self::check`] and its like are called.
+    /// The same with hashes of all bytes: headers and gaps are checked before anything is
+    /// parsed, and tensors as [`Self::check`] and its like are called.
     ///
     /// # Errors
     /// As [`Self::open`], and if something is not what the hashes say.
     pub fn open_checked(path: &Path, hashes: Arc<FileHashes>) -> Result<Self, GgufError> {
-        Self::open_with(path, Some(hashes))
+        let files = set::open_files(path, hashes.parts().len())?;
+        let checks = Checks::new(hashes, &files).map_err(|error| named(path, error))?;
+        Self::with_parts(path, set::read(files)?, Some(checks))
     }
 
-    fn open_with(path: &Path, hashes: Option<Arc<FileHashes>>) -> Result<Self, GgufError> {
-        Self::open_inner(path, hashes).map_err(|error| GgufError::File {
-            path: path.to_owned(),
-            error: Box::new(error),
-        })
-    }
-
-    fn open_inner(path: &Path, hashes: Option<Arc<FileHashes>>) -> Result<Self, GgufError> {
-        let io = |action| move |error| GgufError::Io { action, error };
-        // Asked before opening, which would wait for a writer if it is a pipe.
-        if !std::fs::metadata(path)
-            .map_err(io("open the file"))?
-            .is_file()
-        {
-            return Err(GgufError::NotAFile);
-        }
-        let file = File::open(path).map_err(io("open the file"))?;
-        let info = file.metadata().map_err(io("examine the file"))?;
-        if !info.is_file() {
-            return Err(GgufError::NotAFile);
-        }
-        if info.len() == 0 {
-            return Err(GgufError::NotGguf);
-        }
-        let changes = Changes::since(Stamp::of(&file).map_err(io("examine the file"))?);
-        // SAFETY: the map is read-only and private to this value. Its bytes are
-        // only ever read as plain bytes that no invariant rests on once checked
-        // (every use of them is valid for any content), so a change by another
-        // process can give wrong numbers, not undefined behaviour of ours; a file that
-        // is cut short is seen to by the guard.
-        let map = unsafe { Mmap::map(&file) }.map_err(io("map the file into memory"))?;
-        let guard = Guard::new(&map);
-        let checks = hashes.map(|hashes| Checks::new(hashes, &map)).transpose()?;
-        let header = parse_header(&map, map.len() as u64)?;
-        if let Some(checks) = &checks {
-            checks.same_tensors(&header)?;
-        }
-        let by_name = super::sort_names(&header.tensors, |t| &t.name).map_err(|name| {
-            GgufError::DuplicateTensor {
-                tensor: name.to_owned(),
+    fn with_parts(
+        path: &Path,
+        parts: Vec<(Part, Header)>,
+        checks: Option<Checks>,
+    ) -> Result<Self, GgufError> {
+        let header_lens = parts.iter().map(|(_, h)| h.data_offset).collect();
+        let (parts, header) = set::merge(parts)?;
+        let open = || {
+            if let Some(checks) = &checks {
+                checks.same_tensors(&header)?;
             }
-        })?;
+            super::sort_names(&header.tensors, |t| &t.name).map_err(|name| {
+                GgufError::DuplicateTensor {
+                    tensor: name.to_owned(),
+                }
+            })
+        };
+        let by_name = open().map_err(|error| named(path, error))?;
         Ok(Self {
-            path: path.to_owned(),
-            file,
-            guard,
-            map,
+            parts,
             header,
+            header_lens,
             by_name,
             checks,
-            changes,
             unlocked: AtomicU64::new(0),
         })
     }
@@ -115,32 +93,40 @@ impl GgufFile {
         self.checks.as_ref()
     }
 
-    pub(super) fn changes(&self) -> &Changes {
-        &self.changes
+    /// The files, in the order of their positions: one, or the parts of a set.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
     }
 
-    /// All bytes, as mapped.
+    /// The file that a tensor's data are in.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.map
+    pub fn part_of(&self, tensor: &TensorInfo) -> &Part {
+        part_at(&self.parts, self.position(tensor))
     }
 
     /// The path it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.parts[0].path()
     }
 
-    /// The open file, for reads that go around the mapping.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// The file's length in bytes when it was opened.
+    /// Length in bytes when it was opened, of all parts together.
     #[must_use]
     pub fn file_len(&self) -> u64 {
-        self.map.len() as u64
+        self.parts.iter().map(Part::file_len).sum()
+    }
+
+    /// Opens the files once more, for reads that go around the mapping.
+    ///
+    /// # Errors
+    /// The system's, if the same files cannot be opened again.
+    pub fn reopen(&self, direct: bool) -> io::Result<ReadFile> {
+        let parts = self.parts.iter();
+        ReadFile::reopen_all(
+            parts.map(|part| (part.start(), part.file(), part.path())),
+            direct,
+        )
     }
 
     /// The whole header.
@@ -153,14 +139,22 @@ impl GgufFile {
     /// short or its disk failed; zeros were read instead.
     #[must_use]
     pub fn lost(&self) -> bool {
-        self.guard.lost()
+        self.parts.iter().any(Part::lost)
     }
 
-    /// The bytes before the tensors' data.
+    /// Bytes before the tensors' data, of all parts together.
     #[must_use]
-    pub fn header_bytes(&self) -> &[u8] {
-        let len = usize::try_from(self.header.data_offset).unwrap_or(usize::MAX);
-        &self.map[..len.min(self.map.len())]
+    pub fn header_len(&self) -> u64 {
+        self.header_lens.iter().sum()
+    }
+
+    /// The bytes before the tensors' data of each part.
+    pub fn headers(&self) -> impl Iterator<Item = &[u8]> {
+        let parts = self.parts.iter().map(Part::bytes);
+        parts.zip(&self.header_lens).map(|(bytes, &len)| {
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            &bytes[..len.min(bytes.len())]
+        })
     }
 
     /// Keys and values.
@@ -186,7 +180,7 @@ impl GgufFile {
         Some(&tensors[self.by_name[at] as usize])
     }
 
-    /// Where a tensor's data start, in bytes from the start of the file.
+    /// Where a tensor's data start: its position.
     #[must_use]
     pub fn position(&self, tensor: &TensorInfo) -> u64 {
         self.header.data_offset + tensor.offset
@@ -199,9 +193,8 @@ impl GgufFile {
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         // For this file's own tensors the reader has checked both bounds.
-        let start = usize::try_from(self.position(tensor)).expect("inside the map");
-        let len = usize::try_from(tensor.bytes).expect("inside the map");
-        &self.map[start..][..len]
+        let start = self.position(tensor);
+        bytes_at(&self.parts, start..start + tensor.bytes)
     }
 
     /// Asks for a tensor's bytes to be mapped in huge pages as they are read from the
@@ -210,13 +203,8 @@ impl GgufFile {
     /// already holds in small pages, nothing changes.
     pub fn advise_huge_pages(&self, tensor: &TensorInfo) {
         #[cfg(target_os = "linux")]
-        if let (Ok(start), Ok(len)) = (
-            usize::try_from(self.position(tensor)),
-            usize::try_from(tensor.bytes),
-        ) {
-            // Refused by kernels without huge pages, which is no loss.
-            let _ = self.map.advise_range(memmap2::Advice::HugePage, start, len);
-        }
+        // Refused by kernels without huge pages, which is no loss.
+        self.advise(tensor, memmap2::Advice::HugePage);
     }
 
     /// Reads a tensor's bytes and keeps them in memory until the file is closed, whatever
@@ -255,22 +243,34 @@ impl GgufFile {
     /// them is then not read as well, nor kept.
     pub fn advise_random(&self, tensor: &TensorInfo) {
         #[cfg(unix)]
-        if let (Ok(start), Ok(len)) = (
-            usize::try_from(self.position(tensor)),
-            usize::try_from(tensor.bytes),
-        ) {
-            // No more than advice.
-            let _ = self.map.advise_range(memmap2::Advice::Random, start, len);
+        self.advise(tensor, memmap2::Advice::Random);
+    }
+
+    /// Advice about a tensor's bytes; the system is free to do otherwise.
+    #[cfg(unix)]
+    fn advise(&self, tensor: &TensorInfo, advice: memmap2::Advice) {
+        let part = self.part_of(tensor);
+        let start = usize::try_from(self.position(tensor) - part.start());
+        if let (Ok(start), Ok(len)) = (start, usize::try_from(tensor.bytes)) {
+            let _ = part.map().advise_range(advice, start, len);
         }
     }
 
-    /// Wraps an error about this file's content so that it names the file.
+    /// Wraps an error about this model's content so that it names the file.
     #[must_use]
     pub fn error(&self, error: GgufError) -> GgufError {
-        GgufError::File {
-            path: self.path.clone(),
+        named(self.path(), error)
+    }
+}
+
+/// Names the file that an error is about, unless it says so itself.
+fn named(path: &Path, error: GgufError) -> GgufError {
+    match error {
+        GgufError::File { .. } => error,
+        _ => GgufError::File {
+            path: path.to_owned(),
             error: Box::new(error),
-        }
+        },
     }
 }
 

@@ -6,8 +6,8 @@
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Mappings watched at once; a process has a handful.
-const MOST: usize = 64;
+/// Mappings watched at once: the parts of two models of the most parts.
+const MOST: usize = 1024;
 /// A place that is being filled.
 const RESERVED: usize = 1;
 

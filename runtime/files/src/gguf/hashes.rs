@@ -3,6 +3,8 @@
 //! Where they come from is the caller's business: a manifest, whose signature says who
 //! vouches for them.
 
+use super::part::part_starts;
+
 /// A BLAKE3 hash.
 pub type Hash = [u8; 32];
 
@@ -11,7 +13,8 @@ pub type Hash = [u8; 32];
 pub struct TensorHashes {
     /// The tensor's name.
     pub name: String,
-    /// Where its data start, in bytes from the start of the file.
+    /// Where its data start, in bytes from the start of the file; in a split model counted
+    /// as [`part_starts`] says.
     pub position: u64,
     /// Length of its data in bytes.
     pub bytes: u64,
@@ -21,12 +24,20 @@ pub struct TensorHashes {
     pub blocks: Vec<Hash>,
 }
 
-/// The hashes of all bytes of a file.
+/// The hashes of all bytes of a file, or of all parts of a split one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileHashes {
-    pub(super) file_bytes: u64,
-    pub(super) frame: Hash,
+    pub(super) parts: Vec<PartHashes>,
     pub(super) tensors: Vec<TensorHashes>,
+}
+
+/// What is known of one file beside its tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartHashes {
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of all its bytes that are no tensor's, one after the other.
+    pub frame: Hash,
 }
 
 /// Why hashes cannot be those of a file.
@@ -51,20 +62,25 @@ pub enum HashesError {
 }
 
 impl FileHashes {
-    /// Hashes of a file of `file_bytes` bytes: `frame` is BLAKE3 of all that are no
-    /// tensor's, one after the other, and `tensors` are in the order of their places.
+    /// Hashes of a model in these files: one, or the parts of a set. `tensors` are in the
+    /// order of their places.
     ///
     /// # Errors
-    /// If the tensors cannot be parts of one file.
-    pub fn new(
-        file_bytes: u64,
-        frame: Hash,
-        tensors: Vec<TensorHashes>,
-    ) -> Result<Self, HashesError> {
-        let mut free = 0;
+    /// If the tensors cannot be parts of these files.
+    pub fn new(parts: Vec<PartHashes>, tensors: Vec<TensorHashes>) -> Result<Self, HashesError> {
+        let starts = part_starts(parts.iter().map(|part| part.bytes));
+        let (mut free, mut part) = (0, 0);
         for t in &tensors {
+            while starts.get(part + 1).is_some_and(|&next| t.position >= next) {
+                part += 1;
+                free = starts[part];
+            }
+            let most = match (starts.get(part), parts.get(part)) {
+                (Some(start), Some(part)) => start + part.bytes,
+                _ => 0,
+            };
             let end = t.position.checked_add(t.bytes);
-            match end.filter(|&end| t.position >= free && end <= file_bytes) {
+            match end.filter(|&end| t.position >= free && end <= most) {
                 Some(end) => free = end,
                 None => {
                     return Err(HashesError::Place {
@@ -81,17 +97,13 @@ impl FileHashes {
                 });
             }
         }
-        Ok(Self {
-            file_bytes,
-            frame,
-            tensors,
-        })
+        Ok(Self { parts, tensors })
     }
 
-    /// The file's length.
+    /// The files.
     #[must_use]
-    pub fn file_bytes(&self) -> u64 {
-        self.file_bytes
+    pub fn parts(&self) -> &[PartHashes] {
+        &self.parts
     }
 
     /// The tensors, in the order of their places.
@@ -107,10 +119,15 @@ impl FileHashes {
         self.tensors.iter().map(|t| each(t) as u64).sum()
     }
 
-    /// BLAKE3 of all bytes of `file` that are no tensor's by these hashes.
-    pub(super) fn frame_of(&self, file: &[u8]) -> Hash {
-        let extents = self.tensors.iter().map(|t| (t.position, t.bytes));
-        frame_hash(file, extents)
+    /// BLAKE3 of all bytes that are no tensor's by these hashes, of a file that begins at
+    /// `start`.
+    pub(super) fn frame_of(&self, start: u64, file: &[u8]) -> Hash {
+        let end = start + file.len() as u64;
+        let own = self
+            .tensors
+            .iter()
+            .filter(|t| (start..end).contains(&t.position));
+        frame_hash(file, own.map(|t| (t.position - start, t.bytes)))
     }
 }
 

@@ -347,7 +347,7 @@ mod tests {
         let m = sample();
         let text = m.get_u32("a").unwrap_err().to_string();
         assert!(
-            text.starts_with("key \"a\": is STRING, expected U32"),
+            text.starts_with("key \"a\" is STRING, not U32"),
             "{text}"
         );
         let text = m.get_strs("e").unwrap_err().to_string();

@@ -59,7 +59,6 @@ pub fn parse_header(bytes: &[u8], file_len: u64) -> Result<Header, GgufError> {
         entries.push((key.to_owned(), value));
     }
     let metadata = Metadata::from_entries(entries)?;
-    refuse_split(&metadata)?;
     let alignment = read_alignment(&metadata)?;
 
     let capacity = table_capacity::<TensorInfo>(
@@ -250,17 +249,6 @@ fn read_tensor(cursor: &mut Cursor<'_>, index: u64) -> Result<TensorInfo, GgufEr
     let mut info = TensorInfo::new(name.to_owned(), ty, dims)?;
     info.offset = offset;
     Ok(info)
-}
-
-/// A part of a split model has its own tensors only, so that it would fail
-/// later with one that seems to be missing.
-fn refuse_split(metadata: &Metadata) -> Result<(), GgufError> {
-    match metadata.get("split.count").and_then(Value::as_integer) {
-        Some(count @ 2..) => Err(GgufError::Split {
-            count: u64::try_from(count).unwrap_or(u64::MAX),
-        }),
-        _ => Ok(()),
-    }
 }
 
 fn read_alignment(metadata: &Metadata) -> Result<u64, GgufError> {

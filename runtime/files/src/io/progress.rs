@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::{ReadFailure, Request};
+use super::{ReadFailure, ReadFile, Request};
 
 /// How often a read that fails, or gives nothing, is repeated.
 const MOST_RETRIES: u32 = 3;
@@ -17,6 +17,8 @@ pub(super) struct Progress {
     len: usize,
     need: usize,
     unit: usize,
+    /// Where the file begins that it reads: errors count from there.
+    start: u64,
     got: usize,
     retries: u32,
     interruptions: u32,
@@ -34,9 +36,15 @@ pub(super) enum Step {
 }
 
 impl Progress {
-    /// Nothing read yet. `unit` is the file's.
-    pub fn new(request: &Request, unit: usize) -> Self {
-        Self::of(request.offset, request.len, request.need, unit)
+    /// Nothing read yet.
+    pub fn new(request: &Request, file: &ReadFile) -> Self {
+        Self::of(request.offset, request.len, request.need, file.unit())
+            .from(file.at(request.offset).1)
+    }
+
+    /// The same of a file that begins at this position.
+    pub fn from(self, start: u64) -> Self {
+        Self { start, ..self }
     }
 
     /// The same of a read of `len` bytes at `offset`, of which `need` are needed.
@@ -46,6 +54,7 @@ impl Progress {
             len,
             need,
             unit,
+            start: 0,
             got: 0,
             retries: 0,
             interruptions: 0,
@@ -82,9 +91,9 @@ impl Progress {
             return Step::Again;
         }
         Step::Failed(ReadFailure::EndOfFile {
-            offset: self.offset,
+            offset: self.offset - self.start,
             len: self.need,
-            end: self.offset + end as u64,
+            end: self.offset - self.start + end as u64,
         })
     }
 
@@ -102,7 +111,7 @@ impl Progress {
             }
         }
         Step::Failed(ReadFailure::System {
-            offset: self.offset,
+            offset: self.offset - self.start,
             len: self.need,
             reason: error.to_string(),
             tries: (self.retries + self.interruptions).max(1),
@@ -123,7 +132,7 @@ mod tests {
             tag: 0,
             buffer: AlignedBuffer::new(0, 1),
         };
-        Progress::new(&request, unit)
+        Progress::of(request.offset, request.len, request.need, unit)
     }
 
     fn error(code: i32) -> io::Result<usize> {

@@ -46,14 +46,12 @@ fn work(shared: &Shared) {
 
 /// Reads in the calling thread.
 pub(super) fn read(shared: &Shared, request: &mut Request) -> Result<(), ReadFailure> {
-    let mut progress = Progress::new(request, shared.file.unit());
+    let mut progress = Progress::new(request, &shared.file);
     loop {
         let (offset, range) = progress.rest();
         let len = range.len();
-        let answer = shared
-            .file
-            .file()
-            .read_at(&mut request.buffer[range], offset);
+        let (file, start) = shared.file.at(offset);
+        let answer = file.read_at(&mut request.buffer[range], offset - start);
         match progress.answer(shared.answered(offset, len, answer)) {
             Step::Done => return Ok(()),
             Step::Again => shared.counters.retried(),
@@ -70,10 +68,11 @@ pub fn read_into(
     need: usize,
     out: &mut [u8],
 ) -> Result<(), ReadFailure> {
-    let mut progress = Progress::of(offset, out.len(), need, file.unit());
+    let (opened, start) = file.at(offset);
+    let mut progress = Progress::of(offset, out.len(), need, file.unit()).from(start);
     loop {
         let (offset, range) = progress.rest();
-        match progress.answer(file.file().read_at(&mut out[range], offset)) {
+        match progress.answer(opened.read_at(&mut out[range], offset - start)) {
             Step::Done => return Ok(()),
             Step::Again => {}
             Step::Failed(failure) => return Err(failure),

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
@@ -86,7 +86,6 @@ struct Ring {
     slots: Slots,
     /// Whether a poll on the eventfd is in flight.
     armed: bool,
-    fd: RawFd,
     unit: usize,
 }
 
@@ -112,7 +111,6 @@ impl Ring {
                 free: (0..in_flight).rev().collect(),
             },
             armed: false,
-            fd: shared.file.file().as_raw_fd(),
             unit: shared.file.unit(),
         };
         ring.trial(shared)?;
@@ -140,8 +138,8 @@ impl Ring {
             tag: 0,
             buffer: AlignedBuffer::new(len, shared.file.memory_unit()),
         };
-        let slot = self.place(Arc::new(Nobody), request)?;
-        self.push(slot)?;
+        let slot = self.place(shared, Arc::new(Nobody), request)?;
+        self.push(shared, slot)?;
         loop {
             self.submit_and_wait(1)?;
             let answer = self.ring.completion().next().map(|c| c.result());
@@ -160,8 +158,8 @@ impl Ring {
                 && let Some((job, request)) = shared.queue.next()
             {
                 shared.counters.started();
-                let slot = self.place(job, request)?;
-                self.push(slot)?;
+                let slot = self.place(shared, job, request)?;
+                self.push(shared, slot)?;
             }
             if self.slots.in_flight() == 0 && shared.queue.closed() {
                 return Ok(());
@@ -201,7 +199,7 @@ impl Ring {
         let result = match step {
             Step::Again => {
                 shared.counters.retried();
-                return self.push(slot);
+                return self.push(shared, slot);
             }
             Step::Done => Ok(()),
             Step::Failed(failure) => Err(failure),
@@ -213,11 +211,11 @@ impl Ring {
         Ok(())
     }
 
-    fn place(&mut self, job: Arc<dyn Job>, request: Request) -> io::Result<usize> {
+    fn place(&mut self, shared: &Shared, job: Arc<dyn Job>, request: Request) -> io::Result<usize> {
         let Some(slot) = self.slots.free.pop() else {
             return Err(io::Error::other("more reads than slots"));
         };
-        let progress = Progress::new(&request, self.unit);
+        let progress = Progress::new(&request, &shared.file);
         self.slots.taken[slot] = Some(InFlight {
             job,
             request,
@@ -235,7 +233,7 @@ impl Ring {
     }
 
     /// Queues the read of what a slot still lacks.
-    fn push(&mut self, slot: usize) -> io::Result<()> {
+    fn push(&mut self, shared: &Shared, slot: usize) -> io::Result<()> {
         let Some(taken) = &mut self.slots.taken[slot] else {
             return Err(io::Error::other("a read of an empty slot"));
         };
@@ -243,11 +241,12 @@ impl Ring {
         // Slicing checks that the buffer has the room.
         let target = &mut taken.request.buffer[range];
         let len = u32::try_from(target.len()).map_err(io::Error::other)?;
-        let entry = opcode::Read::new(types::Fd(self.fd), target.as_mut_ptr(), len)
-            .offset(offset)
+        let (file, start) = shared.file.at(offset);
+        let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), target.as_mut_ptr(), len)
+            .offset(offset - start)
             .build()
             .user_data(slot as u64);
-        // SAFETY: the descriptor is open as long as `Shared`, which the thread
+        // SAFETY: the descriptors are open as long as `Shared`, which the thread
         // holds. The buffer's memory is owned by the slot, which is vacated only
         // after the kernel's answer, and never freed without one (see `Slots`);
         // until then nothing else reads or writes it.

@@ -19,6 +19,9 @@ pub struct EngramModel {
     pub width: usize,
     /// How rows of I8 tables are coded.
     pub encoding: Option<String>,
+    /// The first row of each layer in a table that all layers share (llama.cpp's layout);
+    /// `None` where each has a tensor of its own.
+    pub first_rows: Option<Vec<u64>>,
     stored: Stored,
 }
 
@@ -39,47 +42,40 @@ impl EngramModel {
     /// What may be absent beside them follows from the tokenizer or is compared
     /// with the tables: a wrong guess is an error, not another model.
     pub(super) fn read(k: &Keys<'_>, layers: usize) -> Result<Option<Self>, EngineError> {
-        if !k.has("engram.layer_ids") && k.has("ple.layers") {
-            return Err(k.model(format!(
-                "has its Engram tables in llama.cpp's layout ({}.ple.layers and others), which \
-                 this version cannot read; convert the published checkpoint with v4-convert",
-                k.arch
-            )));
-        }
-        let ids = k.numbers("engram.layer_ids")?;
+        let ids = k.numbers("ple.layers")?;
         let layer_ids: Vec<u32> = ids
             .iter()
             .map(|&id| {
                 let inside = u32::try_from(id).ok().filter(|&id| (id as usize) < layers);
                 inside.ok_or_else(|| {
                     let what = format!("names layer {id}, but there are only {layers} layers");
-                    k.bad("engram.layer_ids", what)
+                    k.bad("ple.layers", what)
                 })
             })
             .collect::<Result<_, _>>()?;
         if layer_ids.is_empty() {
             return Ok(None);
         }
-        let stored = Stored {
+        let mut stored = Stored {
             class_count: match k.has("engram.compressed_vocab_size") {
                 true => Some(k.number("engram.compressed_vocab_size")?),
                 false => None,
             },
             token_map: k.numbers_if_any("engram.token_map")?,
-            primes: k.numbers_if_any("engram.primes")?,
+            primes: k.numbers_if_any("ple.head_vocab_sizes")?,
             offsets: k.numbers_if_any("engram.offsets")?,
-            multipliers: k.numbers_if_any("engram.multipliers")?,
+            multipliers: k.numbers_if_any("ple.layer_multipliers")?,
             rows: k.numbers_if_any("engram.rows")?,
         };
         // Where the sizes are not stated they follow from the arrays.
         let per_layer = |array: &Option<Vec<u64>>| array.as_ref().map(|a| a.len() / ids.len());
         let max_ngram = match per_layer(&stored.multipliers) {
-            Some(n) if !k.has("engram.max_ngram_size") => n,
-            _ => k.size("engram.max_ngram_size", 1 << 10)?,
+            Some(n) if !k.has("ple.ngram_size") => n,
+            _ => k.size("ple.ngram_size", 1 << 10)?,
         };
         let heads = match per_layer(&stored.primes) {
-            Some(n) if !k.has("engram.head_count") && max_ngram > 1 => n / (max_ngram - 1),
-            _ => k.size("engram.head_count", 1 << 16)?,
+            Some(n) if !k.has("ple.heads_per_ngram") && max_ngram > 1 => n / (max_ngram - 1),
+            _ => k.size("ple.heads_per_ngram", 1 << 16)?,
         };
         let vocab_size = if k.has("engram.vocab_size") {
             k.number("engram.vocab_size")?
@@ -88,19 +84,21 @@ impl EngramModel {
             let first = stored.primes.as_ref().and_then(|p| p.first().copied());
             first.unwrap_or(PUBLISHED_VOCAB_SIZE)
         };
-        let pad_id = k.number("engram.pad_id")?;
+        let pad_id = k.number("engram.pad_token_id")?;
         let config = EngramConfig {
             layer_ids,
             max_ngram,
             heads,
             vocab_size,
             pad_id: u32::try_from(pad_id)
-                .map_err(|_| k.bad("engram.pad_id", format!("is {pad_id}")))?,
+                .map_err(|_| k.bad("engram.pad_token_id", format!("is {pad_id}")))?,
         };
         config.check().map_err(|e| k.model(e))?;
+        let first_rows = joint_offsets(k, &config, &mut stored)?;
         Ok(Some(Self {
             config,
-            width: k.size_or("engram.key_length", 1 << 16, 256)?,
+            first_rows,
+            width: k.size_or("embedding_length_per_layer_input", 1 << 16, 256)?,
             encoding: match k.has("engram.encoding") {
                 true => Some(k.text("engram.encoding")?),
                 false => None,
@@ -133,4 +131,40 @@ impl EngramModel {
     pub fn channels(&self) -> usize {
         self.config.columns() * self.width
     }
+}
+
+/// The offsets of a table that all layers share: the first row of each layer, and in
+/// `stored` each column's from there on.
+fn joint_offsets(
+    k: &Keys<'_>,
+    config: &EngramConfig,
+    stored: &mut Stored,
+) -> Result<Option<Vec<u64>>, EngineError> {
+    let key = "ple.head_offsets";
+    let Some(offsets) = k.numbers_if_any(key)? else {
+        return Ok(None);
+    };
+    let (layers, columns) = (config.layer_ids.len(), config.columns());
+    if offsets.len() != layers * columns {
+        let what = format!(
+            "has {} entries, not {} for each of {layers} layers",
+            offsets.len(),
+            columns
+        );
+        return Err(k.bad(key, what));
+    }
+    let mut own = Vec::with_capacity(offsets.len());
+    let mut firsts = Vec::with_capacity(layers);
+    for layer in offsets.chunks_exact(columns) {
+        let first = layer[0];
+        firsts.push(first);
+        for (i, offset) in layer.iter().enumerate() {
+            let offset = offset.checked_sub(first);
+            own.push(offset.ok_or_else(|| {
+                k.bad(key, format!("puts column {i} of a layer before its first"))
+            })?);
+        }
+    }
+    stored.offsets = Some(own);
+    Ok(Some(firsts))
 }

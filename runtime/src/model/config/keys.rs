@@ -4,9 +4,9 @@ use v4_files::gguf::{GgufError, GgufFile, Metadata, Value};
 
 use crate::error::EngineError;
 
-/// Our name (llama.cpp's where it has one), and what files of ds4's tools call
-/// the same thing: the names of the published config (spec/gguf.md section 5,
-/// column B).
+/// llama.cpp's name, and what other files call the same thing: first the name of the
+/// published config, as files of ds4's tools have it (spec/gguf.md section 5, column B),
+/// then that of the schemes before llama.cpp's own (column A, and our files so far).
 const ALIASES: &[(&str, &[&str])] = &[
     ("block_count", &["num_hidden_layers"]),
     ("context_length", &["max_position_embeddings"]),
@@ -26,19 +26,28 @@ const ALIASES: &[(&str, &[&str])] = &[
         "attention.compress_rope_freq_base",
         &["compress_rope_theta"],
     ),
-    ("attention.kv_source_layer_ids", &["kv_source_layer_ids"]),
     (
-        "attention.index_source_layer_ids",
-        &["index_source_layer_ids"],
+        "attention.kv_source_layers",
+        &["kv_source_layer_ids", "attention.kv_source_layer_ids"],
     ),
     (
-        "attention.candidate_source_layer_id",
-        &["candidate_source_layer_id"],
+        "attention.indexer.source_layers",
+        &["index_source_layer_ids", "attention.index_source_layer_ids"],
     ),
-    ("attention.candidate_block_size", &["candidate_block_size"]),
     (
-        "attention.candidate_topk_blocks",
-        &["candidate_topk_blocks"],
+        "attention.indexer.candidate_source_layer",
+        &[
+            "candidate_source_layer_id",
+            "attention.candidate_source_layer_id",
+        ],
+    ),
+    (
+        "attention.indexer.candidate_block_size",
+        &["candidate_block_size", "attention.candidate_block_size"],
+    ),
+    (
+        "attention.indexer.candidate_top_k_blocks",
+        &["candidate_topk_blocks", "attention.candidate_topk_blocks"],
     ),
     ("rope.dimension_count", &["qk_rope_head_dim"]),
     ("rope.freq_base", &["rope_theta"]),
@@ -68,26 +77,40 @@ const ALIASES: &[(&str, &[&str])] = &[
         &["hc_sinkhorn_iters"],
     ),
     ("hyper_connection.epsilon", &["hc_eps"]),
-    ("engram.layer_ids", &["engram_layer_ids"]),
-    ("engram.head_count", &["engram_n_heads"]),
-    ("engram.key_length", &["engram_head_dim"]),
-    ("engram.max_ngram_size", &["engram_max_ngram_size"]),
+    ("ple.layers", &["engram_layer_ids", "engram.layer_ids"]),
+    (
+        "ple.heads_per_ngram",
+        &["engram_n_heads", "engram.head_count"],
+    ),
+    (
+        "embedding_length_per_layer_input",
+        &["engram_head_dim", "engram.key_length"],
+    ),
+    (
+        "ple.ngram_size",
+        &["engram_max_ngram_size", "engram.max_ngram_size"],
+    ),
     ("engram.vocab_size", &["engram_vocab_size"]),
-    ("engram.pad_id", &["engram_pad_token_id"]),
+    (
+        "engram.pad_token_id",
+        &["engram_pad_token_id", "engram.pad_id"],
+    ),
     (
         "engram.compressed_vocab_size",
         &["engram_compressed_vocab_size"],
     ),
     ("engram.rows", &["engram_num_embeddings"]),
+    ("ple.layer_multipliers", &["engram.multipliers"]),
+    ("ple.head_vocab_sizes", &["engram.primes"]),
 ];
 
 /// How a file says on purpose that its model has no such thing.
 const NONE: &[(&str, &str)] = &[
     ("rope.scaling.type", "\"none\""),
-    ("engram.layer_ids", "an empty array"),
+    ("ple.layers", "an empty array"),
     ("expert_shared_count", "0"),
     ("hash_layer_count", "0"),
-    ("attention.candidate_source_layer_id", "-1"),
+    ("attention.indexer.candidate_source_layer", "-1"),
 ];
 
 /// Reads keys of one architecture and bounds them.
@@ -124,9 +147,10 @@ impl Keys<'_> {
         let aliases = aliases.map_or(&[][..], |(_, names)| names);
         let prefixed = aliases.iter().map(|a| format!("{}.{a}", self.arch));
         // ds4's Engram keys stand without the architecture.
-        let bare = key.starts_with("engram.").then(|| key.to_owned());
+        let all = std::iter::once(key).chain(aliases.iter().copied());
+        let bare = all.filter(|name| name.starts_with("engram."));
         prefixed
-            .chain(bare)
+            .chain(bare.map(str::to_owned))
             .find(|name| self.meta.contains(name))
             .unwrap_or(ours)
     }

@@ -87,8 +87,8 @@ fn v4(k: &Keys<'_>, key: &str, ratios: &[u64]) -> Result<Vec<Attention>, EngineE
 /// latest index source (spec 3.5).
 fn v41(k: &Keys<'_>, key: &str, ratios: &[u64]) -> Result<Vec<Attention>, EngineError> {
     let layers = ratios.len();
-    let kv_key = "attention.kv_source_layer_ids";
-    let index_key = "attention.index_source_layer_ids";
+    let kv_key = "attention.kv_source_layers";
+    let index_key = "attention.indexer.source_layers";
     if ratios.iter().all(|&ratio| ratio == 0) {
         return Ok(vec![Attention::Window; layers]);
     }
@@ -184,7 +184,7 @@ fn candidates(
     index_sources: &[usize],
     layers: usize,
 ) -> Result<Option<(usize, usize, usize)>, EngineError> {
-    let key = "attention.candidate_source_layer_id";
+    let key = "attention.indexer.candidate_source_layer";
     let none = k.value(key).and_then(Value::as_integer) == Some(-1);
     // A single index source has nobody to leave candidates to.
     if none || (index_sources.len() < 2 && !k.has(key)) {
@@ -197,7 +197,7 @@ fn candidates(
             format_args!("is {source}, which is not an index source of the {layers} layers"),
         ));
     };
-    let blocks = k.size("attention.candidate_topk_blocks", 1 << 24)?;
-    let size = k.size("attention.candidate_block_size", 1 << 16)?;
+    let blocks = k.size("attention.indexer.candidate_top_k_blocks", 1 << 24)?;
+    let size = k.size("attention.indexer.candidate_block_size", 1 << 16)?;
     Ok(Some((source, blocks, size)))
 }

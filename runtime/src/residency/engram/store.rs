@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use v4_files::gguf::GgufFile;
-use v4_files::io::{AlignedBuffer, ReadCounts, ReadFile, ReadHook, ReadMode, Reader, Request};
+use v4_files::io::{AlignedBuffer, ReadCounts, ReadHook, ReadMode, Reader, Request};
 use v4_tokenizer::Tokenizer;
 
 use super::cache::RowCache;
@@ -162,8 +162,14 @@ impl EngramStore {
             path: file.path().to_path_buf(),
             what: e.to_string(),
         })?;
-        let encoding = model.encoding.as_deref();
-        Self::open(file, addressing, model.width, encoding, options)
+        let tables = match &model.first_rows {
+            Some(firsts) => Table::find_joint(file, addressing.layers(), model.width, firsts)?,
+            None => {
+                let encoding = model.encoding.as_deref();
+                Table::find_all(file, addressing.layers(), model.width, encoding)?
+            }
+        };
+        Self::with_tables(file, addressing, tables, options)
     }
 
     /// Finds `blk.{layer}.engram_embd.weight` for every layer of `addressing`.
@@ -183,17 +189,23 @@ impl EngramStore {
         encoding: Option<&str>,
         options: &EngramOptions,
     ) -> Result<Arc<Self>, EngineError> {
-        let tables: Vec<Table> = addressing
-            .layers()
-            .iter()
-            .map(|layer| Table::find(file, layer, width, encoding))
-            .collect::<Result<_, _>>()?;
+        let tables = Table::find_all(file, addressing.layers(), width, encoding)?;
+        Self::with_tables(file, addressing, tables, options)
+    }
+
+    fn with_tables(
+        file: &Arc<GgufFile>,
+        addressing: Addressing,
+        tables: Vec<Table>,
+        options: &EngramOptions,
+    ) -> Result<Arc<Self>, EngineError> {
         let refused = |what: String| EngineError::Model {
             path: file.path().to_path_buf(),
             what,
         };
         let in_memory = options.placement == EngramPlacement::Memory;
-        let again = ReadFile::reopen(file.file(), file.path(), options.direct)
+        let again = file
+            .reopen(options.direct)
             .map_err(|e| refused(format!("cannot be opened again: {e}")))?;
         let longest = tables.iter().map(Table::row_bytes).max().unwrap_or(1);
         let cache_bytes = if in_memory { 0 } else { options.cache_bytes };
@@ -284,7 +296,7 @@ impl EngramStore {
 
     pub(super) fn row_error(&self, table: &Table, row: u64, reason: String) -> EngineError {
         EngineError::EngramRow {
-            path: self.shared.path.clone(),
+            path: table.path().unwrap_or(&self.shared.path).to_owned(),
             tensor: table.tensor().to_owned(),
             row,
             reason,

@@ -1,5 +1,6 @@
 //! One layer's table in a GGUF file: where its rows are and what they mean.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use v4_files::gguf::{GgufFile, TensorInfo};
@@ -29,16 +30,78 @@ pub(super) struct Table {
     tensor: String,
     /// The tensor itself; there is none in tests of reads alone.
     source: Option<Tensor>,
+    /// Where its first row starts.
     position: u64,
+    /// Rows of the tensor before its first.
+    first_row: u64,
     row_bytes: usize,
     rows: u64,
     width: usize,
     format: RowFormat,
 }
 
+/// One table for all layers, in llama.cpp's layout.
+const JOINT: &str = "per_layer_token_embd.weight";
+
 impl Table {
+    /// Finds and checks the tables of all layers, each a tensor of its own.
+    pub fn find_all(
+        file: &Arc<GgufFile>,
+        layers: &[LayerAddressing],
+        width: usize,
+        encoding: Option<&str>,
+    ) -> Result<Vec<Self>, EngineError> {
+        let layers = layers.iter();
+        layers
+            .map(|layer| Self::find(file, layer, width, encoding))
+            .collect()
+    }
+
+    /// The same where all layers' rows are in one tensor, those of each layer from one of
+    /// `firsts` on.
+    pub fn find_joint(
+        file: &Arc<GgufFile>,
+        layers: &[LayerAddressing],
+        width: usize,
+        firsts: &[u64],
+    ) -> Result<Vec<Self>, EngineError> {
+        let tensor = Tensor::find(file, JOINT)?;
+        check_width(&tensor, width)?;
+        let format = ggml_format(&tensor)?;
+        let row_bytes = tensor.ty().row_bytes(width).map_err(|e| tensor.error(e))?;
+        let info = file.tensor(JOINT).expect("found above");
+        check_columns(&tensor, info, width)?;
+        let mut free = 0;
+        let mut tables = Vec::with_capacity(layers.len());
+        for (layer, &first_row) in layers.iter().zip(firsts) {
+            let end = first_row.checked_add(layer.rows());
+            let end = end.filter(|&end| first_row >= free && end <= info.rows());
+            free = end.ok_or_else(|| {
+                tensor.error(format!(
+                    "has {} rows, but those of layer {}, {} from row {first_row} on, are not inside \
+                     it or overlap those of another layer; the file is damaged or mixes two models, \
+                     convert the checkpoint again",
+                    info.rows(),
+                    layer.layer(),
+                    layer.rows()
+                ))
+            })?;
+            tables.push(Self {
+                position: file.position(info) + first_row * row_bytes as u64,
+                first_row,
+                tensor: JOINT.to_owned(),
+                source: Some(tensor.clone()),
+                row_bytes,
+                rows: layer.rows(),
+                width,
+                format,
+            });
+        }
+        Ok(tables)
+    }
+
     /// Finds and checks the table of a layer.
-    pub fn find(
+    fn find(
         file: &Arc<GgufFile>,
         layer: &LayerAddressing,
         width: usize,
@@ -46,12 +109,7 @@ impl Table {
     ) -> Result<Self, EngineError> {
         let name = format!("blk.{}.engram_embd.weight", layer.layer());
         let tensor = Tensor::find(file, &name)?;
-        if !(1..=MAX_WIDTH).contains(&width) {
-            return Err(tensor.error(format!(
-                "has rows of {width} channels according to the metadata, not 1 to {MAX_WIDTH}: the \
-                 file is damaged, convert it again"
-            )));
-        }
+        check_width(&tensor, width)?;
         let apart = format!("blk.{}.engram_embd_scale", layer.layer());
         for name in [format!("{apart}.weight"), apart] {
             if file.tensor(&name).is_some() {
@@ -63,13 +121,7 @@ impl Table {
         }
         let format = match tensor.ty() {
             GgmlType::I8 => fp8_format(&tensor, width, encoding)?,
-            ty if v4_quant::can_decode(ty) => RowFormat::Ggml(ty),
-            ty => {
-                return Err(tensor.error(format!(
-                    "has rows of type {ty}, which cannot be decoded; convert the checkpoint with \
-                     v4-convert"
-                )));
-            }
+            _ => ggml_format(&tensor)?,
         };
         let row_bytes = match format {
             RowFormat::Fp8 => width + width / FP8_BLOCK,
@@ -83,6 +135,7 @@ impl Table {
         check_dims(&tensor, info, columns, layer)?;
         Ok(Self {
             position: file.position(info),
+            first_row: 0,
             tensor: name,
             source: Some(tensor),
             row_bytes,
@@ -99,11 +152,17 @@ impl Table {
             tensor: "test".to_owned(),
             source: None,
             position,
+            first_row: 0,
             row_bytes,
             rows,
             width: row_bytes,
             format: RowFormat::Fp8,
         }
+    }
+
+    /// The file that it is in.
+    pub fn path(&self) -> Option<&Path> {
+        self.source.as_ref().map(Tensor::path)
     }
 
     /// The tensor's name.
@@ -139,7 +198,7 @@ impl Table {
     pub fn check_row(&self, row: u64, bytes: &[u8]) -> Result<(), EngineError> {
         match &self.source {
             Some(tensor) if tensor.is_checked() => {
-                tensor.check_part(row as usize * self.row_bytes, bytes)
+                tensor.check_part((self.first_row + row) as usize * self.row_bytes, bytes)
             }
             _ => Ok(()),
         }
@@ -151,8 +210,14 @@ impl Table {
     /// As [`Self::check_row`].
     pub fn check_all(&self, bytes: &[u8]) -> Result<(), EngineError> {
         match &self.source {
-            Some(tensor) => tensor.check_read(0, bytes),
-            None => Ok(()),
+            Some(tensor) if self.first_row == 0 && bytes.len() == tensor.data().len() => {
+                tensor.check_read(0, bytes)
+            }
+            // Rows between other rows: their blocks are read once more.
+            Some(tensor) if tensor.is_checked() => {
+                tensor.check_part(self.first_row as usize * self.row_bytes, bytes)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -166,6 +231,26 @@ impl Table {
             RowFormat::Ggml(ty) => decode_ggml(ty, bytes, out),
         }
     }
+}
+
+fn check_width(tensor: &Tensor, width: usize) -> Result<(), EngineError> {
+    if (1..=MAX_WIDTH).contains(&width) {
+        return Ok(());
+    }
+    Err(tensor.error(format!(
+        "has rows of {width} channels according to the metadata, not 1 to {MAX_WIDTH}: the file is \
+         damaged, convert it again"
+    )))
+}
+
+fn ggml_format(tensor: &Tensor) -> Result<RowFormat, EngineError> {
+    let ty = tensor.ty();
+    if v4_quant::can_decode(ty) {
+        return Ok(RowFormat::Ggml(ty));
+    }
+    Err(tensor.error(format!(
+        "has rows of type {ty}, which cannot be decoded; convert the checkpoint with v4-convert"
+    )))
 }
 
 fn fp8_format(
@@ -189,6 +274,17 @@ fn fp8_format(
     Ok(RowFormat::Fp8)
 }
 
+fn check_columns(tensor: &Tensor, info: &TensorInfo, columns: usize) -> Result<(), EngineError> {
+    if info.dims[0] == columns as u64 {
+        return Ok(());
+    }
+    Err(tensor.error(format!(
+        "has rows of {} items, but the metadata requires {columns}: the file is damaged or mixes two \
+         models, convert the checkpoint again",
+        info.dims[0]
+    )))
+}
+
 fn check_dims(
     tensor: &Tensor,
     info: &TensorInfo,
@@ -196,13 +292,7 @@ fn check_dims(
     layer: &LayerAddressing,
 ) -> Result<(), EngineError> {
     let rows = layer.rows();
-    if info.dims[0] != columns as u64 {
-        return Err(tensor.error(format!(
-            "has rows of {} items, but the metadata requires {columns}: the file is damaged or \
-             mixes two models, convert the checkpoint again",
-            info.dims[0]
-        )));
-    }
+    check_columns(tensor, info, columns)?;
     let found = info.rows();
     if found == rows {
         return Ok(());

@@ -11,6 +11,7 @@ use super::slots::{Grant, Loaded};
 /// A slot that is being filled.
 pub(super) struct Load {
     shared: Arc<Shared>,
+    layer: usize,
     slot: usize,
     urgent: bool,
     /// Offset, length and what is needed of each read.
@@ -47,6 +48,7 @@ impl Load {
         }
         Self {
             shared: Arc::clone(shared),
+            layer: layer as usize,
             slot: grant.slot,
             urgent: grant.urgent,
             extents,
@@ -116,7 +118,15 @@ impl Job for Load {
         match result {
             Ok(()) => state.done[request.tag as usize] = Some(request.buffer),
             Err(failure) => {
-                state.failure.get_or_insert_with(|| failure.to_string());
+                let tensors = &self.shared.layers[self.layer].tensors;
+                let path = tensors[request.tag as usize].path();
+                // The error names the file of the first matrix.
+                state
+                    .failure
+                    .get_or_insert_with(|| match path == tensors[0].path() {
+                        true => failure.to_string(),
+                        false => format!("{}: {failure}", path.display()),
+                    });
             }
         }
         self.tell(state);

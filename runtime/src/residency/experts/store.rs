@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use v4_files::gguf::GgufFile;
-use v4_files::io::{AlignedBuffer, ReadFile, ReadHook, ReadMode, Reader};
+use v4_files::io::{AlignedBuffer, ReadHook, ReadMode, Reader};
 
 use super::load::Load;
 use super::policy::Policy;
@@ -100,7 +100,8 @@ impl ExpertStore {
             path: file.path().to_path_buf(),
             what,
         };
-        let again = ReadFile::reopen(file.file(), file.path(), options.direct)
+        let again = file
+            .reopen(options.direct)
             .map_err(|e| refused(format!("cannot be opened again: {e}")))?;
         let (unit, memory_unit) = (again.unit(), again.memory_unit());
         let layers: Vec<_> = tensors
@@ -323,7 +324,7 @@ impl StreamedLayer {
     fn error(&self, expert: u32, reason: String) -> EngineError {
         let matrices = &self.store.shared.layers[self.layer as usize];
         EngineError::Expert {
-            path: self.store.shared.path.clone(),
+            path: matrices.tensors[0].path().to_path_buf(),
             tensor: matrices.tensors[0]
                 .name()
                 .replace("_gate_", "_{gate,up,down}_"),
