@@ -86,7 +86,7 @@ fn what_does_not_fit_is_refused_with_what_would() {
         run("v4-run", prompt.iter().chain(&["--memory", memory]))
     };
     let refused = with("10M");
-    refused.failed_with(&["of memory", "10.0 MiB are allowed", "use --memory"]);
+    refused.failed_with(&["of memory", "10.0 MiB is allowed", "use --memory"]);
     let (_, rest) = refused.stderr.split_once("use --memory ").unwrap();
     let enough = rest.split_whitespace().next().unwrap();
     let _ = with(enough).ok();
@@ -100,7 +100,7 @@ fn what_does_not_fit_is_refused_with_what_would() {
     );
     let most = engine.config().context_length;
     let error = Session::new(&engine, most, 512).unwrap_err().to_string();
-    for part in ["of memory", "250.0 MiB are allowed", "--memory", "--ctx"] {
+    for part in ["of memory", "250.0 MiB is allowed", "--memory", "--ctx"] {
         assert!(error.contains(part), "{part}: {error}");
     }
 }

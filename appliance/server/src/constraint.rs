@@ -160,17 +160,19 @@ impl Grammars {
                 .name("grammar".to_owned())
                 .stack_size(STACK)
                 .spawn_scoped(scope, || self.made(wanted))
-                .map_err(|e| ConstraintError::Tokenizer(format!("no thread to make one: {e}")))?;
+                .map_err(|e| {
+                    ConstraintError::Tokenizer(format!("cannot start a thread for it: {e}"))
+                })?;
             // A schema on which a library gives up is the request's own.
             let made = thread.join();
-            made.unwrap_or_else(|_| Err(refused(Part::Format, "no grammar can be made of it")))
+            made.unwrap_or_else(|_| Err(refused(Part::Format, "no grammar can be built from it")))
         })
     }
 
     fn made(&self, wanted: &Wanted) -> Result<Option<Matcher>, ConstraintError> {
         let callable = wanted.calls != Calls::Never && !wanted.tools.is_empty();
         if wanted.calls == Calls::Must && !callable {
-            let why = "a call must come, and there is no tool that could be called";
+            let why = "a call is required, but there is no tool to call";
             return Err(refused(Part::Calls, why));
         }
         let held = wanted.format.as_ref().and_then(schema_of);
@@ -281,7 +283,7 @@ impl Grammars {
         // Some grammars only turn out unusable when they are first asked.
         let mask = matcher.compute_mask_or_eos();
         match mask.map_err(|e| format!("{e:#}"))?.num_set() {
-            0 => Err("no answer is allowed by it".to_owned()),
+            0 => Err("it allows no answer".to_owned()),
             _ => Ok(matcher),
         }
     }
@@ -298,8 +300,8 @@ impl Grammars {
                 let from = good.char_indices().rev().nth(39).map_or(0, |(i, _)| i);
                 let shown = &good[from..];
                 let why = format!(
-                    "it does not begin a text of the form asked for (after {shown:?}; an object's \
-                     properties come in the schema's order); change it, or leave out the form"
+                    "it cannot start a text of the requested form (after {shown:?}; the properties \
+                     of an object come in the schema's order); change it, or leave out the form"
                 );
                 return Err(refused(Part::Begun, why));
             }
@@ -389,7 +391,7 @@ fn run(error: impl fmt::Display) -> ConstraintError {
 fn environment(tokenizer: &Tokenizer) -> Result<TokEnv, String> {
     let eos = tokenizer
         .eos()
-        .ok_or("the tokenizer has no token that ends a text")?;
+        .ok_or("the tokenizer has no end-of-sentence token")?;
     let size = u32::try_from(tokenizer.vocab_size()).map_err(|e| e.to_string())?;
     let words: Vec<Vec<u8>> = (0..size)
         .map(|id| {

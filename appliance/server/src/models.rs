@@ -44,7 +44,7 @@ impl Models {
             return Err(ApiError::new(
                 Kind::NotFound,
                 format!(
-                    "There is no model {name:?} here; there is {}.",
+                    "The model {name:?} does not exist; available: {}.",
                     names.join(", ")
                 ),
             ));

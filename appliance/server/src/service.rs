@@ -307,7 +307,7 @@ pub async fn serve_on(
     let line = match left {
         0 => "stopping".to_owned(),
         n => format!(
-            "stopping: {n} requests have {} seconds to end; a second signal ends them at once",
+            "stopping: {n} requests have {} seconds to finish; a second signal ends them at once",
             service.config.drain.as_secs()
         ),
     };

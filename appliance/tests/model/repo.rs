@@ -288,7 +288,7 @@ fn what_cannot_be_read_is_named_and_left_out() {
             return;
         };
         let text = ok(&output);
-        assert!(text.contains("1 that cannot be read"), "{shut}: {text}");
+        assert!(text.contains("1 unreadable"), "{shut}: {text}");
         let line = format!("not read: {shut}: Permission denied");
         assert!(text.contains(&line), "{shut}: {text}");
         let counted: Value =
@@ -297,7 +297,7 @@ fn what_cannot_be_read_is_named_and_left_out() {
         assert_eq!(counted["not_read"][0]["path"], shut, "{counted}");
     }
     let all = count_with("", &[]).unwrap();
-    assert!(ok(&all).contains("0 that cannot be read"), "{all:?}");
+    assert!(ok(&all).contains("0 unreadable"), "{all:?}");
 }
 
 #[test]

@@ -349,7 +349,7 @@ fn first_requests_of_agents_are_read_beforehand() {
             let (code, said) = server.ended();
             assert_eq!(code, Some(0), "{said}");
             assert!(
-                said.contains("warm.jsonl:1: not read beforehand: /v1/models"),
+                said.contains("warm.jsonl:1: not read ahead: /v1/models"),
                 "{said}"
             );
             assert!(said.contains("warm.jsonl:2: "), "{said}");
@@ -369,7 +369,7 @@ fn first_requests_of_agents_are_read_beforehand() {
     assert!(!output.status.success());
     let said = super::common::stderr(&output);
     assert!(
-        said.contains("warm.jsonl:3: is neither JSON nor JSON lines"),
+        said.contains("warm.jsonl:3: neither JSON nor JSON lines"),
         "{said}"
     );
 }

@@ -174,7 +174,7 @@ fn the_reading_of_a_prompt_shows() {
     );
     assert!(processed.last() > processed.first());
     assert!(
-        answer.body.contains("tokens of the prompt read, about"),
+        answer.body.contains("prompt tokens read, about"),
         "for people"
     );
 }

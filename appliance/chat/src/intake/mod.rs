@@ -257,7 +257,7 @@ fn edits(body: &mut Map<String, Value>) -> Result<(), Refusal> {
         if !kind.starts_with("clear_thinking") {
             return Err(Refusal::new(
                 NAME,
-                format!("{NAME}: edits of the type {kind:?} are not made here; send what fits."),
+                format!("{NAME}: edits of type {kind:?} are not supported; send only what fits."),
             ));
         }
     }
@@ -352,7 +352,7 @@ fn begun(protocol: Protocol, body: &mut Map<String, Value>) -> Result<bool, Refu
         return match asked {
             true => Err(Refusal::new(
                 GO_ON,
-                format!("{GO_ON} needs an assistant's message at the end, which is to go on."),
+                format!("{GO_ON} needs an assistant message at the end to continue."),
             )),
             false => Ok(false),
         };

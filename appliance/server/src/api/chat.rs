@@ -194,7 +194,7 @@ fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiE
     if rendered.images > 0 {
         return Err(ApiError::new(
             Kind::Invalid,
-            "This service takes text alone: the request has images.",
+            "This service accepts only text, but the request contains images.",
         ));
     }
     Ok(Read {
@@ -289,7 +289,7 @@ fn refused(protocol: Protocol, error: ConstraintError) -> ApiError {
         (Part::Format, Protocol::Responses) => "text",
         (Part::Format, Protocol::Messages) => "output_config",
     };
-    ApiError::invalid(param, format!("{param} cannot be followed: {error}."))
+    ApiError::invalid(param, format!("{param} cannot be enforced: {error}."))
 }
 
 /// Writes responses with the protocol's own responder.
@@ -366,7 +366,7 @@ impl ChatWriter {
             && let Err(error) = self.service.turns().put(turn)
         {
             self.service
-                .log(&format!("an answer is not remembered: {error}"));
+                .log(&format!("an answer was not saved: {error}"));
         }
     }
 

@@ -67,7 +67,7 @@ impl Place {
             part: part.clone(),
             place: Some(self.place),
             keyword: keyword.map(|(_, keyword)| (*keyword).to_owned()),
-            why: format!("no grammar can be made of it: {why}"),
+            why: format!("no grammar can be built from it: {why}"),
         }
     }
 }

@@ -96,7 +96,7 @@ impl Scheduler {
                 Ok(None) => {}
                 Err(error) => self
                     .notifier
-                    .log(&format!("a kept session is not used: {error}")),
+                    .log(&format!("a saved session cannot be used: {error}")),
             }
         }
         match (running, idle) {

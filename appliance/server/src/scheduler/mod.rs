@@ -216,7 +216,7 @@ impl Scheduler {
             return;
         };
         if let Err(error) = kept.save(session, name) {
-            notifier.log(&format!("a session is not kept: {error}"));
+            notifier.log(&format!("a session was not saved: {error}"));
         }
     }
 

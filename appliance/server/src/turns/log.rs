@@ -119,7 +119,7 @@ impl TurnLog {
         let mut header = [0; HEADER];
         let expected = self.header();
         if len < HEADER as u64 || file.read_exact(&mut header).is_err() || header[..] != expected {
-            return Ok(Some("was of another key or format, or is damaged"));
+            return Ok(Some("written with another key or format, or damaged"));
         }
         self.header_sum.copy_from_slice(&header[HEADER - SUM..]);
         self.end = HEADER as u64;
@@ -164,7 +164,7 @@ impl TurnLog {
         };
         let bytes = u32::try_from(body.len()).ok();
         let Some(bytes) = bytes.filter(|&bytes| bytes <= MOST_TURN) else {
-            return Err(io::Error::other("an answer is too long to be remembered"));
+            return Err(io::Error::other("an answer is too long to save"));
         };
         let length = bytes.to_le_bytes();
         let check = sum(&[&self.header_sum, &length, &body]);
@@ -224,10 +224,10 @@ fn opened(path: &Path) -> io::Result<File> {
         .open(path)
         .map_err(named)?;
     if !file.metadata()?.is_file() {
-        return Err(named(io::Error::other("is no file")));
+        return Err(named(io::Error::other("not a regular file")));
     }
     flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| named(io::Error::other("another process has it open")))?;
+        .map_err(|_| named(io::Error::other("in use by another process")))?;
     Ok(file)
 }
 

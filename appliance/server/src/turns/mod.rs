@@ -122,16 +122,14 @@ impl Turns {
             Ok((log, damage)) => {
                 if let Some(damage) = damage {
                     notifier.log(&format!(
-                        "{}: {damage}; earlier answers may be read again once",
+                        "{}: {damage}; earlier answers may have to be read again once",
                         log.path().display()
                     ));
                 }
                 Some(Mutex::new(log))
             }
             Err(error) => {
-                notifier.log(&format!(
-                    "answers are not remembered across a restart: {error}"
-                ));
+                notifier.log(&format!("answers will not survive a restart: {error}"));
                 None
             }
         };

@@ -262,7 +262,7 @@ fn limits(fields: &Fields, max_tokens: usize) -> Result<Limits, ApiError> {
 }
 
 fn stops(stop: Option<&Value>) -> Result<Vec<String>, ApiError> {
-    let what = format!("a string or up to {MOST_STOPS} of them, none empty");
+    let what = format!("a string or a list of up to {MOST_STOPS} strings, none empty");
     let wrong = || wrong("stop", &what);
     let all = match stop {
         None => Vec::new(),

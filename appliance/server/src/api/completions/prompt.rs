@@ -146,10 +146,7 @@ fn wanted(
         return tabby(segments);
     }
     let Some(prompt) = prompt else {
-        return Err(ApiError::invalid(
-            "prompt",
-            "The request has no prompt: say what is to go on.",
-        ));
+        return Err(ApiError::invalid("prompt", "The request has no prompt."));
     };
     let pieces = pieces(tokenizer, prompt)?;
     match (fields.text("suffix")?, completing) {
@@ -173,7 +170,7 @@ fn tabby(segments: &Value) -> Result<Wanted, ApiError> {
     let wrong = || {
         wrong(
             "segments",
-            "an object with prefix and suffix, which are strings; or send a prompt",
+            "an object with the strings prefix and suffix; or send a prompt",
         )
     };
     let text = |name: &str| match &segments[name] {
@@ -214,7 +211,7 @@ fn extra(fields: &Fields) -> Result<Vec<Extra>, ApiError> {
     let wrong = || {
         wrong(
             "input_extra",
-            "a list of objects with text and filename, which are strings",
+            "a list of objects with the strings text and filename",
         )
     };
     let all = match fields.get("input_extra") {
@@ -241,7 +238,7 @@ fn pieces(tokenizer: &Tokenizer, prompt: &Value) -> Result<Vec<Piece>, ApiError>
     let wrong = || {
         ApiError::invalid(
             "prompt",
-            "Invalid prompt: it must be one string, or one list of token ids.",
+            "Invalid prompt: it must be one string or one list of token ids.",
         )
     };
     let id = |value: &Value| {
@@ -287,16 +284,21 @@ fn encode_pieces(
 
 /// With what begins every text, unless ids begin with it themselves.
 fn begun(tokenizer: &Tokenizer, ids: Vec<u32>, begins: bool) -> Result<Vec<u32>, ApiError> {
-    let bos = tokenizer
-        .bos()
-        .ok_or_else(|| ApiError::new(Kind::Internal, "The tokenizer cannot begin a text."))?;
+    let bos = tokenizer.bos().ok_or_else(|| {
+        ApiError::new(
+            Kind::Internal,
+            "The tokenizer has no begin-of-sentence \
+                                                      token.",
+        )
+    })?;
     Ok(match ids.first() {
         Some(&first) if first == bos => ids,
         _ if begins => [vec![bos], ids].concat(),
         None => {
             return Err(ApiError::invalid(
                 "prompt",
-                "The prompt is empty, and add_special_tokens leaves out what begins a text.",
+                "The prompt is empty, and add_special_tokens turns off the begin-of-sentence \
+                 token.",
             ));
         }
         Some(_) => ids,
@@ -307,7 +309,7 @@ fn mark(tokenizer: &Tokenizer, mark: &'static str) -> Result<u32, ApiError> {
     tokenizer.mark(mark).ok_or_else(|| {
         ApiError::invalid(
             "suffix",
-            format!("This model cannot fill a gap: its tokenizer has no {mark}."),
+            format!("This model cannot fill in the middle: its tokenizer has no {mark}."),
         )
     })
 }

@@ -50,7 +50,7 @@ impl Text {
         let text = text.transpose().map_err(|e| {
             ApiError::new(
                 Kind::Internal,
-                format!("The model's choice has no text: {e}"),
+                format!("The token that the model chose has no text: {e}"),
             )
         })?;
         Ok(self.take(&text.unwrap_or_default()))

@@ -83,7 +83,7 @@ impl Reader<'_> {
         let least = self.count(schema, "minLength", place)?;
         let most = self.count(schema, "maxLength", place)?;
         if least.zip(most).is_some_and(|(least, most)| least > most) {
-            self.let_go(place, "minLength", "it is more than maxLength")?;
+            self.let_go(place, "minLength", "it is larger than maxLength")?;
         } else {
             for (keyword, count) in [("minLength", least), ("maxLength", most)] {
                 if let Some(count) = count {
@@ -96,11 +96,11 @@ impl Reader<'_> {
             Some(Value::String(pattern)) => match readable(pattern) {
                 Ok(()) => drop(out.insert("pattern".into(), pattern.as_str().into())),
                 Err(why) => {
-                    let why = format!("the expression cannot be held: {why}");
+                    let why = format!("the expression cannot be enforced: {why}");
                     self.let_go(place, "pattern", why)?;
                 }
             },
-            Some(_) => self.let_go(place, "pattern", "it must be text")?,
+            Some(_) => self.let_go(place, "pattern", "it must be a string")?,
         }
         let text = types.is_none_or(|types| types.iter().any(|t| t == "string"));
         match schema.get("format") {
@@ -113,13 +113,13 @@ impl Reader<'_> {
                 Format::Hint => {}
                 // Where a pattern stands beside it, that is what it means.
                 Format::Unknown if self.rigor == Rigor::Strict && !has_pattern(schema) => {
-                    let why = format!("the format {format:?} is not known, and strict holds to it");
+                    let why = format!("the format {format:?} is unknown, which strict excludes");
                     return Err(self.refuse(place, "format", why));
                 }
                 Format::Unknown => {}
             },
             Some(Value::String(_)) | None => {}
-            Some(_) => self.let_go(place, "format", "it must be text")?,
+            Some(_) => self.let_go(place, "format", "it must be a string")?,
         }
         Ok(())
     }
