@@ -197,7 +197,7 @@ def main():
         finally:
             service.process.terminate()
             service.process.wait()
-    print("| recording | first prompt | later prompts | read per later turn | of it again | known |")
+    print("| recording | first prompt | later prompts | read per later turn | of these, again | reused |")
     print("|---|---|---|---|---|---|")
     for name, rows in found.items():
         later = rows[1:] or rows
