@@ -4,9 +4,10 @@ use std::num::NonZero;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use v4_runtime::gguf::GgufFile;
-use v4_runtime::memory::{ByteSize, MemoryPlan, kv_bytes};
+use v4_files::ByteSize;
+use v4_files::gguf::GgufFile;
 use v4_runtime::model::ModelConfig;
+use v4_runtime::plan::{MemoryPlan, kv_bytes};
 use v4_runtime::{EngineError, EngineOptions};
 
 use crate::cli::MAX_CONTEXT;

@@ -5,9 +5,8 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use v4_runtime::generation::{self, Finish, StepError, Steps, Until};
-use v4_runtime::sampling::Sampler;
-use v4_runtime::sessions::SessionLog;
+use v4_runtime::generation::{self, Finish, Sampler, StepError, Steps, Until};
+use v4_runtime::storage::SessionLog;
 use v4_runtime::{EngineError, Hooks, Session, Want};
 
 use crate::interrupt;

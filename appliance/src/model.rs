@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail};
-use v4_runtime::gguf::GgufFile;
-use v4_runtime::memory::{ByteSize, limits};
+use v4_files::ByteSize;
+use v4_files::gguf::GgufFile;
 use v4_runtime::model::copied_bytes;
+use v4_runtime::residency::limits;
 use v4_runtime::{Adapter, Engine, EngineOptions, Session, WeightPlacement};
 use v4_trust::{Policy, check_adapter};
 
 use crate::cli::{EngineArgs, LoraArg, MAX_CONTEXT};
-use crate::options;
 use crate::output::Notes;
-use crate::trust;
+use crate::{options, trust};
 
 /// Context where the command line names none, in tokens.
 pub const DEFAULT_CONTEXT: usize = 32_768;

@@ -3,11 +3,11 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use v4_runtime::engram::{EngramOptions, EngramPlacement};
-use v4_runtime::experts::ExpertOptions;
-use v4_runtime::io::ReadMode;
-use v4_runtime::memory::limits;
-use v4_runtime::sampling::SamplerOptions;
+use v4_files::io::ReadMode;
+use v4_runtime::generation::SamplerOptions;
+use v4_runtime::residency::engram::{EngramOptions, EngramPlacement};
+use v4_runtime::residency::experts::ExpertOptions;
+use v4_runtime::residency::limits;
 use v4_runtime::{EngineOptions, KvPrecision, Precision, RopeAngles, WeightPlacement};
 
 use crate::cli::{

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use anyhow::Context;
 use v4_chat::Piece;
 use v4_runtime::generation::StopFilter;
-use v4_runtime::tokenizer::{DecodeStream, Tokenizer};
+use v4_tokenizer::{DecodeStream, Tokenizer};
 
 use crate::generate::{Continuation, Limits, Outcome, generate};
 use crate::output::{Answer, Notes};

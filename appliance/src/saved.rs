@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use v4_runtime::memory::ByteSize;
-use v4_runtime::sessions::{Found, SessionKey, SessionLog, Store};
+use v4_files::ByteSize;
+use v4_runtime::storage::{Found, SessionKey, SessionLog, Store};
 use v4_runtime::{Engine, Session};
 
 use crate::cli::size;

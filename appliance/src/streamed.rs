@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use v4_runtime::Engine;
-use v4_runtime::experts::ExpertStats;
+use v4_runtime::residency::experts::ExpertStats;
 
 /// What was asked of experts so far; `None` if all are in memory.
 pub fn stats(engine: &Engine) -> Option<ExpertStats> {

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use v4_runtime::gguf::{LFS_POINTER_START, is_lfs_pointer};
+use v4_files::gguf::{LFS_POINTER_START, is_lfs_pointer};
 
 /// A file could not be read.
 #[derive(Debug, thiserror::Error)]

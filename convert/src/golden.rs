@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use anyhow::{Context, bail};
-use v4_runtime::gguf::{GgufFile, encode_header};
+use v4_files::gguf::{GgufFile, encode_header};
 use v4_runtime::golden::{Golden, row_hash, tokens};
-use v4_runtime::memory::limits;
+use v4_runtime::residency::limits;
 use v4_runtime::{Engine, EngineOptions, KvPrecision, Precision, Session, Want, isa};
 use v4_trust::Beside;
 

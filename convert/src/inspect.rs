@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
+use v4_files::gguf::{GgufError, GgufFile, TensorInfo};
 use v4_quant::GgmlType;
-use v4_runtime::gguf::{GgufError, GgufFile, TensorInfo};
 
 mod engram;
 

@@ -430,7 +430,7 @@ fn first_not_finite(ty: GgmlType, bytes: &[u8]) -> Option<u64> {
 mod tests {
     use std::io::Write;
 
-    use v4_runtime::gguf::TensorInfo;
+    use v4_files::gguf::TensorInfo;
 
     use super::*;
 

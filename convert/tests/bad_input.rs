@@ -364,7 +364,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|run| run.status.success()) {
             return Some(Self(dir));
         }
-        println!("skipped: no right to mount a small file system");
+        v4_fixtures::skip("mount");
         None
     }
 

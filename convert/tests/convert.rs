@@ -11,11 +11,9 @@ use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
 use v4_convert::write::{Watch, WriteOptions, write};
 use v4_quant::{GgmlType, fp4, fp8};
-use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_tokenizer::{Marks, Tokenizer};
 
-#[path = "../../tests/src/shared.rs"]
-mod shared;
-use shared::shared;
+use v4_fixtures::fixture;
 
 fn fp8_values(name: &str) -> Vec<f32> {
     let stored = stored();
@@ -472,10 +470,7 @@ fn the_program_explains_itself() {
 /// both keep them.
 #[test]
 fn llama_cpps_converter_writes_the_same_tensors() {
-    let Some(theirs) = shared("tiny-v4.llamacpp.gguf") else {
-        return;
-    };
-    let theirs = fs::read(theirs).unwrap();
+    let theirs = fs::read(fixture("tiny-v4.llamacpp.gguf")).unwrap();
     let ours = convert(&tiny(), "native");
     let (their_header, our_header) = (header(&theirs), header(&ours));
     assert_eq!(their_header.tensors.len(), our_header.tensors.len());

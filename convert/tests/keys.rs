@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{plan, scratch, tiny, tiny41};
-use v4_runtime::gguf::{Array, GgufFile, Metadata, PAGE_ALIGNMENT, Value, encode_header};
+use v4_files::gguf::{Array, GgufFile, Metadata, PAGE_ALIGNMENT, Value, encode_header};
 use v4_runtime::model::ModelConfig;
 
 /// Keys without which the model is the same, and why.

@@ -13,14 +13,12 @@ use serde_json::{Value, json};
 use v4_convert::plan::{Plan, PlanOptions};
 use v4_convert::recipe::{Recipe, engram_type};
 use v4_convert::write::{Watch, WriteError, WriteOptions, write};
+use v4_files::gguf::{Array, GgufFile, Value as Meta, encode_header, parse_header};
 use v4_quant::{GgmlType, fp8};
-use v4_runtime::gguf::{Array, GgufFile, Value as Meta, encode_header, parse_header};
 use v4_runtime::model::ModelConfig;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
-#[path = "../../tests/src/shared.rs"]
-mod shared;
-use shared::shared;
+use v4_fixtures::fixture;
 
 const TABLES: [u32; 2] = [1, 3];
 
@@ -330,9 +328,7 @@ fn a_nested_configuration_means_the_same() {
 
 #[test]
 fn the_published_configuration_is_understood() {
-    let Some(path) = shared("configs/deepseek-v4.1-flash.config.json") else {
-        return;
-    };
+    let path = fixture("configs/deepseek-v4.1-flash.config.json");
     let (config, _) = v4_convert::config::ModelConfig::read(&path).unwrap();
     let v41 = config.v41.as_ref().unwrap();
     assert_eq!(config.weight_block_size, [32, 32]);
@@ -350,7 +346,7 @@ fn the_published_configuration_is_understood() {
 }
 
 /// A GGUF file with its metadata changed.
-fn with_metadata(bytes: &[u8], edit: impl FnOnce(&mut v4_runtime::gguf::Metadata)) -> Vec<u8> {
+fn with_metadata(bytes: &[u8], edit: impl FnOnce(&mut v4_files::gguf::Metadata)) -> Vec<u8> {
     let mut header = parse_header(bytes, bytes.len() as u64).unwrap();
     edit(&mut header.metadata);
     let mut file = encode_header(&header.metadata, &header.tensors, header.alignment).unwrap();
@@ -444,7 +440,7 @@ fn files_whose_constants_or_rows_are_wrong_are_refused() {
     let bytes = convert(&tiny41(), "native");
     let key = |name: &str| format!("deepseek41.engram.{name}");
     let bump = |name: &'static str, at: usize| {
-        move |metadata: &mut v4_runtime::gguf::Metadata| {
+        move |metadata: &mut v4_files::gguf::Metadata| {
             let mut numbers = metadata.get_u64s(&key(name)).unwrap();
             numbers[at] += 2;
             metadata.insert(key(name), Meta::Array(Array::U64(numbers)));

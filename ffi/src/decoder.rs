@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use v4_runtime::tokenizer::{DecodeStream, Tokenizer};
+use v4_tokenizer::{DecodeStream, Tokenizer};
 
 use crate::engine::v4_engine;
 use crate::handle::Exclusive;

@@ -7,12 +7,13 @@ use std::ptr::null;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use v4_runtime::engram::{EngramOptions, EngramPlacement};
-use v4_runtime::experts::ExpertOptions;
-use v4_runtime::gguf::GgufFile;
-use v4_runtime::io::ReadMode;
-use v4_runtime::memory::{MemoryPlan, limits};
+use v4_files::gguf::GgufFile;
+use v4_files::io::ReadMode;
 use v4_runtime::model::ModelConfig;
+use v4_runtime::plan::MemoryPlan;
+use v4_runtime::residency::engram::{EngramOptions, EngramPlacement};
+use v4_runtime::residency::experts::ExpertOptions;
+use v4_runtime::residency::limits;
 use v4_runtime::{
     Engine, EngineError, EngineOptions, KvPrecision, Precision, Session, WeightPlacement,
 };

@@ -4,9 +4,8 @@ use std::ffi::{c_char, c_void};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use v4_runtime::generation::{self, Finish, StepError, Steps, StopFilter, Until};
-use v4_runtime::sampling::Sampler;
-use v4_runtime::tokenizer::DecodeStream;
+use v4_runtime::generation::{self, Finish, Sampler, StepError, Steps, StopFilter, Until};
+use v4_tokenizer::DecodeStream;
 
 use crate::callback::{NO_TOKEN, v4_token, v4_token_fn};
 use crate::cancel::{Cancel, v4_cancel};

@@ -1,6 +1,6 @@
 //! Choosing tokens.
 
-use v4_runtime::sampling::{Sampler, SamplerOptions};
+use v4_runtime::generation::{Sampler, SamplerOptions};
 
 use crate::handle::Exclusive;
 use crate::layout::{c_struct, read};

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use v4_runtime::sampling::{Sampler, SamplerError};
-use v4_runtime::sessions::{Landmark, SessionKey, SessionLog};
+use v4_runtime::generation::{Sampler, SamplerError};
+use v4_runtime::storage::{Landmark, SessionKey, SessionLog};
 use v4_runtime::{Engine, EngineError, Hooks, Logits, Session, Want};
 
 use crate::callback::{v4_logits, v4_logits_fn, v4_progress_fn};

@@ -8,12 +8,11 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 use ::v4_chat::ChatError;
-use v4_runtime::generation::StepError;
-use v4_runtime::gguf::GgufError;
-use v4_runtime::sampling::SamplerError;
-use v4_runtime::sessions::SessionError;
-use v4_runtime::tokenizer::TokenizerError;
+use v4_files::gguf::GgufError;
+use v4_runtime::generation::{SamplerError, StepError};
+use v4_runtime::storage::SessionError;
 use v4_runtime::{AdapterError, EngineError};
+use v4_tokenizer::TokenizerError;
 use v4_trust::TrustError;
 
 use crate::log::{self, Level};

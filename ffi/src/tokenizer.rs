@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use v4_runtime::tokenizer::Marks;
+use v4_tokenizer::Marks;
 
 use crate::engine::v4_engine;
 use crate::pointer::{self, MOST_TEXT, Out};

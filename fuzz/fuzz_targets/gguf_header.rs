@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use v4_runtime::gguf::{GgufError, encode_header, parse_header};
+use v4_files::gguf::{GgufError, encode_header, parse_header};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(header) = parse_header(bytes, bytes.len() as u64) else {

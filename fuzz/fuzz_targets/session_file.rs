@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use v4_runtime::sessions::{Fingerprint, Landmark, SessionKey, SessionLog};
+use v4_runtime::storage::{Fingerprint, Landmark, SessionKey, SessionLog};
 
 const MODEL: Fingerprint = Fingerprint([7; 32]);
 

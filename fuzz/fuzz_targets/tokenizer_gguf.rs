@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use v4_runtime::gguf::parse_header;
-use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_files::gguf::parse_header;
+use v4_tokenizer::{Marks, Tokenizer};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(header) = parse_header(bytes, bytes.len() as u64) else {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(tokenizer) = Tokenizer::from_json_bytes(bytes) else {

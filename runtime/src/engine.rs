@@ -4,22 +4,24 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use crate::adapters::{Adapter, AdapterError};
-use crate::backend::cpu::{Cpu, Precision};
-use crate::ceilings::Ceilings;
-use crate::engram::{EngramOptions, EngramStore};
-use crate::error::EngineError;
-use crate::experts::{ExpertOptions, ExpertStore};
-use crate::forward::{Forward, KvPrecision};
-use crate::gguf::{FileHashes, GgufFile};
-use crate::math::RopeAngles;
-use crate::memory::{Budget, MemoryPlan, PlanRequest};
-use crate::model::{Copier, LoadProgress, ModelConfig, Sources, Weights, expert_tensors};
-use crate::profile::Profile;
-use crate::session::Session;
-use crate::sessions::Fingerprint;
-use crate::tokenizer::Tokenizer;
-use crate::workers::Workers;
+use v4_files::gguf::{FileHashes, GgufFile};
+use v4_tokenizer::Tokenizer;
+
+use crate::compute::adapters::Adapter;
+use crate::compute::arithmetic::RopeAngles;
+use crate::compute::backend::cpu::{Cpu, Precision};
+use crate::compute::forward::{Forward, KvPrecision};
+use crate::compute::profile::Profile;
+use crate::compute::roofline::Roofline;
+use crate::compute::weights::{Sources, Weights, expert_tensors};
+use crate::compute::workers::Workers;
+use crate::error::{AdapterError, EngineError};
+use crate::model::{Copier, LoadProgress, ModelConfig, is_engram_table, is_expert};
+use crate::plan::{MemoryPlan, PlanRequest};
+use crate::residency::Budget;
+use crate::residency::engram::{EngramOptions, EngramStore};
+use crate::residency::experts::{ExpertOptions, ExpertStore};
+use crate::storage::Fingerprint;
 
 /// How to run a model.
 #[derive(Debug, Clone)]
@@ -94,8 +96,8 @@ impl Default for EngineOptions {
             profile: false,
             weights: WeightPlacement::default(),
             memory: None,
-            context: Session::DEFAULT_CHUNK,
-            chunk: Session::DEFAULT_CHUNK,
+            context: EngineOptions::DEFAULT_CHUNK,
+            chunk: EngineOptions::DEFAULT_CHUNK,
             experts: ExpertOptions::default(),
             hashes: None,
             adapters: 0,
@@ -104,6 +106,9 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
+    /// Tokens of a prompt run at once by default.
+    pub const DEFAULT_CHUNK: usize = 512;
+
     /// What memory is planned for.
     #[must_use]
     pub fn plan_request(&self, threads: usize, model_max: usize) -> PlanRequest {
@@ -204,9 +209,12 @@ impl Engine {
             });
         }
         let engram = match &cfg.engram {
-            Some(model) if !options.engram_off => {
-                Some(model.open(&file, &tokenizer, &options.engram)?)
-            }
+            Some(model) if !options.engram_off => Some(EngramStore::of_model(
+                &file,
+                model,
+                &tokenizer,
+                &options.engram,
+            )?),
             _ => None,
         };
         let workers = Workers::start(options.threads, options.pin)?;
@@ -415,11 +423,11 @@ impl Engine {
             .tensors()
             .iter()
             .map(|t| {
-                if t.name.contains("_exps.") {
+                if is_expert(&t.name) {
                     t.bytes / c.experts as u64 * c.experts_used as u64
                 } else if t.name == "token_embd.weight" || t.name.contains("_tid2eid") {
                     t.bytes / c.vocab as u64
-                } else if t.name.ends_with(".engram_embd.weight") {
+                } else if is_engram_table(&t.name) {
                     let rows = t.dims.get(1).copied().unwrap_or(1).max(1);
                     let columns = c.engram.as_ref().map_or(0, |e| e.config.columns());
                     t.bytes / rows * columns as u64
@@ -434,8 +442,8 @@ impl Engine {
     /// instructions; takes a second or two and up to `memory` bytes, which should
     /// be free. `None` if they are fewer than 512 MiB.
     #[must_use]
-    pub fn ceilings(&self, memory: u64) -> Option<Ceilings> {
-        Ceilings::measure(
+    pub fn roofline(&self, memory: u64) -> Option<Roofline> {
+        Roofline::measure(
             &self.shared.workers,
             self.forward.backend().kernels(),
             memory,

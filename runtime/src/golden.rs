@@ -9,8 +9,8 @@
 //! in when the file is whole. Keys: `v4.golden.ids` (u32), `v4.golden.exact` and
 //! `v4.golden.fast` (strings), each with [`TOKENS`] entries.
 
-use crate::gguf::{Array, GgufError, GgufFile, Metadata, Optional, Strings};
-use crate::tokenizer::{Marks, Tokenizer, TokenizerError};
+use v4_files::gguf::{Array, GgufError, GgufFile, Metadata, Optional, Strings};
+use v4_tokenizer::{Marks, Tokenizer, TokenizerError};
 
 /// Tokens of the golden values: few enough for the portable kernels and a large model.
 pub const TOKENS: usize = 24;

@@ -4,6 +4,11 @@
 //! one sequence of tokens with what the model remembers of it. Results are the
 //! same bits for any number of threads and any grouping of tokens into calls.
 //!
+//! Modules use only those before them in this list (`CONTRIBUTING.md` has the whole
+//! order): [`storage`], errors, [`model`], [`residency`], compute (the backend and the
+//! forward pass), [`plan`], the engine, sessions; [`generation`] and [`golden`] stand
+//! apart.
+//!
 //! ```no_run
 //! use v4_runtime::{Engine, EngineOptions, Session, Want};
 //!
@@ -14,39 +19,27 @@
 //! # Ok::<(), v4_runtime::EngineError>(())
 //! ```
 
-mod adapters;
-mod backend;
-mod ceilings;
+mod compute;
 mod engine;
-pub mod engram;
 mod error;
-pub mod experts;
-mod forward;
 pub mod generation;
-pub mod gguf;
 pub mod golden;
-pub mod io;
-mod kv;
-mod math;
-pub mod memory;
 pub mod model;
-pub mod profile;
-pub mod sampling;
+pub mod plan;
+pub mod residency;
 mod session;
-pub mod sessions;
-pub mod tokenizer;
-mod trace;
-mod workers;
+pub mod storage;
 
-pub use adapters::{Adapter, AdapterError, Site};
-pub use backend::cpu::Precision;
-pub use ceilings::Ceilings;
+pub use compute::adapters::{Adapter, Site};
+pub use compute::arithmetic::RopeAngles;
+pub use compute::backend::cpu::Precision;
+pub use compute::forward::KvPrecision;
+pub use compute::profile;
+pub use compute::roofline::Roofline;
+pub use compute::trace::{LayerTrace, Trace};
 pub use engine::{Engine, EngineOptions, WeightPlacement};
-pub use error::{EngineError, error_text};
-pub use forward::KvPrecision;
-pub use math::RopeAngles;
+pub use error::{AdapterError, EngineError, error_text};
 pub use session::{Batch, Hooks, Logits, OnLogits, Progress, Session, Want};
-pub use trace::{LayerTrace, Trace};
 
 /// Name of the instruction set that kernels use on this machine, and of what it was
 /// chosen from.

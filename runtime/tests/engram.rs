@@ -6,13 +6,11 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::Value;
-use v4_runtime::engram::{Addressing, EngramConfig, StoredConstants, TokenClasses};
-use v4_runtime::gguf::Metadata;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_files::gguf::Metadata;
+use v4_runtime::model::engram::{Addressing, EngramConfig, StoredConstants, TokenClasses};
+use v4_tokenizer::Tokenizer;
 
-#[path = "../../tests/src/shared.rs"]
-mod shared;
-use shared::shared;
+use v4_fixtures::fixture;
 
 fn tiny(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -53,10 +51,9 @@ struct Published {
     addressing: Addressing,
 }
 
-fn published() -> Option<Published> {
-    let tokenizer = shared("tokenizer/deepseek-v4.1.json")?;
-    let layout: Layout = json(&shared("engram/layout.json")?);
-    let tokenizer = Tokenizer::from_json_file(&tokenizer).unwrap();
+fn published() -> Published {
+    let layout: Layout = json(&fixture("engram/layout.json"));
+    let tokenizer = Tokenizer::from_json_file(&fixture("tokenizer/deepseek-v4.1.json")).unwrap();
     let config = EngramConfig {
         layer_ids: layout.layer_ids.clone(),
         max_ngram: layout.max_ngram_size,
@@ -66,11 +63,11 @@ fn published() -> Option<Published> {
     };
     let classes = TokenClasses::derive(&tokenizer).unwrap();
     let addressing = Addressing::new(&config, classes).unwrap();
-    Some(Published {
+    Published {
         tokenizer,
         layout,
         addressing,
-    })
+    }
 }
 
 /// The rows of a sequence given in pieces of up to `piece` tokens, of which each
@@ -89,10 +86,8 @@ fn in_pieces(addressing: &Addressing, ids: &[u32], piece: usize) -> Vec<Vec<u64>
 
 #[test]
 fn published_token_map_primes_offsets_and_multipliers() {
-    let (Some(p), Some(map)) = (published(), shared("engram/token_map_i32.bin")) else {
-        return;
-    };
-    let map: Vec<u64> = std::fs::read(map)
+    let p = published();
+    let map: Vec<u64> = std::fs::read(fixture("engram/token_map_i32.bin"))
         .unwrap()
         .chunks_exact(4)
         .map(|b| u64::from(u32::from_le_bytes(b.try_into().unwrap())))
@@ -117,10 +112,8 @@ fn published_token_map_primes_offsets_and_multipliers() {
 
 #[test]
 fn published_rows_of_real_sequences() {
-    let (Some(p), Some(rows)) = (published(), shared("engram/rows.jsonl")) else {
-        return;
-    };
-    let text = std::fs::read_to_string(rows).unwrap();
+    let p = published();
+    let text = std::fs::read_to_string(fixture("engram/rows.jsonl")).unwrap();
     assert_eq!(text.lines().count(), 20);
     for line in text.lines() {
         let s: Sequence = serde_json::from_str(line).unwrap();
@@ -138,7 +131,7 @@ fn published_rows_of_real_sequences() {
 
 #[test]
 fn classes_survive_the_way_through_gguf() {
-    let Some(p) = published() else { return };
+    let p = published();
     let mut metadata = Metadata::new();
     p.tokenizer.to_gguf_metadata(&mut metadata);
     let again = Tokenizer::from_gguf(&metadata).unwrap();

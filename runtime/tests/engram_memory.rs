@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
+use v4_files::gguf::{GgufFile, Metadata, PAGE_ALIGNMENT, encode_header, layout_offsets};
 use v4_quant::GgmlType;
-use v4_runtime::engram::{Addressing, EngramConfig, EngramOptions, EngramStore, TokenClasses};
-use v4_runtime::gguf::{GgufFile, Metadata, PAGE_ALIGNMENT, encode_header, layout_offsets};
-use v4_runtime::tokenizer::Tokenizer;
+use v4_runtime::model::engram::{Addressing, EngramConfig, TokenClasses};
+use v4_runtime::residency::engram::{EngramOptions, EngramStore};
+use v4_tokenizer::Tokenizer;
 
 #[path = "common/tables.rs"]
 mod tables;
@@ -40,7 +41,7 @@ fn a_fetch_of_4096_tokens_stays_below_its_bound() {
     };
     let classes = TokenClasses::derive(&tokenizer).unwrap();
     let addressing = Addressing::new(&config, classes).unwrap();
-    let shape = |layer: &v4_runtime::engram::LayerAddressing| {
+    let shape = |layer: &v4_runtime::model::engram::LayerAddressing| {
         let name = format!("blk.{}.engram_embd.weight", layer.layer());
         (name, GgmlType::I8, vec![264, layer.rows()])
     };
@@ -68,7 +69,7 @@ fn a_fetch_of_4096_tokens_stays_below_its_bound() {
 
     // Sets the peak back to what is resident now.
     if std::fs::write("/proc/self/clear_refs", "5").is_err() {
-        eprintln!("SKIPPED: this kernel keeps no peak that can be set back");
+        v4_fixtures::skip("peak memory");
         return;
     }
     let before = status("VmRSS:");

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use v4_files::io::{ReadHook, ReadMode};
 use v4_quant::GgmlType;
 use v4_runtime::EngineError;
-use v4_runtime::engram::{EngramOptions, EngramPlacement, EngramStore};
-use v4_runtime::io::{ReadHook, ReadMode};
+use v4_runtime::residency::engram::{EngramOptions, EngramPlacement, EngramStore};
 
 #[path = "common/tables.rs"]
 mod tables;
@@ -23,7 +23,7 @@ fn ring_allowed(t: &Tables) -> bool {
     };
     let allowed = try_open(t, &options).is_ok();
     if !allowed {
-        eprintln!("SKIPPED: io_uring, which this kernel refuses");
+        v4_fixtures::skip("io_uring");
     }
     allowed
 }

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use v4_files::gguf::GgufFile;
 use v4_quant::GgmlType;
 use v4_runtime::EngineError;
-use v4_runtime::engram::{EngramOptions, EngramStore};
-use v4_runtime::gguf::GgufFile;
+use v4_runtime::residency::engram::{EngramOptions, EngramStore};
 
 #[path = "common/tables.rs"]
 mod tables;

@@ -3,5 +3,4 @@
 pub mod adapter;
 pub mod numbers;
 pub mod program;
-pub mod shared;
 pub mod synth;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use v4_files::gguf::{GgufFile, encode_header, layout_offsets};
 use v4_quant::GgmlType;
-use v4_runtime::gguf::{GgufFile, encode_header, layout_offsets};
-use v4_runtime::sessions::SessionLog;
+use v4_runtime::storage::SessionLog;
 use v4_runtime::{Adapter, Engine, EngineOptions, Precision, Session, Want};
 use v4_tests::adapter::{Written, write_folder};
 use v4_tests::numbers::golden_ids as ids;

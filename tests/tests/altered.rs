@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use v4_runtime::engram::{EngramOptions, EngramPlacement};
-use v4_runtime::experts::ExpertOptions;
-use v4_runtime::gguf::{FileHashes, GgufFile};
+use v4_files::gguf::{FileHashes, GgufFile};
+use v4_runtime::residency::engram::{EngramOptions, EngramPlacement};
+use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::{Engine, EngineError, EngineOptions, Session, Want, WeightPlacement};
 use v4_tests::numbers::golden_ids;
 use v4_tests::program::{run, scratch, tiny};
@@ -447,8 +447,7 @@ fn manifest_hashes_and_signature_are_covered() {
 fn the_stock_minisign_takes_our_signatures_and_we_take_its() {
     let signed = Signed::new("tiny-v4");
     let beside = Beside::of(&signed.model);
-    if Command::new("minisign").arg("-v").output().is_err() {
-        println!("skipped: minisign is not installed");
+    if !v4_fixtures::tool("minisign") {
         return;
     }
     let minisign = |args: &[&str]| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use v4_runtime::experts::ExpertOptions;
+use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::{
     Batch, Engine, EngineError, EngineOptions, Hooks, KvPrecision, Precision, Session, Want,
 };

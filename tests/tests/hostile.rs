@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use v4_runtime::gguf::GgufFile;
+use v4_files::gguf::GgufFile;
 use v4_tests::program::{Ended, data, run, scratch, tiny, tiny_v4};
 
 /// Exit code 0, or 1 with one line; a signal or 101 is a crash.

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use ggus::GGuf;
+use v4_files::gguf::{GgufFile, Value};
+use v4_fixtures::fixture;
 use v4_quant::GgmlType;
-use v4_runtime::gguf::{GgufFile, Value};
 use v4_tests::program::{run, scratch, tiny_v4};
-use v4_tests::shared::shared;
 
 /// Perplexity of the first `tokens` tokens of `text`.
 fn perplexity(model: &Path, text: &Path, tokens: &str) -> f64 {
@@ -29,11 +29,9 @@ fn llama_cpp_files_read_like_our_own_conversions() {
     let files = [
         "tiny-v4.llamacpp.gguf",
         "tiny-v4.llamacpp-q4_k_m.gguf",
-        "text/code-and-docs.txt",
+        "text/prose-and-code.txt",
     ];
-    let [Some(llama), Some(llama_q4), Some(text)] = files.map(shared) else {
-        return;
-    };
+    let [llama, llama_q4, text] = files.map(fixture);
     let ppl = |model: &Path| perplexity(model, &text, "4000");
     let lossless = ppl(&tiny_v4("lossless"));
     let native = ppl(&tiny_v4("native"));

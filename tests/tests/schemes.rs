@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use v4_runtime::gguf::{GgufFile, Metadata, Value, encode_header, layout_offsets};
+use v4_files::gguf::{GgufFile, Metadata, Value, encode_header, layout_offsets};
 use v4_runtime::{Engine, EngineOptions, Session, Want};
 use v4_tests::program::{run, scratch, tiny};
 

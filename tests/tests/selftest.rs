@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use serde_json::Value;
-use v4_runtime::gguf::GgufFile;
+use v4_files::gguf::GgufFile;
 use v4_runtime::golden::{Golden, row_hash};
 use v4_tests::numbers::Numbers;
 use v4_tests::program::{logits, run, scratch, tiny};

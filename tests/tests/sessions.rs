@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use v4_runtime::sessions::{SessionError, SessionLog};
+use v4_fixtures::fixture;
+use v4_runtime::storage::{SessionError, SessionLog};
 use v4_runtime::{
     Engine, EngineError, EngineOptions, Hooks, KvPrecision, Precision, Session, Want,
 };
 use v4_tests::numbers::golden_ids as ids;
 use v4_tests::program::{run, tiny};
-use v4_tests::shared::shared;
 
 const MODELS: [&str; 2] = ["tiny-v4", "tiny-v41"];
 
@@ -255,9 +255,7 @@ fn sessions_of_others_are_refused() {
 fn what_kills_leave_goes_on_with_the_same_bits() {
     for name in MODELS {
         let model = tiny(name, "native", &[]);
-        let Some(text) = shared("text/code-and-docs.txt") else {
-            return;
-        };
+        let text = fixture("text/prose-and-code.txt");
         let few = ["--tokens", "1200", "--kills", "8"].map(std::ffi::OsStr::new);
         let args = [&[model.as_os_str(), text.as_os_str()], &few[..]].concat();
         let said = run("v4-session-check", &args).ok();

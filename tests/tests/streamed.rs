@@ -6,29 +6,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use v4_runtime::experts::ExpertOptions;
-use v4_runtime::io::ReadHook;
-use v4_runtime::memory::kv_bytes;
+use v4_files::io::ReadHook;
+use v4_fixtures::fixture;
+use v4_runtime::plan::kv_bytes;
+use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::{Engine, EngineError, EngineOptions, KvPrecision, Session, Want};
 use v4_tests::numbers::golden_ids as ids;
 use v4_tests::program::{logits, run, tiny};
-use v4_tests::shared::shared;
 
 fn models() -> Vec<(&'static str, PathBuf)> {
-    let mut models = vec![
+    vec![
         ("tiny-v4", tiny("tiny-v4", "native", &[])),
         ("tiny-v41", tiny("tiny-v41", "native", &[])),
-    ];
-    // Its tensors begin anywhere: an expert does not begin at a sector.
-    models.extend(shared("tiny-v4.llamacpp.gguf").map(|path| ("tiny-v4", path)));
-    models
+        // Its tensors begin anywhere: an expert does not begin at a sector.
+        ("tiny-v4", fixture("tiny-v4.llamacpp.gguf")),
+    ]
 }
 
 /// A copy of a file where the file system has no direct reads, if there is such a
 /// place.
 fn in_memory(model: &Path) -> Option<tempfile::NamedTempFile> {
-    let copy = tempfile::NamedTempFile::new_in("/dev/shm").ok()?;
-    std::fs::copy(model, copy.path()).ok()?;
+    let Ok(copy) = tempfile::NamedTempFile::new_in("/dev/shm") else {
+        v4_fixtures::skip("/dev/shm");
+        return None;
+    };
+    std::fs::copy(model, copy.path()).unwrap();
     Some(copy)
 }
 

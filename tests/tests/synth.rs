@@ -6,9 +6,9 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_fixtures::fixture;
 use v4_tests::program::{Ended, data, run};
-use v4_tests::shared::shared;
+use v4_tokenizer::{Marks, Tokenizer};
 
 fn synth(args: &[&str]) -> Ended {
     run("v4-synth", args)
@@ -104,12 +104,8 @@ fn layers_with(tensors: &BTreeMap<String, (String, Vec<usize>)>, name: &str) -> 
 /// what is published.
 #[test]
 fn the_published_v41_config_gives_the_published_layers() {
-    let Some(published) = shared("configs/deepseek-v4.1-flash.config.json") else {
-        return;
-    };
-    let Some(presence) = shared("configs/deepseek-v4.1-flash.tensor_presence.json") else {
-        return;
-    };
+    let published = fixture("configs/deepseek-v4.1-flash.config.json");
+    let presence = fixture("configs/deepseek-v4.1-flash.tensor_presence.json");
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("made");
     let args = [text(&out), "--config", text(&published), "--dspark"];

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use v4_fixtures::fixture;
 use v4_tests::program::{run_with_input, tiny_v4};
-use v4_tests::shared::shared;
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
@@ -25,11 +25,8 @@ fn ids(text: &str) -> Value {
 #[test]
 fn tokenize_gives_the_published_ids() {
     for version in ["v4", "v4.1"] {
-        let tokenizer = shared(&format!("tokenizer/deepseek-{version}.json"));
-        let vectors = shared(&format!("tokenizer/deepseek-{version}.vectors.jsonl"));
-        let (Some(tokenizer), Some(vectors)) = (tokenizer, vectors) else {
-            return;
-        };
+        let tokenizer = fixture(&format!("tokenizer/deepseek-{version}.json"));
+        let vectors = fixture(&format!("tokenizer/deepseek-{version}.vectors.jsonl"));
         let tokenize = |text: &str, options: &[&str]| {
             let args = [Path::new("tokenize"), &tokenizer];
             let args = args.into_iter().chain(options.iter().map(Path::new));
@@ -53,13 +50,8 @@ fn tokenize_gives_the_published_ids() {
 
 #[test]
 fn render_gives_the_published_prompts_ids_and_errors() {
-    let Some(requests) = shared("encoding/requests.jsonl") else {
-        return;
-    };
-    let tokenizers = ["v4", "v4.1"].map(|v| shared(&format!("tokenizer/deepseek-{v}.json")));
-    let [Some(v4), Some(v41)] = tokenizers else {
-        return;
-    };
+    let requests = fixture("encoding/requests.jsonl");
+    let [v4, v41] = ["v4", "v4.1"].map(|v| fixture(&format!("tokenizer/deepseek-{v}.json")));
     let (mut prompts, mut errors) = (0, 0);
     for request in lines(&requests) {
         let version = request["version"].as_str().unwrap();

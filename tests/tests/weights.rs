@@ -1,17 +1,17 @@
 //! Weights in memory of their own, and threads bound to cores: the same bits.
 
+use v4_fixtures::fixture;
 use v4_tests::numbers::Numbers;
 use v4_tests::program::{data, logits, run, tiny};
-use v4_tests::shared::shared;
 
 #[test]
 fn copied_weights_give_the_bits_of_mapped_ones() {
-    let mut models = vec![
+    let models = [
         ("tiny-v4", tiny("tiny-v4", "native", &[])),
         ("tiny-v41", tiny("tiny-v41", "native", &[])),
+        // Its tensors begin anywhere: reads past the page cache must be of whole units.
+        ("tiny-v4", fixture("tiny-v4.llamacpp.gguf")),
     ];
-    // Its tensors begin anywhere: reads past the page cache must be of whole units.
-    models.extend(shared("tiny-v4.llamacpp.gguf").map(|path| ("tiny-v4", path)));
     for (name, model) in models {
         let golden = Numbers::read(&data(name).join("golden.safetensors"));
         let ids = golden.ints("short.ids");

@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use v4_files::gguf::Hash;
 use v4_runtime::Adapter;
-use v4_runtime::gguf::Hash;
 
 use crate::error::TrustError;
 use crate::files::{io_error, is_missing, read};

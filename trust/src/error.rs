@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use v4_runtime::gguf::{GgufError, HashesError};
+use v4_files::gguf::{GgufError, HashesError};
 
 /// Why a model is not trusted, or cannot be signed. Each message names the file and the
 /// remedy.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use v4_runtime::gguf::is_lfs_pointer;
+use v4_files::gguf::is_lfs_pointer;
 
 use crate::error::TrustError;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use v4_runtime::gguf::{FileHashes, Hash, TensorHashes};
+use v4_files::gguf::{FileHashes, Hash, TensorHashes};
 
 use crate::error::TrustError;
 use crate::files::{Beside, is_missing, read};

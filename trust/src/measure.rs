@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
-use v4_runtime::gguf::{FileHashes, GgufFile, Optional, TensorInfo, frame_hash};
+use v4_files::gguf::{FileHashes, GgufFile, Optional, TensorInfo, frame_hash};
 
 use crate::error::TrustError;
 use crate::hash::HexHash;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use v4_runtime::gguf::{FileHashes, GgufFile};
+use v4_files::gguf::{FileHashes, GgufFile};
 
 use crate::error::TrustError;
 use crate::files::{Beside, is_missing};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 use crate::{ChatError, Rendered};
 

@@ -1,7 +1,7 @@
 use deepseek_recipe_core::conversation::{Conversation as RecipeConversation, ReasoningEffort};
 use deepseek_recipe_core::messages::InputMessage;
 use deepseek_recipe_core::prompt::Prompt;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 use crate::encoder::{ModelVersion, Rendered};
 use crate::error::ChatError;

@@ -11,7 +11,7 @@ use deepseek_recipe_encoding::{
     PromptEncoding, RenderedPrompt, TokenizerEncoder, dsv4::DeepseekV4Encoding,
     dsv41::DeepseekV41Encoding,
 };
-use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_tokenizer::{Marks, Tokenizer};
 
 use crate::ChatError;
 

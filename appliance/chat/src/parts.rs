@@ -2,7 +2,7 @@ use deepseek_recipe::stream::{
     ChunkGenerator, FinishReason, InferenceChunk, InferenceFinishReason, OutputChunk,
     ParsingOptions, StreamProcessor,
 };
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 use crate::encoder::Encoder;
 use crate::pump::Pump;

@@ -13,7 +13,7 @@
 
 use deepseek_recipe::stream::ParsingOptions;
 use serde_json::Value;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 use crate::Finish;
 use crate::encoder::Rendered;
@@ -313,7 +313,7 @@ mod tests {
     use std::sync::Arc;
 
     use serde_json::json;
-    use v4_runtime::tokenizer::Marks;
+    use v4_tokenizer::Marks;
 
     use super::*;
     use crate::{ModelVersion, Protocol, Request};

@@ -1,5 +1,5 @@
 use deepseek_recipe::stream::{ParsingOptions, ThinkingInitialStage};
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 use crate::{ChatError, Finish, Part, Parts};
 

@@ -8,7 +8,7 @@ use deepseek_recipe::request::{
 use deepseek_recipe::stream::{ParsingOptions, PromptUsage};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 use crate::encoder::{ModelVersion, Rendered};
 use crate::error::{ChatError, ProtocolError};

@@ -6,7 +6,7 @@ use deepseek_recipe::stream::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 use crate::ChatError;
 use crate::encoder::{Encoder, Thought};

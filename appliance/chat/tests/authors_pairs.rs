@@ -22,12 +22,13 @@ mod common;
 
 use serde_json::{Value, json};
 use v4_chat::{ModelVersion, Protocol, Request};
+use v4_fixtures::fixture;
 
-fn pair(folder: &str, number: u32) -> Option<(Value, String)> {
-    let input = common::shared(&format!("encoding/{folder}/test_input_{number}.json"))?;
-    let output = common::shared(&format!("encoding/{folder}/test_output_{number}.txt"))?;
+fn pair(folder: &str, number: u32) -> (Value, String) {
+    let input = fixture(&format!("encoding/{folder}/test_input_{number}.json"));
+    let output = fixture(&format!("encoding/{folder}/test_output_{number}.txt"));
     let input = serde_json::from_slice(&std::fs::read(input).unwrap()).unwrap();
-    Some((input, std::fs::read_to_string(output).unwrap()))
+    (input, std::fs::read_to_string(output).unwrap())
 }
 
 /// A Chat Completions request with the messages of a pair (rule 1).
@@ -47,9 +48,7 @@ fn request(input: Value, thinking: bool) -> Value {
 
 #[track_caller]
 fn assert_prompt(version: ModelVersion, body: Value, expected: &str) {
-    let Some(tokenizers) = common::Tokenizers::load() else {
-        return;
-    };
+    let tokenizers = common::Tokenizers::load();
     let request = Request::from_value(Protocol::Chat, version, body).unwrap();
     let rendered = request.render(tokenizers.of(version)).unwrap();
     assert_eq!(rendered.prompt, expected);
@@ -57,18 +56,14 @@ fn assert_prompt(version: ModelVersion, body: Value, expected: &str) {
 
 #[test]
 fn v4_with_tools_differs_by_the_next_turn() {
-    let Some((input, raw)) = pair("v4", 1) else {
-        return;
-    };
+    let (input, raw) = pair("v4", 1);
     let expected = raw + "<｜Assistant｜><think>"; // rule 2
     assert_prompt(ModelVersion::V4, request(input, true), &expected);
 }
 
 #[test]
 fn v4_without_tools_differs_by_the_next_turn_and_old_reasoning() {
-    let Some((input, raw)) = pair("v4", 2) else {
-        return;
-    };
+    let (input, raw) = pair("v4", 2);
     let reasoning = "<think>The user asks about the capital of France. It is Paris.</think>";
     assert!(raw.contains(reasoning));
     let expected = raw.replace(reasoning, "</think>") + "<｜Assistant｜><think>"; // rules 2, 3
@@ -77,9 +72,7 @@ fn v4_without_tools_differs_by_the_next_turn_and_old_reasoning() {
 
 #[test]
 fn v41_with_tools_differs_by_the_next_turn() {
-    let Some((input, raw)) = pair("v4.1", 1) else {
-        return;
-    };
+    let (input, raw) = pair("v4.1", 1);
     let body = request(input, true);
     // Rule 4: as it is, the request is refused.
     let refused = Request::from_value(Protocol::Chat, ModelVersion::V41, body.clone());
@@ -92,9 +85,7 @@ fn v41_with_tools_differs_by_the_next_turn() {
 
 #[test]
 fn v41_without_thinking_differs_by_the_next_turn() {
-    let Some((input, raw)) = pair("v4.1", 2) else {
-        return;
-    };
+    let (input, raw) = pair("v4.1", 2);
     let expected = raw + "<｜Assistant｜></think>"; // rule 2
     assert_prompt(ModelVersion::V41, request(input, false), &expected);
 }

@@ -4,21 +4,16 @@ mod common;
 
 use serde_json::{Value, json};
 use v4_chat::{ModelVersion, Protocol, Request, intake};
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 /// The context in which the vectors' limits were computed.
 const CONTEXT: u32 = 1_048_576;
 
 #[test]
 fn every_request_gives_its_prompt_and_ids_or_its_error() {
-    let (Some(path), Some(tokenizers)) = (
-        common::shared("encoding/requests.jsonl"),
-        common::Tokenizers::load(),
-    ) else {
-        return;
-    };
+    let tokenizers = common::Tokenizers::load();
     let (mut accepted, mut refused) = (0, 0);
-    for record in common::records(&path) {
+    for record in common::records("encoding/requests.jsonl") {
         let id = record["id"].as_str().unwrap();
         let version = common::version(&record);
         let body = record["body"].to_string();
@@ -145,13 +140,8 @@ const MENDED: [&str; 6] = [
 
 #[test]
 fn an_accepted_request_has_its_published_prompt() {
-    let (Some(path), Some(tokenizers)) = (
-        common::shared("encoding/requests.jsonl"),
-        common::Tokenizers::load(),
-    ) else {
-        return;
-    };
-    for record in common::records(&path) {
+    let tokenizers = common::Tokenizers::load();
+    for record in common::records("encoding/requests.jsonl") {
         let id = record["id"].as_str().unwrap();
         let version = common::version(&record);
         let accepted = intake::accept(common::protocol(&record), version, record["body"].clone());

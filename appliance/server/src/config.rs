@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use v4_runtime::Adapter;
-use v4_runtime::sessions::SessionKey;
+use v4_runtime::storage::SessionKey;
 
 use crate::http::Cors;
 use crate::keys::Keys;

@@ -7,13 +7,12 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
-use serde_json::{Value, json};
-use v4_chat::ModelVersion;
-use v4_runtime::tokenizer::Tokenizer;
-
 use place::Place;
 use schema::{Held, Rigor};
+use serde_json::{Value, json};
 use tools::Answer;
+use v4_chat::ModelVersion;
+use v4_tokenizer::Tokenizer;
 
 mod place;
 mod schema;

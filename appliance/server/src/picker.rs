@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use v4_chat::Logprob;
-use v4_runtime::generation::LoopDetector;
-use v4_runtime::sampling::{Sampler, SamplerError, SamplerOptions};
+use v4_runtime::generation::{LoopDetector, Sampler, SamplerError, SamplerOptions};
 
 use crate::constraint::{Constraint, ConstraintError};
 

@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use v4_chat::ModelVersion;
 use v4_runtime::Engine;
-use v4_runtime::sessions::Store;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_runtime::storage::Store;
+use v4_tokenizer::Tokenizer;
 
 use crate::config::Config;
 use crate::constraint::Grammars;

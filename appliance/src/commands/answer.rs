@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use v4_runtime::Engine;
-use v4_runtime::generation::Finish;
-use v4_runtime::sampling::Sampler;
+use v4_runtime::generation::{Finish, Sampler};
 
 use super::print_json;
 use crate::cli::{EngineArgs, LengthArgs, SamplingArgs};

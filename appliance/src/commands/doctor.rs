@@ -9,8 +9,9 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, Disks, RefreshKind, System};
-use v4_runtime::io::ReadSupport;
-use v4_runtime::memory::{ByteSize, limits};
+use v4_files::ByteSize;
+use v4_files::io::ReadSupport;
+use v4_runtime::residency::limits;
 
 use super::print_json;
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use serde_json::json;
-use v4_runtime::tokenizer::Marks;
 use v4_runtime::{EngineError, Session, Want};
+use v4_tokenizer::Marks;
 
 use super::{print_json, read_text};
 use crate::cli::PerplexityArgs;

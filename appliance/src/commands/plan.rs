@@ -11,12 +11,14 @@ use clap::Args;
 use serde_json::{Value, json};
 use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
-use v4_runtime::experts::{Policy, simulate};
-use v4_runtime::gguf::GgufFile;
-use v4_runtime::io::{DiskRate, ReadMode, disk_rate};
-use v4_runtime::memory::{ByteSize, Forecast, Limits, MemoryPlan, Rates, limits};
+use v4_files::ByteSize;
+use v4_files::gguf::GgufFile;
+use v4_files::io::{DiskRate, ReadMode, disk_rate};
 use v4_runtime::model::ModelConfig;
-use v4_runtime::{Ceilings, EngineOptions};
+use v4_runtime::plan::{Forecast, MemoryPlan, Rates};
+use v4_runtime::residency::experts::{Policy, simulate};
+use v4_runtime::residency::{Limits, limits};
+use v4_runtime::{EngineOptions, Roofline};
 
 use super::print_json;
 use crate::cli::{EngineArgs, MAX_CONTEXT, WeightsArg, tokens_or_max};
@@ -114,7 +116,7 @@ impl Planned {
 
 /// What was measured here.
 struct Measured {
-    ceilings: Ceilings,
+    roofline: Roofline,
     disk: Option<DiskRate>,
 }
 
@@ -158,10 +160,10 @@ pub fn run(mut args: PlanArgs) -> anyhow::Result<ExitCode> {
     spinner.finish_and_clear();
     let forecast = measured.as_ref().map(|m| {
         let rates = Rates {
-            memory: m.ceilings.read_bytes,
+            memory: m.roofline.read_bytes,
             // Where nothing is streamed the disk does not matter.
             disk: m.disk.map_or(f64::INFINITY, |d| d.bytes_per_second),
-            int8: m.ceilings.int8_operations,
+            int8: m.roofline.int8_operations,
         };
         Forecast::new(
             &plan,
@@ -195,7 +197,7 @@ fn measure(
     threads: usize,
 ) -> anyhow::Result<Option<Measured>> {
     let free = limits().free().unwrap_or(0);
-    let Some(ceilings) = Ceilings::of_machine(Some(threads), free / 2)? else {
+    let Some(roofline) = Roofline::of_machine(Some(threads), free / 2)? else {
         return Ok(None);
     };
     let reads = &options.experts;
@@ -214,7 +216,7 @@ fn measure(
         .with_context(|| path.display().to_string())?,
         false => None,
     };
-    Ok(Some(Measured { ceilings, disk }))
+    Ok(Some(Measured { roofline, disk }))
 }
 
 /// The share of experts found in memory for each layer, over the second half of a
@@ -272,7 +274,7 @@ fn hit_rates(path: &Path, cfg: &ModelConfig, slots: usize) -> anyhow::Result<Vec
     );
     Ok(counts
         .iter()
-        .map(v4_runtime::experts::Simulated::rate)
+        .map(v4_runtime::residency::experts::Simulated::rate)
         .collect())
 }
 
@@ -394,8 +396,8 @@ impl Shown<'_> {
         write!(
             out,
             "\nmeasured: memory {:.1} GB/s, int8 {:.0} GOP/s",
-            measured.ceilings.read_bytes / 1e9,
-            measured.ceilings.int8_operations / 1e9
+            measured.roofline.read_bytes / 1e9,
+            measured.roofline.int8_operations / 1e9
         )?;
         match &measured.disk {
             Some(disk) => writeln!(
@@ -475,8 +477,8 @@ impl Shown<'_> {
                 "group_limit_bytes": self.limits.group,
             },
             "measured": self.measured.as_ref().map(|m| json!({
-                "memory_bytes_per_second": m.ceilings.read_bytes,
-                "int8_operations_per_second": m.ceilings.int8_operations,
+                "memory_bytes_per_second": m.roofline.read_bytes,
+                "int8_operations_per_second": m.roofline.int8_operations,
                 "disk": m.disk.map(|d| json!({
                     "bytes_per_second": d.bytes_per_second,
                     "block_bytes": d.block,

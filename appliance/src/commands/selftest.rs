@@ -9,12 +9,12 @@ use anyhow::{Context, bail};
 use clap::Args;
 use safetensors::SafeTensors;
 use serde_json::json;
-use v4_runtime::gguf::GgufFile;
+use v4_files::gguf::GgufFile;
 use v4_runtime::golden::{Golden, row_hash, tokens};
-use v4_runtime::memory::limits;
 use v4_runtime::model::copied_bytes;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_runtime::residency::limits;
 use v4_runtime::{error_text, isa};
+use v4_tokenizer::Tokenizer;
 
 use super::print_json;
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use v4_runtime::memory::{ByteSize, limits};
-use v4_runtime::sessions::SessionKey;
+use v4_files::ByteSize;
+use v4_runtime::residency::limits;
+use v4_runtime::storage::SessionKey;
 use v4_server::keys::Keys;
 use v4_server::listen::{Listener, Peers, Who};
 use v4_server::{Config, Cors, Notifier, SessionStore, serve};

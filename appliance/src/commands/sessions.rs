@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use v4_runtime::memory::ByteSize;
-use v4_runtime::sessions::{Store, Stored};
+use v4_files::ByteSize;
+use v4_runtime::storage::{Store, Stored};
 
 use super::print_json;
 use crate::output::{one_line, visible};

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use v4_runtime::tokenizer::Marks;
+use v4_tokenizer::Marks;
 
 use super::vocabulary;
 

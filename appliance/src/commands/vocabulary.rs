@@ -6,8 +6,8 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context;
-use v4_runtime::gguf::GgufFile;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_files::gguf::GgufFile;
+use v4_tokenizer::Tokenizer;
 
 /// A tokenizer and where it came from.
 pub struct Vocabulary {
@@ -60,7 +60,7 @@ fn looks_like_json(path: &Path) -> anyhow::Result<bool> {
 pub mod tests {
     use std::path::PathBuf;
 
-    use v4_runtime::gguf::{Metadata, encode_header};
+    use v4_files::gguf::{Metadata, encode_header};
 
     use super::*;
 

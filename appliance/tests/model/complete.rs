@@ -1,7 +1,7 @@
 //! Raw text and gaps.
 
 use serde_json::Value;
-use v4_runtime::tokenizer::Marks;
+use v4_tokenizer::Marks;
 
 use super::{failure, json, ok, run, scratch, tokenizer, with_model};
 

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use safetensors::{Dtype, SafeTensors};
-use v4_runtime::tokenizer::Marks;
+use v4_tokenizer::Marks;
 
 use super::{
     TEXT, VOCAB, checkpoint, failure, interrupt, lossless, model, ok, run, scratch, stderr,

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
 use v4_convert::write::{Watch, WriteOptions, write};
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 /// Vocabulary of the tiny model.
 const VOCAB: usize = 4096;

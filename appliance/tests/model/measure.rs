@@ -2,7 +2,7 @@
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use v4_runtime::tokenizer::Marks;
+use v4_tokenizer::Marks;
 
 use super::logits::{floats, logits};
 use super::{TEXT, VOCAB, failure, json, ok, run, scratch, stderr, tokenizer, with_model};

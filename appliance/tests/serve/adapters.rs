@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 
 use serde_json::{Value, json};
-use v4_runtime::gguf::GgufFile;
+use v4_files::gguf::GgufFile;
 use v4_tests::adapter::Written;
 
 use super::{Server, TEXT, cached, chat, common, content, http, model};

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use v4_runtime::gguf::GgufFile;
+use v4_files::gguf::GgufFile;
 use v4_trust::{Beside, SecretKey, measure, new_key_pair, replace, sign};
 
 use super::{Server, TEXT, convert, http};

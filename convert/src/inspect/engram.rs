@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use serde_json::{Value as Json, json};
-use v4_runtime::gguf::{GgufFile, TensorInfo};
+use v4_files::gguf::{GgufFile, TensorInfo};
 
 use crate::plan::engram::published_width;
 use crate::recipe::{ENGRAM_FP8, type_name};

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use v4_runtime::engram::{Addressing, EngramConfig, LayerAddressing, TokenClasses};
-use v4_runtime::gguf::{GgufFile, Metadata, TensorInfo, Value};
+use v4_files::gguf::{GgufFile, Metadata, TensorInfo, Value};
 use v4_runtime::model::ModelConfig;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_runtime::model::engram::{Addressing, EngramConfig, LayerAddressing, TokenClasses};
+use v4_tokenizer::Tokenizer;
 
 use super::{Draft, PlanError};
 use crate::config::Engram;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use v4_files::gguf::{GgufFile, TensorInfo};
 use v4_quant::GgmlType;
-use v4_runtime::gguf::{GgufFile, TensorInfo};
 
 use super::{Draft, Plan, PlanError, PlanOptions, engram};
 use crate::files::InputFile;

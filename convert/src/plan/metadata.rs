@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use serde_json::Value as Json;
+use v4_files::gguf::{Array, Metadata, PAGE_ALIGNMENT, Strings, TensorInfo, Value};
 use v4_quant::GgmlType;
-use v4_runtime::gguf::{Array, Metadata, PAGE_ALIGNMENT, Strings, TensorInfo, Value};
 use v4_runtime::golden::Golden;
-use v4_runtime::tokenizer::{SpecialIds, Tokenizer, TokenizerError};
+use v4_tokenizer::{SpecialIds, Tokenizer, TokenizerError};
 
 use super::{Draft, Drafts, PlanError, PlanOptions, Vision, engram};
 use crate::checkpoint::Checkpoint;

@@ -9,13 +9,13 @@ mod metadata;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use v4_quant::GgmlType;
-use v4_runtime::EngineError;
-use v4_runtime::engram::EngramError;
-use v4_runtime::gguf::{
+use v4_files::gguf::{
     GgufError, Metadata, PAGE_ALIGNMENT, TensorInfo, data_bytes, encode_header, layout_offsets,
 };
-use v4_runtime::tokenizer::TokenizerError;
+use v4_quant::GgmlType;
+use v4_runtime::EngineError;
+use v4_runtime::model::engram::EngramError;
+use v4_tokenizer::TokenizerError;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::files::{InputFile, ReadError};

@@ -11,8 +11,8 @@ use serde_json::Value;
 use v4_convert::plan::{Drafts, Plan, PlanOptions, Vision};
 use v4_convert::recipe::Recipe;
 use v4_convert::write::{Watch, WriteOptions, write};
+use v4_files::gguf::{Header, TensorInfo, parse_header};
 use v4_quant::{GgmlType, decode_row};
-use v4_runtime::gguf::{Header, TensorInfo, parse_header};
 
 pub fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-v4")

@@ -10,7 +10,7 @@ use std::ptr::{null, null_mut};
 
 use v4::layout::Sized32;
 use v4::status::Status;
-use v4_runtime::gguf::GgufFile;
+use v4_files::gguf::GgufFile;
 use v4_tests::adapter::Written;
 use v4_tests::program::{run, scratch, tiny};
 

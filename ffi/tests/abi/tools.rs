@@ -1,7 +1,6 @@
 //! Compilers and other programs, and the library installed once.
 
 use std::ffi::OsStr;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
@@ -28,22 +27,9 @@ pub fn ffi(name: &str) -> PathBuf {
     root().join("ffi").join(name)
 }
 
-/// A program that may be missing: then the running test says that it is skipped.
-///
-/// # Panics
-/// If it is missing and the environment says `CI=true`, where nothing is skipped.
+/// A program that may be absent: then the running test says that it is skipped.
 pub fn tool(name: &str) -> Option<&str> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&path).any(|dir| dir.join(name).is_file()) {
-        return Some(name);
-    }
-    let in_ci = std::env::var("CI").is_ok_and(|v| v == "true");
-    assert!(!in_ci, "{name} is missing, and CI=true");
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or("a test");
-    // Not `eprintln`, which the test runner swallows for tests that pass.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {name} is missing");
-    None
+    v4_fixtures::tool(name).then_some(name)
 }
 
 /// Runs a command that must succeed.

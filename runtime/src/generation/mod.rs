@@ -1,16 +1,17 @@
-//! The loop that continues a text: a token is picked, handed on and read, until
-//! something says stop.
+//! How a text is continued: the sampler picks a token, the loop hands it on and has it
+//! read, until something says stop.
 
 mod loops;
+mod sampling;
 mod stop;
 
 use std::ops::ControlFlow;
 
 pub use loops::LoopDetector;
+pub use sampling::{Sampler, SamplerError, SamplerOptions};
 pub use stop::StopFilter;
 
-use crate::EngineError;
-use crate::sampling::SamplerError;
+use crate::error::EngineError;
 
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,12 +4,13 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::prelude::*;
+use v4_files::gguf::GgufFile;
+use v4_files::io::{AlignedBuffer, ReadFile, read_into};
 
-use super::Tensor;
+use super::copied::Copied;
+use super::names::{is_engram_table, is_expert};
+use super::tensor::Tensor;
 use crate::error::EngineError;
-use crate::gguf::GgufFile;
-use crate::io::{AlignedBuffer, ReadFile, read_into};
-use crate::memory::is_expert;
 
 /// Bytes of one read: a whole number of every file system's units, and of huge pages.
 const PIECE: usize = 8 << 20;
@@ -17,21 +18,6 @@ const PIECE: usize = 8 << 20;
 /// Called with bytes read and bytes in all; breaking stops with
 /// [`EngineError::Cancelled`].
 pub type LoadProgress<'a> = &'a (dyn Fn(u64, u64) -> ControlFlow<()> + Sync);
-
-/// The bytes of one tensor.
-#[derive(Debug)]
-pub(super) struct Copied {
-    buffer: AlignedBuffer,
-    /// Where in the buffer they begin.
-    start: usize,
-    len: usize,
-}
-
-impl Copied {
-    pub fn data(&self) -> &[u8] {
-        &self.buffer[self.start..][..self.len]
-    }
-}
 
 /// Reads tensors of a file, past the page cache where the file system allows it: what
 /// was cached in small pages would stay in them.
@@ -112,7 +98,7 @@ impl<'a> Copier<'a> {
 /// are read as they are needed, and the routed experts if they are `streamed`.
 #[must_use]
 pub fn copied_bytes(file: &GgufFile, streamed: bool) -> u64 {
-    let by_row = |name: &str| name == "token_embd.weight" || name.ends_with(".engram_embd.weight");
+    let by_row = |name: &str| name == "token_embd.weight" || is_engram_table(name);
     let left = |name: &str| by_row(name) || streamed && is_expert(name);
     let whole = file.tensors().iter().filter(|t| !left(&t.name));
     whole.map(|t| t.bytes).sum()

@@ -1,14 +1,16 @@
-//! A model as its GGUF file describes it: dimensions, layers, weights.
+//! A model as its GGUF file describes it: dimensions, layers, tensors, and which rows of
+//! its Engram tables a token selects.
 
 mod config;
+mod copied;
 mod copy;
+pub mod engram;
+mod names;
 mod tensor;
-mod weights;
 
-pub use config::{Attention, Candidates, EngramModel, Family, IndexRole, LayerConfig, ModelConfig};
-pub use copy::{Copier, LoadProgress, copied_bytes};
-pub use tensor::Tensor;
-pub use weights::{
-    AttentionWeights, Compressor, EngramWeights, FeedForward, IndexKeys, Indexer, LayerWeights,
-    Linear, Sources, Weights, expert_tensors,
+pub use config::{
+    Attention, Candidates, EngramModel, Family, IndexRole, LayerConfig, ModelConfig, Yarn,
 };
+pub use copy::{Copier, LoadProgress, copied_bytes};
+pub(crate) use names::{is_engram_table, is_expert};
+pub use tensor::Tensor;

@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
+use v4_files::gguf::{GgufFile, TensorInfo};
 use v4_quant::GgmlType;
 
-use super::copy::Copied;
+use super::copied::Copied;
 use crate::error::EngineError;
-use crate::gguf::{GgufFile, TensorInfo};
 
 /// A tensor of a mapped file.
 #[derive(Debug, Clone)]

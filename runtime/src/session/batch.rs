@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::backend::cpu::Cpu;
-use crate::engine::Engine;
-use crate::engram::Fetch;
-use crate::error::EngineError;
-use crate::forward::{Cache, Chunk, Cone, Scratch};
-use crate::memory::{Share, scratch_bytes};
-
 use super::{Logits, Session};
+use crate::compute::backend::cpu::Cpu;
+use crate::compute::forward::{Cache, Chunk, Cone, Scratch};
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::plan::scratch_bytes;
+use crate::residency::Share;
+use crate::residency::engram::Fetch;
 
 /// Steps several sessions together: weights are read once for all of them, which is most
 /// of what a token costs. Every session gets the bits that it would get alone.

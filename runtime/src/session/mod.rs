@@ -1,21 +1,22 @@
 //! One sequence of tokens and what the model remembers of it.
 
 mod batch;
-mod kept;
+mod persist;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::backend::cpu::Cpu;
-use crate::engine::Engine;
-use crate::engram::{EngramStore, Fetch};
+use crate::compute::backend::cpu::Cpu;
+use crate::compute::forward::{Cache, Chunk, Cone, Scratch};
+use crate::compute::trace::Trace;
+use crate::engine::{Engine, EngineOptions};
 use crate::error::EngineError;
-use crate::forward::{Cache, Chunk, Cone, Scratch};
-use crate::memory::{SessionSize, Share, session_bytes};
-use crate::trace::Trace;
+use crate::plan::{SessionSize, session_bytes};
+use crate::residency::Share;
+use crate::residency::engram::{EngramStore, Fetch};
 
 pub use self::batch::Batch;
-use self::kept::Mark;
+use self::persist::Mark;
 
 /// Which positions' logits a call wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +120,7 @@ const KEPT_ROWS: usize = 16;
 impl Session {
     /// Tokens per chunk if the caller has no opinion: enough that each expert's
     /// weights serve several tokens, few enough that buffers stay small.
-    pub const DEFAULT_CHUNK: usize = 512;
+    pub const DEFAULT_CHUNK: usize = EngineOptions::DEFAULT_CHUNK;
 
     /// An empty session for at most `context` tokens, run in chunks of `chunk`.
     ///

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
+use v4_files::gguf::{GgufFile, Metadata, PAGE_ALIGNMENT, encode_header, layout_offsets};
 use v4_quant::{GgmlType, encode_row, fp8};
 use v4_runtime::EngineError;
-use v4_runtime::engram::{Addressing, EngramConfig, EngramStore, TokenClasses};
-use v4_runtime::gguf::{GgufFile, Metadata, PAGE_ALIGNMENT, encode_header, layout_offsets};
-use v4_runtime::tokenizer::Tokenizer;
+use v4_runtime::model::engram::{Addressing, EngramConfig, TokenClasses};
+use v4_runtime::residency::engram::EngramStore;
+use v4_tokenizer::Tokenizer;
 
 /// Channels per row: the published number.
 pub const WIDTH: usize = 256;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use v4_runtime::experts::{Policy, simulate};
+use v4_runtime::residency::experts::{Policy, simulate};
 use v4_tests::numbers::Numbers;
 
 /// Simulates the hit rates of an expert cache on a recorded routing.

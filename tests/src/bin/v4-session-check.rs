@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use v4_runtime::memory::kv_bytes;
-use v4_runtime::sessions::SessionLog;
-use v4_runtime::tokenizer::Marks;
+use v4_runtime::plan::kv_bytes;
+use v4_runtime::storage::SessionLog;
 use v4_runtime::{Engine, EngineOptions, Session, Want};
+use v4_tokenizer::Marks;
 
 /// Checks a long session: its caches take the planned memory, and a program killed at
 /// random moments while writing it (kill -9) leaves a session from which the next tokens

@@ -1,19 +1,14 @@
-//! Test data by others, which lies beside the repository.
+//! Test data by others.
 #![allow(dead_code, reason = "each test program uses a part")]
-
-use std::path::Path;
 
 use serde_json::Value;
 use v4_chat::{ModelVersion, Protocol};
-use v4_runtime::tokenizer::Tokenizer;
+use v4_fixtures::fixture;
+use v4_tokenizer::Tokenizer;
 
-#[path = "../../../../tests/src/shared.rs"]
-mod data;
-pub use data::shared;
-
-/// The records of a file of JSON lines.
-pub fn records(path: &Path) -> Vec<Value> {
-    std::fs::read_to_string(path)
+/// The records of a fixture of JSON lines.
+pub fn records(name: &str) -> Vec<Value> {
+    std::fs::read_to_string(fixture(name))
         .unwrap()
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -27,12 +22,12 @@ pub struct Tokenizers {
 }
 
 impl Tokenizers {
-    pub fn load() -> Option<Self> {
-        let load = |path| Some(Tokenizer::from_json_file(&shared(path)?).unwrap());
-        Some(Self {
-            v4: load("tokenizer/deepseek-v4.json")?,
-            v41: load("tokenizer/deepseek-v4.1.json")?,
-        })
+    pub fn load() -> Self {
+        let load = |name| Tokenizer::from_json_file(&fixture(name)).unwrap();
+        Self {
+            v4: load("tokenizer/deepseek-v4.json"),
+            v41: load("tokenizer/deepseek-v4.1.json"),
+        }
     }
 
     pub fn of(&self, version: ModelVersion) -> &Tokenizer {

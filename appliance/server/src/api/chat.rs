@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use v4_chat::intake::{self, Accepted, Path};
 use v4_chat::{Event, Opening, Protocol, Rendered, Request, Responder};
 use v4_runtime::Adapter;
-use v4_runtime::sampling::SamplerOptions;
+use v4_runtime::generation::SamplerOptions;
 
 use super::extras::Extras;
 use super::generation::{self, Progress, Writer};

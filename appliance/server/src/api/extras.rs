@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 use v4_chat::intake::whole;
-use v4_runtime::sampling::SamplerOptions;
+use v4_runtime::generation::SamplerOptions;
 
 use crate::http::ApiError;
 use crate::picker::Picking;

@@ -1,6 +1,6 @@
 //! Where later prompts are likely to part from a prompt of the chat formats.
 
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 /// Begin turns.
 const TURNS: [&str; 2] = ["<｜User｜>", "<｜Assistant｜>"];

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 use std::sync::LazyLock;
-use v4_chat::intake::WantedTool;
 
 use serde_json::{Value, json};
 use v4_chat::ModelVersion;
-use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_chat::intake::WantedTool;
+use v4_tokenizer::{Marks, Tokenizer};
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! Sessions that nobody uses at the moment, for prompts that begin like them.
 
-use v4_runtime::sessions::Landmark;
+use v4_runtime::storage::Landmark;
 use v4_runtime::{Engine, EngineError, Hooks, Session};
 
 /// Shorter sessions are not worth their place.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use v4_runtime::sessions::{SessionError, Store};
+use v4_runtime::storage::{SessionError, Store};
 use v4_runtime::{Engine, EngineError, Session};
 
 use super::idle::{Named, same_conversation};

@@ -21,7 +21,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use v4_runtime::sessions::Landmark;
+use idle::{Idle, Named};
+use kept::Kept;
+use pace::Pace;
+use queue::Queue;
+use sequence::{End, Sequence};
+use v4_runtime::storage::Landmark;
 use v4_runtime::{Batch, Engine, EngineError, Session};
 
 use crate::config::SessionStore;
@@ -29,11 +34,6 @@ use crate::error::ServeError;
 use crate::jobs::{Failure, Inbox, Job, Output};
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
-use idle::{Idle, Named};
-use kept::Kept;
-use pace::Pace;
-use queue::Queue;
-use sequence::{End, Sequence};
 
 /// How long the thread sleeps without work before it says that it lives.
 const NAP: Duration = Duration::from_millis(200);

@@ -1,6 +1,6 @@
 //! Where sessions are kept to be gone on from.
 
-use v4_runtime::sessions::Landmark;
+use v4_runtime::storage::Landmark;
 
 use crate::jobs::Job;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
-use v4_runtime::sampling::SamplerError;
-use v4_runtime::sessions::Landmark;
+use v4_runtime::generation::SamplerError;
+use v4_runtime::storage::Landmark;
 use v4_runtime::{Engine, EngineError, Logits, Session, Want};
 
 use super::idle::Named;

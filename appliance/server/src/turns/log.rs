@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use v4_chat::{Place, Written};
-use v4_runtime::sessions::{Fingerprint, SessionKey};
+use v4_runtime::storage::{Fingerprint, SessionKey};
 
 use crate::config::SessionStore;
 

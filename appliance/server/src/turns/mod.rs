@@ -9,13 +9,13 @@ mod log;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use log::TurnLog;
 use v4_chat::{Place, Written};
-use v4_runtime::sessions::Fingerprint;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_runtime::storage::Fingerprint;
+use v4_tokenizer::Tokenizer;
 
 use crate::config::SessionStore;
 use crate::notify::Notifier;
-use log::TurnLog;
 
 /// Ids of all turns together.
 const MOST_IDS: usize = 4 << 20;

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use anyhow::bail;
 use serde_json::{Value, json};
-use v4_runtime::engram::{EngramStats, EngramStore};
-use v4_runtime::gguf::GgufFile;
+use v4_files::gguf::GgufFile;
 use v4_runtime::model::ModelConfig;
 use v4_runtime::profile::Profile;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_runtime::residency::engram::{EngramStats, EngramStore};
+use v4_tokenizer::Tokenizer;
 
 use super::BenchArgs;
 use super::timing::{Kind, Run, Timing};
@@ -112,7 +112,12 @@ pub fn open(args: &BenchArgs) -> anyhow::Result<(Arc<EngramStore>, Tokens)> {
     };
     let named = |e: &dyn std::fmt::Display| anyhow::anyhow!("{}: {e}", path.display());
     let tokenizer = Tokenizer::from_gguf(file.metadata()).map_err(|e| named(&e))?;
-    let store = engram.open(&file, &tokenizer, &options::engram(&args.engine.disk))?;
+    let store = EngramStore::of_model(
+        &file,
+        engram,
+        &tokenizer,
+        &options::engram(&args.engine.disk),
+    )?;
     let tokens = Tokens::new(args.text.as_deref(), &tokenizer, &config)?;
     Ok((store, tokens))
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use serde_json::json;
-use v4_runtime::memory::limits;
+use v4_runtime::residency::limits;
 use v4_runtime::{Engine, EngineOptions, Session, Want};
 
 pub use self::args::{BenchArgs, EngramBench};
@@ -84,12 +84,12 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             ))
         }
     };
-    let ceilings = if args.no_probe {
+    let roofline = if args.no_probe {
         None
     } else {
         bar.set_message("measuring the machine");
         // Half of what is free.
-        engine.ceilings(limits().free().unwrap_or(0) / 2)
+        engine.roofline(limits().free().unwrap_or(0) / 2)
     };
     let mut timings = Vec::new();
     // One session passes all depths; runs begin with what it has seen.
@@ -138,7 +138,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         args: &args,
         engine: &engine,
         kv_bytes: session.kv_bytes(),
-        ceilings,
+        roofline,
         timings: &timings,
     };
     if args.json {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
-use v4_runtime::{Ceilings, Engine};
+use v4_runtime::{Engine, Roofline};
 
 use super::BenchArgs;
 use super::timing::{Kind, PerToken, Timing};
@@ -16,7 +16,7 @@ pub struct Report<'a> {
     pub engine: &'a Engine,
     /// Bytes of the caches at the greatest depth.
     pub kv_bytes: usize,
-    pub ceilings: Option<Ceilings>,
+    pub roofline: Option<Roofline>,
     pub timings: &'a [Timing],
 }
 
@@ -47,7 +47,7 @@ impl Report<'_> {
             machine.cores,
             machine.memory as f64 / 1e9
         )?;
-        if let Some(c) = &self.ceilings {
+        if let Some(c) = &self.roofline {
             writeln!(
                 out,
                 "best measured: {:.1} GB/s read, {:.0} GOP/s int8, {:.0} GFLOP/s f32",
@@ -88,9 +88,9 @@ impl Report<'_> {
                 short(per_token.weights),
                 short(per_token.cache),
                 bytes / 1e9,
-                percent(bytes, self.ceilings.map(|c| c.read_bytes)),
+                percent(bytes, self.roofline.map(|c| c.read_bytes)),
                 operations / 1e9,
-                percent(operations, self.ceilings.map(|c| c.int8_operations)),
+                percent(operations, self.roofline.map(|c| c.int8_operations)),
             )?;
             if let Some(usage) = &timing.engram {
                 writeln!(out, "{}", usage.line())?;
@@ -167,8 +167,8 @@ impl Report<'_> {
         )?;
         for timing in self.timings {
             let per_token = timing.per_token();
-            let ceiling = |of: fn(&Ceilings) -> f64| {
-                self.ceilings
+            let ceiling = |of: fn(&Roofline) -> f64| {
+                self.roofline
                     .as_ref()
                     .map_or(String::new(), |c| of(c).to_string())
             };
@@ -210,7 +210,7 @@ impl Report<'_> {
             "kv_bytes_at_end": self.kv_bytes,
             "tests": self.timings.iter().map(|t| self.test(t)).collect::<Vec<_>>(),
         });
-        if let Some(c) = &self.ceilings {
+        if let Some(c) = &self.roofline {
             report["ceilings"] = json!({
                 "bytes_per_second": c.read_bytes,
                 "int8_operations_per_second": c.int8_operations,
@@ -223,7 +223,7 @@ impl Report<'_> {
     fn test(&self, timing: &Timing) -> Value {
         let mut test = timing.json();
         let per_token = timing.per_token();
-        if let Some(c) = &self.ceilings {
+        if let Some(c) = &self.roofline {
             // What bounds the one and the other.
             test["share_of_ceiling"] = match timing.kind {
                 Kind::Decode(_) => per_token.bytes() * timing.median() / c.read_bytes,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use v4_runtime::model::ModelConfig;
-use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_tokenizer::{Marks, Tokenizer};
 
 /// Where tokens come from.
 #[derive(Debug)]

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 use v4_chat::{Conversation, Turn, continuing};
-use v4_runtime::generation::Finish;
-use v4_runtime::sampling::{Sampler, SamplerOptions};
+use v4_runtime::generation::{Finish, Sampler, SamplerOptions};
 use v4_runtime::{Engine, Session};
 
 use super::slash::{HELP, Slash};

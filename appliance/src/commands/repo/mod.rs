@@ -14,9 +14,10 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use v4_chat::Turn;
-use v4_runtime::gguf::GgufFile;
-use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_files::gguf::GgufFile;
 use v4_runtime::{Engine, EngineError, Hooks, Want};
+use v4_tokenizer::{Marks, Tokenizer};
+use walk::{Filter, LeftOut, SourceFile, walk};
 
 use super::answer::Request;
 use super::print_json;
@@ -26,7 +27,6 @@ use crate::output::{Notes, one_line};
 use crate::reply::Reply;
 use crate::saved::{SessionArgs, Sessions};
 use crate::{model, options, prompt};
-use walk::{Filter, LeftOut, SourceFile, walk};
 
 /// Room for the question and its answer if the context is not given.
 const ROOM: usize = 4096;

@@ -1,15 +1,10 @@
 //! What a V4.1 file says of its Engram tables (spec/gguf.md section 5).
 
-use std::sync::Arc;
+use v4_tokenizer::Tokenizer;
 
 use super::keys::Keys;
-use crate::engram::{
-    Addressing, EngramConfig, EngramError, EngramOptions, EngramStore, StoredConstants,
-    TokenClasses,
-};
 use crate::error::EngineError;
-use crate::gguf::GgufFile;
-use crate::tokenizer::Tokenizer;
+use crate::model::engram::{Addressing, EngramConfig, EngramError, StoredConstants, TokenClasses};
 
 /// The vocabulary size of all published tables, for files that state neither it
 /// nor the primes. Their row counts must agree with it.
@@ -131,30 +126,6 @@ impl EngramModel {
             rows: s.rows.as_deref(),
         })?;
         Ok(addressing)
-    }
-
-    /// Opens the tables of `file`, whose description this is.
-    ///
-    /// # Errors
-    /// As [`Self::addressing`] and [`EngramStore::open`].
-    pub fn open(
-        &self,
-        file: &Arc<GgufFile>,
-        tokenizer: &Tokenizer,
-        options: &EngramOptions,
-    ) -> Result<Arc<EngramStore>, EngineError> {
-        let addressing = self.addressing(tokenizer);
-        let addressing = addressing.map_err(|e| EngineError::Model {
-            path: file.path().to_path_buf(),
-            what: e.to_string(),
-        })?;
-        EngramStore::open(
-            file,
-            addressing,
-            self.width,
-            self.encoding.as_deref(),
-            options,
-        )
     }
 
     /// Values of one token's rows of one table.

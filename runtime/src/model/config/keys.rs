@@ -1,7 +1,8 @@
 //! Metadata keys of one architecture, bounded, under all names in the wild.
 
+use v4_files::gguf::{GgufError, GgufFile, Metadata, Value};
+
 use crate::error::EngineError;
-use crate::gguf::{GgufError, GgufFile, Metadata, Value};
 
 /// Our name (llama.cpp's where it has one), and what files of ds4's tools call
 /// the same thing: the names of the published config (spec/gguf.md section 5,

@@ -1,9 +1,10 @@
 //! What differs from layer to layer.
 
+use v4_files::gguf::Value;
+
 use super::keys::Keys;
 use super::{Attention, Candidates, Family, IndexRole, LayerConfig};
 use crate::error::EngineError;
-use crate::gguf::Value;
 
 /// Reads the layers of a model with `layers` of them.
 pub(super) fn layers(

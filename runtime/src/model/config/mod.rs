@@ -7,13 +7,15 @@
 mod engram;
 mod keys;
 mod layers;
+mod yarn;
+
+use keys::{Keys, model};
+use v4_files::gguf::GgufFile;
 
 use crate::error::EngineError;
-use crate::gguf::GgufFile;
-use crate::math::Yarn;
-use keys::{Keys, model};
 
 pub use engram::EngramModel;
+pub use yarn::Yarn;
 
 /// Which of the two architectures a model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

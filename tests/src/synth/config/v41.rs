@@ -3,8 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use v4_runtime::engram::{Addressing, EngramConfig, TokenClasses};
-use v4_runtime::tokenizer::Tokenizer;
+use v4_runtime::model::engram::{Addressing, EngramConfig, TokenClasses};
+use v4_tokenizer::Tokenizer;
 
 use super::fields::Fields;
 

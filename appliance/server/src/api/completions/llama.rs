@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use v4_chat::Logprob;
-use v4_runtime::sampling::SamplerOptions;
+use v4_runtime::generation::SamplerOptions;
 
 use super::fields::{Fields, wrong};
 use super::logprobs::spelled;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 use v4_chat::Logprob;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 /// A token's text; as OpenAI writes it where it is a piece of a character.
 pub(super) fn spelled(tokenizer: &Tokenizer, id: u32) -> String {
@@ -102,7 +102,7 @@ impl Logprobs {
 mod tests {
     use std::path::Path;
 
-    use v4_runtime::tokenizer::Marks;
+    use v4_tokenizer::Marks;
 
     use super::super::text::Text;
     use super::*;

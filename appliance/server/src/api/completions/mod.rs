@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use v4_chat::Request;
 use v4_runtime::Adapter;
-use v4_runtime::sampling::SamplerOptions;
+use v4_runtime::generation::SamplerOptions;
 
 use super::extras::Extras;
 use super::generation;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use serde_json::Value;
-use v4_runtime::tokenizer::{Marks, Tokenizer};
+use v4_tokenizer::{Marks, Tokenizer};
 
 use super::fields::{Fields, wrong};
 use crate::http::{ApiError, Completing, Kind};

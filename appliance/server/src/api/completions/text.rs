@@ -1,7 +1,7 @@
 //! Raw text from tokens: characters whole, stop strings found, the block kept to.
 
 use v4_runtime::generation::StopFilter;
-use v4_runtime::tokenizer::{DecodeStream, Tokenizer};
+use v4_tokenizer::{DecodeStream, Tokenizer};
 
 use crate::http::{ApiError, Kind};
 
@@ -160,7 +160,7 @@ impl Indent {
 mod tests {
     use std::path::Path;
 
-    use v4_runtime::tokenizer::Marks;
+    use v4_tokenizer::Marks;
 
     use super::*;
 

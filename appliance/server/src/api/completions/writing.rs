@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 use v4_chat::Logprob;
-use v4_runtime::tokenizer::Tokenizer;
+use v4_tokenizer::Tokenizer;
 
 use super::text::{Cut, Text};
 use crate::http::ApiError;

@@ -1,0 +1,460 @@
+//! Routing, and the experts' feed-forward (spec 3.6).
+
+use rayon::prelude::*;
+use wide::f32x8;
+
+use super::elementwise::load;
+use super::index::best_first;
+use super::matmul::{Activations, gather};
+use super::{Cpu, Matrix};
+use crate::compute::arithmetic;
+use crate::compute::backend::{Choose, ExpertWeights, RouteSpec, Routing, WeightRows};
+use crate::compute::profile::Work;
+use crate::error::EngineError;
+use crate::model::Tensor;
+
+/// See [`super::super::Backend::route`].
+pub(super) fn route(logits: &Matrix, spec: RouteSpec, choose: Choose<'_>) -> Routing {
+    let tokens = logits.rows;
+    let mut routing = Routing {
+        used: spec.used,
+        experts: Vec::with_capacity(tokens * spec.used),
+        weights: Vec::with_capacity(tokens * spec.used),
+        margins: Vec::with_capacity(tokens),
+    };
+    let mut order: Vec<u32> = Vec::with_capacity(spec.experts);
+    for t in 0..tokens {
+        let scores: Vec<f32> = logits
+            .row(t)
+            .iter()
+            .map(|&x| arithmetic::sqrt_softplus(x))
+            .collect();
+        order.clear();
+        match choose {
+            Choose::Hash(table, ids) => {
+                let at = ids[t] as usize * spec.used;
+                order.extend(&table[at..at + spec.used]);
+                routing.margins.push(f32::INFINITY);
+            }
+            Choose::Bias(bias) => {
+                let biased: Vec<f32> = scores.iter().zip(bias).map(|(s, b)| s + b).collect();
+                order.extend(0..spec.experts as u32);
+                order.sort_unstable_by(|&a, &b| best_first(&biased, a, b));
+                let margin = order.get(spec.used).map_or(f32::INFINITY, |&next| {
+                    biased[order[spec.used - 1] as usize] - biased[next as usize]
+                });
+                routing.margins.push(margin);
+                order.truncate(spec.used);
+            }
+        }
+        let sum: f32 = order.iter().map(|&e| scores[e as usize]).sum();
+        let factor = if spec.normalise {
+            spec.scale / (sum + 1e-20)
+        } else {
+            spec.scale
+        };
+        routing
+            .weights
+            .extend(order.iter().map(|&e| scores[e as usize] * factor));
+        routing.experts.extend(&order);
+    }
+    routing
+}
+
+/// What [`Cpu::run_experts`] reads and computes.
+pub(super) fn work(
+    routed: &ExpertWeights<Cpu>,
+    shared: Option<&ExpertWeights<Cpu>>,
+    routing: &Routing,
+    tokens: usize,
+) -> Work {
+    let mut experts = routing.experts.clone();
+    experts.sort_unstable();
+    experts.dedup();
+    let of = |weights: &ExpertWeights<Cpu>, matrices: usize, pairs: usize| {
+        let each = [&weights.gate, &weights.up, &weights.down];
+        let bytes: usize = each.iter().map(|w| w.rows() * w.row_bytes()).sum();
+        let values: usize = each.iter().map(|w| w.rows() * w.cols()).sum();
+        super::weights(matrices * bytes, 2 * pairs * values)
+    };
+    let shared = shared.map(|shared| of(shared, 1, tokens));
+    of(routed, experts.len(), routing.experts.len()).plus(shared.unwrap_or_default())
+}
+
+/// The tokens that one expert works on.
+struct Group<'a> {
+    weights: &'a ExpertWeights<Cpu>,
+    /// Its number; `None` for the shared one.
+    expert: Option<u32>,
+    /// Token, and the weight of this expert for it.
+    tokens: Vec<(usize, f32)>,
+    /// Pairs of token and expert in the groups before.
+    start: usize,
+}
+
+/// A group whose expert is in memory: bytes of its gate, up and down matrices, and
+/// where its tokens' outputs go, `[tokens, d]` in the pieces of [`tasks`].
+struct Ready<'a, 'b> {
+    group: &'b Group<'a>,
+    matrices: [&'b [u8]; 3],
+    out: &'b mut [f32],
+}
+
+/// A piece of one group's output rows: `out` is `[tokens, rows]`.
+struct Task<'a, 'b> {
+    group: &'b Group<'a>,
+    matrices: [&'b [u8]; 3],
+    index: usize,
+    first: usize,
+    out: &'b mut [f32],
+}
+
+impl Cpu {
+    /// See [`super::super::Backend::experts`].
+    pub(super) fn run_experts(
+        &self,
+        routed: &ExpertWeights<Cpu>,
+        shared: Option<&ExpertWeights<Cpu>>,
+        routing: &Routing,
+        x: &Matrix,
+        y: &mut Matrix,
+    ) -> Result<(), EngineError> {
+        let (tokens, d) = (x.rows, x.cols);
+        let (groups, places) = group(routed, shared, routing, tokens);
+        let pairs = groups.last().map_or(0, |g| g.start + g.tokens.len());
+        let mut out = vec![0.0; pairs * d];
+        match &routed.streamed {
+            None => {
+                groups.par_iter().try_for_each(Group::check)?;
+                let parts = split(&groups, &mut out, d);
+                let ready = groups.iter().zip(parts).map(|(group, out)| Ready {
+                    group,
+                    matrices: group.resident(),
+                    out,
+                });
+                self.run_groups(ready.collect(), x);
+            }
+            Some(layer) => {
+                // By number of expert, the shared one last.
+                let experts: Vec<u32> = groups.iter().filter_map(|g| g.expert).collect();
+                let mut parts: Vec<_> = split(&groups, &mut out, d).into_iter().map(Some).collect();
+                let mut shared_part = parts.drain(experts.len()..).next().flatten();
+                let first = || {
+                    if let (Some(group), Some(out)) =
+                        (groups.get(experts.len()), shared_part.take())
+                    {
+                        let ready = Ready {
+                            group,
+                            matrices: group.resident(),
+                            out,
+                        };
+                        self.run_groups(vec![ready], x);
+                    }
+                };
+                layer.each(&experts, first, |residents| {
+                    let ready = residents.iter().filter_map(|resident| {
+                        let at = experts.binary_search(&resident.expert()).ok()?;
+                        Some(Ready {
+                            group: &groups[at],
+                            matrices: resident.matrices(),
+                            out: parts[at].take()?,
+                        })
+                    });
+                    self.run_groups(ready.collect(), x);
+                })?;
+            }
+        }
+
+        // Per token, in the order in which its experts were chosen; shared last.
+        y.reshape(tokens, d);
+        y.data.par_chunks_mut(d).zip(&places).for_each_init(
+            || vec![0.0; d],
+            |part, (y, places)| {
+                y.fill(0.0);
+                for &(g, i) in places {
+                    let m = groups[g].tokens.len();
+                    let pieces = &out[groups[g].start * d..][..m * d];
+                    let step = Self::task_rows(whole(&groups[g].weights.down), d, m);
+                    gather(pieces, step, m, i, part);
+                    for (y, v) in y.iter_mut().zip(&*part) {
+                        *y += v;
+                    }
+                }
+            },
+        );
+        Ok(())
+    }
+
+    /// The outputs of some groups.
+    fn run_groups(&self, mut ready: Vec<Ready<'_, '_>>, x: &Matrix) {
+        let hidden = self.hidden(&ready, x);
+        let Some(first) = ready.first() else {
+            return;
+        };
+        let (ff, d) = (first.group.weights.down.cols(), x.cols);
+        let types: Vec<_> = ready.iter().map(|r| r.group.weights.down.ty()).collect();
+        let acts = Activations::new(self, &hidden, ff, &types);
+        let mut start = 0;
+        let inputs: Vec<_> = ready
+            .iter()
+            .map(|r| {
+                let rows = start..start + r.group.tokens.len();
+                start = rows.end;
+                acts.input(self, r.group.weights.down.ty(), rows)
+            })
+            .collect();
+        let parts = ready.iter_mut().map(|r| (r.group, r.matrices, &mut *r.out));
+        let tasks = tasks(parts, d, |g| &g.weights.down);
+        tasks.into_par_iter().with_max_len(1).for_each(|task| {
+            let down = &task.group.weights.down;
+            let rows = WeightRows::of(down, task.matrices[2]).part(task.first, task.rows());
+            self.dot_rows(rows, &inputs[task.index], task.out);
+        });
+    }
+
+    /// `weight * silu(gate) * up` of every group's tokens: `[pairs, ff]`, in
+    /// the order of the groups.
+    fn hidden(&self, ready: &[Ready<'_, '_>], x: &Matrix) -> Vec<f32> {
+        let types: Vec<_> = ready
+            .iter()
+            .flat_map(|r| [r.group.weights.gate.ty(), r.group.weights.up.ty()])
+            .collect();
+        let acts = Activations::new(self, &x.data, x.cols, &types);
+        let Some(first) = ready.first() else {
+            return Vec::new();
+        };
+        let inputs: Vec<_> = ready
+            .iter()
+            .map(|r| {
+                let tokens = || r.group.tokens.iter().map(|&(t, _)| t);
+                [&r.group.weights.gate, &r.group.weights.up]
+                    .map(|w| acts.input(self, w.ty(), tokens()))
+            })
+            .collect();
+        let ff = first.group.weights.gate.rows();
+        let pairs: usize = ready.iter().map(|r| r.group.tokens.len()).sum();
+        let mut out = vec![0.0; pairs * ff];
+        let mut rest = out.as_mut_slice();
+        let parts = ready.iter().map(|r| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(r.group.tokens.len() * ff);
+            rest = after;
+            (r.group, r.matrices, part)
+        });
+        let tasks = tasks(parts, ff, |g| &g.weights.gate);
+        tasks.into_par_iter().with_max_len(1).for_each(|task| {
+            let (m, n) = (task.group.tokens.len(), task.rows());
+            let weights = task.group.weights;
+            let [gate, up, _] = task.matrices;
+            let gate = WeightRows::of(&weights.gate, gate).part(task.first, n);
+            let up = WeightRows::of(&weights.up, up).part(task.first, n);
+            let [gate_input, up_input] = &inputs[task.index];
+            let mut ups = vec![0.0; m * n];
+            self.dot_rows(gate, gate_input, task.out);
+            self.dot_rows(up, up_input, &mut ups);
+            swiglu(task.out, &ups, weights.limit);
+            for (row, (_, w)) in task.out.chunks_exact_mut(n).zip(&task.group.tokens) {
+                row.iter_mut().for_each(|v| *v *= w);
+            }
+        });
+        if pairs == ready.len() {
+            // One token each: its pieces are its row.
+            return out;
+        }
+        let mut hidden = vec![0.0; pairs * ff];
+        let mut rest = hidden.as_mut_slice();
+        let mut pieces = out.as_slice();
+        let mut rows = Vec::with_capacity(pairs);
+        for Ready { group, .. } in ready {
+            let m = group.tokens.len();
+            let step = Self::task_rows(whole(&group.weights.gate), ff, m);
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(m * ff);
+            rest = after;
+            let (from, after) = pieces.split_at(m * ff);
+            pieces = after;
+            let part = part.chunks_exact_mut(ff).enumerate();
+            rows.extend(part.map(|(t, row)| (from, step, m, t, row)));
+        }
+        rows.into_par_iter()
+            .for_each(|(pieces, step, m, t, row)| gather(pieces, step, m, t, row));
+        hidden
+    }
+}
+
+impl Group<'_> {
+    /// Sees that matrices in memory are what the file's hashes say; the shared expert's
+    /// were checked when they were loaded.
+    fn check(&self) -> Result<(), EngineError> {
+        let Some(expert) = self.expert else {
+            return Ok(());
+        };
+        [&self.weights.gate, &self.weights.up, &self.weights.down]
+            .into_iter()
+            .try_for_each(|w| w.check_matrix(expert as usize))
+    }
+
+    /// The matrices where the model has them in memory.
+    fn resident(&self) -> [&[u8]; 3] {
+        let expert = self.expert.unwrap_or(0) as usize;
+        [&self.weights.gate, &self.weights.up, &self.weights.down].map(|w| w.matrix(expert))
+    }
+}
+
+impl Task<'_, '_> {
+    /// Rows of the weight.
+    fn rows(&self) -> usize {
+        self.out.len() / self.group.tokens.len().max(1)
+    }
+}
+
+/// All rows of a weight.
+fn whole(w: &Tensor) -> WeightRows<'_> {
+    WeightRows::of(w, w.data())
+}
+
+/// Cuts the outputs of all groups, `[pairs, d]`, into those of each.
+fn split<'b>(groups: &[Group<'_>], mut out: &'b mut [f32], d: usize) -> Vec<&'b mut [f32]> {
+    let mut parts = Vec::with_capacity(groups.len());
+    for group in groups {
+        let (part, rest) = std::mem::take(&mut out).split_at_mut(group.tokens.len() * d);
+        out = rest;
+        parts.push(part);
+    }
+    parts
+}
+
+/// Groups a chunk's tokens by expert, and says where each token's results
+/// lie: group and index in it.
+#[allow(clippy::type_complexity)]
+fn group<'a>(
+    routed: &'a ExpertWeights<Cpu>,
+    shared: Option<&'a ExpertWeights<Cpu>>,
+    routing: &Routing,
+    tokens: usize,
+) -> (Vec<Group<'a>>, Vec<Vec<(usize, usize)>>) {
+    let used = routing.used;
+    let mut by_expert: Vec<usize> = (0..tokens * used).collect();
+    by_expert.sort_by_key(|&pair| routing.experts[pair]);
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    let mut places = vec![vec![(0, 0); used]; tokens];
+    for pair in by_expert {
+        let expert = Some(routing.experts[pair]);
+        if groups.last().is_none_or(|g| g.expert != expert) {
+            groups.push(Group {
+                weights: routed,
+                expert,
+                tokens: Vec::new(),
+                start: groups.last().map_or(0, |g| g.start + g.tokens.len()),
+            });
+        }
+        let last = groups.len() - 1;
+        let (token, slot) = (pair / used, pair % used);
+        places[token][slot] = (last, groups[last].tokens.len());
+        groups[last].tokens.push((token, routing.weights[pair]));
+    }
+    if let Some(weights) = shared {
+        for (t, places) in places.iter_mut().enumerate() {
+            places.push((groups.len(), t));
+        }
+        groups.push(Group {
+            weights,
+            expert: None,
+            tokens: (0..tokens).map(|t| (t, 1.0)).collect(),
+            start: tokens * used,
+        });
+    }
+    (groups, places)
+}
+
+/// Cuts the outputs of groups into pieces of their rows.
+fn tasks<'a: 'b, 'b>(
+    parts: impl Iterator<Item = (&'b Group<'a>, [&'b [u8]; 3], &'b mut [f32])>,
+    rows: usize,
+    weight: impl Fn(&'b Group<'a>) -> &'b Tensor,
+) -> Vec<Task<'a, 'b>> {
+    let mut tasks = Vec::new();
+    for (index, (group, matrices, part)) in parts.enumerate() {
+        let m = group.tokens.len();
+        let step = Cpu::task_rows(whole(weight(group)), rows, m);
+        for (c, out) in part.chunks_mut(step * m).enumerate() {
+            tasks.push(Task {
+                group,
+                matrices,
+                index,
+                first: c * step,
+                out,
+            });
+        }
+    }
+    tasks
+}
+
+/// `gate = silu(min(gate, limit)) * clamp(up, -limit, limit)`.
+pub(super) fn swiglu(gate: &mut [f32], up: &[f32], limit: f32) {
+    let (max, min) = (f32x8::splat(limit), f32x8::splat(-limit));
+    let one = f32x8::ONE;
+    let mut gates = gate.chunks_exact_mut(8);
+    let mut ups = up.chunks_exact(8);
+    let run = |g: &mut [f32], u: &[f32]| {
+        // The value second: then a NaN, from damaged weights, stays one.
+        let v = max.fast_min(load(g));
+        let u = min.fast_max(max.fast_min(load(u)));
+        let y = v / (one + (-v).exp()) * u;
+        g.copy_from_slice(&y.to_array());
+    };
+    for (g, u) in (&mut gates).zip(&mut ups) {
+        run(g, u);
+    }
+    // The last few lanes go the same way, so that a value's bits do not
+    // depend on its place.
+    let (g, u) = (gates.into_remainder(), ups.remainder());
+    if !g.is_empty() {
+        let (mut gp, mut upad) = ([0.0; 8], [0.0; 8]);
+        gp[..g.len()].copy_from_slice(g);
+        upad[..u.len()].copy_from_slice(u);
+        run(&mut gp, &upad);
+        g.copy_from_slice(&gp[..g.len()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swiglu_clamps_the_gate_above_and_up_on_both_sides() {
+        let mut g: Vec<f32> = vec![20.0, -20.0, 1.0];
+        swiglu(&mut g, &[-50.0, 50.0, 0.5], 10.0);
+        let silu = |x: f32| x * arithmetic::sigmoid(x);
+        assert!((g[0] - silu(10.0) * -10.0).abs() < 1e-3);
+        assert!((g[1] - silu(-20.0) * 10.0).abs() < 1e-6);
+        assert!((g[2] - silu(1.0) * 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn swiglu_keeps_nan() {
+        for (g, u) in [(f32::NAN, 1.0), (1.0, f32::NAN)] {
+            let mut x = [g];
+            swiglu(&mut x, &[u], 10.0);
+            assert!(x[0].is_nan());
+        }
+    }
+
+    #[test]
+    fn routing_breaks_ties_by_index_and_weighs_without_bias() {
+        let logits = Matrix {
+            rows: 1,
+            cols: 4,
+            data: vec![1.0, 1.0, 1.0, 5.0],
+        };
+        let spec = RouteSpec {
+            experts: 4,
+            used: 2,
+            normalise: true,
+            scale: 1.5,
+        };
+        let r = route(&logits, spec, Choose::Bias(&[0.0, 9.0, 9.0, 0.0]));
+        assert_eq!(r.experts, [1, 2]);
+        assert_eq!(r.margins.len(), 1);
+        assert_eq!(r.weights, [0.75, 0.75]);
+    }
+}

@@ -1,0 +1,18 @@
+//! A tensor's bytes in memory of their own.
+
+use v4_files::io::AlignedBuffer;
+
+/// The bytes of one tensor.
+#[derive(Debug)]
+pub(super) struct Copied {
+    pub buffer: AlignedBuffer,
+    /// Where in the buffer they begin.
+    pub start: usize,
+    pub len: usize,
+}
+
+impl Copied {
+    pub fn data(&self) -> &[u8] {
+        &self.buffer[self.start..][..self.len]
+    }
+}

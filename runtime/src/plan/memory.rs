@@ -1,0 +1,252 @@
+//! Where every group of bytes goes, from a file's header alone.
+
+use v4_files::ByteSize;
+use v4_files::gguf::{GgufFile, TensorInfo};
+
+use super::sizes::{SessionSize, kv_bytes, session_bytes};
+use crate::compute::forward::KvPrecision;
+use crate::error::EngineError;
+use crate::model::{ModelConfig, is_engram_table, is_expert};
+use crate::residency::engram::EngramPlacement;
+use crate::residency::experts::slot_bytes;
+
+/// What the program takes beside weights, caches and buffers: its code, threads'
+/// stacks, and what the allocator keeps.
+const PROGRAM_BYTES: u64 = 160 << 20;
+/// The tokenizer and the header take so many times the header's length, at most.
+const HEADER_FACTOR: u64 = 12;
+
+/// What a plan is made for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanRequest {
+    /// Bytes that the engine may use; `None` for as many as it takes.
+    pub memory: Option<u64>,
+    /// Tokens of one session.
+    pub context: usize,
+    /// Tokens of a prompt run at once.
+    pub chunk: usize,
+    /// How caches are stored.
+    pub kv: KvPrecision,
+    /// Worker threads.
+    pub threads: usize,
+    /// Where Engram tables are; `None` if they are not used.
+    pub engram: Option<EngramPlacement>,
+    /// Memory for Engram rows that were read before.
+    pub engram_cache: u64,
+    /// Most experts in memory, however much there is.
+    pub most_slots: Option<usize>,
+    /// Bytes of whole reads.
+    pub unit: usize,
+    /// Memory for the hashes that the file is checked against.
+    pub hashes: u64,
+    /// Memory for adapters that are loaded later.
+    pub adapters: u64,
+}
+
+/// The routed experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertPlan {
+    /// Experts of all layers together.
+    pub count: usize,
+    /// Layers with experts.
+    pub layers: usize,
+    /// Experts that a token uses in each.
+    pub used: usize,
+    /// Bytes of all experts in the file.
+    pub bytes: u64,
+    /// Bytes that one takes in memory.
+    pub slot_bytes: u64,
+    /// Whether they are read as tokens need them; all are mapped otherwise.
+    pub streamed: bool,
+    /// Experts in memory when a session is at its full context.
+    pub slots: usize,
+    /// Experts in memory beside an empty session.
+    pub slots_at_start: usize,
+    /// Experts that must have room.
+    pub least_slots: usize,
+}
+
+/// Where every group of bytes goes. All numbers are bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryPlan {
+    /// What may be used; `None` without a bound.
+    pub allowed: Option<u64>,
+    /// Weights that every token reads.
+    pub dense: u64,
+    /// Token embeddings: mapped, a row is read per token, and the system keeps of
+    /// them what it likes.
+    pub embedding: u64,
+    /// The routed experts.
+    pub experts: ExpertPlan,
+    /// Engram tables in the file.
+    pub engram_tables: u64,
+    /// Engram tables or rows in memory.
+    pub engram_memory: u64,
+    /// Caches of one session at its full context.
+    pub kv: u64,
+    /// Buffers of a session while it reads a prompt.
+    pub scratch: u64,
+    /// The program itself, with the tokenizer and the hashes of the file.
+    pub program: u64,
+    /// Adapters.
+    pub adapters: u64,
+    /// Tokens of the session.
+    pub context: usize,
+}
+
+impl MemoryPlan {
+    /// Makes the plan.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] if what must be in memory does not fit, with what
+    /// would.
+    pub fn new(
+        file: &GgufFile,
+        cfg: &ModelConfig,
+        request: &PlanRequest,
+    ) -> Result<Self, EngineError> {
+        let sum = |of: &dyn Fn(&str) -> bool| -> u64 {
+            let tensors = file.tensors().iter().filter(|t| of(&t.name));
+            tensors.map(|t| t.bytes).sum()
+        };
+        let embedding = sum(&|name| name == "token_embd.weight");
+        let engram_tables = sum(&is_engram_table);
+        let expert_bytes = sum(&is_expert);
+        let all = sum(&|_| true);
+        let engram_memory = match request.engram {
+            None => 0,
+            Some(_) if engram_tables == 0 => 0,
+            Some(EngramPlacement::Memory) => engram_tables,
+            Some(EngramPlacement::Disk) => request.engram_cache,
+        };
+        let chunk = request.chunk.min(request.context).max(1);
+        let kv = kv_bytes(cfg, request.kv, request.context);
+        let size = SessionSize {
+            tokens: request.context,
+            context: request.context,
+            rows: chunk,
+            chunk,
+            logits: 1,
+        };
+        let mut plan = Self {
+            allowed: request.memory,
+            dense: all - embedding - engram_tables - expert_bytes,
+            embedding,
+            experts: Self::experts(file, cfg, request, expert_bytes),
+            engram_tables,
+            engram_memory,
+            kv,
+            scratch: session_bytes(cfg, request.kv, request.threads, size) - kv,
+            program: PROGRAM_BYTES + HEADER_FACTOR * file.header().data_offset + request.hashes,
+            adapters: request.adapters,
+            context: request.context,
+        };
+        let allowed = plan.allowed.unwrap_or(u64::MAX);
+        let sessions = plan.kv + plan.scratch;
+        let all = plan.fixed().saturating_add(expert_bytes + sessions);
+        if all <= allowed && request.most_slots.is_none() {
+            return Ok(plan);
+        }
+        let experts = &mut plan.experts;
+        experts.streamed = expert_bytes > 0;
+        let most = request.most_slots.unwrap_or(usize::MAX).min(experts.count);
+        experts.least_slots = experts.least_slots.min(most.max(1));
+        let least = plan.fixed() + plan.experts.least_slots as u64 * plan.experts.slot_bytes;
+        if least + sessions > allowed {
+            let needed = ByteSize(least + sessions);
+            return Err(EngineError::Memory {
+                what: format!(
+                    "the model with a context of {} tokens (weights of every token {}, at least {} \
+                     for {} experts, caches {}, buffers {})",
+                    plan.context,
+                    ByteSize(plan.dense),
+                    ByteSize(plan.experts.least_slots as u64 * plan.experts.slot_bytes),
+                    plan.experts.least_slots,
+                    ByteSize(plan.kv),
+                    ByteSize(plan.scratch),
+                ),
+                needed,
+                allowed: ByteSize(allowed),
+                remedy: format!(
+                    "use --memory {} or more, or a smaller --ctx or --chunk",
+                    needed.as_option()
+                ),
+            });
+        }
+        let slots = |taken: u64| {
+            let left = allowed.saturating_sub(plan.fixed() + taken);
+            let slots = left / plan.experts.slot_bytes.max(1);
+            usize::try_from(slots).unwrap_or(usize::MAX).min(most)
+        };
+        let (full, start) = (slots(sessions), slots(0));
+        plan.experts.slots = full;
+        plan.experts.slots_at_start = start;
+        Ok(plan)
+    }
+
+    fn experts(
+        file: &GgufFile,
+        cfg: &ModelConfig,
+        request: &PlanRequest,
+        bytes: u64,
+    ) -> ExpertPlan {
+        let of = |layer: usize, part: &str| -> Option<&TensorInfo> {
+            file.tensor(&format!("blk.{layer}.ffn_{part}_exps.weight"))
+        };
+        let each = |tensor: &TensorInfo| tensor.bytes / cfg.experts.max(1) as u64;
+        let matrices = (0..cfg.layers.len()).filter_map(|l| {
+            Some([
+                each(of(l, "gate")?),
+                each(of(l, "up")?),
+                each(of(l, "down")?),
+            ])
+        });
+        let layers = matrices.clone().count();
+        let slot = slot_bytes(matrices, request.unit).iter().sum::<usize>() as u64;
+        let count = layers * cfg.experts;
+        ExpertPlan {
+            count,
+            layers,
+            used: cfg.experts_used,
+            bytes,
+            slot_bytes: slot,
+            streamed: false,
+            slots: count,
+            slots_at_start: count,
+            // Two tokens' worth: one is computed with while another is read.
+            least_slots: (2 * cfg.experts_used).min(count),
+        }
+    }
+
+    /// What stays in memory while the engine is open, without experts.
+    #[must_use]
+    pub fn fixed(&self) -> u64 {
+        self.dense + self.engram_memory + self.program + self.adapters
+    }
+
+    /// All that is in memory with one session at its full context.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let experts = match self.experts.streamed {
+            true => self.experts.slots as u64 * self.experts.slot_bytes,
+            false => self.experts.bytes,
+        };
+        self.fixed() + experts + self.kv + self.scratch
+    }
+
+    /// Bytes of routed experts that a token uses.
+    #[must_use]
+    pub fn expert_bytes_per_token(&self) -> u64 {
+        let each = self.experts.bytes / self.experts.count.max(1) as u64;
+        each * (self.experts.used * self.experts.layers) as u64
+    }
+
+    /// Share of the experts that are in memory at the full context.
+    #[must_use]
+    pub fn cached_share(&self) -> f64 {
+        match self.experts.streamed {
+            true => self.experts.slots as f64 / self.experts.count.max(1) as f64,
+            false => 1.0,
+        }
+    }
+}

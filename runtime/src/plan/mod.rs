@@ -1,0 +1,11 @@
+//! Where every group of bytes goes and how fast that will be, before a model is loaded:
+//! from a file's header and the machine's rates alone.
+
+mod forecast;
+mod memory;
+mod sizes;
+
+pub use forecast::{Forecast, Rates};
+pub use memory::{ExpertPlan, MemoryPlan, PlanRequest};
+pub(crate) use sizes::{SessionSize, session_bytes};
+pub use sizes::{kv_bytes, scratch_bytes};
