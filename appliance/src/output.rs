@@ -1,4 +1,4 @@
-//! What goes to the terminal, and what may not.
+//! Output to the terminal, with control characters made visible.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};

@@ -1,4 +1,4 @@
-//! Reading small files whole, and parts of large ones by position.
+//! Reads small files whole, and parts of large ones by position.
 
 use std::fs::File;
 use std::io::{self, Read};

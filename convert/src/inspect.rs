@@ -1,4 +1,4 @@
-//! What a GGUF file holds: metadata, tensors and totals, for people and scripts.
+//! Shows what a GGUF file contains: metadata, tensors and totals, for people and scripts.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! `v4-convert`: checkpoints to GGUF files, and a look into GGUF files.
+//! `v4-convert`: converts checkpoints to GGUF files, and inspects, signs and verifies them.
 
 mod cli;
 mod golden;

@@ -1,4 +1,4 @@
-//! Recipes: which tensor gets which type.
+//! Recipes decide which tensor gets which type.
 //!
 //! A recipe is a base (one of the built-in recipes) and a list of rules. The
 //! first rule whose pattern matches a tensor's name gives its type; what no rule

@@ -1,4 +1,4 @@
-//! Conversion of a run of rows: read, decode, encode.
+//! Converts a run of rows: reads, decodes and encodes.
 
 use std::ops::Range;
 use std::path::PathBuf;

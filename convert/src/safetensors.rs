@@ -1,4 +1,4 @@
-//! Headers of safetensors files, read from untrusted bytes.
+//! Reads headers of safetensors files from untrusted bytes.
 //!
 //! A file is `u64` header length, JSON header, data. Each entry gives dtype,
 //! shape and a byte range in the data; ranges must not overlap, leave holes or

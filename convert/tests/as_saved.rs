@@ -1,5 +1,5 @@
-//! Checkpoints as other programs save them, or leave them lying about: read where they
-//! say the same as the published ones, refused with the way out where they do not.
+//! Checkpoints as other programs save or store them: accepted if they have the same meaning
+//! as the published ones, refused with a remedy if not.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Answers, token by token.
+//! Generates answers token by token.
 
 use std::ffi::{c_char, c_void};
 use std::ops::ControlFlow;

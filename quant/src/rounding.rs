@@ -1,6 +1,6 @@
-//! The roundings that the published inference code applies to KV and indexer
-//! caches (spec section 4): in place on float32, and as packed rows of bytes
-//! that decode to the very same values.
+//! The roundings that the published inference code applies to KV and indexer caches (spec
+//! section 4): in place on float32, and as packed rows of bytes that decode to the same
+//! values.
 //!
 //! A block that holds a NaN or an infinity becomes all NaN in every form, so
 //! that an accident upstream is seen and not rounded away.

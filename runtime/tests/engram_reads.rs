@@ -1,4 +1,4 @@
-//! Engram rows by every way to read, from disks that fail, for many at once.
+//! Engram rows with every read method, from failing disks, and for many callers at once.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,5 +1,5 @@
-//! Runs the real programs: builds them once, with a time limit, and checks how
-//! they ended.
+//! Runs the real programs: builds them once, applies a time limit, and checks how they
+//! ended.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

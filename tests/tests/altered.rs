@@ -1,5 +1,5 @@
-//! Models that are not what they were when they were signed: found by `verify`, and by
-//! the engine before a wrong token comes out.
+//! Models altered after they were signed: detected by `verify`, and by the engine before a
+//! wrong token is output.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes};

@@ -1,5 +1,5 @@
-//! In a memory control group as large as `--memory` allows: not killed, the same bits,
-//! also when another program takes memory of the same group.
+//! In a memory control group as large as `--memory` allows, the process is not killed and
+//! gives the same bits, even if another program uses memory of the same group.
 //!
 //! Needs to make control groups, as root can; elsewhere the tests are skipped.
 

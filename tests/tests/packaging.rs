@@ -349,7 +349,10 @@ fn a_package_without_a_signature_takes_its_sum() {
     let line = sums.lines().find(|l| l.ends_with("v4-run.deb")).unwrap();
     let sum = line.split(' ').next().unwrap();
     let (ok, said) = bundle.install(&["--key", &bundle.key, "--check"]);
-    assert!(ok && said.contains(&format!("Its checksum is {sum}")), "{said}");
+    assert!(
+        ok && said.contains(&format!("Its checksum is {sum}")),
+        "{said}"
+    );
     let (ok, said) = bundle.install(&["--key", &bundle.key, "--check", "--sum", sum]);
     assert!(ok && !said.contains("Note"), "{said}");
 }

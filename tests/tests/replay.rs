@@ -1,5 +1,5 @@
-//! Rows that nothing hangs on are left out of a prompt's computation
-//! (V4.1's decoder replay), and no bit changes.
+//! Rows that nothing depends on are left out of a prompt's computation (V4.1's decoder
+//! replay), and no bit changes.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Experts read from the disk as tokens need them: the same bits, within the memory
-//! that is allowed, whatever the disk does.
+//! Experts read from disk when tokens need them: the same bits, within the memory limit,
+//! whatever the disk does.
 
 use std::io;
 use std::path::{Path, PathBuf};

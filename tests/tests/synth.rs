@@ -1,4 +1,4 @@
-//! `v4-synth` writes checkpoints that read like the published ones.
+//! `v4-synth` writes checkpoints that can be read like the published ones.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Signatures of low-rank adapters: an adapter changes what the model says, so where
-//! models must be signed, so must adapters.
+//! Signatures of low-rank adapters. An adapter changes what the model says, so if models
+//! must be signed, adapters must be signed too.
 //!
 //! In an adapter's folder lie `adapter.manifest`, a list of its files' BLAKE3 hashes that
 //! `b3sum --check` reads, and `adapter.manifest.minisig`, its signature.

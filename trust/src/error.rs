@@ -1,4 +1,4 @@
-//! What can be wrong with a model's manifest, its signature, or the model.
+//! Errors of manifests, signatures and models.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The files beside a model: their names, and how they are read and written.
+//! The files next to a model: their names, and how they are read and written.
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Says whose a model file is, and whether it is still what it was.
+//! Checks who made a model file, and whether it has been altered.
 //!
 //! Beside `model.gguf` lie
 //!

@@ -1,4 +1,4 @@
-//! The manifest: what is known of a model's bytes.
+//! The manifest, which describes a model's bytes.
 
 use std::path::Path;
 use std::sync::Arc;

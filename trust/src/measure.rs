@@ -1,4 +1,4 @@
-//! Hashing whole models.
+//! Hashes whole models.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

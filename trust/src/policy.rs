@@ -1,4 +1,4 @@
-//! What is asked of a model before it is opened.
+//! What a model must satisfy before it is opened.
 
 use std::fmt;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Conversations as token ids that continue what a session already holds.
+//! Conversations as token ids that continue the contents of a session.
 
 use std::ops::Range;
 

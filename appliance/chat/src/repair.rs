@@ -1,4 +1,4 @@
-//! Calls in Messages whose arguments are no JSON.
+//! Repairs calls in Messages whose arguments are not JSON.
 //!
 //! A parameter that is not said to be text is JSON; a model may write something else
 //! there, or be cut in the middle. The authors' reader passes that on, and as an object,

@@ -1,5 +1,5 @@
-//! The model authors' own pairs of messages and prompts, made by their raw encoding
-//! function, against the same messages as a Chat Completions request.
+//! The model authors' own pairs of messages and prompts, made by their encoding function,
+//! compared with the same messages as a Chat Completions request.
 //!
 //! A request follows rules of the API on top of the raw function. The test applies
 //! each by name to the raw prompt; everything else must be equal byte by byte.

@@ -1,4 +1,4 @@
-//! Output that must follow a grammar: JSON, a JSON schema, a regular expression, calls.
+//! Output that must follow a grammar: JSON, a JSON schema, a regular expression, or calls.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;

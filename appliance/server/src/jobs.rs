@@ -1,4 +1,4 @@
-//! What passes between connections and the thread that runs the model.
+//! Messages between connections and the thread that runs the model.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

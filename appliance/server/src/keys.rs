@@ -1,4 +1,4 @@
-//! Keys that let clients in.
+//! API keys.
 
 use std::fmt;
 use std::fs::File;

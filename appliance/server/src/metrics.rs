@@ -1,4 +1,4 @@
-//! What Prometheus can read of the service.
+//! Metrics for Prometheus.
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The models that clients can ask for: the plain one, and the same with adapters.
+//! The models that clients can select: the plain model, and the model with adapters.
 
 use std::sync::Arc;
 

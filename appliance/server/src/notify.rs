@@ -1,4 +1,4 @@
-//! What the service manager is told, and the service's log.
+//! Notifications to the service manager, and the service's log.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! From logits to a token: grammar, penalties, sampler, probability.
+//! Chooses a token from logits: grammar, penalties, sampler, probability.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! `v4-run complete`: raw text goes on, or the gap between two files is filled.
+//! `v4-run complete`: continues raw text, or fills the gap between two files.
 
 use std::process::ExitCode;
 

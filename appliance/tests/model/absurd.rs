@@ -1,4 +1,4 @@
-//! Numbers that nobody means, for every option of every command.
+//! Absurd numbers for every option of every command.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! A source tree as context.
+//! Questions about a source tree.
 
 use std::fs;
 use std::path::Path;

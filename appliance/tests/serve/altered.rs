@@ -1,5 +1,5 @@
-//! Models that are altered while they are served: not one wrong token is said, who asks
-//! hears why, and the service takes nothing more.
+//! Models that are altered while they are served: not one wrong token is output, clients
+//! get the reason, and the service accepts nothing more.
 
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! Conversations as agents have them: what is read again.
+//! Conversations like those of agents: what is read again.
 
 use serde_json::{Value, json};
 

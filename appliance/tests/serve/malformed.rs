@@ -1,5 +1,5 @@
-//! Ten thousand requests that are wrong in some way: each gets the status that it
-//! should, and the service goes on.
+//! Ten thousand invalid requests: each gets the expected status, and the service keeps
+//! running.
 
 use std::io::Write;
 use std::thread;

@@ -1,4 +1,4 @@
-//! Whatever takes long shows that it is worked on, in a way that clients count.
+//! Whatever takes long shows signs of life that clients recognise.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

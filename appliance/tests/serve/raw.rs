@@ -1,4 +1,4 @@
-//! Raw text, gaps, and what editors ask.
+//! Raw text, gaps, and the requests of editors.
 
 use std::time::Duration;
 

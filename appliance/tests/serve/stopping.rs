@@ -1,4 +1,4 @@
-//! The end of the service.
+//! How the service stops.
 
 use std::io::{Read, Write};
 

@@ -1,4 +1,4 @@
-//! A signed model, and what the library makes of it when single weights were altered.
+//! A signed model, and what the library does if single weights were altered.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, OsStr};

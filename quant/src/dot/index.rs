@@ -1,4 +1,4 @@
-//! Scores of index keys (spec 3.4, 3.5), on fp4 codes as they are cached.
+//! Scores of index keys (spec 3.4, 3.5), computed on the cached fp4 codes.
 
 use crate::QuantError;
 use crate::fp8::e8m0_to_f32;

@@ -1,4 +1,4 @@
-//! Memory that products reuse.
+//! Buffers that products reuse.
 
 /// Buffers of a product, reused from call to call by one thread.
 ///

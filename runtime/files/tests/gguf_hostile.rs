@@ -1,5 +1,5 @@
-//! Mutated files: whatever the bytes, the reader neither panics nor allocates
-//! more than the file is long, and what it accepts is safe to use.
+//! Mutated files: whatever the bytes, the reader neither panics nor allocates more than the
+//! size of the file, and what it accepts is safe to use.
 #![allow(unsafe_code)] // The allocator below.
 
 mod common;

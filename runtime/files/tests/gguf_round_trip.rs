@@ -1,4 +1,4 @@
-//! What the writer writes, our reader and an independent one read back.
+//! What the writer writes, this reader and an independent one can read.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Why an adapter cannot be used.
+//! Errors of adapters.
 
 use std::io;
 use std::path::PathBuf;

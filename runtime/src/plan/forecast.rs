@@ -1,4 +1,4 @@
-//! How fast a plan will be, from what memory and disk give.
+//! Predicts the speed of a plan from the rates of memory and disk.
 
 use super::memory::MemoryPlan;
 use crate::model::ModelConfig;

@@ -1,4 +1,4 @@
-//! Where every group of bytes goes, from a file's header alone.
+//! Plans where memory goes, from a file's header alone.
 
 use v4_files::ByteSize;
 use v4_files::gguf::{GgufFile, TensorInfo};

@@ -1,4 +1,4 @@
-//! What caches and buffers take, from the model's dimensions alone.
+//! Sizes of caches and buffers, from the model's dimensions alone.
 
 use crate::compute::cache_rows::PAGE_ROWS;
 use crate::compute::forward::{Cone, KvPrecision, formats};

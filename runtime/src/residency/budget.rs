@@ -1,4 +1,4 @@
-//! A bound on memory, shared by experts and sessions.
+//! A memory limit shared by experts and sessions.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

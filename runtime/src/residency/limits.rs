@@ -1,4 +1,4 @@
-//! What the system lets this process use.
+//! The resources that the system lets this process use.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! One token of each of several sessions at once.
+//! Steps that compute one token for each of several sessions.
 
 use std::sync::Arc;
 

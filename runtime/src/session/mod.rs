@@ -1,4 +1,4 @@
-//! One sequence of tokens and what the model remembers of it.
+//! A sequence of tokens and the model's caches for it.
 
 mod batch;
 mod persist;

@@ -1,4 +1,4 @@
-//! What a session keeps and goes back to: its file, marks, and made-up depths.
+//! Saves, restores and rewinds a session: its file, its marks, and synthetic depths.
 
 use std::sync::Arc;
 

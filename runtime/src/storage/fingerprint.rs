@@ -1,4 +1,4 @@
-//! What a session file belongs to.
+//! Identifies the model and options that a session file belongs to.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Places that a session can go back to, and which of them stay.
+//! Places that a session can go back to, and which of them are kept.
 //!
 //! A state is large (16 to 20 MB at V4-Flash's widths), so of a long session there cannot
 //! be one everywhere. What is given up is chosen in the same way in memory and in a file.

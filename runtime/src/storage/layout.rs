@@ -1,4 +1,4 @@
-//! What lies where in a session file.
+//! The layout of a session file.
 //!
 //! ```text
 //! at 0     magic "V4SESSN\0", version u32, flags u32, fingerprint [32], salt [16],

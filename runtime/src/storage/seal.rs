@@ -1,4 +1,4 @@
-//! Sessions that are encrypted.
+//! Encryption of sessions.
 //!
 //! Each part of a step is sealed with XChaCha20-Poly1305: a nonce of 24 random bytes,
 //! the text, the tag of 16. What is authenticated with it is the sum of all before it, so

@@ -1,4 +1,4 @@
-//! What steps of a session file hold, and how steps come and go.
+//! The contents of a session file's steps, and how steps are added and removed.
 
 use rustix::fs::{FallocateFlags, fallocate};
 

@@ -1,4 +1,4 @@
-//! What the authors' reader would not take, put into the request that it has read.
+//! Adds to a parsed request what the authors' reader does not accept.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What histories of all protocols have in common: calls and their results.
+//! What the histories of all protocols have in common: calls and their results.
 
 use std::collections::{HashMap, VecDeque};
 

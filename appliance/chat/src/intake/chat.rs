@@ -1,5 +1,5 @@
-//! Histories of Chat Completions as clients send them, in the form that the authors'
-//! reader takes.
+//! Converts histories of Chat Completions, as clients send them, to the form that the
+//! authors' reader accepts.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Parts of messages: text in all its names, documents that are text, and what this model
+//! Parts of messages: text under all its names, text documents, and parts that this model
 //! cannot read.
 
 use ct_codecs::{Base64NoPadding, Base64UrlSafeNoPadding, Decoder};

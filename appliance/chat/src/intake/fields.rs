@@ -1,4 +1,4 @@
-//! Every field of a request that is known, path by path, and what becomes of it.
+//! Every known field of a request, path by path, and how it is treated.
 //!
 //! Three kinds: fields that are used, fields that change nothing (agents send them with
 //! every request), and fields that would change the answer and are not there, which are

@@ -1,4 +1,4 @@
-//! The form of an answer, in each protocol's place for it.
+//! The requested format of an answer, from the field where each protocol has it.
 
 use serde_json::{Map, Value};
 

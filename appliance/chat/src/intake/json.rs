@@ -1,4 +1,4 @@
-//! Bodies of requests as JSON: what other writers of JSON send, read without loss.
+//! Reads request bodies as JSON without losing anything that other writers of JSON send.
 //!
 //! Two things that clients write are more than `serde_json` takes. Half of a surrogate
 //! pair, as languages with UTF-16 strings write where they cut a text, becomes U+FFFD, as

@@ -1,5 +1,5 @@
-//! Histories of Messages as clients send them, in the form that the authors' reader
-//! takes.
+//! Converts histories of Messages, as clients send them, to the form that the authors'
+//! reader accepts.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Requests as clients send them, for the authors' reader.
+//! Converts requests, as clients send them, for the authors' reader.
 //!
 //! The reader ([`Request::from_value`]) takes what the protocols' documentation has, and
 //! gives the published prompt. Clients send more: other spellings, histories with gaps,

@@ -1,4 +1,4 @@
-//! Schemas of tools, as far as the prompt and the authors' reader are concerned.
+//! Tool schemas, as far as the prompt and the authors' reader need them.
 
 use serde_json::{Map, Value, json};
 

@@ -1,4 +1,4 @@
-//! Whether and how long the model is to think, in all spellings that clients have for it.
+//! Whether and how long the model should think, under all names that clients use.
 
 use serde_json::{Map, Value, json};
 

@@ -1,4 +1,4 @@
-//! Test data by others.
+//! Test data made by others.
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use serde_json::Value;

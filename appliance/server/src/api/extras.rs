@@ -1,4 +1,4 @@
-//! How a request wants its tokens chosen, as far as every path takes it.
+//! Sampling parameters that every path accepts.
 
 use serde_json::{Map, Value};
 use v4_chat::intake::whole;

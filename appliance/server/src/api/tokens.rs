@@ -1,4 +1,4 @@
-//! Text to ids and back, in the forms of llama-server and vLLM.
+//! Converts text to ids and back, in the forms of llama-server and vLLM.
 
 use serde_json::{Value, json};
 use v4_chat::Request;

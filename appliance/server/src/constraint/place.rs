@@ -1,4 +1,4 @@
-//! Which part of a schema it is that no grammar can be made of.
+//! Finds the part of a schema from which no grammar can be built.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
-//! A client's schema, read for the grammar: what the grammar holds is written in the few
-//! words it knows, what changes no answer is left out, and what it cannot hold is refused
-//! by keyword, or let go where the client did not ask for more.
+//! Reads a client's schema for the grammar. What the grammar can enforce is expressed in
+//! its few keywords, what cannot change an answer is left out, and what it cannot enforce
+//! is refused by keyword, or ignored if the client did not ask for strictness.
 
 use std::collections::{BTreeMap, HashMap};
 

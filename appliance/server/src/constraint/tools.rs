@@ -1,4 +1,4 @@
-//! A grammar for calls of tools, in the markup of the model's format.
+//! Grammars for tool calls, in the markup of the model's format.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;

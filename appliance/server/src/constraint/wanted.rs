@@ -1,4 +1,4 @@
-//! Why an answer cannot be held to what a request wants.
+//! Why a request's requirements on the answer cannot be enforced.
 
 use std::fmt;
 

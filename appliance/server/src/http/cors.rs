@@ -1,4 +1,4 @@
-//! Pages of other origins that may ask (`--cors`).
+//! Pages of other origins that may send requests (`--cors`).
 
 use std::str::FromStr;
 

@@ -1,4 +1,4 @@
-//! Bodies that clients compress.
+//! Compressed request bodies.
 
 use std::io::{self, Read};
 

@@ -1,4 +1,4 @@
-//! Refusals, as each protocol writes them.
+//! Errors, in the form of each protocol.
 
 use std::borrow::Cow;
 

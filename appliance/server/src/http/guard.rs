@@ -1,4 +1,4 @@
-//! Who may ask.
+//! Decides who may send requests.
 
 use hyper::Version;
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};

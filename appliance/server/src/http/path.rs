@@ -1,4 +1,4 @@
-//! Paths as clients write them, and what they stand for.
+//! Maps paths, as clients write them, to endpoints.
 
 use hyper::Method;
 use percent_encoding::percent_decode_str;

@@ -1,4 +1,4 @@
-//! How a request begins: with a session that holds as much of its prompt as any.
+//! Starts a request with the session that shares the most with its prompt.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Sessions that nobody uses at the moment, for prompts that begin like them.
+//! Idle sessions, kept for prompts that begin like them.
 
 use v4_runtime::storage::Landmark;
 use v4_runtime::{Engine, EngineError, Hooks, Session};

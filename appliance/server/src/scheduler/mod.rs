@@ -1,4 +1,4 @@
-//! The thread that runs the model: it takes turns between requests.
+//! The thread that runs the model and takes turns between requests.
 //!
 //! In each round every request that is being answered gets one token, all of them in one
 //! step where they can, and one of those whose prompts are being read gets a piece of it

@@ -1,4 +1,4 @@
-//! How much of a prompt to read at once.
+//! Decides how much of a prompt to read at once.
 
 use std::time::Duration;
 

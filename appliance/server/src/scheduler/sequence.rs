@@ -1,4 +1,4 @@
-//! A request that is being run.
+//! A running request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The file of turns.
+//! The file in which turns are stored.
 //!
 //! ```text
 //! at 0    magic "V4TURNS\0", version u32, flags u32, fingerprint [32], sum [16]

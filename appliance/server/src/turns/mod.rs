@@ -1,4 +1,4 @@
-//! Turns of the model as it wrote them, so that they come back so in later prompts.
+//! The model's turns as it wrote them, so that later prompts contain them unchanged.
 //!
 //! They are found by all that comes before them. With sessions on the disk they are kept
 //! beside these: what a session holds is of use only to prompts that spell its turns in

@@ -1,4 +1,4 @@
-//! What was timed.
+//! Measured times.
 
 use serde_json::{Value, json};
 use v4_runtime::profile::{Profile, Work};

@@ -1,4 +1,4 @@
-//! A safetensors file written piece by piece.
+//! Writes a safetensors file piece by piece.
 //!
 //! The `safetensors` crate wants every tensor in memory before it writes; the
 //! logits of a long text do not fit there (4,096 positions of V4 are 2 GB). The

@@ -1,6 +1,5 @@
-//! Checks of an open file's bytes against hashes known beforehand, before anything is
-//! computed with them: what does not match is an error, and the file is not used any
-//! more.
+//! Compares an open file's bytes with known hashes before they are used. A mismatch is an
+//! error, and the file is not used any more.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;

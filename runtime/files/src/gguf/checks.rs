@@ -1,4 +1,4 @@
-//! Which of a file's bytes have been compared with their hashes, block by block.
+//! Records which blocks of a file have been compared with their hashes.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,6 +1,6 @@
-//! What happens when a mapped file is cut short: reading past its new end raises
-//! SIGBUS, which would kill the process. Here it marks the file as lost, and zeros
-//! are read from there on; whoever computes asks afterwards whether that happened.
+//! Handles mapped files that are truncated: reading past the new end raises SIGBUS, which
+//! would kill the process. Here it marks the file as lost, and zeros are read from there
+//! on; the caller checks afterwards whether that happened.
 #![allow(unsafe_code)]
 
 use std::sync::Once;

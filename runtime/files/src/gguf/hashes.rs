@@ -1,4 +1,4 @@
-//! The hashes of a file's bytes, known beforehand.
+//! The known hashes of a file's bytes.
 //!
 //! Where they come from is the caller's business: a manifest, whose signature says who
 //! vouches for them.

@@ -1,4 +1,4 @@
-//! Memory that direct reads can go to.
+//! Memory suitable for direct reads.
 
 use std::io;
 use std::ops::{Deref, DerefMut};

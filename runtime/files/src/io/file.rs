@@ -1,4 +1,4 @@
-//! A second, private opening of a file, for reads that go around the page cache.
+//! A second, private file descriptor, for reads that bypass the page cache.
 
 use std::fs::File;
 use std::io;

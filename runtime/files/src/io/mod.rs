@@ -1,6 +1,5 @@
-//! Many positioned reads at once, past the page cache's own pace: what mapped
-//! memory cannot give, since page faults come one after the other (design
-//! contract 5).
+//! Many positioned reads at once. Mapped memory cannot do that, because page faults happen
+//! one after the other (design contract 5).
 //!
 //! Who wants data hands a job to a reader. The reader asks it for one
 //! request after the other, as many as may be in flight, and gives each

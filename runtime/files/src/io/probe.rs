@@ -1,4 +1,4 @@
-//! What the disk under a file can do, measured with the reads that the engine makes.
+//! Measures the disk under a file with the same reads that the engine makes.
 
 use std::fs::File;
 use std::io;

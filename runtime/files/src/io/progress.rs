@@ -1,4 +1,5 @@
-//! What to do after each answer of the system: the same for every way to read.
+//! Decides what to do after each result of the system, in the same way for every read
+//! method.
 
 use std::io;
 use std::ops::Range;

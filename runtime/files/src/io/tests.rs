@@ -1,4 +1,4 @@
-//! Readers of both kinds, with jobs that keep to the rules and jobs that do not.
+//! Readers of both kinds, with well-behaved and misbehaving jobs.
 
 use std::collections::HashMap;
 use std::io::Write;

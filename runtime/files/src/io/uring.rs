@@ -1,4 +1,4 @@
-//! Reads through `io_uring`: one thread submits and collects.
+//! Reads with `io_uring`: one thread submits and collects.
 #![allow(unsafe_code)]
 
 use std::io;

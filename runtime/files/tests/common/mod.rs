@@ -1,5 +1,5 @@
-//! A GGUF file written field by field, without the crate's own writer, so that
-//! a test can lie in any of them.
+//! A GGUF file written field by field, without the crate's own writer, so that a test can
+//! put a false value into any field.
 #![allow(dead_code)] // Each test program uses a part of it.
 
 /// A metadata entry: key, value type and the value's bytes.

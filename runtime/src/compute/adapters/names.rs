@@ -1,5 +1,4 @@
-//! Which projection a module of the trained model is: its name in a PEFT file to the
-//! tensor's name in GGUF.
+//! Maps the names of modules in a PEFT file to the names of tensors in GGUF.
 //!
 //! Adapters are trained on the published layout (spec section 2.2) or on the one of the
 //! `transformers` library, which has other names for the same projections.

@@ -1,4 +1,4 @@
-//! Damaged files are refused, never worse.
+//! Damaged files are refused, and nothing worse happens.
 
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;

@@ -1,4 +1,4 @@
-//! The operations of the forward pass, on buffers that only a backend can open.
+//! The operations of the forward pass, on buffers that only a backend can access.
 //!
 //! The forward pass (`crate::compute::forward`) is written against [`Backend`] alone.
 //! `cpu` is one implementation. All matrices are row-major f32 `[rows, cols]`

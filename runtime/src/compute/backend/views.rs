@@ -1,4 +1,4 @@
-//! Weights in the host's memory, as products take them.
+//! Weights in the host's memory, in the form that products take.
 
 use v4_quant::GgmlType;
 

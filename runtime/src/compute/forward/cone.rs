@@ -1,4 +1,4 @@
-//! Which rows of a prompt each layer has to compute.
+//! Determines which rows of a prompt each layer must compute.
 //!
 //! A layer that compresses its own input needs every token. The layers after
 //! the last such one (V4.1's decoder, spec 3.5) see earlier tokens through

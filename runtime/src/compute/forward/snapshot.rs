@@ -1,5 +1,4 @@
-//! What a sequence's caches are in a session file: rows that grow, and a state of
-//! constant size.
+//! A sequence's caches in a session file: rows that grow, and a state of constant size.
 //!
 //! ```text
 //! rows    per layer that compresses: new entries, then new index keys

@@ -1,4 +1,4 @@
-//! Choosing the next token from logits.
+//! Chooses the next token from logits.
 //!
 //! The steps, in this order: repetition penalty, temperature, top-k, top-p, min-p,
 //! one draw. Each step sees the distribution that the one before has left.

@@ -1,4 +1,4 @@
-//! From token ids to rows.
+//! Maps token ids to rows.
 
 use super::multipliers::multipliers;
 use super::primes::primes_from;

@@ -1,4 +1,4 @@
-//! Rows read before, kept as stored.
+//! Caches rows that were read, in their stored form.
 
 /// Rows per set: a lookup compares so many keys, which are one cache line.
 const WAYS: usize = 8;

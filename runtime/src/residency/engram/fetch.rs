@@ -1,4 +1,4 @@
-//! Rows on their way: planned, read, kept as stored, decoded when taken.
+//! Rows in flight: planned, read, kept as stored, and decoded when taken.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! What was asked of a store, and what that took.
+//! Counts of rows requested from a store, and their cost.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One layer's table in a GGUF file: where its rows are and what they mean.
+//! One layer's table in a GGUF file: the position and encoding of its rows.
 
 use std::sync::Arc;
 

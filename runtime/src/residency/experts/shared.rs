@@ -1,4 +1,4 @@
-//! What sessions and the reading threads share.
+//! State shared by sessions and the reading threads.
 
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

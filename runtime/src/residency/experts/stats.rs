@@ -1,4 +1,4 @@
-//! What was asked of a store of experts, and what that took.
+//! Counts of experts requested from a store, and their cost.
 
 use std::time::Duration;
 

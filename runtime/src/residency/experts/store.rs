@@ -1,4 +1,4 @@
-//! The routed experts of an open model that are read as tokens need them.
+//! The routed experts of an open model, read from disk when tokens need them.
 
 use std::collections::HashMap;
 use std::fmt;

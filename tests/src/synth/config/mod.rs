@@ -1,4 +1,4 @@
-//! The `config.json` of a synthetic checkpoint, and the sizes it demands.
+//! The `config.json` of a synthetic checkpoint, and the sizes it implies.
 //!
 //! Field names and published values are those of spec/architecture.md section 1.
 

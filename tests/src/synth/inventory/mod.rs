@@ -1,4 +1,4 @@
-//! The tensors that a config demands: spec/architecture.md sections 2.2 and 2.3.
+//! The tensors that a configuration requires: spec/architecture.md sections 2.2 and 2.3.
 
 mod v41;
 

@@ -1,4 +1,4 @@
-//! The fields of a request for raw text, as they are read.
+//! Reads the fields of a request for raw text.
 
 use serde_json::{Map, Value};
 

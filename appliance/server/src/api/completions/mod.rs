@@ -1,4 +1,4 @@
-//! Raw text goes on, or a gap is filled: OpenAI's Completions, and what editors ask.
+//! Continues raw text or fills a gap: OpenAI's Completions, and the requests of editors.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Which fields of a request for raw text are read, which change nothing, and which would
+//! The fields of a request for raw text that are read, that have no effect, and that would
 //! change the answer and are refused by name.
 
 use serde_json::Value;

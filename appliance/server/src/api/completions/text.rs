@@ -1,4 +1,5 @@
-//! Raw text from tokens: characters whole, stop strings found, the block kept to.
+//! Converts tokens to raw text: whole characters, stop strings, and the limits of an
+//! indented block.
 
 use v4_runtime::generation::StopFilter;
 use v4_tokenizer::{DecodeStream, Tokenizer};

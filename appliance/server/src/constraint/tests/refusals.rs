@@ -1,4 +1,4 @@
-//! What is refused, and by which words.
+//! What is refused, and with which message.
 
 use super::*;
 

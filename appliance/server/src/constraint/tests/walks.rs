@@ -1,4 +1,4 @@
-//! A model that writes noise writes what its schema allows.
+//! A model that writes noise writes only what its schema allows.
 
 use super::*;
 

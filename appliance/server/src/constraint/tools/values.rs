@@ -1,4 +1,4 @@
-//! Values of parameters: text as it is, or JSON.
+//! Values of parameters: plain text or JSON.
 
 use serde_json::{Value, json};
 
