@@ -151,7 +151,7 @@ impl Notes {
     /// One line of statistics or advice.
     pub fn line(&self, text: &str) {
         if !self.quiet {
-            // A closed standard error is no reason to stop working.
+            // A closed standard error is not a reason to stop working.
             let _ = writeln!(io::stderr(), "{}", visible(text));
         }
     }

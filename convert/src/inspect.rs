@@ -44,7 +44,7 @@ pub enum InspectError {
 /// Writes a report about the file to `out`.
 ///
 /// # Errors
-/// [`InspectError`] if the file is no sound GGUF file or `out` fails.
+/// [`InspectError`] if the file is not a valid GGUF file or `out` fails.
 pub fn inspect(
     path: &Path,
     options: InspectOptions,

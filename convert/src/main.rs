@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 /// Whether the reader of our output has gone, as in `v4-convert inspect X | head`:
-/// it has seen what it wanted, and that is no failure of ours.
+/// it has seen what it wanted, and that is not a failure of ours.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let pipe = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     match error.downcast_ref() {

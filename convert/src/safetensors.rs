@@ -35,7 +35,7 @@ pub enum ShardError {
         /// The file's length.
         bytes: u64,
     },
-    /// The header is no JSON of the expected form.
+    /// The header is not JSON of the expected form.
     #[error("{}: header: {reason}; the file is damaged or not a safetensors file, download it \
              again", path.display())]
     Header {

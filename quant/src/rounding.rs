@@ -124,7 +124,7 @@ impl CacheFormat {
     /// Bytes of a packed row of `channels` values.
     ///
     /// # Errors
-    /// [`QuantError::Length`] if the row, less its tail, is no whole number of
+    /// [`QuantError::Length`] if the row, less its tail, is not a whole number of
     /// blocks.
     pub fn row_bytes(self, channels: usize) -> Result<usize, QuantError> {
         let layout = self.layout(channels)?;

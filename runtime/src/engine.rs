@@ -36,7 +36,7 @@ pub struct EngineOptions {
     pub kv: KvPrecision,
     /// How the angles of the rotary embedding are computed.
     pub rope: RopeAngles,
-    /// Whether a prompt's tokens skip the layers in which nothing hangs on them
+    /// Whether a prompt's tokens skip the layers in which nothing depends on them
     /// (V4.1's decoder replay, spec 3.5). The results are the same bits.
     pub replay: bool,
     /// How V4.1's Engram rows are read.
@@ -49,7 +49,7 @@ pub struct EngineOptions {
     /// Where weights are.
     pub weights: WeightPlacement,
     /// Bytes that the engine and its sessions may use together. Where they are too few
-    /// for all weights, routed experts are read from the disk as tokens need them.
+    /// for all weights, routed experts are read from disk when tokens need them.
     pub memory: Option<u64>,
     /// Tokens that a session is planned for, at most the model's; sessions may have
     /// more if there is room.
@@ -358,7 +358,7 @@ impl Engine {
         &self.shared.plan
     }
 
-    /// The routed experts, if they are read as tokens need them.
+    /// The routed experts, if they are read when tokens need them.
     #[must_use]
     pub fn experts(&self) -> Option<&Arc<ExpertStore>> {
         self.shared.experts.as_ref()

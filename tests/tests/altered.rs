@@ -418,7 +418,7 @@ fn manifest_hashes_and_signature_are_covered() {
         check_with(path, &[&bytes[..], b" "].concat(), "a byte more".to_owned());
         check_with(path, b"", "nothing left".to_owned());
     }
-    // The first line is minisign's untrusted comment: nothing hangs on it.
+    // The first line is minisign's untrusted comment: nothing depends on it.
     let signature = fs::read(&beside.signature).unwrap();
     let start = signature.iter().position(|&b| b == b'\n').unwrap() + 1;
     let end = signature.len() - 1;

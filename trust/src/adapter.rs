@@ -15,7 +15,7 @@ use crate::files::{io_error, is_missing, read};
 use crate::hash::HexHash;
 use crate::policy::{Policy, Signer};
 
-/// Longer ones are no manifests of adapters.
+/// Longer ones are not manifests of adapters.
 const MOST_BYTES: u64 = 4096;
 
 /// The files beside an adapter's own.

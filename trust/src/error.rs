@@ -62,7 +62,7 @@ pub enum TrustError {
         /// Where the signature should be.
         path: PathBuf,
     },
-    /// The signature is no minisign signature.
+    /// The signature is not a minisign signature.
     #[error("{}: not a signature in minisign's format; copy it again", path.display())]
     SignatureFormat {
         /// The signature.
@@ -145,7 +145,7 @@ pub enum TrustError {
         /// What is wrong.
         error: HashesError,
     },
-    /// The model is no GGUF file, or was altered.
+    /// The model is not a GGUF file, or was altered.
     #[error(transparent)]
     Model(#[from] GgufError),
     /// An adapter's files are not those that were signed.

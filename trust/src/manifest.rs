@@ -34,7 +34,7 @@ pub struct Manifest {
     pub recipe: Option<String>,
     /// The whole file.
     pub file: FileFacts,
-    /// BLAKE3 of all bytes that are no tensor's, one after the other: the header, what
+    /// BLAKE3 of all bytes that belong to no tensor, one after the other: the header, what
     /// lies between tensors, and what follows them.
     pub frame: HexHash,
     /// The list of block hashes.

@@ -47,7 +47,7 @@ fn block_bytes(tensor: &TensorInfo) -> u64 {
 /// Hashes a model file: once as a whole, once tensor by tensor, once block by block.
 ///
 /// # Errors
-/// If it is no GGUF file, cannot be read, or `progress` asks to stop.
+/// If it is not a GGUF file, cannot be read, or `progress` asks to stop.
 pub fn measure(
     model: &Path,
     made_by: &str,

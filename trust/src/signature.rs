@@ -63,7 +63,7 @@ impl Keys {
     /// exist has none.
     ///
     /// # Errors
-    /// If the folder cannot be read, or such a file is no key.
+    /// If the folder cannot be read, or such a file is not a key.
     pub fn add_folder(&mut self, folder: &Path) -> Result<(), TrustError> {
         if is_missing(folder) {
             return Ok(());

@@ -71,7 +71,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// As [`parse`](Self::parse) for a body that is no JSON.
+    /// As [`parse`](Self::parse) for a body that is not JSON.
     pub fn read(body: &[u8]) -> Result<Value, ProtocolError> {
         json::read(body)
     }

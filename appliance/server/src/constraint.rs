@@ -29,7 +29,7 @@ const TOOL_MARK: &str = "｜DSML｜";
 /// Before a mark's name in the trie, so that its spelling is never taken for it.
 const MARK: u8 = 0xff;
 
-/// White space between the tokens of JSON: enough to indent, not enough to go on for
+/// White space between the tokens of JSON: enough to indent, not enough to continue for
 /// ever.
 const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
 
@@ -310,7 +310,7 @@ impl Grammars {
 }
 
 impl Constraint {
-    /// Forbids every token that the text cannot go on with.
+    /// Forbids every token that the text cannot continue with.
     ///
     /// # Errors
     /// [`ConstraintError::Run`].

@@ -32,7 +32,7 @@ pub struct Limits {
     pub answering: Option<Duration>,
 }
 
-/// A prompt to go on from. Begin with [`Job::new`], which asks for nothing special.
+/// A prompt to continue from. Begin with [`Job::new`], which asks for nothing special.
 #[derive(Debug)]
 pub struct Job {
     /// The prompt.
@@ -53,8 +53,8 @@ pub struct Job {
     pub replaces: Option<String>,
     /// Run only while there is nothing else to do, and not counted among those that wait.
     pub background: bool,
-    /// The session is kept under this name on the disk, given up after all others, and
-    /// others go on from a copy of it.
+    /// The session is kept under this name on disk, given up after all others, and
+    /// others continue from a copy of it.
     pub keep_as: Option<String>,
     /// How to choose them.
     pub picking: Picking,

@@ -29,7 +29,7 @@ pub enum WarmError {
         /// The system's reason.
         error: std::io::Error,
     },
-    /// It is no JSON.
+    /// It is not JSON.
     #[error(
         "{}:{line}: neither JSON nor JSON lines: {what}; a recorded request is {{\"path\": \
          \"/v1/messages\", \"body\": {{…}}}}", path.display()

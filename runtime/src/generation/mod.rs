@@ -56,7 +56,7 @@ pub enum StepError {
     Sampler(#[from] SamplerError),
 }
 
-/// Something that goes on token by token.
+/// Something that continues token by token.
 pub trait Steps {
     /// Whether another token can be read.
     fn has_room(&self) -> bool;

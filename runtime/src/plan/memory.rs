@@ -56,7 +56,7 @@ pub struct ExpertPlan {
     pub bytes: u64,
     /// Bytes that one takes in memory.
     pub slot_bytes: u64,
-    /// Whether they are read as tokens need them; all are mapped otherwise.
+    /// Whether they are read when tokens need them; all are mapped otherwise.
     pub streamed: bool,
     /// Experts in memory when a session is at its full context.
     pub slots: usize,

@@ -373,7 +373,7 @@ impl Session {
     }
 
     /// How many of `ids` [`Self::sync`] would not have to run again: all that the
-    /// session holds, if `ids` goes on from there, or none.
+    /// session holds, if `ids` continues from there, or none.
     #[must_use]
     pub fn reusable(&self, ids: &[u32]) -> usize {
         let held = self.tokens.len();

@@ -25,7 +25,7 @@ const SAVED_AT_ONCE: usize = 4096;
 
 impl Session {
     /// Writes what the session holds to its file: only what the file lacks, with a step
-    /// for each mark. Steps of the file that are no beginning of the session are
+    /// for each mark. Steps of the file that are not the beginning of the session are
     /// forgotten.
     ///
     /// # Errors

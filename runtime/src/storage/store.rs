@@ -31,9 +31,9 @@ pub struct Stored {
     pub name: String,
     /// Its file.
     pub path: PathBuf,
-    /// Bytes that it takes on the disk.
+    /// Bytes that it takes on disk.
     pub bytes: u64,
-    /// When it was last written or gone on from.
+    /// When it was last written or continued from.
     pub used: SystemTime,
     /// Its tokens, or why they cannot be known.
     pub tokens: Result<u64, SessionError>,
@@ -77,7 +77,7 @@ impl Store {
     /// The file of the session of that name, which may not be there.
     ///
     /// # Errors
-    /// If it is no name: it must be up to 100 letters, digits, dots, dashes and
+    /// If it is not a name: it must be up to 100 letters, digits, dots, dashes and
     /// underscores, and not begin with a dot.
     pub fn path(&self, name: &str) -> Result<PathBuf, SessionError> {
         let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
@@ -105,7 +105,7 @@ impl Store {
         SessionLog::open(&self.path(name)?, model, self.key.as_ref())
     }
 
-    /// All sessions, by name. What is no session's file is not among them.
+    /// All sessions, by name. What is not a session's file is not among them.
     ///
     /// # Errors
     /// If the folder cannot be read.

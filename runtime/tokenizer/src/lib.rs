@@ -211,7 +211,7 @@ impl Tokenizer {
         Ok(bytes)
     }
 
-    /// [`decode`](Self::decode) to text, with U+FFFD for what is no UTF-8.
+    /// [`decode`](Self::decode) to text, with U+FFFD for what is not UTF-8.
     ///
     /// # Errors
     ///

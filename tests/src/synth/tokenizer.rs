@@ -137,7 +137,7 @@ pub struct Files {
 /// made ones; `context` is the model's longest.
 ///
 /// # Errors
-/// What cannot be read, is no BPE tokenizer, or does not fit the vocabulary.
+/// What cannot be read, is not a BPE tokenizer, or does not fit the vocabulary.
 pub fn files(path: Option<&Path>, family: Family, vocab: u64, context: &Value) -> Result<Files> {
     let made = serde_json::to_string_pretty(&tokenizer_config(context))? + "\n";
     let Some(path) = path else {

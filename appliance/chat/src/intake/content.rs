@@ -10,10 +10,10 @@ use super::Refusal;
 pub(super) type Placed = (String, Map<String, Value>);
 
 /// The messages of a body, taken out of it: objects with their places. A text alone is the
-/// user's, and nothing is no message.
+/// user's, and nothing is not a message.
 ///
 /// # Errors
-/// What is no list of objects.
+/// What is not a list of objects.
 pub(super) fn messages(body: &mut Map<String, Value>) -> Result<Vec<Placed>, Refusal> {
     const PARAM: &str = "messages";
     let list = match body.get_mut(PARAM) {
@@ -111,7 +111,7 @@ pub(super) fn part(param: &'static str, place: &str, part: Value) -> Result<Opti
     Ok(Some(Part::Other(kind, part)))
 }
 
-/// The text of a part that is no plain text but has some: a document, a search result.
+/// The text of a part that is not plain text but has some: a document, a search result.
 ///
 /// # Errors
 /// A part that this model cannot read, by its place and type.

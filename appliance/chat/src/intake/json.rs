@@ -172,7 +172,7 @@ pub(crate) struct Digits;
 
 impl Digits {
     /// The prompt without marks, and its special ranges moved to where they are then.
-    /// A parameter that is nothing but an integer is no text: `string="true"` before it
+    /// A parameter that is nothing but an integer is not text: `string="true"` before it
     /// becomes `string="false"`.
     pub fn write(prompt: &str, ranges: &[Range<usize>]) -> Option<(String, Vec<Range<usize>>)> {
         if !prompt.contains(MARK) {

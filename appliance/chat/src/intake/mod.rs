@@ -34,7 +34,7 @@ pub use json::whole;
 pub use wanted::{Calls, Format, Wanted, WantedTool};
 
 /// Lines of this beginning change with each request and say nothing to a model: they
-/// would keep any prompt from going on from the one before.
+/// would keep any prompt from continuing from the one before.
 const BILLING: &str = "x-anthropic-billing-header";
 
 /// A request that cannot be answered as it is meant.
@@ -322,7 +322,7 @@ fn stops(name: &str, body: &mut Map<String, Value>) {
     }
 }
 
-/// Whether the client has begun the answer, which then goes on. The mark for it is taken
+/// Whether the client has begun the answer, which then continues. The mark for it is taken
 /// out: the reader takes it in fewer cases than there are.
 fn begun(protocol: Protocol, body: &mut Map<String, Value>) -> Result<bool, Refusal> {
     const GO_ON: &str = "continue_final_message";

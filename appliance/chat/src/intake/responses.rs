@@ -11,7 +11,7 @@ use super::{Notes, Refusal, without_billing};
 
 const PARAM: &str = "input";
 
-/// Items that record what another service's tools did: the conversation goes on without.
+/// Items that record what another service's tools did: the conversation continues without.
 const RECORDS: [&str; 16] = [
     "web_search_call",
     "file_search_call",

@@ -92,7 +92,7 @@ fn mend(schema: &mut Value) {
             all.values_mut().for_each(mend);
         }
     }
-    // What remains of draft 3 in a schema that is no property says nothing.
+    // What remains of draft 3 in a schema that is not a property says nothing.
     if schema.get("required").is_some_and(|r| !r.is_array()) {
         schema.shift_remove("required");
     }

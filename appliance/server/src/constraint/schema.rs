@@ -24,7 +24,7 @@ pub(super) use held::Held;
 pub(super) use strings::search;
 pub(super) use unions::kinds;
 
-/// Schemas in a schema: more are no schema for an answer.
+/// The most schemas that a schema may contain.
 pub(super) const MOST_NODES: usize = 10_000;
 /// Schemas within schemas, references followed.
 const MOST_DEPTH: usize = 200;
@@ -315,7 +315,7 @@ impl<'a> Reader<'a> {
             Value::Array(many) => many.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
         };
-        // A number that is no integer is not a type of its own.
+        // A number that is not an integer is not a type of its own.
         if excluded.is_empty() || excluded.contains(&"integer") {
             let why = "this cannot be enforced; say what is allowed instead";
             self.let_go(place, "not", why)?;
@@ -534,7 +534,7 @@ fn finish(mut out: Map<String, Value>, mut also: Vec<Value>, nullable: Option<&V
             Value::Object(out)
         }
     };
-    // One option is no choice.
+    // One option is not a choice.
     let whole = match whole
         .get("anyOf")
         .and_then(Value::as_array)

@@ -59,7 +59,7 @@ impl Scheduler {
         Sequence::new(job, named, self.numbers, eos, arrived).map_err(|e| e.to_string())
     }
 
-    /// A parked request goes on, with a session that holds what is still known of it.
+    /// A parked request continues, with a session that holds what is still known of it.
     pub(super) fn resume(&mut self, mut sequence: Sequence) {
         let engine = Arc::clone(&sequence.engine);
         match self.beginning_of(&engine, sequence.tokens()) {

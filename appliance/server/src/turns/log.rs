@@ -345,7 +345,7 @@ mod tests {
 
     proptest! {
         /// A byte that was changed, a file that was cut: what comes before it is there,
-        /// nothing comes that was not written, and the file can be gone on with.
+        /// nothing comes that was not written, and the file can be continued.
         #[test]
         fn damage_costs_what_comes_after_it(at in 0_usize..4000, change in 0_u8.., cut in any::<bool>(), sealed in any::<bool>()) {
             let dir = tempfile::tempdir().unwrap();

@@ -47,7 +47,7 @@ pub struct Timing {
     rates: Vec<f64>,
     /// What Engram rows took in all of the runs, where there are any.
     pub engram: Option<Usage>,
-    /// What experts took in all of the runs, if they are read from the disk.
+    /// What experts took in all of the runs, if they are read from disk.
     pub experts: Option<streamed::Usage>,
     /// What was done in all of the runs.
     pub profile: Profile,

@@ -122,7 +122,7 @@ impl TensorFile {
         self.named(written)
     }
 
-    /// Gives the file its name, on the disk and complete.
+    /// Gives the file its name, on disk and complete.
     pub fn finish(self) -> anyhow::Result<()> {
         if let Some((name, _)) = self.places.iter().find(|(_, p)| p.next != p.end) {
             bail!("{name}: fewer values than its shape has");

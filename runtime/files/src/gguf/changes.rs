@@ -157,7 +157,7 @@ mod tests {
         for (checked, keep_time, named) in [
             (true, false, true),
             (false, false, false),
-            // Only the blocks that something hangs on.
+            // Only the blocks that something depends on.
             (true, true, true),
             (false, true, false),
         ] {

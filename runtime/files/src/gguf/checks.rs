@@ -46,7 +46,7 @@ impl From<Altered> for GgufError {
 }
 
 impl Checks {
-    /// Checks all that is no tensor's, before any of it is parsed.
+    /// Checks all bytes outside tensors, before any of them are parsed.
     pub fn new(hashes: Arc<FileHashes>, file: &[u8]) -> Result<Self, GgufError> {
         if hashes.file_bytes != file.len() as u64 {
             return Err(GgufError::AlteredLength {

@@ -98,7 +98,7 @@ pub enum GgufError {
         /// The longest allowed.
         most: u64,
     },
-    /// A string is no UTF-8.
+    /// A string is not UTF-8.
     #[error("{item}: the text is not UTF-8; the file is damaged, download or convert it again")]
     Utf8 {
         /// The entry.
@@ -146,7 +146,7 @@ pub enum GgufError {
         /// The byte found.
         byte: u8,
     },
-    /// An alignment that is no power of two, or out of range.
+    /// An alignment that is not a power of two, or out of range.
     #[error(
         "alignment {alignment} is not a power of two from {} to {}; convert the model again",
         super::MIN_ALIGNMENT,
@@ -199,7 +199,7 @@ pub enum GgufError {
         /// The dimensions, innermost first.
         dims: Vec<u64>,
     },
-    /// A row that is no whole number of blocks.
+    /// A row that is not a whole number of blocks.
     #[error(
         "tensor {} has rows of {values} values, but {ty} needs a multiple of {}; choose another \
          type for it",

@@ -20,7 +20,7 @@ use super::tensor::TensorInfo;
 /// An open GGUF file: its header, checked, and its tensors' data, mapped.
 ///
 /// The file must not be changed while it is open: a tensor's bytes would change
-/// with it, and [`GgufFile::check_unchanged`] fails from then on. If it is cut short,
+/// with it, and [`GgufFile::check_unchanged`] fails from then on. If it is truncated,
 /// zeros are read past its new end, and [`GgufFile::lost`] says so.
 #[derive(Debug)]
 pub struct GgufFile {
@@ -85,7 +85,7 @@ impl GgufFile {
         // only ever read as plain bytes that no invariant rests on once checked
         // (every use of them is valid for any content), so a change by another
         // process can give wrong numbers, not undefined behaviour of ours; a file that
-        // is cut short is seen to by the guard.
+        // is truncated is seen to by the guard.
         let map = unsafe { Mmap::map(&file) }.map_err(io("map the file into memory"))?;
         let guard = Guard::new(&map);
         let checks = hashes.map(|hashes| Checks::new(hashes, &map)).transpose()?;
@@ -214,7 +214,7 @@ impl GgufFile {
             usize::try_from(self.position(tensor)),
             usize::try_from(tensor.bytes),
         ) {
-            // Refused by kernels without huge pages, which is no loss.
+            // Refused by kernels without huge pages, which is not a loss.
             let _ = self.map.advise_range(memmap2::Advice::HugePage, start, len);
         }
     }
@@ -233,7 +233,7 @@ impl GgufFile {
     }
 
     /// Has a tensor's bytes kept in memory from when they are read first, so that what was
-    /// checked is not read anew from the disk. Reads nothing by itself, and does what the
+    /// checked is not read anew from disk. Reads nothing by itself, and does what the
     /// system allows: see [`Self::unlocked`].
     pub fn lock_as_read(&self, tensor: &TensorInfo) {
         let bytes = self.data(tensor);

@@ -107,7 +107,7 @@ impl FileHashes {
         self.tensors.iter().map(|t| each(t) as u64).sum()
     }
 
-    /// BLAKE3 of all bytes of `file` that are no tensor's by these hashes.
+    /// BLAKE3 of all bytes of `file` that belong to no tensor by these hashes.
     pub(super) fn frame_of(&self, file: &[u8]) -> Hash {
         let extents = self.tensors.iter().map(|t| (t.position, t.bytes));
         frame_hash(file, extents)

@@ -22,7 +22,7 @@ impl TensorInfo {
     ///
     /// # Errors
     /// The name's length, the number of dimensions, a dimension of 0, a shape too
-    /// large to count, or a row that is no whole number of the type's blocks.
+    /// large to count, or a row that is not a whole number of the type's blocks.
     pub fn new(name: String, ty: GgmlType, dims: Vec<u64>) -> Result<Self, GgufError> {
         let bytes = tensor_bytes(&name, ty, &dims)?;
         Ok(Self {

@@ -72,7 +72,7 @@ impl Progress {
         if end >= self.need {
             return Step::Done;
         }
-        // A direct read goes on at a whole unit, so part of it comes again.
+        // A direct read continues at a whole unit, so part of it comes again.
         self.got = end / self.unit * self.unit;
         if self.got > before {
             self.retries = 0;

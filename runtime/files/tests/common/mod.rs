@@ -179,7 +179,7 @@ impl RawGguf {
         }
         b.header_end = out.len();
         out.resize(out.len().next_multiple_of(self.padding), 0);
-        // Data that is no valid UTF-8 and no small number, should it be read as such.
+        // Data that is not valid UTF-8 and no small number, should it be read as such.
         out.extend((0..self.data_len).map(|i| (i * 37 + 129) as u8));
         b
     }

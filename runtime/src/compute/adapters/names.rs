@@ -70,7 +70,7 @@ const IN_LAYER: &[(&str, &str, &str)] = &[
 ];
 
 /// The GGUF names that a module may have in a file, without the model's prefix
-/// (`model.`); none if it is no projection that adapters can change.
+/// (`model.`); none if it is not a projection that adapters can change.
 pub(super) fn gguf_names(module: &str) -> Vec<String> {
     let module = module.strip_prefix("model.").unwrap_or(module);
     if matches!(module, "head" | "lm_head") {

@@ -45,7 +45,7 @@ impl Sampler {
         Self::resume(options, 0)
     }
 
-    /// A sampler that goes on where another with the same options stood after
+    /// A sampler that continues where another with the same options stood after
     /// [`draws`](Self::draws) random numbers.
     ///
     /// # Errors

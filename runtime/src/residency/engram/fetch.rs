@@ -351,7 +351,7 @@ impl Fetch {
     ///
     /// # Errors
     /// [`EngineError::EngramRow`] naming the first row that could not be read or
-    /// holds something that is no number, [`EngineError::Gguf`] for one that was
+    /// holds something that is not a number, [`EngineError::Gguf`] for one that was
     /// altered; `out` is then of no use.
     ///
     /// # Panics

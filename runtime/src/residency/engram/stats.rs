@@ -28,7 +28,7 @@ pub struct EngramStats {
     pub bytes_read: u64,
     /// Pages of 4096 bytes that these reads touched.
     pub pages: u64,
-    /// Reads that failed or were cut short, and were repeated.
+    /// Reads that failed or were truncated, and were repeated.
     pub retries: u64,
     /// Reads in flight when a read was started, itself included, added up over
     /// all reads.

@@ -10,7 +10,7 @@ use crate::http::{ApiError, Completing, Kind};
 
 /// The marks of fill-in-the-middle prompts: begin, text before, hole, text after, end.
 const FIM: [&str; 3] = ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"];
-/// The last tokens of a text may be others when it goes on. Where a gap is filled, what is
+/// The last tokens of a text may be others when it continues. Where a gap is filled, what is
 /// typed next stands so many tokens before the hole.
 const TAILS: [usize; 2] = [64, 16];
 /// Texts beside the one with the gap.
@@ -61,7 +61,7 @@ struct Extra {
     text: String,
 }
 
-/// What is to go on.
+/// What is to continue.
 #[derive(Debug)]
 enum Wanted {
     /// A text, or ids, or both.
@@ -80,7 +80,7 @@ enum Piece {
     Id(u32),
 }
 
-/// The ids of a request's prompt, and where later ones may go on from.
+/// The ids of a request's prompt, and where later ones may continue from.
 pub(super) fn read(
     tokenizer: &Tokenizer,
     fields: &Fields,

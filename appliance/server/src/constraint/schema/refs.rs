@@ -32,7 +32,7 @@ fn find(value: &Value, place: &str, depth: usize, all: &mut HashMap<String, Stri
                 }
             }
             for (name, value) in map {
-                // A default's or an example's contents are no schemas.
+                // A default's or an example's contents are not schemas.
                 if !matches!(
                     name.as_str(),
                     "default" | "example" | "examples" | "const" | "enum"

@@ -12,7 +12,7 @@ const MOST_DEPTH: usize = 24;
 pub(super) struct Forms {
     /// Text, as a terminal's expression.
     pub text: Option<Text>,
-    /// JSON that is no text.
+    /// JSON that is not text.
     pub json: Option<Value>,
 }
 
