@@ -81,7 +81,7 @@ pub enum CheckpointError {
     },
 }
 
-/// Where a tensor lies.
+/// Where a tensor is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredTensor {
     /// Number of the shard in [`Checkpoint::shards`].

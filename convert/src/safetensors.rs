@@ -380,7 +380,7 @@ mod tests {
                 }
             }
             match parse_header(Path::new("m.safetensors"), &bytes, DATA) {
-                // What is accepted lies inside the file.
+                // What is accepted is inside the file.
                 Ok(header) => {
                     sound += 1;
                     let (start, mut sum) = (8 + bytes.len() as u64, 0);

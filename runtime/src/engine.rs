@@ -63,7 +63,7 @@ pub struct EngineOptions {
     /// experts and rows when a token needs them first, and experts that are read from
     /// the disk each time. What does not match stops the engine.
     pub hashes: Option<Arc<FileHashes>>,
-    /// Bytes to keep for adapters that are to be loaded ([`Engine::load_adapter`]): where
+    /// Bytes to reserve for adapters that will be loaded ([`Engine::load_adapter`]): where
     /// memory is short, fewer experts are kept in it.
     pub adapters: u64,
 }

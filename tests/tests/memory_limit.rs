@@ -75,7 +75,7 @@ impl Drop for Group {
     }
 }
 
-/// A program that holds so many MiB until it is killed.
+/// A program that holds that many MiB until it is killed.
 fn balloon(group: &Group, mib: usize) -> Child {
     let hold = format!("(head -c {mib}M /dev/zero; sleep 600) | tail > /dev/null");
     let mut command = group.command(Path::new("sh"), &["-c", &hold]);

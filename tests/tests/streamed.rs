@@ -121,7 +121,7 @@ fn experts_give_way_to_a_session_and_come_back() {
         ..EngineOptions::default()
     };
     let plan = engine(&model, options.clone()).plan().clone();
-    // Room for all experts, but not beside the session.
+    // Room for all experts, but not together with the session.
     let engine = engine(
         &model,
         EngineOptions {

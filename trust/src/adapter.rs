@@ -1,7 +1,7 @@
 //! Signatures of low-rank adapters. An adapter changes what the model says, so if models
 //! must be signed, adapters must be signed too.
 //!
-//! In an adapter's folder lie `adapter.manifest`, a list of its files' BLAKE3 hashes that
+//! An adapter's folder contains `adapter.manifest`, a list of its files' BLAKE3 hashes that
 //! `b3sum --check` reads, and `adapter.manifest.minisig`, its signature.
 
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::policy::{Policy, Signer};
 /// Longer ones are not manifests of adapters.
 const MOST_BYTES: u64 = 4096;
 
-/// The files beside an adapter's own.
+/// The files next to an adapter's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdapterFiles {
     /// The list of hashes.

@@ -87,7 +87,7 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<String, TrustError> {
     })
 }
 
-/// Writes a file in one step: whoever looks finds the old one or the whole new one.
+/// Writes a file in one step: a reader finds the old one or the complete new one.
 ///
 /// # Errors
 /// The system's.

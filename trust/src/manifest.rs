@@ -35,7 +35,7 @@ pub struct Manifest {
     /// The whole file.
     pub file: FileFacts,
     /// BLAKE3 of all bytes that belong to no tensor, one after the other: the header, what
-    /// lies between tensors, and what follows them.
+    /// is between tensors, and what follows them.
     pub frame: HexHash,
     /// The list of block hashes.
     pub blocks: BlockFacts,
@@ -133,7 +133,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The list of block hashes that lies beside the model, checked.
+    /// The list of block hashes that is next to the model, checked.
     ///
     /// # Errors
     /// If it is missing or is not the manifest's.

@@ -124,7 +124,7 @@ impl Request {
         &self.inner.inference_options
     }
 
-    /// How the output is to be read: tool calls, reasoning, stop sequences.
+    /// How to parse the output: tool calls, reasoning, stop sequences.
     #[must_use]
     pub fn parsing(&self) -> &ParsingOptions {
         &self.inner.parsing_options

@@ -96,7 +96,7 @@ impl Grammars {
         }
     }
 
-    /// The constraint that a request asks for; `None` where nothing is to be enforced.
+    /// The constraint that a request asks for; `None` if there is nothing to enforce.
     ///
     /// An answer is text of the form that is asked for, or a block of calls. Calls that
     /// must come, and those of strict tools, are held to their tools' schemas. Where a

@@ -58,7 +58,7 @@ pub struct Job {
     pub keep_as: Option<String>,
     /// How to choose them.
     pub picking: Picking,
-    /// What the model has beside it.
+    /// What the model uses in addition.
     pub adapters: Vec<Arc<Adapter>>,
     /// Who asks.
     pub client: Client,
@@ -175,7 +175,7 @@ struct Shared {
     open: AtomicUsize,
     /// No more jobs are taken.
     draining: AtomicBool,
-    /// Jobs are to be given up.
+    /// Gives up all jobs.
     stop: AtomicBool,
 }
 
@@ -285,7 +285,7 @@ impl Inbox {
         }
     }
 
-    /// Whether jobs are to be given up: it was said so, or nobody can send one.
+    /// Whether to give up jobs: because it was requested, or because nobody can send one.
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.shared.stop.load(Ordering::Acquire)

@@ -42,7 +42,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Makes a Unix socket at `path` with these permissions. A socket that lies there
+    /// Makes a Unix socket at `path` with these permissions. A socket that is there
     /// and that nobody listens on is replaced.
     ///
     /// # Errors
@@ -165,7 +165,7 @@ fn bind(path: &Path, mode: u32) -> io::Result<StdUnix> {
         Mode::empty(),
     )?;
     // The name that nobody knows is longer than the socket's own may be; through the
-    // folder's descriptor it is short wherever the folder lies.
+    // folder's descriptor it is short wherever the folder is.
     let name = format!("v4-run.{}.part", std::process::id());
     let made = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
     let _ = fs::remove_file(&made);

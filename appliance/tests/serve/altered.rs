@@ -307,7 +307,7 @@ fn a_write_that_was_undone_counts_and_a_new_name_does_not() {
     let signed = Signed::new("tiny-v4");
     let server = signed.serve(&[]);
     let right = text(&ask(&server, 3));
-    // The way to a new model: beside the old one, then in its place.
+    // The way to replace a model: next to the old one, then in its place.
     let new = signed.folder.path().join("new.gguf");
     fs::write(&new, b"another model").unwrap();
     let old = signed.folder.path().join("old.gguf");

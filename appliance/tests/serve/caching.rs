@@ -434,7 +434,7 @@ fn what_comes_once_does_not_push_a_conversation_out() {
     agent.user("And now?");
     let cost = agent.ask(&server, false);
     assert!(cost.cached + 40 > cost.prompt, "{cost:?}");
-    // An agent that shares the system prompt and tools begins there, beside it.
+    // An agent that shares the system prompt and tools begins there, next to it.
     let mut other = Agent::new(Kind::Chat, false);
     other.user("I am another.");
     let cost = other.ask(&server, false);

@@ -233,7 +233,7 @@ pub enum Vision {
     Keep,
 }
 
-/// Choices of whoever converts.
+/// The user's choices.
 #[derive(Debug, Clone)]
 pub struct PlanOptions {
     /// Which tensor gets which type.

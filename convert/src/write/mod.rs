@@ -179,7 +179,7 @@ fn cut(plan: &Plan) -> Vec<Unit> {
 
 /// Writes the planned file to `out`.
 ///
-/// Until it is whole it is `OUT.part`, with a journal beside it; running again
+/// Until it is whole it is `OUT.part`, with a journal next to it; running again
 /// with the same plan continues it.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //!
 //! [`backend`] is the line between the model's mathematics and a machine: the forward
 //! pass knows the trait alone, `backend::cpu` implements it, and another device stands
-//! beside `cpu`.
+//! next to `cpu`.
 
 pub mod adapters;
 pub mod arithmetic;

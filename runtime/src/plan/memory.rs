@@ -10,10 +10,10 @@ use crate::model::{ModelConfig, is_engram_table, is_expert};
 use crate::residency::engram::EngramPlacement;
 use crate::residency::experts::slot_bytes;
 
-/// What the program takes beside weights, caches and buffers: its code, threads'
+/// What the program takes besides weights, caches and buffers: its code, threads'
 /// stacks, and what the allocator keeps.
 const PROGRAM_BYTES: u64 = 160 << 20;
-/// The tokenizer and the header take so many times the header's length, at most.
+/// The tokenizer and the header take at most this many times the header's length.
 const HEADER_FACTOR: u64 = 12;
 
 /// What a plan is made for.
@@ -60,7 +60,7 @@ pub struct ExpertPlan {
     pub streamed: bool,
     /// Experts in memory when a session is at its full context.
     pub slots: usize,
-    /// Experts in memory beside an empty session.
+    /// Experts in memory with an empty session.
     pub slots_at_start: usize,
     /// Experts that must have room.
     pub least_slots: usize,

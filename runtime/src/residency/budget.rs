@@ -49,7 +49,7 @@ impl Budget {
         *self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What must have room beside sessions.
+    /// What must fit in addition to sessions.
     fn least(&self) -> u64 {
         let slots = self.store.as_ref().map_or(0, |s| s.slot_bytes());
         self.fixed + (self.least_slots * slots) as u64

@@ -25,7 +25,7 @@ pub enum Want {
     None,
     /// The last one's.
     Last,
-    /// The last so many.
+    /// The last N.
     LastN(usize),
     /// Every one's.
     All,
@@ -113,7 +113,7 @@ pub struct Session {
     marks_prompts: bool,
 }
 
-/// Buffers of so many rows are kept from call to call; those of a prompt's chunks are
+/// Buffers of this many rows are kept from call to call; those of a prompt's chunks are
 /// given back, so that experts can have their room.
 const KEPT_ROWS: usize = 16;
 
@@ -125,7 +125,7 @@ impl Session {
     /// An empty session for at most `context` tokens, run in chunks of `chunk`.
     ///
     /// # Errors
-    /// If the model's context is smaller, or so many tokens do not fit into the memory
+    /// If the model's context is smaller, or that many tokens do not fit into the memory
     /// that the engine may use.
     pub fn new(engine: &Arc<Engine>, context: usize, chunk: usize) -> Result<Self, EngineError> {
         let model_max = engine.config().context_length;
@@ -242,7 +242,7 @@ impl Session {
         self.cache.layer_rows
     }
 
-    /// Another session that has seen the same tokens. Both go on by themselves.
+    /// Another session that has seen the same tokens. The two are independent.
     ///
     /// # Errors
     /// If its caches do not fit into the memory that the engine may use.

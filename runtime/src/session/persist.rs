@@ -217,7 +217,7 @@ impl Session {
     /// take hours to read.
     ///
     /// # Errors
-    /// If so many tokens do not fit into the context or into memory.
+    /// If that many tokens do not fit into the context or into memory.
     pub fn fill_with_noise(&mut self, len: usize, seed: u64) -> Result<(), EngineError> {
         let config = self.engine.config();
         // Ids that every model has and may be given.

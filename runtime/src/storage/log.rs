@@ -65,7 +65,7 @@ impl SessionLog {
         Ok(log)
     }
 
-    /// Opens a session file to read it, beside others that do. `model` may be left open.
+    /// Opens a session file for reading, which others may do at the same time. `model` may be left open.
     ///
     /// # Errors
     /// See [`SessionError`]; a file that is being written is [`SessionError::Busy`].

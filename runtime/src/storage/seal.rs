@@ -76,7 +76,7 @@ impl SessionKey {
         }
     }
 
-    /// Seals a file that is kept beside a session, such as what was said.
+    /// Seals a file that is stored next to a session, such as the conversation.
     ///
     /// # Errors
     /// If the system has no random bytes.

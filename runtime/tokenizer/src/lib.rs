@@ -151,7 +151,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`TokenizerError::BadRange`] unless the ranges ascend, lie inside the text
+    /// [`TokenizerError::BadRange`] unless the ranges ascend, are inside the text
     /// and begin and end on characters; [`TokenizerError::UnknownMark`] for a range
     /// that spells no mark; those of [`encode`](Self::encode).
     pub fn encode_ranges(

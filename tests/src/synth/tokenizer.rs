@@ -133,7 +133,7 @@ pub struct Files {
     pub config: Vec<u8>,
 }
 
-/// The file at `path` and the `tokenizer_config.json` beside it if any, or else
+/// The file at `path` and the `tokenizer_config.json` next to it if any, or else
 /// made ones; `context` is the model's longest.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ pub struct Options {
     pub shard_bytes: u64,
     /// Threads; all cores if `None`.
     pub threads: Option<usize>,
-    /// Whether to replace a checkpoint that is there already.
+    /// Whether to replace an existing checkpoint.
     pub force: bool,
 }
 

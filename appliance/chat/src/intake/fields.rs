@@ -220,10 +220,10 @@ const MESSAGES: &[&str] = &[
     "context_management",
 ];
 
-/// What `/v1/completions` has beside, which has tables of its own.
+/// Further fields of `/v1/completions`, which has its own tables.
 const COMPLETIONS: &[&str] = &["prompt", "suffix", "best_of", "echo"];
 
-/// Change nothing anywhere: who asks, where it is billed and kept, how fast it should be,
+/// Without effect on any path: who asks, where it is billed and stored, how fast it should be,
 /// caching, which is done here without being asked, and what only bounds the work.
 const HARMLESS: &[&str] = &[
     "user",

@@ -227,7 +227,7 @@ pub fn whole(value: &Value) -> Option<i64> {
         return Some(i64::try_from(n).unwrap_or(i64::MAX));
     }
     let n = value.as_f64().filter(|n| n.fract() == 0.0)?;
-    // Saturates; nobody asks for so many of anything.
+    // Saturates; no request needs that many of anything.
     Some(n as i64)
 }
 

@@ -82,7 +82,7 @@ pub(crate) async fn answer(
     Ok(prepared.ignored.tell(answered?))
 }
 
-/// Reads a request's prompt while nothing else is to be done, so that those that begin
+/// Reads a request's prompt while the service is idle, so that those that begin
 /// like it find it read. Returns its tokens, and how many were known.
 pub(crate) async fn read_beforehand(
     service: &Arc<Service>,

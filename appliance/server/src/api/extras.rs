@@ -24,7 +24,7 @@ pub(super) struct Extras {
 }
 
 impl Extras {
-    /// Of a request's body, for a vocabulary of so many tokens.
+    /// From a request's body, for a vocabulary of that many tokens.
     pub fn of(body: &Map<String, Value>, vocabulary: usize) -> Result<Self, ApiError> {
         let whole = |name: &'static str| match present(body, name) {
             None => Ok(None),

@@ -449,7 +449,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether an option that cannot be held is a number's spelling as text, beside the number
+/// Whether an option that cannot be held is a number's spelling as text, next to the number
 /// itself, as Pydantic writes decimals: then there is nothing that cannot be said without.
 fn as_number(refusal: &Refusal, option: &Value, all: &[Value]) -> bool {
     refusal.keyword.as_deref() == Some("pattern")

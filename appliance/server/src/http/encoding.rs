@@ -87,7 +87,7 @@ pub(super) fn decode(codings: &[Coding], body: Bytes, most: usize) -> Result<Byt
     })
 }
 
-/// Reads one byte more than `most`, if there are so many.
+/// Reads one byte more than `most`, if there are that many.
 fn unfold(coding: Coding, mut body: &[u8], most: usize, to: &mut Vec<u8>) -> io::Result<()> {
     let limit = (most as u64).saturating_add(1);
     match coding {

@@ -18,7 +18,7 @@ pub(crate) enum Peer {
     Tcp,
 }
 
-/// Fields that clients send a key in, beside `Authorization: Bearer`.
+/// Headers in which clients send a key, besides `Authorization: Bearer`.
 static KEY_FIELDS: [HeaderName; 2] = [
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("api-key"),

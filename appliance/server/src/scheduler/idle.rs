@@ -5,7 +5,7 @@ use v4_runtime::{Engine, EngineError, Hooks, Session};
 
 /// Shorter sessions are not worth their place.
 const LEAST: usize = 8;
-/// A session is copied for so many tokens of it, or for this part of it.
+/// A session is copied for at least this many tokens of it, or for this part of it.
 const WORTH: (usize, usize) = (32, 16);
 /// A session is given up as if it had been used so many events later for each time that
 /// it was continued, up to so many times: a conversation outlives requests that came
@@ -94,7 +94,7 @@ pub(super) fn usable(session: &Session, engine: &Engine, ids: &[u32]) -> usize {
     marks.filter(|&mark| mark <= same).max().unwrap_or(0)
 }
 
-/// Whether to copy a session for so many tokens of it.
+/// Whether to copy a session for that many of its tokens.
 pub(super) fn worth_copying(tokens: usize, session: &Session) -> bool {
     let (enough, part) = WORTH;
     tokens >= enough.min(session.len().div_ceil(part)).max(1)

@@ -19,7 +19,7 @@ use crate::notify::Notifier;
 
 /// Ids of all turns together.
 const MOST_IDS: usize = 4 << 20;
-/// What a turn costs beside its ids, as if these were ids as well.
+/// What a turn costs in addition to its ids, counted in ids.
 const OF_A_TURN: usize = 32;
 /// Turns at one place: answers to the same prompt.
 const MOST_AT_A_PLACE: usize = 4;
@@ -104,7 +104,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Turns {
-    /// With those that are kept beside the sessions. A file that cannot be
+    /// With those that are stored next to the sessions. A file that cannot be
     /// used costs what was in it, and is logged.
     pub fn open(
         store: &SessionStore,

@@ -71,7 +71,7 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
-    /// Creates the file beside its final name and writes the header.
+    /// Creates the file next to its final name and writes the header.
     pub fn create(path: &Path, tensors: &[Tensor]) -> anyhow::Result<Self> {
         let folder = folder_of(path);
         let file = tempfile::Builder::new()

@@ -49,7 +49,7 @@ pub struct LeftOut {
     pub unreadable: usize,
     /// The first of these, and lines of ignore files that mean nothing.
     pub named: Vec<Unread>,
-    /// How many there are beside those named.
+    /// How many there are besides those named.
     pub more: usize,
 }
 

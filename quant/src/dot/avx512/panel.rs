@@ -27,7 +27,7 @@ const TILE: usize = 12;
 /// three sums.
 pub(super) const WORDS: usize = 8 + 5;
 
-/// Where block `b` of `n` lies.
+/// Where block `b` of `n` is.
 fn place(b: usize, n: usize) -> usize {
     let lane = b % GROUP;
     lane * (n / GROUP) + lane.min(n % GROUP) + b / GROUP

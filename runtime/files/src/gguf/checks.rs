@@ -163,7 +163,7 @@ impl Checks {
     }
 }
 
-/// Bytes of a tensor in its blocks: each block's number and where it lies in the tensor.
+/// Bytes of a tensor in its blocks: each block's number and its place in the tensor.
 pub(super) fn blocks_of(known: &TensorHashes, bytes: Range<u64>) -> Vec<(u64, Range<u64>)> {
     let first = bytes.start / known.block_bytes;
     let last = bytes.end.min(known.bytes).div_ceil(known.block_bytes);

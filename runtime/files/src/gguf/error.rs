@@ -241,7 +241,7 @@ pub enum GgufError {
         /// The file's alignment.
         alignment: u64,
     },
-    /// A tensor's data lie past the end of the file.
+    /// A tensor's data is past the end of the file.
     #[error(
         "tensor {} ends at byte {end}, but the file has only {file_len}; it is truncated or \
          damaged, download or convert it again",
@@ -290,7 +290,7 @@ pub enum GgufError {
         /// End of the block.
         to: u64,
     },
-    /// The header, or what lies between tensors, is not what the file's hashes say.
+    /// The header, or the data between tensors, does not match the file's hashes.
     #[error(
         "its header, or data between its tensors, does not match the manifest: the file was \
          altered, or its disk is damaged; copy the model again"

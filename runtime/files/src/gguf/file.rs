@@ -195,7 +195,7 @@ impl GgufFile {
     /// A tensor's bytes, as the file has them.
     ///
     /// # Panics
-    /// If the tensor is not one of this file's and would lie outside it.
+    /// If the tensor is not one of this file's and would be outside it.
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         // For this file's own tensors the reader has checked both bounds.

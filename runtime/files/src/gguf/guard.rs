@@ -162,7 +162,7 @@ mod linux {
         not_ours(signal, info, context);
     }
 
-    /// Hands the signal to whoever had it before; without one, it ends the process as
+    /// Passes the signal to the previous handler; without one, it ends the process as
     /// if we had never been.
     fn not_ours(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
         let before = BEFORE.load(Ordering::Acquire);

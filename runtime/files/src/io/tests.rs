@@ -10,7 +10,7 @@ use super::*;
 
 const PIECE: usize = 4096;
 
-/// A file of so many pieces, each filled with its number.
+/// A file of that many pieces, each filled with its number.
 fn file(pieces: usize) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for piece in 0..pieces {

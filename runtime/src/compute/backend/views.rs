@@ -49,7 +49,7 @@ impl<'a> WeightRows<'a> {
     }
 }
 
-/// A low-rank pair of matrices, added beside a product.
+/// A low-rank pair of matrices, added to a product.
 #[derive(Debug, Clone, Copy)]
 pub struct LowRank<'a> {
     /// `[rank, inputs]`.

@@ -5,7 +5,7 @@
 //! their windows only: what is wanted at one position depends on `window - 1`
 //! positions before it in the layer below, on twice as many in the one below
 //! that, and on nothing else. Rows outside this cone are never computed, and
-//! since a row's bits do not depend on the rows beside it, the rest are the
+//! since a row's bits do not depend on the other rows, the rest are the
 //! same bits as in a full pass.
 
 use std::ops::Range;

@@ -18,7 +18,7 @@ use crate::error::EngineError;
 /// plans them, which is quicker than to wake a thread. Planning more would keep
 /// it from its own work.
 const FEW_ROWS: usize = 2048;
-/// After so many reads of a table failed, the others are not tried: each may
+/// After this many reads of a table failed, the others are not tried: each may
 /// take the disk half a minute.
 const MOST_FAILURES: usize = 4;
 /// Fewer rows are decoded by the caller alone.

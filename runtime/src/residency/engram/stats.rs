@@ -79,7 +79,7 @@ impl EngramStats {
     }
 }
 
-/// The counters behind [`EngramStats`], beside those of the reader.
+/// The counters behind [`EngramStats`], besides those of the reader.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     fetches: AtomicU64,
@@ -93,14 +93,14 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// A fetch of so many tokens, with rows of all tables.
+    /// A fetch of that many tokens, with rows of all tables.
     pub fn asked(&self, tokens: usize, rows: usize) {
         self.fetches.fetch_add(1, Relaxed);
         self.tokens.fetch_add(tokens as u64, Relaxed);
         self.rows.fetch_add(rows as u64, Relaxed);
     }
 
-    /// What a plan found, for rows of so many bytes.
+    /// What a plan found, for rows of that many bytes.
     pub fn planned(&self, distinct: usize, missing: usize, row_bytes: usize, pages: u64) {
         self.distinct.fetch_add(distinct as u64, Relaxed);
         self.hits.fetch_add((distinct - missing) as u64, Relaxed);

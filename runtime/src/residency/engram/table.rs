@@ -92,7 +92,7 @@ impl Table {
         })
     }
 
-    /// A table of rows of so many bytes without a file.
+    /// A table of rows of that many bytes, without a file.
     #[cfg(test)]
     pub fn of_bytes(position: u64, row_bytes: usize, rows: u64) -> Self {
         Self {

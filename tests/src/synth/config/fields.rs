@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
-/// The fields of a `config.json`. Those of the language model stand beside the
+/// The fields of a `config.json`. Those of the language model are next to the
 /// others, or in `text_config`, as V4.1 has them.
 #[derive(Debug, Clone)]
 pub(super) struct Fields {
@@ -38,7 +38,7 @@ impl Fields {
         all
     }
 
-    /// A field of the language model, or else one beside it.
+    /// A field of the language model, or else one next to it.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
         let outer = || self.outer.as_ref().and_then(|outer| outer.get(key));
         self.text.get(key).or_else(outer)

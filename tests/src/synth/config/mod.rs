@@ -37,7 +37,7 @@ pub enum Source {
     File(PathBuf),
 }
 
-/// Which draft blocks (`mtp.*`) the checkpoint carries beside the model.
+/// Which draft blocks (`mtp.*`) the checkpoint contains in addition to the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Draft {
     /// None.
@@ -48,7 +48,7 @@ pub enum Draft {
     Dspark,
 }
 
-/// What a checkpoint carries beside the model.
+/// What a checkpoint contains in addition to the model.
 #[derive(Debug, Clone)]
 pub struct Extras {
     /// Draft blocks.

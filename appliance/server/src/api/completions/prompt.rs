@@ -11,9 +11,9 @@ use crate::http::{ApiError, Completing, Kind};
 /// The marks of fill-in-the-middle prompts: begin, text before, hole, text after, end.
 const FIM: [&str; 3] = ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"];
 /// The last tokens of a text may be others when it continues. Where a gap is filled, what is
-/// typed next stands so many tokens before the hole.
+/// typed next is this many tokens before the hole.
 const TAILS: [usize; 2] = [64, 16];
-/// Texts beside the one with the gap.
+/// Texts in addition to the one with the gap.
 const MOST_EXTRA: usize = 1024;
 
 /// Which marks in a text are marks; the others are letters.
@@ -54,14 +54,14 @@ fn gaps(tokenizer: &Tokenizer, text: &str) -> Vec<Range<usize>> {
     all
 }
 
-/// A text beside the one with the gap.
+/// A text in addition to the one with the gap.
 #[derive(Debug, PartialEq, Eq)]
 struct Extra {
     name: Option<String>,
     text: String,
 }
 
-/// What is to continue.
+/// The text to continue.
 #[derive(Debug)]
 enum Wanted {
     /// A text, or ids, or both.

@@ -111,7 +111,7 @@ impl Reader<'_> {
                 },
                 Format::Known => drop(out.insert("format".into(), format.as_str().into())),
                 Format::Hint => {}
-                // Where a pattern stands beside it, that is what it means.
+                // If there is a pattern next to it, the pattern defines the meaning.
                 Format::Unknown if self.rigor == Rigor::Strict && !has_pattern(schema) => {
                     let why = format!("the format {format:?} is unknown, which strict excludes");
                     return Err(self.refuse(place, "format", why));
@@ -125,7 +125,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a schema, or one of those that hold beside it, has a pattern.
+/// Whether a schema, or one that applies in addition to it, has a pattern.
 fn has_pattern(schema: &Keywords<'_>) -> bool {
     let all = schema.get("allOf").and_then(Value::as_array);
     schema.contains_key("pattern")
