@@ -175,7 +175,7 @@ fn report(args: &ConvertArgs, plan: &Plan, resumed: u64, elapsed: Duration) -> a
     let rate = bytes((written as f64 / seconds.max(1e-3)) as u64);
     let resumed = match resumed {
         0 => String::new(),
-        some => format!(", {} of it earlier", bytes(some)),
+        some => format!(", {} already written", bytes(some)),
     };
     writeln!(
         io::stderr(),
@@ -230,7 +230,7 @@ fn plan_as_text(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
     if let Some((count, sum, begin)) = plan.engram_tables() {
         writeln!(
             out,
-            "  of these {count} Engram tables with {}, from byte {begin} on",
+            "  of which {count} Engram tables with {}, starting at byte {begin}",
             bytes(sum)
         )?;
     }
