@@ -64,8 +64,8 @@ pub fn measure_adapter(folder: &Path) -> Result<[Hash; 2], TrustError> {
     Ok([hash(config)?, hash(weights)?])
 }
 
-/// Finds out whether an adapter is what `policy` asks for, by the hashes of what was read
-/// of its files ([`Adapter::hashes`]). Without keys nothing is asked.
+/// Checks whether an adapter satisfies `policy`, by the hashes of what was read
+/// from its files ([`Adapter::hashes`]). Without keys nothing is required.
 ///
 /// # Errors
 /// [`TrustError`]: not signed, signed by somebody else, or altered.

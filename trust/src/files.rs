@@ -48,7 +48,7 @@ pub(crate) fn io_error<'a>(
     }
 }
 
-/// Whether somebody put something there.
+/// Whether the file is missing.
 pub(crate) fn is_missing(path: &Path) -> bool {
     matches!(std::fs::metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound)
 }

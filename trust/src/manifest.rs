@@ -18,7 +18,7 @@ const MOST_MANIFEST_BYTES: u64 = 64 << 20;
 /// The longest list of hashes read. V4.1-Flash with its tables takes 100 MB.
 const MOST_HASHES_BYTES: u64 = 4 << 30;
 
-/// What is known of a model's bytes.
+/// A description of a model's bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -43,7 +43,7 @@ pub struct Manifest {
     pub tensors: Vec<TensorFacts>,
 }
 
-/// What is known of the whole file.
+/// A description of the whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileFacts {
@@ -55,7 +55,7 @@ pub struct FileFacts {
     pub blake3: HexHash,
 }
 
-/// What is known of the list of block hashes.
+/// A description of the list of block hashes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockFacts {
@@ -65,7 +65,7 @@ pub struct BlockFacts {
     pub blake3: HexHash,
 }
 
-/// What is known of a tensor.
+/// A description of a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorFacts {
@@ -76,7 +76,7 @@ pub struct TensorFacts {
     pub ty: String,
     /// Its dimensions, innermost first.
     pub dims: Vec<u64>,
-    /// Where its data start, in bytes from the start of the file.
+    /// Where its data starts, in bytes from the start of the file.
     pub offset: u64,
     /// Length of its data.
     pub bytes: u64,
@@ -114,7 +114,7 @@ impl Manifest {
         read(path, MOST_MANIFEST_BYTES)
     }
 
-    /// Understands a manifest's bytes.
+    /// Parses a manifest's bytes.
     ///
     /// # Errors
     /// [`TrustError::Manifest`] with what is wrong.

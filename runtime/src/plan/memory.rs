@@ -62,19 +62,19 @@ pub struct ExpertPlan {
     pub slots: usize,
     /// Experts in memory with an empty session.
     pub slots_at_start: usize,
-    /// Experts that must have room.
+    /// Experts that must fit.
     pub least_slots: usize,
 }
 
-/// Where every group of bytes goes. All numbers are bytes.
+/// Where memory goes. All numbers are bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryPlan {
-    /// What may be used; `None` without a bound.
+    /// The limit; `None` without one.
     pub allowed: Option<u64>,
     /// Weights that every token reads.
     pub dense: u64,
-    /// Token embeddings: mapped, a row is read per token, and the system keeps of
-    /// them what it likes.
+    /// Token embeddings: mapped; one row is read per token, and the system decides how
+    /// much of them to keep.
     pub embedding: u64,
     /// The routed experts.
     pub experts: ExpertPlan,
@@ -224,7 +224,7 @@ impl MemoryPlan {
         self.dense + self.engram_memory + self.program + self.adapters
     }
 
-    /// All that is in memory with one session at its full context.
+    /// Everything in memory with one session at its full context.
     #[must_use]
     pub fn total(&self) -> u64 {
         let experts = match self.experts.streamed {

@@ -7,15 +7,15 @@ use v4_files::ByteSize;
 use super::experts::ExpertStore;
 use crate::error::EngineError;
 
-/// What an engine may use. Sessions take from it as they grow and give back when they
-/// end; what they leave is for experts.
+/// The memory that an engine may use. Sessions take from it as they grow and return it
+/// when they end; what they leave is for experts.
 #[derive(Debug)]
 pub struct Budget {
     /// Bytes in all; `None` for no bound.
     allowed: Option<u64>,
-    /// Weights and all else that stays while the engine is open.
+    /// Weights and everything else that stays while the engine is open.
     fixed: u64,
-    /// Experts that must have room whatever sessions need.
+    /// Experts that must fit whatever sessions need.
     least_slots: usize,
     store: Option<Arc<ExpertStore>>,
     taken: Mutex<u64>,

@@ -121,7 +121,7 @@ impl SessionKey {
 /// What seals the parts of one file.
 pub(super) struct Seal {
     cipher: XChaCha20Poly1305,
-    /// Tells a wrong key from damage.
+    /// Distinguishes a wrong key from damage.
     pub check: [u8; 16],
 }
 

@@ -36,7 +36,7 @@ impl SessionLog {
         self.unsealed(&before, step.state_at(), state)
     }
 
-    /// Step `i` has what no session of this model has.
+    /// Step `i` has contents that no session of this model can have.
     pub(crate) fn misfit(&self, i: usize) -> SessionError {
         let step = &self.steps[i];
         SessionError::Corrupt {
