@@ -17,7 +17,7 @@ pub(super) struct Checks {
     done: Vec<Vec<AtomicU64>>,
     /// Indices into the hashes' tensors in the order of their names.
     by_name: Vec<u32>,
-    /// What did not match first.
+    /// The first mismatch.
     first: OnceLock<Altered>,
 }
 
@@ -71,7 +71,7 @@ impl Checks {
         })
     }
 
-    /// Sees that the header names the very tensors that there are hashes of.
+    /// Checks that the header names exactly the tensors that have hashes.
     pub fn same_tensors(&self, header: &Header) -> Result<(), GgufError> {
         for info in &header.tensors {
             let position = header.data_offset + info.offset;
@@ -117,13 +117,13 @@ impl Checks {
         }))
     }
 
-    /// Remembers what did not match, if it is the first.
+    /// Records a mismatch, if it is the first.
     pub fn found(&self, altered: Altered) -> GgufError {
         let _ = self.first.set(altered.clone());
         altered.into()
     }
 
-    /// What did not match, if something did not.
+    /// The first mismatch, if there was one.
     pub fn altered(&self) -> Option<GgufError> {
         self.first.get().map(|first| first.clone().into())
     }

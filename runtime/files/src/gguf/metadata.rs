@@ -61,7 +61,7 @@ impl Metadata {
         Some(&self.entries[self.sorted[at] as usize].1)
     }
 
-    /// Whether the key is there.
+    /// Whether the key exists.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
         self.find(key).is_ok()
@@ -139,7 +139,7 @@ impl Metadata {
     }
 
     /// # Errors
-    /// The key is missing or no truth value.
+    /// The key is missing or not a boolean.
     pub fn get_bool(&self, key: &str) -> Result<bool, GgufError> {
         match self.need(key)? {
             Value::Bool(v) => Ok(*v),
@@ -148,7 +148,7 @@ impl Metadata {
     }
 
     /// # Errors
-    /// The key is missing or no string.
+    /// The key is missing or not a string.
     pub fn get_str(&self, key: &str) -> Result<&str, GgufError> {
         match self.need(key)? {
             Value::String(v) => Ok(v),
@@ -157,7 +157,7 @@ impl Metadata {
     }
 
     /// # Errors
-    /// The key is missing, is not an array of strings.
+    /// The key is missing or not an array of strings.
     pub fn get_strs(&self, key: &str) -> Result<&Strings, GgufError> {
         const EXPECTED: &str = "ARRAY of STRING";
         match self.need(key)? {

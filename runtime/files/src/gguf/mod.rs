@@ -31,7 +31,7 @@ pub use writer::{PAGE_ALIGNMENT, data_bytes, encode_header, layout_offsets};
 
 const MAGIC: &[u8; 4] = b"GGUF";
 
-/// What a Git LFS pointer begins with: the few lines that stand in place of a large
+/// The beginning of a Git LFS pointer: the few lines that replace a large
 /// file in a repository that was cloned without Git LFS.
 pub const LFS_POINTER_START: &[u8; 23] = b"version https://git-lfs";
 

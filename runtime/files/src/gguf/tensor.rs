@@ -11,7 +11,7 @@ pub struct TensorInfo {
     pub ty: GgmlType,
     /// 1 to 4 dimensions in ggml's order: the innermost, a row's length, first.
     pub dims: Vec<u64>,
-    /// Where its data start, in bytes from [`Header::data_offset`](super::Header::data_offset).
+    /// Where its data starts, in bytes from [`Header::data_offset`](super::Header::data_offset).
     pub offset: u64,
     /// Length of its data in bytes.
     pub bytes: u64,

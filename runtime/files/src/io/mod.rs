@@ -31,10 +31,10 @@ pub use threads::read_into;
 /// How reads are submitted to the operating system. The results are the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ReadMode {
-    /// `io_uring` where the kernel allows it, threads elsewhere.
+    /// `io_uring` if the kernel allows it, threads otherwise.
     #[default]
     Auto,
-    /// `io_uring`; an error where the kernel refuses it.
+    /// `io_uring`; an error if the kernel refuses it.
     Uring,
     /// A pool of threads, each with one `pread` at a time.
     Threads,
@@ -64,7 +64,7 @@ pub trait ReadHook: Send + Sync + fmt::Debug {
     ) -> std::io::Result<usize>;
 }
 
-/// Most reads that may be in flight; what NVMe drives have queues for.
+/// The most reads that may be in flight, as many as the queues of NVMe drives hold.
 pub const MAX_IN_FLIGHT: usize = 1024;
 
 /// A read: the first `need` bytes at `offset` are wanted, up to `len` are asked
@@ -102,7 +102,7 @@ pub trait Job: Send + Sync {
 }
 
 /// Calls into a job. If that panics the job ends as if the reader had: whoever
-/// waits for it must not wait for ever.
+/// waits for it must not wait forever.
 fn guarded<T>(job: &Arc<dyn Job>, call: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(call));
     if result.is_err() {
