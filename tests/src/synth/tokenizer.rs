@@ -164,7 +164,7 @@ pub fn files(path: Option<&Path>, family: Family, vocab: u64, context: &Value) -
         .max();
     ensure!(
         largest.is_some_and(|id| id < vocab),
-        "{name}: its largest id is {}, the model's vocabulary has {vocab}; pass --vocab",
+        "{name}: its largest id is {}, but the model's vocabulary has {vocab}; pass --vocab",
         largest.unwrap_or(0)
     );
     let beside = path.with_file_name("tokenizer_config.json");

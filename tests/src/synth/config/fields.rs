@@ -25,7 +25,7 @@ impl Fields {
                 text,
                 outer: Some(json),
             }),
-            Some(_) => bail!("{TEXT}: an object expected"),
+            Some(_) => bail!("{TEXT} must be an object"),
         }
     }
 
@@ -76,7 +76,7 @@ impl Fields {
         let value = self.get(key).with_context(|| format!("{key} is missing"))?;
         value
             .as_u64()
-            .with_context(|| format!("{key} is {value}: a whole number expected"))
+            .with_context(|| format!("{key} is {value}, but must be a whole number"))
     }
 
     /// A number from 1 to `most`.
@@ -84,7 +84,7 @@ impl Fields {
         let value = self.number(key)?;
         ensure!(
             (1..=most).contains(&value),
-            "{key} is {value}: must be 1 to {most}"
+            "{key} is {value}, but must be 1 to {most}"
         );
         Ok(value)
     }
@@ -93,6 +93,6 @@ impl Fields {
         self.get(key)
             .and_then(Value::as_array)
             .and_then(|array| array.iter().map(Value::as_u64).collect())
-            .with_context(|| format!("{key}: an array of whole numbers expected"))
+            .with_context(|| format!("{key} must be an array of whole numbers"))
     }
 }
