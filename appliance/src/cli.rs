@@ -1,4 +1,4 @@
-//! The command line as typed: what clap parses, nothing decided yet.
+//! The command line as typed: what clap parses, before anything is decided.
 //!
 //! These are the low-level arguments. Each command turns its own into the
 //! high-level values of [`crate::options`] once, at its start.

@@ -1,4 +1,4 @@
-//! How many tokens of context the service gives each request.
+//! Chooses the context that the service gives each request.
 
 use std::num::NonZero;
 use std::path::Path;

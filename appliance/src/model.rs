@@ -1,4 +1,4 @@
-//! Opening a model and giving it room.
+//! Opens a model, and makes sure that it fits.
 
 use std::ops::ControlFlow;
 use std::path::Path;

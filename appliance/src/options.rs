@@ -1,4 +1,4 @@
-//! High-level options: what the arguments mean, decided once.
+//! High-level options: the meaning of the arguments, decided once.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

@@ -1,4 +1,4 @@
-//! What goes to the terminal, and what may not.
+//! Output to the terminal, with control characters made visible.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -151,7 +151,7 @@ impl Notes {
     /// One line of statistics or advice.
     pub fn line(&self, text: &str) {
         if !self.quiet {
-            // A closed standard error is no reason to stop working.
+            // A closed standard error is not a reason to stop working.
             let _ = writeln!(io::stderr(), "{}", visible(text));
         }
     }

@@ -119,7 +119,7 @@ impl Sessions {
             if let Ok(session) = Session::restore(engine, context, chunk, &found.log, found.tokens)
             {
                 if let Some(saved) = saved {
-                    // So that it can be gone on from here without the other.
+                    // So that it can be continued from here without the other.
                     session.save(&mut saved.log)?;
                 }
                 return Ok(session);

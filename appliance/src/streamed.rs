@@ -1,4 +1,4 @@
-//! What experts that are read from the disk took.
+//! What experts that are read from disk took.
 
 use serde_json::{Value, json};
 use v4_runtime::Engine;

@@ -1,4 +1,4 @@
-//! What is asked of a model file, from the command line.
+//! Checks a model file as requested on the command line.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

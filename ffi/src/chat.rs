@@ -23,7 +23,7 @@ c_struct! {
 }
 
 c_struct! {
-    /// What a request asks for beside its prompt.
+    /// What a request asks for in addition to its prompt.
     v4_chat_facts, first 40, {
         size: u32,
         max_tokens: u32,

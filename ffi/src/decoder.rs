@@ -1,4 +1,4 @@
-//! Ids to text as they arrive.
+//! Converts ids to text as they arrive.
 
 use std::ffi::c_char;
 

@@ -1,4 +1,4 @@
-//! Answers, token by token.
+//! Generates answers token by token.
 
 use std::ffi::{c_char, c_void};
 use std::ops::ControlFlow;
@@ -17,7 +17,7 @@ use crate::session::{Timeline, v4_session};
 use crate::status::{Failure, Outcome, guard, v4_status};
 
 c_struct! {
-    /// How long to go on.
+    /// How long to continue.
     v4_generate_options, first 16, {
         size: u32,
         max_tokens: u32,

@@ -1,4 +1,4 @@
-//! Structs that carry their size, and may grow at their end.
+//! Structs that carry their size and may grow at the end.
 
 use crate::status::{Failure, Outcome, Status};
 

@@ -1,4 +1,4 @@
-//! What the tokens of an answer mean.
+//! Parses the tokens of an answer into reasoning, content and calls.
 
 use std::ffi::{CString, c_char, c_void};
 use std::ptr;

@@ -1,4 +1,4 @@
-//! Pointers from C: checked as far as they can be, then turned into what Rust trusts.
+//! Pointers from C: checked as far as possible, then converted to safe Rust types.
 
 use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;

@@ -4,7 +4,7 @@ use crate::GgmlType;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuantError {
-    /// A row's length is no multiple of the type's block.
+    /// A row's length is not a multiple of the type's block.
     #[error("{ty} needs rows of a multiple of {block} values, not {values}")]
     RowLength {
         /// The type asked for.

@@ -94,7 +94,7 @@ impl GgmlType {
     /// Bytes of a row of `values` values.
     ///
     /// # Errors
-    /// [`QuantError::RowLength`] if the row is no whole number of blocks.
+    /// [`QuantError::RowLength`] if the row is not a whole number of blocks.
     pub fn row_bytes(self, values: usize) -> Result<usize, QuantError> {
         let block = self.block_values();
         if !values.is_multiple_of(block) {

@@ -1,6 +1,6 @@
-//! Says whose a model file is, and whether it is still what it was.
+//! Checks who made a model file, and whether it has been altered.
 //!
-//! Beside `model.gguf` lie
+//! Next to `model.gguf` are
 //!
 //! - `model.gguf.manifest`: JSON for people and programs, with BLAKE3 of the whole file,
 //!   of every tensor, and of the list of block hashes;

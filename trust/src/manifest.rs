@@ -1,4 +1,4 @@
-//! The manifest: what is known of a model's bytes.
+//! The manifest, which describes a model's bytes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const MOST_MANIFEST_BYTES: u64 = 64 << 20;
 /// The longest list of hashes read. V4.1-Flash with its tables takes 100 MB.
 const MOST_HASHES_BYTES: u64 = 4 << 30;
 
-/// What is known of a model's bytes.
+/// A description of a model's bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -34,8 +34,8 @@ pub struct Manifest {
     pub recipe: Option<String>,
     /// The whole file.
     pub file: FileFacts,
-    /// BLAKE3 of all bytes that are no tensor's, one after the other: the header, what
-    /// lies between tensors, and what follows them.
+    /// BLAKE3 of all bytes that belong to no tensor, one after the other: the header, what
+    /// is between tensors, and what follows them.
     pub frame: HexHash,
     /// The list of block hashes.
     pub blocks: BlockFacts,
@@ -43,7 +43,7 @@ pub struct Manifest {
     pub tensors: Vec<TensorFacts>,
 }
 
-/// What is known of the whole file.
+/// A description of the whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileFacts {
@@ -55,7 +55,7 @@ pub struct FileFacts {
     pub blake3: HexHash,
 }
 
-/// What is known of the list of block hashes.
+/// A description of the list of block hashes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockFacts {
@@ -65,7 +65,7 @@ pub struct BlockFacts {
     pub blake3: HexHash,
 }
 
-/// What is known of a tensor.
+/// A description of a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorFacts {
@@ -76,7 +76,7 @@ pub struct TensorFacts {
     pub ty: String,
     /// Its dimensions, innermost first.
     pub dims: Vec<u64>,
-    /// Where its data start, in bytes from the start of the file.
+    /// Where its data starts, in bytes from the start of the file.
     pub offset: u64,
     /// Length of its data.
     pub bytes: u64,
@@ -114,7 +114,7 @@ impl Manifest {
         read(path, MOST_MANIFEST_BYTES)
     }
 
-    /// Understands a manifest's bytes.
+    /// Parses a manifest's bytes.
     ///
     /// # Errors
     /// [`TrustError::Manifest`] with what is wrong.
@@ -133,7 +133,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The list of block hashes that lies beside the model, checked.
+    /// The list of block hashes that is next to the model, checked.
     ///
     /// # Errors
     /// If it is missing or is not the manifest's.

@@ -12,7 +12,7 @@
 //! - [`intake`]: what clients send -> a request that its protocol accepts.
 //! - [`Conversation`]: turns of a conversation -> prompt and ids, without any
 //!   protocol, and [`Reply`]: ids -> reasoning and answer as they come.
-//! - [`continuing`]: the ids of a prompt that a session goes on with.
+//! - [`continuing`]: the ids of a prompt that a session continues with.
 
 mod continuing;
 mod conversation;

@@ -62,7 +62,7 @@ impl Places {
     }
 }
 
-/// A turn that is to be written: its place, and what the prompt has of it already.
+/// A turn to write: its place, and the part of it that the prompt already has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
     place: Place,

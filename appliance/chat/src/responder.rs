@@ -135,7 +135,7 @@ impl Responder {
         }
     }
 
-    /// Calls whose arguments are no JSON keep them: Messages has objects in their place.
+    /// Calls whose arguments are not JSON keep them: Messages has objects in their place.
     pub(crate) fn repairing(self) -> Self {
         Self {
             repair: Some(CallRepair::default()),

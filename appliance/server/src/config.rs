@@ -14,7 +14,7 @@ use crate::warm::Recorded;
 pub struct Config {
     /// The model's name in `/v1/models`.
     pub model: String,
-    /// What requests can have beside the plain model, by asking for a model of that name.
+    /// What requests can use in addition to the plain model, by naming it as the model.
     pub adapters: Vec<Arc<Adapter>>,
     /// Tokens of context for each request, prompt and answer together.
     pub context: usize,

@@ -1,4 +1,4 @@
-//! Output that must follow a grammar: JSON, a JSON schema, a regular expression, calls.
+//! Output that must follow a grammar: JSON, a JSON schema, a regular expression, or calls.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -29,7 +29,7 @@ const TOOL_MARK: &str = "｜DSML｜";
 /// Before a mark's name in the trie, so that its spelling is never taken for it.
 const MARK: u8 = 0xff;
 
-/// White space between the tokens of JSON: enough to indent, not enough to go on for
+/// White space between the tokens of JSON: enough to indent, not enough to continue for
 /// ever.
 const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
 
@@ -96,7 +96,7 @@ impl Grammars {
         }
     }
 
-    /// The constraint that a request asks for; `None` where nothing is to be enforced.
+    /// The constraint that a request asks for; `None` if there is nothing to enforce.
     ///
     /// An answer is text of the form that is asked for, or a block of calls. Calls that
     /// must come, and those of strict tools, are held to their tools' schemas. Where a
@@ -159,17 +159,19 @@ impl Grammars {
                 .name("grammar".to_owned())
                 .stack_size(STACK)
                 .spawn_scoped(scope, || self.made(wanted))
-                .map_err(|e| ConstraintError::Tokenizer(format!("no thread to make one: {e}")))?;
+                .map_err(|e| {
+                    ConstraintError::Tokenizer(format!("cannot start a thread for it: {e}"))
+                })?;
             // A schema on which a library gives up is the request's own.
             let made = thread.join();
-            made.unwrap_or_else(|_| Err(refused(Part::Format, "no grammar can be made of it")))
+            made.unwrap_or_else(|_| Err(refused(Part::Format, "no grammar can be built from it")))
         })
     }
 
     fn made(&self, wanted: &Wanted) -> Result<Option<Matcher>, ConstraintError> {
         let callable = wanted.calls != Calls::Never && !wanted.tools.is_empty();
         if wanted.calls == Calls::Must && !callable {
-            let why = "a call must come, and there is no tool that could be called";
+            let why = "a call is required, but there is no tool to call";
             return Err(refused(Part::Calls, why));
         }
         let held = wanted.format.as_ref().and_then(schema_of);
@@ -280,7 +282,7 @@ impl Grammars {
         // Some grammars only turn out unusable when they are first asked.
         let mask = matcher.compute_mask_or_eos();
         match mask.map_err(|e| format!("{e:#}"))?.num_set() {
-            0 => Err("no answer is allowed by it".to_owned()),
+            0 => Err("it allows no answer".to_owned()),
             _ => Ok(matcher),
         }
     }
@@ -297,8 +299,8 @@ impl Grammars {
                 let from = good.char_indices().rev().nth(39).map_or(0, |(i, _)| i);
                 let shown = &good[from..];
                 let why = format!(
-                    "it does not begin a text of the form asked for (after {shown:?}; an object's \
-                     properties come in the schema's order); change it, or leave out the form"
+                    "it cannot start a text of the requested form (after {shown:?}; the properties \
+                     of an object come in the schema's order); change it, or leave out the form"
                 );
                 return Err(refused(Part::Begun, why));
             }
@@ -308,7 +310,7 @@ impl Grammars {
 }
 
 impl Constraint {
-    /// Forbids every token that the text cannot go on with.
+    /// Forbids every token that the text cannot continue with.
     ///
     /// # Errors
     /// [`ConstraintError::Run`].
@@ -388,7 +390,7 @@ fn run(error: impl fmt::Display) -> ConstraintError {
 fn environment(tokenizer: &Tokenizer) -> Result<TokEnv, String> {
     let eos = tokenizer
         .eos()
-        .ok_or("the tokenizer has no token that ends a text")?;
+        .ok_or("the tokenizer has no end-of-sentence token")?;
     let size = u32::try_from(tokenizer.vocab_size()).map_err(|e| e.to_string())?;
     let words: Vec<Vec<u8>> = (0..size)
         .map(|id| {

@@ -6,7 +6,7 @@
 //! model. Between the two go [`jobs`]: a connection submits a prompt as token ids and
 //! receives token ids, which it turns into its protocol's events.
 //!
-//! The same request with the same seed gives the same tokens whatever runs beside it:
+//! The same request with the same seed gives the same tokens, whatever else runs:
 //! the scheduler only decides when a step is computed, and the engine's results do not
 //! depend on how tokens are grouped into steps.
 //!

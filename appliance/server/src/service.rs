@@ -181,7 +181,7 @@ impl Service {
 ///
 /// # Errors
 /// Sockets that cannot be had, settings that fit no session into memory, an engine that
-/// cannot go on.
+/// cannot continue.
 pub fn serve(
     engine: &Arc<Engine>,
     config: Config,
@@ -254,7 +254,7 @@ pub fn serve(
     let served = runtime.block_on(serve_on(Arc::clone(&service), listeners, async {
         tokio::select! {
             () = signalled() => {}
-            // The thread ends by itself only when it cannot go on.
+            // The thread ends by itself only when it cannot continue.
             _ = end => {}
         }
     }));
@@ -307,7 +307,7 @@ pub async fn serve_on(
     let line = match left {
         0 => "stopping".to_owned(),
         n => format!(
-            "stopping: {n} requests have {} seconds to end; a second signal ends them at once",
+            "stopping: {n} requests have {} seconds to finish; a second signal ends them at once",
             service.config.drain.as_secs()
         ),
     };

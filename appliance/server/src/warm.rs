@@ -29,10 +29,10 @@ pub enum WarmError {
         /// The system's reason.
         error: std::io::Error,
     },
-    /// It is no JSON.
+    /// It is not JSON.
     #[error(
-        "{}:{line}: is neither JSON nor JSON lines: {what}; a recorded request is \
-         {{\"path\": \"/v1/messages\", \"body\": {{…}}}}", path.display()
+        "{}:{line}: neither JSON nor JSON lines: {what}; a recorded request is {{\"path\": \
+         \"/v1/messages\", \"body\": {{…}}}}", path.display()
     )]
     Json {
         /// The file.
@@ -44,8 +44,8 @@ pub enum WarmError {
     },
     /// More than are taken.
     #[error(
-        "{}: has more than {MOST_BYTES} bytes or {MOST_REQUESTS} requests; give those alone \
-         that agents begin with", path.display()
+        "{}: more than {MOST_BYTES} bytes or {MOST_REQUESTS} requests; keep only the first \
+         requests of agents", path.display()
     )]
     TooLarge {
         /// The file.
@@ -119,7 +119,7 @@ pub fn read(path: &Path) -> Result<Vec<Recorded>, WarmError> {
         true => Err(WarmError::Json {
             path: path.to_owned(),
             line: 1,
-            what: "there is no request in it".into(),
+            what: "it contains no request".into(),
         }),
         false => Ok(all),
     }
@@ -141,14 +141,14 @@ impl Recorded {
             path if path.ends_with("/responses") => Protocol::Responses,
             _ => {
                 return Err(format!(
-                    "{path} is no path of a chat: /v1/chat/completions, /v1/messages or \
+                    "{path} is not a chat path: use /v1/chat/completions, /v1/messages or \
                      /v1/responses"
                 ));
             }
         };
         match part("body") {
             body @ Value::Object(_) => Ok((protocol, body.to_string().into())),
-            _ => Err("has no body that is an object".into()),
+            _ => Err("has no body, or one that is not an object".into()),
         }
     }
 }
@@ -172,9 +172,9 @@ pub(crate) async fn run(service: Arc<Service>, recorded: Vec<Recorded>) {
         let place = request.place;
         service.log(&match read {
             Ok((tokens, cached)) => {
-                format!("{place}: {tokens} tokens read beforehand, {cached} of them known before")
+                format!("{place}: {tokens} tokens read ahead, {cached} of them reused")
             }
-            Err(what) => format!("{place}: not read beforehand: {what}"),
+            Err(what) => format!("{place}: not read ahead: {what}"),
         });
     }
 }
@@ -237,7 +237,7 @@ mod tests {
             (json!({"body": {}}), "no path"),
             (
                 json!({"path": "/v1/models", "body": {}}),
-                "/v1/models is no path of a chat",
+                "/v1/models is not a chat path",
             ),
             (json!({"path": "/v1/messages"}), "no body"),
             (json!([1]), "no path"),

@@ -18,7 +18,7 @@ use lines::{Lines, Piped, Typed};
 use slash::Slash;
 use talk::Talk;
 
-/// Whether the conversation goes on.
+/// Whether the conversation continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Go,

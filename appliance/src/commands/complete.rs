@@ -1,4 +1,4 @@
-//! `v4-run complete`: raw text goes on, or the gap between two files is filled.
+//! `v4-run complete`: continues raw text, or fills the gap between two files.
 
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ const FIM_BEGIN: &str = "<｜fim▁begin｜>";
 const FIM_HOLE: &str = "<｜fim▁hole｜>";
 const FIM_END: &str = "<｜fim▁end｜>";
 
-/// What to go on from.
+/// What to continue from.
 enum Source {
     Text { text: String, marks: Marks },
     Gap { before: String, after: String },

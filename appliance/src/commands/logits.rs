@@ -1,4 +1,4 @@
-//! `v4-run logits`: the numbers themselves, for those who check them.
+//! `v4-run logits`: writes logits to a file, for people who verify this program.
 
 mod ids;
 mod tensors;

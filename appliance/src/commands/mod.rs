@@ -1,4 +1,4 @@
-//! One module per command, and what several of them need.
+//! One module per command, and code shared by several of them.
 
 pub mod ask;
 pub mod bench;

@@ -1,4 +1,4 @@
-//! `v4-run perplexity`: how well the model predicts a text.
+//! `v4-run perplexity`: measures how well the model predicts a text.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -73,7 +73,7 @@ pub struct PlanArgs {
     pub engine: EngineArgs,
 }
 
-/// A header to plan for, and a file on the disk to measure.
+/// A header to plan for, and a file on disk to measure.
 struct Planned {
     file: GgufFile,
     on_disk: PathBuf,

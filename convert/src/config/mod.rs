@@ -24,7 +24,7 @@ pub enum ConfigError {
     /// The file could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The file is no JSON object.
+    /// The file is not a JSON object.
     #[error("{}: {reason}; the file is damaged, download it again", path.display())]
     Json {
         /// The file.

@@ -61,7 +61,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The scaling in `newer`, which must be that of `rope_scaling` if that is there too.
+    /// The scaling in `newer`, which must be that of `rope_scaling` if that exists too.
     fn same_yarn(&self, newer: &Fields<'a>) -> Result<Yarn, ConfigError> {
         let yarn = newer.yarn()?;
         if let Some(older) = self.find("rope_scaling")

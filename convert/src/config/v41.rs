@@ -1,5 +1,5 @@
-//! What V4.1's `config.json` has beyond V4's (spec/architecture.md sections 1,
-//! 3.5 and 3.7).
+//! The fields that V4.1's `config.json` adds to V4's (spec/architecture.md sections 1, 3.5
+//! and 3.7).
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! Metadata of the output: llama.cpp's keys (spec/gguf.md section 1), the one
-//! that ds4 needs, and our own under `v4.`.
+//! Metadata of the output: llama.cpp's keys (spec/gguf.md section 1), the one that ds4
+//! needs, and this project's own under `v4.`.
 
 use std::path::Path;
 

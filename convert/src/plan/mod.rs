@@ -1,5 +1,5 @@
-//! What a conversion will write: every tensor with type, shape, place and
-//! source, and the whole header, before any weight is read.
+//! What a conversion will write: every tensor with its type, shape, position and source,
+//! and the complete header, before any weight is read.
 
 mod checkpoint;
 pub(crate) mod engram;
@@ -233,7 +233,7 @@ pub enum Vision {
     Keep,
 }
 
-/// Choices of whoever converts.
+/// The user's choices.
 #[derive(Debug, Clone)]
 pub struct PlanOptions {
     /// Which tensor gets which type.

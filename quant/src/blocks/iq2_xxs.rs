@@ -35,7 +35,7 @@ pub fn decode(block: &[u8; BYTES], out: &mut [f32; VALUES]) {
     }
 }
 
-/// The codebook by place in the group, so that entries lie side by side.
+/// The codebook by place in the group, so that entries are side by side.
 static GRID: [[f32; ENTRIES]; 8] = transposed(false);
 /// The squares of [`GRID`].
 static SQUARES: [[f32; ENTRIES]; 8] = transposed(true);

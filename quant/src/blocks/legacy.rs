@@ -1,5 +1,5 @@
-//! Decoders of Q4_0, Q4_1, Q5_0 and Q5_1, which llama-quantize writes where a
-//! row is no whole number of 256-value blocks.
+//! Decoders of Q4_0, Q4_1, Q5_0 and Q5_1, which llama-quantize writes if a row is not a
+//! whole number of 256-value blocks.
 //!
 //! 32 values under one f16 scale `d`, in Q4_1 and Q5_1 with an f16 offset `m`;
 //! then in Q5_0 and Q5_1 a u32 of fifth bits (bit `i`: value `i`); then 16

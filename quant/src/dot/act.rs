@@ -93,7 +93,7 @@ impl ActQ8 {
     /// Quantises `rows` rows of `cols` values each, row after row in `x`.
     ///
     /// # Errors
-    /// [`QuantError::RowLength`] if `cols` is no multiple of 32,
+    /// [`QuantError::RowLength`] if `cols` is not a multiple of 32,
     /// [`QuantError::BufferSize`] if `x` has not `rows * cols` values.
     pub fn quantize(
         kernels: &Kernels,

@@ -1,4 +1,4 @@
-//! Dot products of weight rows, as they lie in a file, with activations.
+//! Dot products of weight rows, in their file format, with activations.
 //!
 //! Two families: float32 activations ([`Kernels::dot_f32`],
 //! [`Kernels::matmul_f32`])

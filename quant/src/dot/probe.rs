@@ -1,5 +1,5 @@
-//! Loops that show what an instruction set can do at best, for measuring how near
-//! to it the kernels come.
+//! Loops that measure the peak rate of an instruction set, to see how close the kernels
+//! come to it.
 
 use super::Kernels;
 

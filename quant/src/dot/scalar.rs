@@ -1,4 +1,4 @@
-//! Portable kernels: the definition of every result, bit for bit.
+//! Portable kernels: they define every result, bit for bit.
 
 use half::{bf16, f16};
 

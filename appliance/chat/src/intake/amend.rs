@@ -1,4 +1,4 @@
-//! What the authors' reader would not take, put into the request that it has read.
+//! Adds to a parsed request what the authors' reader does not accept.
 
 use std::collections::HashMap;
 
@@ -84,7 +84,7 @@ impl Request {
             true => Calls::Never,
             false => choice.calls,
         };
-        // A conversation that goes on keeps the tools that its prompt began with: all of
+        // A conversation that continues keeps the tools that its prompt began with: all of
         // it would be read again otherwise. The first request has the published form.
         let goes_on = conversation
             .messages
@@ -131,7 +131,7 @@ impl Request {
         };
     }
 
-    /// Lets the answer go on from the last message, which is an assistant's; returns its
+    /// Lets the answer continue from the last message, which is an assistant's; returns its
     /// text.
     pub(super) fn go_on(&mut self) -> String {
         let inner = &mut self.inner;

@@ -1,4 +1,4 @@
-//! What histories of all protocols have in common: calls and their results.
+//! What the histories of all protocols have in common: calls and their results.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,7 +10,7 @@ use super::json::hold;
 pub(super) const INTERRUPTED: &str =
     "[No result: the call was interrupted before the tool answered.]";
 
-/// Arguments as text. Nothing is no arguments; what is no JSON stays what it is.
+/// Arguments as text. An empty value means no arguments; what is not JSON stays as it is.
 pub(super) fn arguments(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "{}".to_owned(),

@@ -1,5 +1,5 @@
-//! Histories of Chat Completions as clients send them, in the form that the authors'
-//! reader takes.
+//! Converts histories of Chat Completions, as clients send them, to the form that the
+//! authors' reader accepts.
 
 use std::collections::HashMap;
 
@@ -115,7 +115,7 @@ fn texts(
         _ => {
             return Err(Refusal::new(
                 PARAM,
-                format!("{place}.content: it must be a text or a list of parts."),
+                format!("{place}.content: must be a string or a list of parts."),
             ));
         }
     };
@@ -152,7 +152,7 @@ fn texts(
                     Some(thought) if kind == "thinking" || kind == "reasoning" => {
                         found.reasoning.push_str(thought);
                     }
-                    _ => notes.add(format!("{place}: {kind} of another provider; left out")),
+                    _ => notes.add(format!("{place}: {kind} from another provider; left out")),
                 }
                 continue;
             }
@@ -199,7 +199,7 @@ fn assistant(
         Some(_) => {
             return Err(Refusal::new(
                 PARAM,
-                format!("{place}.tool_calls: it must be a list."),
+                format!("{place}.tool_calls: must be a list."),
             ));
         }
     }
@@ -270,7 +270,7 @@ fn together(messages: Vec<Map<String, Value>>, notes: &mut Notes) -> Vec<Value> 
         if message["role"] == "tool" {
             // It answers no call that is there.
             notes.add(format!(
-                "messages[{i}]: a result without a call is shown as the user's"
+                "messages[{i}]: a result without a call; shown as the user's text"
             ));
             message.insert("role".into(), "user".into());
             message.shift_remove("tool_call_id");

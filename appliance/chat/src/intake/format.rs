@@ -1,4 +1,4 @@
-//! The form of an answer, in each protocol's place for it.
+//! The requested format of an answer, from the field where each protocol has it.
 
 use serde_json::{Map, Value};
 
@@ -54,7 +54,7 @@ pub(super) fn take(protocol: Protocol, body: &mut Map<String, Value>) -> Result<
             let schema = present(inner, "schema").ok_or_else(|| {
                 Refusal::new(
                     param,
-                    format!("Invalid {param}: the type json_schema needs a schema."),
+                    format!("Invalid {param}: type json_schema needs a schema."),
                 )
             })?;
             schema_of(param, schema, inner)?
@@ -62,10 +62,7 @@ pub(super) fn take(protocol: Protocol, body: &mut Map<String, Value>) -> Result<
         Some("regex") => {
             let regex = format.get("regex").or_else(|| format.get("pattern"));
             let regex = regex.and_then(Value::as_str).ok_or_else(|| {
-                Refusal::new(
-                    param,
-                    format!("Invalid {param}: the type regex needs a regex."),
-                )
+                Refusal::new(param, format!("Invalid {param}: type regex needs a regex."))
             })?;
             Format::Regex(regex.to_owned())
         }
@@ -82,8 +79,7 @@ fn wrong(param: &'static str) -> Refusal {
     Refusal::new(
         param,
         format!(
-            "Invalid {param}: the type of a format is one of text, json_object, json_schema and \
-             regex."
+            "Invalid {param}: the type of a format must be text, json_object, json_schema or regex."
         ),
     )
 }
@@ -96,7 +92,7 @@ fn schema_of(
     if !schema.is_object() {
         return Err(Refusal::new(
             param,
-            format!("Invalid {param}: a schema is an object."),
+            format!("Invalid {param}: a schema must be an object."),
         ));
     }
     Ok(Format::Schema {

@@ -1,5 +1,5 @@
-//! Histories of Messages as clients send them, in the form that the authors' reader
-//! takes.
+//! Converts histories of Messages, as clients send them, to the form that the authors'
+//! reader accepts.
 
 use std::collections::HashMap;
 
@@ -72,7 +72,7 @@ fn system(body: &mut Map<String, Value>) -> Result<(), Refusal> {
         _ => {
             return Err(Refusal::new(
                 NAME,
-                "system: it must be a text or a list of blocks.",
+                "system: must be a string or a list of blocks.",
             ));
         }
     };
@@ -132,7 +132,7 @@ fn one(
         Some(_) => {
             return Err(Refusal::new(
                 PARAM,
-                format!("{place}.content: it must be a text or a list of blocks."),
+                format!("{place}.content: must be a string or a list of blocks."),
             ));
         }
     };
@@ -187,7 +187,7 @@ fn turn(
                 calls.push(json!({"type": "tool_use", "id": id, "name": name, "input": input}));
             }
             kind if is_foreign(kind) => {
-                notes.add(format!("{place}: {kind} of another provider; left out"));
+                notes.add(format!("{place}: {kind} from another provider; left out"));
             }
             kind => blocks.push(text_block(&content::readable(PARAM, &place, kind, &block)?)),
         }
@@ -244,7 +244,7 @@ fn said(
             // The reader knows it, in the system's messages.
             "tool_addition" => blocks.push(Value::Object(block)),
             kind if is_foreign(kind) => {
-                notes.add(format!("{place}: {kind} of another provider; left out"));
+                notes.add(format!("{place}: {kind} from another provider; left out"));
             }
             kind => blocks.push(text_block(&content::readable(PARAM, &place, kind, &block)?)),
         }
@@ -295,7 +295,7 @@ fn together(items: Vec<Item>, notes: &mut Notes) -> Vec<Value> {
             Item::Said { role, blocks } => out.push(message(role, blocks)),
             Item::Result { content, place, .. } => {
                 notes.add(format!(
-                    "{place}: a result without a call is shown as the user's"
+                    "{place}: a result without a call; shown as the user's text"
                 ));
                 out.push(json!({"role": "user", "content": content}));
             }

@@ -1,4 +1,4 @@
-//! Requests as clients send them, for the authors' reader.
+//! Converts requests, as clients send them, for the authors' reader.
 //!
 //! The reader ([`Request::from_value`]) takes what the protocols' documentation has, and
 //! gives the published prompt. Clients send more: other spellings, histories with gaps,
@@ -34,7 +34,7 @@ pub use json::whole;
 pub use wanted::{Calls, Format, Wanted, WantedTool};
 
 /// Lines of this beginning change with each request and say nothing to a model: they
-/// would keep any prompt from going on from the one before.
+/// would keep any prompt from continuing from the one before.
 const BILLING: &str = "x-anthropic-billing-header";
 
 /// A request that cannot be answered as it is meant.
@@ -257,7 +257,7 @@ fn edits(body: &mut Map<String, Value>) -> Result<(), Refusal> {
         if !kind.starts_with("clear_thinking") {
             return Err(Refusal::new(
                 NAME,
-                format!("{NAME}: edits of the type {kind:?} are not made here; send what fits."),
+                format!("{NAME}: edits of type {kind:?} are not supported; send only what fits."),
             ));
         }
     }
@@ -322,7 +322,7 @@ fn stops(name: &str, body: &mut Map<String, Value>) {
     }
 }
 
-/// Whether the client has begun the answer, which then goes on. The mark for it is taken
+/// Whether the client has begun the answer, which then continues. The mark for it is taken
 /// out: the reader takes it in fewer cases than there are.
 fn begun(protocol: Protocol, body: &mut Map<String, Value>) -> Result<bool, Refusal> {
     const GO_ON: &str = "continue_final_message";
@@ -352,7 +352,7 @@ fn begun(protocol: Protocol, body: &mut Map<String, Value>) -> Result<bool, Refu
         return match asked {
             true => Err(Refusal::new(
                 GO_ON,
-                format!("{GO_ON} needs an assistant's message at the end, which is to go on."),
+                format!("{GO_ON} needs an assistant message at the end to continue."),
             )),
             false => Ok(false),
         };

@@ -1,5 +1,5 @@
-//! Histories of Responses as clients send them, in the form that the authors' reader
-//! takes.
+//! Converts histories of Responses, as clients send them, to the form that the authors'
+//! reader accepts.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::{Notes, Refusal, without_billing};
 
 const PARAM: &str = "input";
 
-/// Items that record what another service's tools did: the conversation goes on without.
+/// Items that record what another service's tools did: the conversation continues without.
 const RECORDS: [&str; 16] = [
     "web_search_call",
     "file_search_call",
@@ -82,7 +82,7 @@ pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(
             _ => {
                 return Err(Refusal::new(
                     PARAM,
-                    format!("{place}: an item is an object."),
+                    format!("{place}: an item must be an object."),
                 ));
             }
         }
@@ -133,8 +133,8 @@ fn one(
             return Err(Refusal::new(
                 PARAM,
                 format!(
-                    "{place}: item_reference: items are not kept here, so the conversation would \
-                     lack what it names; send store: false, and the items themselves."
+                    "{place}: item_reference: this service stores no items; send store: false, and \
+                     the items themselves."
                 ),
             ));
         }
@@ -142,19 +142,19 @@ fn one(
             return Err(Refusal::new(
                 PARAM,
                 format!(
-                    "{place}: {kind}: what it stands for cannot be read here; send the items \
-                     themselves or a summary as a message."
+                    "{place}: {kind}: its contents cannot be read here; send the items themselves, \
+                     or a summary as a message."
                 ),
             ));
         }
         kind if RECORDS.contains(&kind) => {
-            notes.add(format!("{place}: {kind} of another service; left out"));
+            notes.add(format!("{place}: {kind} from another service; left out"));
             return Ok(None);
         }
         other => {
             return Err(Refusal::new(
                 PARAM,
-                format!("{place}: items of the type {other} cannot be read here."),
+                format!("{place}: items of type {other} are not supported."),
             ));
         }
     }))
@@ -197,7 +197,7 @@ fn message(
         Some(_) => {
             return Err(Refusal::new(
                 PARAM,
-                format!("{place}.content: it must be a text or a list of parts."),
+                format!("{place}.content: must be a string or a list of parts."),
             ));
         }
     };
@@ -208,7 +208,7 @@ fn message(
             None => continue,
             Some(Part::Text(text)) => text,
             Some(Part::Other(kind, _)) if role == "assistant" && is_foreign(&kind) => {
-                notes.add(format!("{place}: {kind} of another provider; left out"));
+                notes.add(format!("{place}: {kind} from another provider; left out"));
                 continue;
             }
             Some(Part::Other(kind, part)) => content::readable(PARAM, &place, &kind, &part)?,
@@ -370,7 +370,7 @@ fn together(items: Vec<Item>, notes: &mut Notes) -> Vec<Value> {
                 out.append(&mut calls);
                 out.append(&mut outputs);
                 notes.add(format!(
-                    "input[{i}]: an output without a call is shown as the user's"
+                    "input[{i}]: an output without a call; shown as the user's text"
                 ));
                 let text = item.get("output").map(content::joined).unwrap_or_default();
                 out.push(json!({"type": "message", "role": "user", "content": text}));

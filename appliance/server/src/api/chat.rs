@@ -82,7 +82,7 @@ pub(crate) async fn answer(
     Ok(prepared.ignored.tell(answered?))
 }
 
-/// Reads a request's prompt while nothing else is to be done, so that those that begin
+/// Reads a request's prompt while the service is idle, so that those that begin
 /// like it find it read. Returns its tokens, and how many were known.
 pub(crate) async fn read_beforehand(
     service: &Arc<Service>,
@@ -194,7 +194,7 @@ fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiE
     if rendered.images > 0 {
         return Err(ApiError::new(
             Kind::Invalid,
-            "This service takes text alone: the request has images.",
+            "This service accepts only text, but the request contains images.",
         ));
     }
     Ok(Read {
@@ -289,7 +289,7 @@ fn refused(protocol: Protocol, error: ConstraintError) -> ApiError {
         (Part::Format, Protocol::Responses) => "text",
         (Part::Format, Protocol::Messages) => "output_config",
     };
-    ApiError::invalid(param, format!("{param} cannot be followed: {error}."))
+    ApiError::invalid(param, format!("{param} cannot be enforced: {error}."))
 }
 
 /// Writes responses with the protocol's own responder.
@@ -366,7 +366,7 @@ impl ChatWriter {
             && let Err(error) = self.service.turns().put(turn)
         {
             self.service
-                .log(&format!("an answer is not remembered: {error}"));
+                .log(&format!("an answer was not saved: {error}"));
         }
     }
 

@@ -38,7 +38,7 @@ pub(crate) fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body
 pub(super) fn too_large(most: usize) -> ApiError {
     ApiError::new(
         Kind::TooLarge,
-        format!("The request is longer than the {most} bytes that this service takes."),
+        format!("The request exceeds this service's limit of {most} bytes."),
     )
 }
 
@@ -71,12 +71,12 @@ async fn read_plain(body: Incoming, most: usize, time: Duration) -> Result<Bytes
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(most)),
         Ok(Err(error)) => Err(ApiError::new(
             Kind::Invalid,
-            format!("The request's body could not be read: {error}"),
+            format!("The request body could not be read: {error}"),
         )),
         Err(_) => Err(ApiError::new(
             Kind::Timeout,
             format!(
-                "The request's body did not come within {} seconds.",
+                "The request body did not arrive within {} seconds.",
                 time.as_secs()
             ),
         )),

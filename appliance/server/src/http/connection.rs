@@ -214,7 +214,7 @@ where
         .serve_connection(TokioIo::new(Box::pin(stream)), answer);
     let mut conversation = std::pin::pin!(conversation);
     tokio::select! {
-        // A client that breaks off or sends nonsense is no error of ours.
+        // A client that breaks off or sends nonsense is not an error of ours.
         _ = conversation.as_mut() => return,
         () = async { drop(closing.wait_for(|closing| *closing).await) } => {}
     }

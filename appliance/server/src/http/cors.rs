@@ -1,4 +1,4 @@
-//! Pages of other origins that may ask (`--cors`).
+//! Pages of other origins that may send requests (`--cors`).
 
 use std::str::FromStr;
 
@@ -44,9 +44,9 @@ impl FromStr for Cors {
         match written {
             Some(_) => Ok(Self::Origin(text.to_ascii_lowercase())),
             None => Err(
-                "is no origin: write a scheme, a host and its port as the browser does, \
-                         without a path, as in https://chat.example or http://localhost:3000; or \
-                         * for every page, which needs --api-keys"
+                "not an origin: write scheme, host and port as a browser does, without a path, as \
+                 in https://chat.example or http://localhost:3000; or * for all pages, which \
+                 requires --api-keys"
                     .into(),
             ),
         }

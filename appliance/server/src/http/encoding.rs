@@ -1,4 +1,4 @@
-//! Bodies that clients compress.
+//! Compressed request bodies.
 
 use std::io::{self, Read};
 
@@ -49,7 +49,7 @@ pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
             }
             codings.push(Coding::find(name).ok_or_else(|| {
                 refused(format!(
-                    "The Content-Encoding {name:?} is not known here; send the body as it is, or \
+                    "The Content-Encoding {name:?} is not supported; send the body unencoded, or \
                      as one of {ACCEPTED}."
                 ))
             })?);
@@ -57,7 +57,7 @@ pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
     }
     if codings.len() > MOST_LAYERS {
         return Err(refused(format!(
-            "The body has {} encodings one inside of another; at most {MOST_LAYERS} are read.",
+            "The body has {} nested encodings; at most {MOST_LAYERS} are supported.",
             codings.len()
         )));
     }
@@ -80,14 +80,14 @@ pub(super) fn decode(codings: &[Coding], body: Bytes, most: usize) -> Result<Byt
         read.map_err(|error| {
             ApiError::new(
                 Kind::Invalid,
-                format!("The body is not what its Content-Encoding says: {error}."),
+                format!("The body does not match its Content-Encoding: {error}."),
             )
         })?;
         Ok(decoded.into())
     })
 }
 
-/// Reads one byte more than `most`, if there are so many.
+/// Reads one byte more than `most`, if there are that many.
 fn unfold(coding: Coding, mut body: &[u8], most: usize, to: &mut Vec<u8>) -> io::Result<()> {
     let limit = (most as u64).saturating_add(1);
     match coding {

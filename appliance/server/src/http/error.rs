@@ -1,4 +1,4 @@
-//! Refusals, as each protocol writes them.
+//! Errors, in the form of each protocol.
 
 use std::borrow::Cow;
 
@@ -239,7 +239,7 @@ impl From<Refused> for ApiError {
         match refused {
             Refused::Full => Self::new(
                 Kind::Overloaded,
-                "As many requests wait as this service allows; try again later.",
+                "The queue of this service is full; try again later.",
             ),
             Refused::Stopping => Self::new(Kind::Stopping, "This service is stopping."),
         }
@@ -252,7 +252,7 @@ impl From<Failure> for ApiError {
             Failure::Memory(message) => Self::new(Kind::Invalid, message),
             Failure::Replaced => Self::new(
                 Kind::Replaced,
-                "A newer request of the same client took the place of this one.",
+                "A newer request of the same client replaced this one.",
             ),
             Failure::Stopping => Refused::Stopping.into(),
             Failure::Engine(message) => Self::new(Kind::Internal, message),

@@ -50,15 +50,14 @@ pub(crate) async fn handle(
         Some(route) if spare && *route != Route::Health => Err(ApiError::new(
             Kind::Overloaded,
             format!(
-                "All {} connections that this service allows are in use (--connections); try \
-                 again later.",
+                "All {} connections of this service are in use (--connections); try again later.",
                 service.config().connections
             ),
         )),
         Some(route) => dispatch(&service, route, &name, peer, request).await,
         None => Err(ApiError::new(
             Kind::NotFound,
-            format!("There is no {name} here.{}", path.instead()),
+            format!("{name} does not exist.{}", path.instead()),
         )),
     };
     let mut response = answer.unwrap_or_else(|error| {
@@ -94,7 +93,8 @@ fn options(
     if cors::is_preflight(headers) && !page {
         return Err(ApiError::new(
             Kind::Forbidden,
-            "This service answers no page of this origin; start it with --cors ORIGIN for that.",
+            "This service does not answer pages of this origin; start it with --cors ORIGIN for \
+             that.",
         ));
     }
     let everywhere = request.uri().path() == "*";
@@ -105,7 +105,7 @@ fn options(
             let path = request.uri().path();
             return Err(ApiError::new(
                 Kind::NotFound,
-                format!("There is no {path} here."),
+                format!("{path} does not exist."),
             ));
         }
     };
@@ -131,7 +131,7 @@ async fn dispatch(
         let methods = route.methods();
         return Err(ApiError::new(
             Kind::Method(methods),
-            format!("{path} is for {methods}."),
+            format!("{path} accepts only {methods}."),
         ));
     }
     if *route == Route::Health {
@@ -177,7 +177,7 @@ async fn post(
             api::completions::answer(service, completing.clone(), client, body, turn).await
         }
         Route::Health | Route::Metrics | Route::Models | Route::Model(_) | Route::Props => Err(
-            ApiError::new(Kind::Method(route.methods()), "This is for GET."),
+            ApiError::new(Kind::Method(route.methods()), "Only GET is accepted here."),
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! How a request begins: with a session that holds as much of its prompt as any.
+//! Starts a request with the session that shares the most with its prompt.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -59,7 +59,7 @@ impl Scheduler {
         Sequence::new(job, named, self.numbers, eos, arrived).map_err(|e| e.to_string())
     }
 
-    /// A parked request goes on, with a session that holds what is still known of it.
+    /// A parked request continues, with a session that holds what is still known of it.
     pub(super) fn resume(&mut self, mut sequence: Sequence) {
         let engine = Arc::clone(&sequence.engine);
         match self.beginning_of(&engine, sequence.tokens()) {
@@ -96,7 +96,7 @@ impl Scheduler {
                 Ok(None) => {}
                 Err(error) => self
                     .notifier
-                    .log(&format!("a kept session is not used: {error}")),
+                    .log(&format!("a saved session cannot be used: {error}")),
             }
         }
         match (running, idle) {

@@ -1,4 +1,4 @@
-//! Sessions on the disk, which outlive the service.
+//! Sessions on disk, which outlive the service.
 
 use std::collections::HashSet;
 use std::path::Path;

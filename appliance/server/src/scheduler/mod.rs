@@ -1,4 +1,4 @@
-//! The thread that runs the model: it takes turns between requests.
+//! The thread that runs the model and takes turns between requests.
 //!
 //! In each round every request that is being answered gets one token, all of them in one
 //! step where they can, and one of those whose prompts are being read gets a piece of it
@@ -62,7 +62,7 @@ pub struct Scheduler {
     inbox: Inbox,
     queue: Queue,
     running: Vec<Sequence>,
-    /// Gave their memory to others; they go on when one of those has ended.
+    /// Gave their memory to others; they continue when one of those has ended.
     parked: VecDeque<Sequence>,
     idle: Idle,
     kept: Option<Kept>,
@@ -118,7 +118,7 @@ impl Scheduler {
     /// Runs until it is told to stop.
     ///
     /// # Errors
-    /// When the engine cannot go on: the model file was lost or altered. No more requests
+    /// When the engine cannot continue: the model file was lost or altered. No more requests
     /// are taken from then on, and those that wait or run are told why.
     pub fn run(mut self) -> Result<(), ServeError> {
         let result = self.rounds();
@@ -216,7 +216,7 @@ impl Scheduler {
             return;
         };
         if let Err(error) = kept.save(session, name) {
-            notifier.log(&format!("a session is not kept: {error}"));
+            notifier.log(&format!("a session was not saved: {error}"));
         }
     }
 
@@ -349,7 +349,7 @@ impl Scheduler {
         }
     }
 
-    /// Marks and saves what a sequence's next requests go on from.
+    /// Marks and saves what a sequence's next requests continue from.
     fn keep(&mut self, i: usize, place: Option<Landmark>) {
         let sequence = &mut self.running[i];
         if let (Some(landmark), Some(session)) = (place, &mut sequence.session) {
@@ -367,7 +367,7 @@ impl Scheduler {
         sessions.any(Session::spare_marks)
     }
 
-    /// Ends a sequence that cannot go on.
+    /// Ends a sequence that cannot continue.
     fn fail(&mut self, i: usize, error: EngineError) -> Result<(), ServeError> {
         self.running[i].end = Some(End::Failed(Failure::Engine(error.to_string())));
         if is_fatal(&error) {
@@ -462,7 +462,7 @@ impl Scheduler {
         }
     }
 
-    /// Ends everything and says why; what was read and said stays on the disk.
+    /// Ends everything and says why; what was read and said stays on disk.
     fn give_up(&mut self, why: &Failure) {
         for sequence in self.running.drain(..).chain(self.parked.drain(..)) {
             let _ = sequence.outputs.send(Output::Failed(why.clone()));

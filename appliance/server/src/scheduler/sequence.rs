@@ -1,4 +1,4 @@
-//! A request that is being run.
+//! A running request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ pub(super) struct Sequence {
     pub engine: Arc<Engine>,
     /// None while it is parked.
     pub session: Option<Session>,
-    /// Where it is kept on the disk.
+    /// Where it is kept on disk.
     pub name: Option<String>,
     pub outputs: UnboundedSender<Output>,
     pub arrived: Instant,
@@ -152,7 +152,7 @@ impl Sequence {
     }
 
     /// Whether the session has grown enough to be saved, or has come to a place that
-    /// later prompts go on from.
+    /// later prompts continue from.
     pub fn wants_saving(&self, at_place: bool) -> bool {
         let new = self.held().saturating_sub(self.saved);
         let (reading, answering) = SAVED_EVERY;

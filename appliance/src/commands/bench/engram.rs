@@ -1,4 +1,4 @@
-//! What Engram rows take: beside the model's steps, and by themselves.
+//! Measures Engram rows: within the model's steps, and by themselves.
 
 use std::io::{self, Write};
 use std::path::Path;

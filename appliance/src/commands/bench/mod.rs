@@ -111,7 +111,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
                 start += missing;
             }
             let mut timing = Timing::new(kind, depth);
-            // The first run reads weights from the disk and is not counted.
+            // The first run reads weights from disk and is not counted.
             for run in 0..=args.reps {
                 bar.set_message(format!(
                     "{} of {} tokens at depth {depth}, run {run} of {}",

@@ -1,4 +1,4 @@
-//! What was timed.
+//! Measured times.
 
 use serde_json::{Value, json};
 use v4_runtime::profile::{Profile, Work};
@@ -9,9 +9,9 @@ use crate::streamed;
 /// One thing to time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Reading a prompt of so many tokens at once.
+    /// Reading a prompt of that many tokens at once.
     Prefill(usize),
-    /// Reading so many tokens one at a time.
+    /// Reading that many tokens one at a time.
     Decode(usize),
 }
 
@@ -47,7 +47,7 @@ pub struct Timing {
     rates: Vec<f64>,
     /// What Engram rows took in all of the runs, where there are any.
     pub engram: Option<Usage>,
-    /// What experts took in all of the runs, if they are read from the disk.
+    /// What experts took in all of the runs, if they are read from disk.
     pub experts: Option<streamed::Usage>,
     /// What was done in all of the runs.
     pub profile: Profile,
@@ -149,7 +149,7 @@ pub struct PerToken {
 }
 
 impl PerToken {
-    /// `work`, which was for so many tokens.
+    /// `work`, which was for that many tokens.
     pub fn new(work: Work, tokens: f64) -> Self {
         Self {
             seconds: work.time.as_secs_f64() / tokens,

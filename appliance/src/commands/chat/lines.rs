@@ -1,4 +1,4 @@
-//! Where input lines come from: somebody typing, or a script.
+//! The source of input lines: a user at a terminal, or a script.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, Read};

@@ -249,7 +249,7 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// Replaces the sampler, which goes on after so many random numbers.
+    /// Replaces the sampler, which continues after so many random numbers.
     fn change_sampler(&mut self, sampling: SamplerOptions, draws: u64) -> anyhow::Result<()> {
         self.sampler = Sampler::resume(sampling.clone(), draws)?;
         self.sampling = sampling;

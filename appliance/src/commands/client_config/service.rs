@@ -1,4 +1,4 @@
-//! What of the service stands in a configuration.
+//! The service's values that appear in a configuration.
 
 use std::fs::File;
 use std::io::Read;

@@ -214,7 +214,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
 /// Reports files that could not be read, even with --quiet: the answer ignores them.
 fn warn(left_out: &LeftOut) {
     for line in unread(left_out) {
-        // A closed standard error is no reason to stop working.
+        // A closed standard error is not a reason to stop working.
         let _ = writeln!(io::stderr(), "v4-run: {line}");
     }
 }

@@ -7,7 +7,7 @@ use crate::plan::PlanError;
 /// Draft blocks that a checkpoint may have.
 const MAX_DRAFT_BLOCKS: u32 = 16;
 
-/// The number of draft blocks, judged by the tensors that are there: the
+/// The number of draft blocks, judged by the tensors that exist: the
 /// configuration of DSpark checkpoints does not tell.
 pub(super) fn draft_blocks(checkpoint: &Checkpoint) -> u32 {
     let numbers = checkpoint.tensors.keys().filter_map(|name| {

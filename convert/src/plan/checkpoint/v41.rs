@@ -1,4 +1,4 @@
-//! What V4.1's layers have and V4's have not (spec/architecture.md section 2.3).
+//! Tensors that V4.1's layers have and V4's do not (spec/architecture.md section 2.3).
 
 use super::Expected;
 use crate::config::{Engram, V41};

@@ -1,5 +1,5 @@
-//! The vision tower and what leads from it to the model (spec/architecture.md
-//! section 2.3), under the names of llama.cpp's `deepseek4v` projector files.
+//! The vision tower and its projection into the model (spec/architecture.md section 2.3),
+//! under the names of llama.cpp's `deepseek4v` projector files.
 
 use v4_quant::GgmlType;
 

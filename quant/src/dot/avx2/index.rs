@@ -1,4 +1,5 @@
-//! Index keys: a lane is a key, and eight of them meet one head after the other.
+//! Scores of index keys: a lane is a key, and eight keys are compared with one head after
+//! the other.
 
 use std::arch::x86_64::*;
 

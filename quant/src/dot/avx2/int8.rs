@@ -1,4 +1,4 @@
-//! Quantising activations, and what the int8 kernels share.
+//! Quantises activations, and code shared by the int8 kernels.
 
 use std::arch::x86_64::*;
 

@@ -158,7 +158,7 @@ pub(super) fn prefetch<T>(bytes: std::ops::Range<*const T>) {
     const NEAR: usize = 2 << 10;
     const FAR: usize = 8 << 10;
     let start = bytes.start.cast::<i8>();
-    // Of a block's bytes the number is known, so that this is no loop.
+    // Of a block's bytes the number is known, so that this is not a loop.
     let len = bytes.end.addr() - bytes.start.addr();
     for line in (0..len).step_by(64) {
         _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line + NEAR));

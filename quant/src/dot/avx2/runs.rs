@@ -1,4 +1,4 @@
-//! Formats whose block is 32 values with one scale.
+//! Formats with blocks of 32 values and one scale.
 
 use std::arch::x86_64::*;
 

@@ -1,4 +1,4 @@
-//! Formats whose block is 256 values with integer scales inside.
+//! Formats with blocks of 256 values that contain integer scales.
 
 use std::arch::x86_64::*;
 

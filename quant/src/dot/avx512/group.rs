@@ -1,4 +1,4 @@
-//! Few activation rows: sums within registers, sixteen blocks at a time.
+//! Products with few activation rows: sums within registers, sixteen blocks at a time.
 
 use std::arch::x86_64::*;
 

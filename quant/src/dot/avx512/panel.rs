@@ -1,4 +1,5 @@
-//! Many activation rows: sixteen weight rows are taken apart once for all.
+//! Products with many activation rows: sixteen weight rows are decoded once for all of
+//! them.
 //!
 //! A panel has, for each block of 32 values, eight vectors with four values of each
 //! of its sixteen rows, and a vector with their scales. A tile is up to twelve
@@ -26,7 +27,7 @@ const TILE: usize = 12;
 /// three sums.
 pub(super) const WORDS: usize = 8 + 5;
 
-/// Where block `b` of `n` lies.
+/// Where block `b` of `n` is.
 fn place(b: usize, n: usize) -> usize {
     let lane = b % GROUP;
     lane * (n / GROUP) + lane.min(n % GROUP) + b / GROUP

@@ -1,4 +1,4 @@
-//! Formats whose block is 32 values with one scale.
+//! Formats with blocks of 32 values and one scale.
 
 use std::arch::x86_64::*;
 
@@ -44,7 +44,7 @@ impl Group<544> for Q8_0 {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn scales(group: &[u8; 544]) -> __m512 {
-        // The scales of a pair of blocks lie at its bytes 0 and 34.
+        // The scales of a pair of blocks are at its bytes 0 and 34.
         const ORDER: [u8; 64] = {
             let mut order = [0; 64];
             let mut i = 0;

@@ -1,4 +1,4 @@
-//! Formats whose block is 256 values with integer scales inside: two make a group.
+//! Formats with blocks of 256 values that contain integer scales; two blocks form a group.
 
 use std::arch::x86_64::*;
 

@@ -1,4 +1,4 @@
-//! Which of a file's bytes have been compared with their hashes, block by block.
+//! Records which blocks of a file have been compared with their hashes.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ pub(super) struct Checks {
     done: Vec<Vec<AtomicU64>>,
     /// Indices into the hashes' tensors in the order of their names.
     by_name: Vec<u32>,
-    /// What did not match first.
+    /// The first mismatch.
     first: OnceLock<Altered>,
 }
 
@@ -46,7 +46,7 @@ impl From<Altered> for GgufError {
 }
 
 impl Checks {
-    /// Checks all that is no tensor's, before any of it is parsed.
+    /// Checks all bytes outside tensors, before any of them are parsed.
     pub fn new(hashes: Arc<FileHashes>, file: &[u8]) -> Result<Self, GgufError> {
         if hashes.file_bytes != file.len() as u64 {
             return Err(GgufError::AlteredLength {
@@ -71,7 +71,7 @@ impl Checks {
         })
     }
 
-    /// Sees that the header names the very tensors that there are hashes of.
+    /// Checks that the header names exactly the tensors that have hashes.
     pub fn same_tensors(&self, header: &Header) -> Result<(), GgufError> {
         for info in &header.tensors {
             let position = header.data_offset + info.offset;
@@ -117,13 +117,13 @@ impl Checks {
         }))
     }
 
-    /// Remembers what did not match, if it is the first.
+    /// Records a mismatch, if it is the first.
     pub fn found(&self, altered: Altered) -> GgufError {
         let _ = self.first.set(altered.clone());
         altered.into()
     }
 
-    /// What did not match, if something did not.
+    /// The first mismatch, if there was one.
     pub fn altered(&self) -> Option<GgufError> {
         self.first.get().map(|first| first.clone().into())
     }
@@ -163,7 +163,7 @@ impl Checks {
     }
 }
 
-/// Bytes of a tensor in its blocks: each block's number and where it lies in the tensor.
+/// Bytes of a tensor in its blocks: each block's number and its place in the tensor.
 pub(super) fn blocks_of(known: &TensorHashes, bytes: Range<u64>) -> Vec<(u64, Range<u64>)> {
     let first = bytes.start / known.block_bytes;
     let last = bytes.end.min(known.bytes).div_ceil(known.block_bytes);

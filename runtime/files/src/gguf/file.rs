@@ -20,7 +20,7 @@ use super::tensor::TensorInfo;
 /// An open GGUF file: its header, checked, and its tensors' data, mapped.
 ///
 /// The file must not be changed while it is open: a tensor's bytes would change
-/// with it, and [`GgufFile::check_unchanged`] fails from then on. If it is cut short,
+/// with it, and [`GgufFile::check_unchanged`] fails from then on. If it is truncated,
 /// zeros are read past its new end, and [`GgufFile::lost`] says so.
 #[derive(Debug)]
 pub struct GgufFile {
@@ -34,7 +34,7 @@ pub struct GgufFile {
     by_name: Vec<u32>,
     checks: Option<Checks>,
     changes: Changes,
-    /// Bytes that were to be kept in memory, which the system did not allow.
+    /// Bytes that should be kept in memory, but the system did not allow it.
     unlocked: AtomicU64,
 }
 
@@ -51,7 +51,7 @@ impl GgufFile {
     /// anything is parsed, and tensors as [`Self::check`] and its like are called.
     ///
     /// # Errors
-    /// As [`Self::open`], and if something is not what the hashes say.
+    /// As [`Self::open`], and if something does not match the hashes.
     pub fn open_checked(path: &Path, hashes: Arc<FileHashes>) -> Result<Self, GgufError> {
         Self::open_with(path, Some(hashes))
     }
@@ -85,7 +85,7 @@ impl GgufFile {
         // only ever read as plain bytes that no invariant rests on once checked
         // (every use of them is valid for any content), so a change by another
         // process can give wrong numbers, not undefined behaviour of ours; a file that
-        // is cut short is seen to by the guard.
+        // is truncated is seen to by the guard.
         let map = unsafe { Mmap::map(&file) }.map_err(io("map the file into memory"))?;
         let guard = Guard::new(&map);
         let checks = hashes.map(|hashes| Checks::new(hashes, &map)).transpose()?;
@@ -131,7 +131,7 @@ impl GgufFile {
         &self.path
     }
 
-    /// The open file, for reads that go around the mapping.
+    /// The open file, for reads that bypass the mapping.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
@@ -149,8 +149,8 @@ impl GgufFile {
         &self.header
     }
 
-    /// Whether some bytes could not be read since the file was opened, as it was cut
-    /// short or its disk failed; zeros were read instead.
+    /// Whether some bytes could not be read since the file was opened, because it was
+    /// truncated or its disk failed; zeros were read instead.
     #[must_use]
     pub fn lost(&self) -> bool {
         self.guard.lost()
@@ -186,16 +186,16 @@ impl GgufFile {
         Some(&tensors[self.by_name[at] as usize])
     }
 
-    /// Where a tensor's data start, in bytes from the start of the file.
+    /// Where a tensor's data starts, in bytes from the start of the file.
     #[must_use]
     pub fn position(&self, tensor: &TensorInfo) -> u64 {
         self.header.data_offset + tensor.offset
     }
 
-    /// A tensor's bytes, as the file has them.
+    /// A tensor's bytes, as in the file.
     ///
     /// # Panics
-    /// If the tensor is not one of this file's and would lie outside it.
+    /// If the tensor is not one of this file's and would be outside it.
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         // For this file's own tensors the reader has checked both bounds.
@@ -214,7 +214,7 @@ impl GgufFile {
             usize::try_from(self.position(tensor)),
             usize::try_from(tensor.bytes),
         ) {
-            // Refused by kernels without huge pages, which is no loss.
+            // Refused by kernels without huge pages, which is not a loss.
             let _ = self.map.advise_range(memmap2::Advice::HugePage, start, len);
         }
     }
@@ -223,7 +223,7 @@ impl GgufFile {
     /// else the system needs memory for.
     ///
     /// # Errors
-    /// The system's: the process may not lock so much, or there is not so much memory.
+    /// The system's: the process may not lock that much, or there is not enough memory.
     pub fn lock(&self, tensor: &TensorInfo) -> std::io::Result<()> {
         let bytes = self.data(tensor);
         // SAFETY: the range is inside of the map, which `self` owns; locking changes
@@ -233,7 +233,7 @@ impl GgufFile {
     }
 
     /// Has a tensor's bytes kept in memory from when they are read first, so that what was
-    /// checked is not read anew from the disk. Reads nothing by itself, and does what the
+    /// checked is not read anew from disk. Reads nothing by itself, and does what the
     /// system allows: see [`Self::unlocked`].
     pub fn lock_as_read(&self, tensor: &TensorInfo) {
         let bytes = self.data(tensor);
@@ -251,7 +251,7 @@ impl GgufFile {
         self.unlocked.load(Ordering::Relaxed)
     }
 
-    /// Says that of a tensor's bytes a few are read here and there: what lies around
+    /// Declares that only a few of a tensor's bytes are read here and there: what is around
     /// them is then not read as well, nor kept.
     pub fn advise_random(&self, tensor: &TensorInfo) {
         #[cfg(unix)]

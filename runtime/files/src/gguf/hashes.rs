@@ -1,4 +1,4 @@
-//! The hashes of a file's bytes, known beforehand.
+//! The known hashes of a file's bytes.
 //!
 //! Where they come from is the caller's business: a manifest, whose signature says who
 //! vouches for them.
@@ -11,7 +11,7 @@ pub type Hash = [u8; 32];
 pub struct TensorHashes {
     /// The tensor's name.
     pub name: String,
-    /// Where its data start, in bytes from the start of the file.
+    /// Where its data starts, in bytes from the start of the file.
     pub position: u64,
     /// Length of its data in bytes.
     pub bytes: u64,
@@ -51,8 +51,8 @@ pub enum HashesError {
 }
 
 impl FileHashes {
-    /// Hashes of a file of `file_bytes` bytes: `frame` is BLAKE3 of all that are no
-    /// tensor's, one after the other, and `tensors` are in the order of their places.
+    /// Hashes of a file of `file_bytes` bytes: `frame` is BLAKE3 of all that belong to
+    /// no tensor, one after the other, and `tensors` are in the order of their places.
     ///
     /// # Errors
     /// If the tensors cannot be parts of one file.
@@ -107,7 +107,7 @@ impl FileHashes {
         self.tensors.iter().map(|t| each(t) as u64).sum()
     }
 
-    /// BLAKE3 of all bytes of `file` that are no tensor's by these hashes.
+    /// BLAKE3 of all bytes of `file` that belong to no tensor by these hashes.
     pub(super) fn frame_of(&self, file: &[u8]) -> Hash {
         let extents = self.tensors.iter().map(|t| (t.position, t.bytes));
         frame_hash(file, extents)
@@ -115,7 +115,7 @@ impl FileHashes {
 }
 
 /// BLAKE3 of the bytes of a file outside of `tensors`, positions and lengths in the
-/// order of the file: its header, what lies between tensors, and what follows them.
+/// order of the file: its header, the data between tensors, and what follows them.
 #[must_use]
 pub fn frame_hash(file: &[u8], tensors: impl Iterator<Item = (u64, u64)>) -> Hash {
     let mut hash = blake3::Hasher::new();

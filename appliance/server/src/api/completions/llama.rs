@@ -1,4 +1,4 @@
-//! Answers in llama-server's form, which editors read.
+//! Answers in llama-server's form, for editors.
 
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;

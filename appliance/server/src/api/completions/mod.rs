@@ -1,4 +1,4 @@
-//! Raw text goes on, or a gap is filled: OpenAI's Completions, and what editors ask.
+//! Continues raw text or fills a gap: OpenAI's Completions, and the requests of editors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -262,7 +262,7 @@ fn limits(fields: &Fields, max_tokens: usize) -> Result<Limits, ApiError> {
 }
 
 fn stops(stop: Option<&Value>) -> Result<Vec<String>, ApiError> {
-    let what = format!("a string or up to {MOST_STOPS} of them, none empty");
+    let what = format!("a string or a list of up to {MOST_STOPS} strings, none empty");
     let wrong = || wrong("stop", &what);
     let all = match stop {
         None => Vec::new(),

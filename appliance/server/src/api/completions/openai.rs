@@ -1,4 +1,4 @@
-//! Answers in OpenAI's form, and in that of Codestral's gaps, which are messages.
+//! Answers in OpenAI's form, and as messages for Codestral's gaps.
 
 use serde_json::{Value, json};
 

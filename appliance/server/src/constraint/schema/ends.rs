@@ -1,4 +1,4 @@
-//! Whether an answer can come to an end.
+//! Whether an answer can end.
 //!
 //! A property that is required and is of the schema that requires it never does. Where
 //! such a schema is optional it is forbidden, and where it is not there is no answer.

@@ -1,4 +1,4 @@
-//! A schema in the words of the grammar.
+//! A schema in the grammar's keywords.
 
 use serde_json::{Map, Value};
 

@@ -1,4 +1,4 @@
-//! How much work several expressions at once are.
+//! Estimates the cost of several expressions at once.
 //!
 //! An automaton for texts that match several expressions is in a state of each: where
 //! these are many, their products are more than memory holds, and nothing in the library
