@@ -9,7 +9,7 @@ use v4_runtime::memory::{ByteSize, MemoryPlan, kv_bytes};
 use v4_runtime::model::ModelConfig;
 use v4_runtime::{EngineError, EngineOptions};
 
-use crate::cli::MAX_CONTEXT;
+use crate::args::values::MAX_CONTEXT;
 use crate::model::DEFAULT_CONTEXT;
 
 /// Where nothing is said, the caches of all requests that run at once may take one in so

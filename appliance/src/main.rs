@@ -6,9 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+mod args;
 mod cli;
 mod commands;
 mod context;
+mod expert_usage;
+mod folders;
 mod generate;
 mod interrupt;
 mod model;
@@ -17,7 +20,6 @@ mod output;
 mod prompt;
 mod reply;
 mod saved;
-mod streamed;
 mod trust;
 
 use std::io::{self, Write};
@@ -27,10 +29,14 @@ use clap::{CommandFactory, Parser};
 use clap_complete::generate;
 
 use cli::{Cli, Command};
-use v4_runtime::error_text;
+use output::{is_broken_pipe, print_error};
 
 fn main() -> ExitCode {
-    match run() {
+    let result = run().or_else(|error| match error.downcast_ref() {
+        Some(missing) => cli::explain_missing(missing),
+        None => Err(error),
+    });
+    match result {
         Ok(code) => code,
         // Standard output may be a pipe whose reader has seen enough, as in
         // `v4-run … | head`. Rust ignores SIGPIPE, so the write comes back as
@@ -110,19 +116,4 @@ v4-run --help lists everything.
 ";
     io::stderr().write_all(text.as_bytes())?;
     Ok(ExitCode::from(2))
-}
-
-/// One line on standard error. That may be closed as well: then the exit code
-/// has to do.
-fn print_error(error: &anyhow::Error) {
-    let line = output::one_line(&error_text(error.as_ref()));
-    let _ = writeln!(io::stderr(), "v4-run: {line}");
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-    })
 }

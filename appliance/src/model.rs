@@ -12,7 +12,8 @@ use v4_runtime::model::copied_bytes;
 use v4_runtime::{Adapter, Engine, EngineOptions, Session, WeightPlacement};
 use v4_trust::{Policy, check_adapter};
 
-use crate::cli::{EngineArgs, LoraArg, MAX_CONTEXT};
+use crate::args::values::MAX_CONTEXT;
+use crate::args::{EngineArgs, LoraArg};
 use crate::options;
 use crate::output::Notes;
 use crate::trust;

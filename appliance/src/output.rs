@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use v4_runtime::error_text;
 
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
@@ -133,6 +134,22 @@ pub fn visible(text: &str) -> Cow<'_, str> {
 pub fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split(['\n', '\r']).map(str::trim).collect();
     visible(words.join(" ").trim()).into_owned()
+}
+
+/// An error in one line on standard error. That may be closed as well: then the exit
+/// code has to do.
+pub fn print_error(error: &anyhow::Error) {
+    let line = one_line(&error_text(error.as_ref()));
+    let _ = writeln!(io::stderr(), "v4-run: {line}");
+}
+
+/// Whether whoever read our output has gone.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
 }
 
 /// Notes on standard error: progress where somebody watches, statistics unless

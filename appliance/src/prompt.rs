@@ -3,7 +3,7 @@
 use v4_chat::{Conversation, Effort, ModelVersion};
 use v4_runtime::Engine;
 
-use crate::cli::EffortArg;
+use crate::args::EffortArg;
 use crate::options::Thinking;
 
 /// A conversation in the format of the engine's model.

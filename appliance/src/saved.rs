@@ -1,55 +1,19 @@
 //! Sessions that are kept on the disk under a name.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use clap::Args;
 use v4_runtime::memory::ByteSize;
 use v4_runtime::sessions::{Found, SessionKey, SessionLog, Store};
 use v4_runtime::{Engine, Session};
 
-use crate::cli::size;
+use crate::args::SessionArgs;
+use crate::folders::state_folder;
 use crate::output::{Notes, visible};
-
-/// The user's own folder for what programs keep from run to run.
-pub fn state_folder() -> Option<PathBuf> {
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|p| p.is_absolute())
-    };
-    let state =
-        absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
-    Some(state.join("v4-run"))
-}
-
-/// Makes a folder that its owner alone can enter, with those above it.
-pub fn private_folder(folder: &Path) -> std::io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// Arguments of what is kept from run to run.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Session")]
-pub struct SessionArgs {
-    /// Keep what was read and said under NAME, and go on from there: what a prompt has in common
-    /// with it at its beginning is not read again. A path if it has a slash in it
-    #[arg(long, value_name = "NAME")]
-    pub session: Option<String>,
-    /// Encrypt sessions with the key in FILE: 32 bytes or 64 hexadecimal digits
-    #[arg(long, value_name = "FILE")]
-    pub session_key: Option<PathBuf>,
-    /// Most that sessions may take on the disk together; those unused for longest are deleted
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "32G")]
-    pub session_limit: usize,
-    /// Do not look for another session that begins like the prompt
-    #[arg(long)]
-    pub no_reuse: bool,
-}
 
 /// Fewer tokens are read again sooner than they are looked for.
 const LEAST_REUSED: usize = 32;

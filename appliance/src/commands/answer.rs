@@ -9,13 +9,14 @@ use v4_runtime::generation::Finish;
 use v4_runtime::sampling::Sampler;
 
 use super::print_json;
-use crate::cli::{EngineArgs, LengthArgs, SamplingArgs};
+use crate::args::{EngineArgs, LengthArgs, SamplingArgs};
+use crate::expert_usage::{self, ExpertUsage};
 use crate::generate::{Limits, Outcome, Sampled, statistics, timings};
 use crate::interrupt::{Busy, EXIT_INTERRUPTED};
 use crate::output::{Answer, Notes};
 use crate::reply::{self, Reply};
 use crate::saved::Sessions;
-use crate::{model, options, streamed};
+use crate::{model, options};
 
 /// How to answer.
 pub struct Request<'a> {
@@ -73,7 +74,7 @@ impl Request<'_> {
         };
 
         let mut answer = (!self.json).then(Answer::stdout);
-        let before = streamed::stats(engine);
+        let before = expert_usage::stats(engine);
         let busy = Busy::start()?;
         let outcome = reply::stream(
             &mut model,
@@ -91,7 +92,7 @@ impl Request<'_> {
 
         let tokens = outcome.prompt_tokens - outcome.reused_tokens + outcome.decoded;
         let seconds = (outcome.prefill + outcome.decode).as_secs_f64();
-        let experts = streamed::Usage::since(engine, before, tokens, seconds);
+        let experts = ExpertUsage::since(engine, before, tokens, seconds);
         match &mut answer {
             Some(answer) if self.raw => answer.end_raw()?,
             Some(answer) => answer.end()?,
@@ -121,7 +122,7 @@ fn as_json(
     reply: &Reply,
     outcome: &Outcome,
     seed: u64,
-    experts: Option<&streamed::Usage>,
+    experts: Option<&ExpertUsage>,
 ) -> serde_json::Value {
     json!({
         "text": reply.content(),
@@ -132,6 +133,6 @@ fn as_json(
         "completion_tokens": outcome.ids.len(),
         "seed": seed,
         "timings": timings(outcome),
-        "experts": experts.map(streamed::Usage::json),
+        "experts": experts.map(ExpertUsage::json),
     })
 }

@@ -1,29 +1,62 @@
 //! `v4-run MODEL -p PROMPT`: one prompt, one answer.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use clap::Args;
 use v4_chat::Turn;
 
 use super::answer::Request;
 use super::prompt_text;
-use crate::cli::{self, AskArgs};
+use crate::args::{EngineArgs, LengthArgs, Missing, PromptArgs, SamplingArgs, SessionArgs};
 use crate::output::Notes;
 use crate::reply::Reply;
 use crate::saved::Sessions;
 use crate::{model, options, prompt};
 
+/// Arguments of the main form.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// Model file (GGUF)
+    pub model: Option<PathBuf>,
+    /// The prompt [default: standard input, when it is not a terminal]
+    #[arg(short, long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Print one JSON object at the end instead of streaming text
+    #[arg(long)]
+    pub json: bool,
+    /// No progress and no statistics on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The chat prompt around it.
+    #[command(flatten)]
+    pub chat: PromptArgs,
+    /// Bounds.
+    #[command(flatten)]
+    pub length: LengthArgs,
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: SessionArgs,
+    /// Sampler.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
 /// Runs the command.
 pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
     let Some(path) = &args.model else {
-        return cli::usage_error("name the model file: v4-run MODEL -p \"…\"");
+        bail!(Missing("name the model file: v4-run MODEL -p \"…\""));
     };
     let notes = Notes::new(args.quiet);
     model::check_is_file(path)?;
     let Some(text) = prompt_text(args.prompt)? else {
-        return cli::usage_error(
-            "give the prompt with -p \"…\" or on standard input; v4-run chat MODEL asks for it",
-        );
+        bail!(Missing(
+            "give the prompt with -p \"…\" or on standard input; v4-run chat MODEL asks for it"
+        ));
     };
 
     // `echo …` and editors end a text with a newline that nobody means to say.

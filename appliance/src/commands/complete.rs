@@ -1,17 +1,64 @@
 //! `v4-run complete`: raw text goes on, or the gap between two files is filled.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use clap::Args;
 use v4_runtime::tokenizer::{Marks, Tokenizer};
 
 use super::answer::Request;
 use super::{prompt_text, read_text};
-use crate::cli::{self, CompleteArgs};
+use crate::args::{EngineArgs, LengthArgs, Missing, SamplingArgs, SessionArgs};
 use crate::model;
 use crate::output::Notes;
 use crate::reply::Reply;
 use crate::saved::Sessions;
+
+/// Arguments of `complete`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run complete model.gguf -p \"Once upon a time\" -n 100
+  v4-run complete model.gguf < story.txt
+  v4-run complete model.gguf --prefix before.rs --suffix after.rs --temp 0
+
+Text is given to the model as it is, after the begin-of-sentence token; marks
+such as <think> in it are plain text unless --marks is given.")]
+pub struct CompleteArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// Text to continue [default: standard input]
+    #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["prefix", "suffix"])]
+    pub prompt: Option<String>,
+    /// Fill in the middle: file with the text before the gap
+    #[arg(long, value_name = "FILE", requires = "suffix")]
+    pub prefix: Option<PathBuf>,
+    /// Fill in the middle: file with the text after the gap
+    #[arg(long, value_name = "FILE", requires = "prefix")]
+    pub suffix: Option<PathBuf>,
+    /// Read the tokenizer's marks in the text as the tokens they name
+    #[arg(long, conflicts_with_all = ["prefix", "suffix"])]
+    pub marks: bool,
+    /// Print one JSON object at the end instead of streaming text
+    #[arg(long)]
+    pub json: bool,
+    /// No progress and no statistics on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Bounds.
+    #[command(flatten)]
+    pub length: LengthArgs,
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: SessionArgs,
+    /// Sampler.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
 
 /// The marks of fill-in-the-middle prompts (architecture.md, section 5): begin,
 /// text before, hole, text after, end.
@@ -44,9 +91,9 @@ pub fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
                 },
             },
             None => {
-                return cli::usage_error(
-                    "give the text with -p \"…\", on standard input, or as --prefix and --suffix files",
-                );
+                bail!(Missing(
+                    "give the text with -p \"…\", on standard input, or as --prefix and --suffix files"
+                ));
             }
         },
     };

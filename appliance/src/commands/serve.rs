@@ -1,6 +1,5 @@
 //! `v4-run serve`: the model for programs.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,10 +12,11 @@ use v4_server::keys::Keys;
 use v4_server::listen::{Listener, Peers, Who};
 use v4_server::{Config, Cors, Notifier, SessionStore, serve};
 
-use crate::cli::{EngineArgs, count, size, tokens_or_max};
+use crate::args::values::{count, size, tokens_or_max};
+use crate::args::{EngineArgs, Where};
 use crate::model::DEFAULT_CONTEXT;
 use crate::output::Notes;
-use crate::{context, model, options, saved, trust};
+use crate::{context, folders, model, options, trust};
 
 /// Names of the credentials that systemd passes keys in.
 const API_KEYS: &str = "api-keys";
@@ -125,31 +125,6 @@ pub struct ServeArgs {
     pub allow_unsigned: bool,
     #[command(flatten)]
     pub engine: EngineArgs,
-}
-
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Where {
-    /// A Unix socket.
-    Unix(PathBuf),
-    /// A TCP address.
-    Tcp(SocketAddr),
-}
-
-impl std::str::FromStr for Where {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path {
-                "" => Err("name the socket's path after unix:".into()),
-                path => Ok(Self::Unix(path.into())),
-            };
-        }
-        text.parse().map(Self::Tcp).map_err(|_| {
-            "is neither unix:PATH nor ADDRESS:PORT, as in 127.0.0.1:8080 or [::1]:8080".into()
-        })
-    }
 }
 
 fn octal(text: &str) -> Result<u32, String> {
@@ -313,7 +288,7 @@ fn session_store(args: &ServeArgs) -> anyhow::Result<Option<SessionStore>> {
     let folder = match (&args.sessions, state) {
         (Some(folder), _) => folder.clone(),
         (None, Some(state)) => state.join("sessions"),
-        (None, None) => saved::state_folder()
+        (None, None) => folders::state_folder()
             .map(|state| state.join("served"))
             .context(
                 "neither XDG_STATE_HOME nor HOME is set, so there is no place for sessions: use \
@@ -333,16 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_paths_or_addresses() {
-        let parse = |text: &str| text.parse::<Where>();
-        assert_eq!(parse("unix:/x/y"), Ok(Where::Unix("/x/y".into())));
-        assert_eq!(
-            parse("[::1]:80"),
-            Ok(Where::Tcp("[::1]:80".parse().unwrap()))
-        );
-        for bad in ["unix:", "8080", "localhost:80", "/x/y", ""] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
+    fn permissions_are_octal_and_times_positive() {
         assert_eq!(octal("660"), Ok(0o660));
         assert!(octal("1777").is_err() && octal("9").is_err());
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));

@@ -11,8 +11,9 @@ use v4_runtime::memory::ByteSize;
 use v4_runtime::sessions::{Store, Stored};
 
 use super::print_json;
+use crate::args::SessionArgs;
 use crate::output::{one_line, visible};
-use crate::saved::{SessionArgs, Sessions};
+use crate::saved::Sessions;
 
 /// Arguments of `sessions`.
 #[derive(Debug, Args)]
@@ -52,7 +53,7 @@ pub enum Action {
     /// Delete those unused for longest, until the rest takes no more than SIZE.
     Trim {
         /// Such as 8G
-        #[arg(value_parser = crate::cli::size)]
+        #[arg(value_parser = crate::args::values::size)]
         size: usize,
     },
     /// Delete all of them, with what was said.

@@ -13,8 +13,8 @@ use v4_runtime::generation::Finish;
 use v4_runtime::sampling::{Sampler, SamplerOptions};
 use v4_runtime::{Engine, Session};
 
+use super::args::ChatArgs;
 use super::slash::{HELP, Slash};
-use crate::cli::ChatArgs;
 use crate::generate::{Limits, Outcome, Sampled, statistics};
 use crate::interrupt::Busy;
 use crate::options::Thinking;

@@ -20,11 +20,12 @@ use v4_runtime::{Engine, EngineError, Hooks, Want};
 
 use super::answer::Request;
 use super::print_json;
-use crate::cli::{EngineArgs, LengthArgs, MAX_CONTEXT, PromptArgs, SamplingArgs, positive, size};
+use crate::args::values::{MAX_CONTEXT, positive, size};
+use crate::args::{EngineArgs, LengthArgs, PromptArgs, SamplingArgs, SessionArgs};
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
 use crate::output::{Notes, one_line};
 use crate::reply::Reply;
-use crate::saved::{SessionArgs, Sessions};
+use crate::saved::Sessions;
 use crate::{model, options, prompt};
 use walk::{Filter, LeftOut, SourceFile, walk};
 

@@ -1,0 +1,44 @@
+//! Arguments of `chat`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::args::{EngineArgs, LengthArgs, PromptArgs, SamplingArgs, SessionArgs};
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run chat model.gguf
+  v4-run chat model.gguf --system \"Answer in French.\" --temp 0.6
+  printf 'Hello\\nAnd in French?\\n' | v4-run chat model.gguf --temp 0
+
+A line that ends in a backslash goes on in the next one; lines between two
+lines of \"\"\" are one message. /help lists the commands. Ctrl-C stops an answer;
+Ctrl-D leaves. When standard input is not a terminal, each line is a turn.")]
+pub struct ChatArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// Neither read nor write the file of earlier input lines
+    #[arg(long)]
+    pub no_history: bool,
+    /// No progress and no statistics on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The chat prompt.
+    #[command(flatten)]
+    pub chat: PromptArgs,
+    /// Bounds.
+    #[command(flatten)]
+    pub length: LengthArgs,
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: SessionArgs,
+    /// Sampler.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
