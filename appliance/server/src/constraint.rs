@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
+use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 use v4_chat::ModelVersion;
 use v4_runtime::tokenizer::Tokenizer;
@@ -29,10 +29,6 @@ const TOOL_MARK: &str = "｜DSML｜";
 
 /// Before a mark's name in the trie, so that its spelling is never taken for it.
 const MARK: u8 = 0xff;
-
-/// White space between the tokens of JSON: enough to indent, not enough to go on for
-/// ever.
-const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
 
 /// Schemas are read and compiled by functions that call themselves, on a stack that is
 /// large enough for the deepest that are taken.
@@ -178,9 +174,7 @@ impl Grammars {
         let held = held.transpose().map_err(ConstraintError::Grammar)?;
         if !callable {
             let source = match (&held, &wanted.format) {
-                (Some(held), _) => {
-                    Source::Json(with_options(held.alone(&held.root), held.mixed_names))
-                }
+                (Some(held), _) => Source::Json(held.grammar(&held.root)),
                 (None, Some(Format::Regex(regex))) => {
                     Source::Lark(format!("start: {}", lark_regex(regex)?))
                 }
@@ -198,7 +192,7 @@ impl Grammars {
         }
         let answer = match (&held, &wanted.format) {
             (Some(held), _) => {
-                let schema = with_options(held.alone(&held.root), held.mixed_names);
+                let schema = held.grammar(&held.root);
                 Answer::Form(format!("answer: %json {schema}"))
             }
             (None, Some(Format::Regex(regex))) => {
@@ -228,7 +222,7 @@ impl Grammars {
             Err(why) => why,
         };
         if let (Some(held), Calls::May) = (held, wanted.calls) {
-            let alone = with_options(held.alone(&held.root), held.mixed_names);
+            let alone = held.grammar(&held.root);
             if let Err(why) = self.make(Source::Json(alone)) {
                 return Err(self.place(held, &Part::Format, &why));
             }
@@ -260,7 +254,7 @@ impl Grammars {
 
     fn place(&self, held: &Held, part: &Part, why: &str) -> ConstraintError {
         let fails = |schema: &Value| {
-            let alone = with_options(held.alone(schema), held.mixed_names);
+            let alone = held.grammar(schema);
             self.make(Source::Json(alone)).err()
         };
         let found = Place::find(held, why, fails);
@@ -354,23 +348,6 @@ fn lark_regex(regex: &str) -> Result<String, ConstraintError> {
         true => "\"\"".to_owned(),
         false => format!("/{text}/"),
     })
-}
-
-/// A schema with how it is written: white space within bounds, and no name spelled with
-/// escapes where that would make it another.
-fn with_options(schema: Value, mixed_names: bool) -> Value {
-    let mut schema = match schema {
-        Value::Bool(false) => json!({"anyOf": [false]}),
-        Value::Object(_) => schema,
-        _ => json!({}),
-    };
-    let options = JsonCompileOptions {
-        whitespace_pattern: Some(WHITESPACE.to_owned()),
-        json_allowed_escapes: mixed_names.then(|| "nrbtf\\\"".to_owned()),
-        ..JsonCompileOptions::default()
-    };
-    options.apply_to(&mut schema);
-    schema
 }
 
 fn refused(part: Part, why: impl Into<String>) -> ConstraintError {
