@@ -10,7 +10,7 @@ use v4_runtime::memory::{ByteSize, limits};
 use v4_runtime::sessions::SessionKey;
 use v4_server::keys::Keys;
 use v4_server::listen::{Listener, Peers, Who};
-use v4_server::{Config, Cors, Notifier, SessionStore, serve};
+use v4_server::{Config, Cors, Notifier, SessionFolder, serve};
 
 use crate::args::values::{count, size, tokens_or_max};
 use crate::args::{EngineArgs, Where};
@@ -148,7 +148,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let keys = keys(&args)?;
     let mut warm = Vec::new();
     for path in &args.warm {
-        warm.extend(v4_server::warm::read(path).context("--warm")?);
+        warm.extend(v4_server::recorded::read(path).context("--warm")?);
     }
     if args.cors.contains(&Cors::Any) && !keys.wanted() {
         bail!(
@@ -216,7 +216,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             let bound = allowed.or_else(|| limits().safe());
             bound.map_or(IDLE_BYTES, |bytes| bytes / IDLE_SHARE)
         }),
-        sessions: session_store(&args)?,
+        sessions: session_folder(&args)?,
         warm,
         keys,
         cors: args.cors,
@@ -279,7 +279,7 @@ fn default_socket() -> anyhow::Result<PathBuf> {
     }
 }
 
-fn session_store(args: &ServeArgs) -> anyhow::Result<Option<SessionStore>> {
+fn session_folder(args: &ServeArgs) -> anyhow::Result<Option<SessionFolder>> {
     if args.no_sessions {
         return Ok(None);
     }
@@ -296,7 +296,7 @@ fn session_store(args: &ServeArgs) -> anyhow::Result<Option<SessionStore>> {
             )?,
     };
     let key = args.session_key.clone().or_else(|| credential(SESSION_KEY));
-    Ok(Some(SessionStore {
+    Ok(Some(SessionFolder {
         folder,
         max_bytes: args.sessions_size as u64,
         key: key.map(|path| SessionKey::read(&path)).transpose()?,

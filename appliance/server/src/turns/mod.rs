@@ -13,7 +13,7 @@ use v4_chat::{Place, Written};
 use v4_runtime::sessions::Fingerprint;
 use v4_runtime::tokenizer::Tokenizer;
 
-use crate::config::SessionStore;
+use crate::config::SessionFolder;
 use crate::notify::Notifier;
 use log::TurnLog;
 
@@ -107,7 +107,7 @@ impl Turns {
     /// With those that are kept beside the sessions. A file that cannot be
     /// used costs what was in it, and is logged.
     pub fn open(
-        store: &SessionStore,
+        store: &SessionFolder,
         model: Fingerprint,
         tokenizer: &Tokenizer,
         notifier: &Notifier,
