@@ -5,9 +5,11 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use super::billing::without_billing;
 use super::calls::{Answered, arguments, call_id};
 use super::content::{self, Part, is_foreign};
-use super::{Notes, Refusal, without_billing};
+use super::notes::Notes;
+use super::refusal::Refusal;
 
 const PARAM: &str = "messages";
 

@@ -4,7 +4,7 @@
 use ct_codecs::{Base64NoPadding, Base64UrlSafeNoPadding, Decoder};
 use serde_json::{Map, Value, json};
 
-use super::Refusal;
+use super::refusal::Refusal;
 
 /// An object and where it stands, as in `messages[3]`.
 pub(super) type Placed = (String, Map<String, Value>);
