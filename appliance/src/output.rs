@@ -16,7 +16,7 @@ const REASONING_CLOSE: &str = "\n</think>\n\n";
 
 /// Standard output for streamed answers: flushed piece by piece, reasoning set
 /// apart, control characters made visible on a terminal.
-pub struct Answer<W: Write> {
+pub struct AnswerWriter<W: Write> {
     out: W,
     terminal: bool,
     colour: bool,
@@ -24,18 +24,18 @@ pub struct Answer<W: Write> {
     at_line_start: bool,
 }
 
-impl Answer<io::Stdout> {
+impl AnswerWriter<io::Stdout> {
     /// Writes to the process's standard output.
     pub fn stdout() -> Self {
         let out = io::stdout();
         let terminal = out.is_terminal();
-        Answer::new(out, terminal, terminal && colours_wanted())
+        AnswerWriter::new(out, terminal, terminal && colours_wanted())
     }
 }
 
-impl<W: Write> Answer<W> {
+impl<W: Write> AnswerWriter<W> {
     fn new(out: W, terminal: bool, colour: bool) -> Self {
-        Answer {
+        AnswerWriter {
             out,
             terminal,
             colour,
@@ -218,8 +218,8 @@ impl Notes {
 mod tests {
     use super::*;
 
-    fn written(terminal: bool, colour: bool, f: impl FnOnce(&mut Answer<Vec<u8>>)) -> String {
-        let mut answer = Answer::new(Vec::new(), terminal, colour);
+    fn written(terminal: bool, colour: bool, f: impl FnOnce(&mut AnswerWriter<Vec<u8>>)) -> String {
+        let mut answer = AnswerWriter::new(Vec::new(), terminal, colour);
         f(&mut answer);
         String::from_utf8(answer.out).unwrap()
     }
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn reasoning_is_set_apart_with_and_without_colour() {
-        let both = |a: &mut Answer<Vec<u8>>| {
+        let both = |a: &mut AnswerWriter<Vec<u8>>| {
             a.reasoning("hm").unwrap();
             a.reasoning("…").unwrap();
             a.content("yes").unwrap();
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn dimming_ends_even_when_no_answer_follows() {
-        let cut = |a: &mut Answer<Vec<u8>>| {
+        let cut = |a: &mut AnswerWriter<Vec<u8>>| {
             a.reasoning("hm").unwrap();
             a.end().unwrap();
         };
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn raw_text_gains_no_newline_in_a_pipe() {
-        let raw = |a: &mut Answer<Vec<u8>>| {
+        let raw = |a: &mut AnswerWriter<Vec<u8>>| {
             a.content("x").unwrap();
             a.end_raw().unwrap();
         };

@@ -32,7 +32,7 @@ pub(crate) fn guard(body: impl FnOnce() -> Outcome) -> v4_status {
         Ok(Err(failure)) => failure,
         Err(payload) => panicked(payload),
     };
-    keep(&failure.message);
+    set_last_error(&failure.message);
     failure.status as v4_status
 }
 
@@ -78,7 +78,7 @@ fn quiet_panics() {
 }
 
 /// Keeps a message for `v4_last_error`: one line, without NUL.
-fn keep(message: &str) {
+fn set_last_error(message: &str) {
     let line: String = message
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })

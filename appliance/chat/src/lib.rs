@@ -11,7 +11,7 @@
 //!   tool calls as they come.
 //! - [`intake`]: what clients send -> a request that its protocol accepts.
 //! - [`Conversation`]: turns of a conversation -> prompt and ids, without any
-//!   protocol, and [`Reply`]: ids -> reasoning and answer as they come.
+//!   protocol, and [`ReplyParser`]: ids -> reasoning and answer as they come.
 //! - [`continuing`]: the ids of a prompt that a session goes on with.
 
 mod continuing;
@@ -24,7 +24,7 @@ mod parts;
 mod pump;
 mod repair;
 mod replay;
-mod reply;
+mod reply_parser;
 mod request;
 mod responder;
 
@@ -35,7 +35,7 @@ pub use error::{ChatError, ProtocolError};
 pub use output::{Event, Finish, Logprob};
 pub use parts::{Part, Parts};
 pub use replay::{Opening, Place, Written};
-pub use reply::{Piece, Reply};
+pub use reply_parser::{Piece, ReplyParser};
 pub use request::{Protocol, Request};
 pub use responder::Responder;
 

@@ -35,7 +35,7 @@ const MARK: u8 = 0xff;
 const STACK: usize = 32 << 20;
 
 /// Grammars that are kept, and how long what asks for one may be.
-const MOST_KEPT: usize = 32;
+const MOST_CACHED: usize = 32;
 const MOST_TEXT: usize = 1 << 20;
 
 /// Makes constraints for a tokenizer.
@@ -45,7 +45,7 @@ pub struct Grammars {
     factory: OnceLock<Result<ParserFactory, String>>,
     /// Grammars by what asked for them, the latest last: agents have the same tools in each
     /// turn.
-    kept: Mutex<VecDeque<(blake3::Hash, Matcher)>>,
+    cache: Mutex<VecDeque<(blake3::Hash, Matcher)>>,
 }
 
 impl fmt::Debug for Grammars {
@@ -89,7 +89,7 @@ impl Grammars {
             tokenizer,
             version,
             factory: OnceLock::new(),
-            kept: Mutex::default(),
+            cache: Mutex::default(),
         }
     }
 
@@ -103,15 +103,15 @@ impl Grammars {
     /// # Errors
     /// [`ConstraintError::Grammar`] names what cannot be held to.
     pub fn of(&self, wanted: &Wanted) -> Result<Option<Constraint>, ConstraintError> {
-        // The text after the beginning, which is not part of what is kept.
+        // The text after the beginning, which is not part of what is cache.
         let text = serde_json::to_vec(wanted).map_err(run)?;
         let key = (text.len() <= MOST_TEXT).then(|| blake3::hash(&text));
-        let matcher = match key.and_then(|key| self.known(key)) {
+        let matcher = match key.and_then(|key| self.cached(key)) {
             Some(matcher) => matcher,
             None => match self.made_aside(wanted)? {
                 Some(matcher) => {
                     if let Some(key) = key {
-                        self.keep(key, &matcher);
+                        self.remember(key, &matcher);
                     }
                     matcher
                 }
@@ -127,26 +127,26 @@ impl Grammars {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(blake3::Hash, Matcher)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A grammar that was made before, at its start.
-    fn known(&self, key: blake3::Hash) -> Option<Matcher> {
-        let mut kept = self.lock();
-        let i = kept.iter().position(|(known, _)| *known == key)?;
-        let found = kept.remove(i)?;
+    fn cached(&self, key: blake3::Hash) -> Option<Matcher> {
+        let mut cache = self.lock();
+        let i = cache.iter().position(|(known, _)| *known == key)?;
+        let found = cache.remove(i)?;
         let matcher = found.1.deep_clone();
-        kept.push_back(found);
+        cache.push_back(found);
         Some(matcher)
     }
 
-    fn keep(&self, key: blake3::Hash, matcher: &Matcher) {
+    fn remember(&self, key: blake3::Hash, matcher: &Matcher) {
         let matcher = matcher.deep_clone();
-        let mut kept = self.lock();
-        if kept.len() >= MOST_KEPT {
-            kept.pop_front();
+        let mut cache = self.lock();
+        if cache.len() >= MOST_CACHED {
+            cache.pop_front();
         }
-        kept.push_back((key, matcher));
+        cache.push_back((key, matcher));
     }
 
     /// On a thread with a stack of its own.

@@ -7,13 +7,13 @@ use anyhow::bail;
 use clap::Args;
 use v4_chat::Turn;
 
-use super::answer::Request;
+use super::one_shot::OneShot;
 use super::prompt_text;
 use crate::args::{EngineArgs, LengthArgs, Missing, PromptArgs, SamplingArgs, SessionArgs};
+use crate::detokenizer::Detokenizer;
 use crate::output::Notes;
-use crate::reply::Reply;
-use crate::saved::Sessions;
-use crate::{model, options, prompt};
+use crate::session_files::SessionFiles;
+use crate::{conversation, model, options};
 
 /// Arguments of the main form.
 #[derive(Debug, Args)]
@@ -35,9 +35,9 @@ pub struct AskArgs {
     /// Bounds.
     #[command(flatten)]
     pub length: LengthArgs,
-    /// What is kept.
+    /// Sessions on the disk.
     #[command(flatten)]
-    pub keep: SessionArgs,
+    pub sessions: SessionArgs,
     /// Sampler.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -67,22 +67,22 @@ pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
 
     let engine = model::open(path, &args.engine, args.length.ctx, notes)?;
     let tokenizer = engine.tokenizer();
-    let mut conversation = prompt::conversation(&engine, options::thinking(&args.chat))?;
+    let mut conversation = conversation::new(&engine, options::thinking(&args.chat))?;
     conversation
         .turns
         .extend(args.chat.system.map(Turn::System));
     conversation.turns.push(Turn::User(text));
     let ids = conversation.render(tokenizer)?.ids;
-    let reply = Reply::chat(conversation.reply(tokenizer), &args.length.stop);
-    Request {
+    let detokenizer = Detokenizer::chat(conversation.reply_parser(tokenizer), &args.length.stop);
+    OneShot {
         length: &args.length,
         sampling: &args.sampling,
-        sessions: &Sessions::new(&args.keep)?,
-        session: args.keep.session.as_deref(),
+        sessions: &SessionFiles::new(&args.sessions)?,
+        session: args.sessions.session.as_deref(),
         engine: &args.engine,
         json: args.json,
         raw: false,
         notes,
     }
-    .run(&engine, &ids, reply)
+    .run(&engine, &ids, detokenizer)
 }

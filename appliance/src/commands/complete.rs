@@ -7,13 +7,13 @@ use anyhow::{Context, bail};
 use clap::Args;
 use v4_runtime::tokenizer::{Marks, Tokenizer};
 
-use super::answer::Request;
+use super::one_shot::OneShot;
 use super::{prompt_text, read_text};
 use crate::args::{EngineArgs, LengthArgs, Missing, SamplingArgs, SessionArgs};
+use crate::detokenizer::Detokenizer;
 use crate::model;
 use crate::output::Notes;
-use crate::reply::Reply;
-use crate::saved::Sessions;
+use crate::session_files::SessionFiles;
 
 /// Arguments of `complete`.
 #[derive(Debug, Args)]
@@ -49,9 +49,9 @@ pub struct CompleteArgs {
     /// Bounds.
     #[command(flatten)]
     pub length: LengthArgs,
-    /// What is kept.
+    /// Sessions on the disk.
     #[command(flatten)]
-    pub keep: SessionArgs,
+    pub sessions: SessionArgs,
     /// Sampler.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -102,17 +102,21 @@ pub fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
     let tokenizer = engine.tokenizer();
     let ids = encode(tokenizer, &source).with_context(|| args.model.display().to_string())?;
 
-    Request {
+    OneShot {
         length: &args.length,
         sampling: &args.sampling,
-        sessions: &Sessions::new(&args.keep)?,
-        session: args.keep.session.as_deref(),
+        sessions: &SessionFiles::new(&args.sessions)?,
+        session: args.sessions.session.as_deref(),
         engine: &args.engine,
         json: args.json,
         raw: true,
         notes,
     }
-    .run(&engine, &ids, Reply::raw(tokenizer, &args.length.stop))
+    .run(
+        &engine,
+        &ids,
+        Detokenizer::raw(tokenizer, &args.length.stop),
+    )
 }
 
 fn encode(tokenizer: &Tokenizer, source: &Source) -> anyhow::Result<Vec<u32>> {

@@ -13,7 +13,7 @@ use v4_runtime::sessions::{Store, Stored};
 use super::print_json;
 use crate::args::SessionArgs;
 use crate::output::{one_line, visible};
-use crate::saved::Sessions;
+use crate::session_files::SessionFiles;
 
 /// Arguments of `sessions`.
 #[derive(Debug, Args)]
@@ -34,9 +34,9 @@ pub struct SessionsArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// What is kept.
+    /// Sessions on the disk.
     #[command(flatten)]
-    pub keep: SessionArgs,
+    pub sessions: SessionArgs,
 }
 
 /// What to do with sessions.
@@ -66,10 +66,10 @@ pub enum Action {
 
 /// Runs the command.
 pub fn run(args: SessionsArgs) -> anyhow::Result<ExitCode> {
-    if args.keep.session.is_some() {
+    if args.sessions.session.is_some() {
         bail!("--session has no meaning here: name it after remove");
     }
-    let store = Sessions::new(&args.keep)?.store()?;
+    let store = SessionFiles::new(&args.sessions)?.store()?;
     let deleted = match args.action {
         None | Some(Action::List) => {
             list(&store, args.json)?;

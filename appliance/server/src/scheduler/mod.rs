@@ -289,7 +289,7 @@ impl Scheduler {
                     match result {
                         Ok(logits) => {
                             let place = self.running[i].stepped(&logits, &self.metrics);
-                            self.keep(i, place);
+                            self.mark_and_save(i, place);
                         }
                         // It has to find room first.
                         Err(EngineError::Memory { .. }) => drop(self.advance(i, 1)?),
@@ -328,7 +328,7 @@ impl Scheduler {
             match sequence.advance(rows, &self.metrics) {
                 Ok(place) => {
                     let ran = sequence.held() - before;
-                    self.keep(i, place);
+                    self.mark_and_save(i, place);
                     return Ok(ran);
                 }
                 Err(error @ EngineError::Memory { .. }) => {
@@ -350,14 +350,14 @@ impl Scheduler {
     }
 
     /// Marks and saves what a sequence's next requests go on from.
-    fn keep(&mut self, i: usize, place: Option<Landmark>) {
+    fn mark_and_save(&mut self, i: usize, place: Option<Landmark>) {
         let sequence = &mut self.running[i];
         if let (Some(landmark), Some(session)) = (place, &mut sequence.session) {
             session.mark(landmark);
         }
         if sequence.wants_saving(place.is_some()) {
             Self::save(self.disk.as_ref(), &self.notifier, sequence);
-            sequence.saved();
+            sequence.mark_saved();
         }
     }
 

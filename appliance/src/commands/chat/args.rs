@@ -32,9 +32,9 @@ pub struct ChatArgs {
     /// Bounds.
     #[command(flatten)]
     pub length: LengthArgs,
-    /// What is kept.
+    /// Sessions on the disk.
     #[command(flatten)]
-    pub keep: SessionArgs,
+    pub sessions: SessionArgs,
     /// Sampler.
     #[command(flatten)]
     pub sampling: SamplingArgs,

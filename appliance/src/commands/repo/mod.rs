@@ -18,15 +18,15 @@ use v4_runtime::gguf::GgufFile;
 use v4_runtime::tokenizer::{Marks, Tokenizer};
 use v4_runtime::{Engine, EngineError, Hooks, Want};
 
-use super::answer::Request;
+use super::one_shot::OneShot;
 use super::print_json;
 use crate::args::values::{MAX_CONTEXT, positive, size};
 use crate::args::{EngineArgs, LengthArgs, PromptArgs, SamplingArgs, SessionArgs};
+use crate::detokenizer::Detokenizer;
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
 use crate::output::{Notes, one_line};
-use crate::reply::Reply;
-use crate::saved::Sessions;
-use crate::{model, options, prompt};
+use crate::session_files::SessionFiles;
+use crate::{conversation, model, options};
 use walk::{Filter, LeftOut, SourceFile, walk};
 
 /// Room for the question and its answer where the context is not given.
@@ -110,9 +110,9 @@ pub struct RepoArgs {
     /// Bounds.
     #[command(flatten)]
     pub length: LengthArgs,
-    /// What is kept.
+    /// Sessions on the disk.
     #[command(flatten)]
-    pub keep: SessionArgs,
+    pub sessions: SessionArgs,
     /// Sampler.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -171,7 +171,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     let room = args.length.max_tokens.unwrap_or(ROOM).min(ROOM);
     fit(&mut encoded, around.len() + room, context, &args, notes)?;
 
-    let session = match &args.keep.session {
+    let session = match &args.sessions.session {
         Some(name) => name.clone(),
         None => format!("repo-{}-{:08x}", plain(name), hash(&root)),
     };
@@ -179,7 +179,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     // As much as it takes, so that memory is not set aside for a million tokens.
     let asked = args.length.ctx.filter(|&ctx| ctx != MAX_CONTEXT);
     let context = asked.unwrap_or((ids.len() + room).min(model_max));
-    let sessions = Sessions::new(&args.keep)?;
+    let sessions = SessionFiles::new(&args.sessions)?;
     let ahead = Ahead {
         ids: &ids,
         ends: &ends,
@@ -190,7 +190,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     }
     let conversation = around.conversation;
     let tokenizer = engine.tokenizer();
-    Request {
+    OneShot {
         length: &LengthArgs {
             ctx: Some(context),
             max_tokens: args.length.max_tokens,
@@ -208,7 +208,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     .run(
         &engine,
         &ids,
-        Reply::chat(conversation.reply(tokenizer), &args.length.stop),
+        Detokenizer::chat(conversation.reply_parser(tokenizer), &args.length.stop),
     )
 }
 
@@ -291,7 +291,7 @@ struct Around {
 impl Around {
     fn new(args: &RepoArgs, engine: &Engine, name: &str) -> anyhow::Result<Self> {
         let tokenizer = engine.tokenizer();
-        let mut conversation = prompt::conversation(engine, options::thinking(&args.chat))?;
+        let mut conversation = conversation::new(engine, options::thinking(&args.chat))?;
         let system = args.chat.system.clone().map(Turn::System);
         conversation.turns.extend(system);
         let question = args.prompt.clone().unwrap_or_default();
@@ -389,15 +389,15 @@ struct Ahead<'a> {
 fn read_ahead(
     args: &RepoArgs,
     engine: &Arc<Engine>,
-    sessions: &Sessions,
+    sessions: &SessionFiles,
     session: &str,
     ahead: &Ahead<'_>,
     notes: Notes,
 ) -> anyhow::Result<ControlFlow<()>> {
     let &Ahead { ids, ends, context } = ahead;
-    let mut saved = sessions.open(engine, session)?;
+    let mut file = sessions.open(engine, session)?;
     let chunk = args.engine.chunk;
-    let mut session = sessions.beginning_of(engine, Some(&mut saved), ids, context, chunk)?;
+    let mut session = sessions.beginning_of(engine, Some(&mut file), ids, context, chunk)?;
     let read_before = session.len();
     let last = ends.last().copied().unwrap_or(0);
     let bar = notes.bar("reading files", last.max(read_before));
@@ -426,8 +426,8 @@ fn read_ahead(
             Err(error) => return Err(error.into()),
         };
         // Also what was read until Ctrl-C.
-        session.save(&mut saved.log)?;
-        saved.make_room(notes)?;
+        session.save(&mut file.log)?;
+        file.make_room(notes)?;
         if stopped {
             bar.finish_and_clear();
             return Ok(ControlFlow::Break(()));

@@ -1,4 +1,4 @@
-//! Sessions that are kept on the disk under a name.
+//! Sessions in files, by name: in the user's own store, or where a path says.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -18,15 +18,15 @@ use crate::output::{Notes, visible};
 /// Fewer tokens are read again sooner than they are looked for.
 const LEAST_REUSED: usize = 32;
 
-/// What is kept from run to run, and how.
+/// How sessions are kept from run to run.
 #[derive(Debug)]
-pub struct Sessions {
+pub struct SessionFiles {
     key: Option<SessionKey>,
     limit: u64,
     reuse: bool,
 }
 
-impl Sessions {
+impl SessionFiles {
     /// As the arguments say.
     pub fn new(args: &SessionArgs) -> anyhow::Result<Self> {
         let key = args.session_key.as_deref().map(SessionKey::read);
@@ -47,50 +47,50 @@ impl Sessions {
 
     /// Opens the session of that name for this model, or makes it: a path if it has a
     /// slash in it, or else a name in the user's own store.
-    pub fn open(&self, engine: &Engine, name: &str) -> anyhow::Result<Saved> {
+    pub fn open(&self, engine: &Engine, name: &str) -> anyhow::Result<SessionFile> {
         let model = engine.fingerprint();
         if name.contains('/') {
             let log = SessionLog::open(Path::new(name), model, self.key.as_ref())?;
-            return Ok(Saved {
+            return Ok(SessionFile {
                 log,
                 store: None,
                 key: self.key.clone(),
             });
         }
         let store = self.store()?;
-        Ok(Saved {
+        Ok(SessionFile {
             log: store.session(name, model)?,
             store: Some((store, self.limit)),
             key: self.key.clone(),
         })
     }
 
-    /// A session that holds as much of the beginning of `ids` as `saved`, or another in the
+    /// A session that holds as much of the beginning of `ids` as `file`, or another in the
     /// store, has; at least the last id is left to be run.
     pub fn beginning_of(
         &self,
         engine: &Arc<Engine>,
-        saved: Option<&mut Saved>,
+        file: Option<&mut SessionFile>,
         ids: &[u32],
         context: usize,
         chunk: usize,
     ) -> anyhow::Result<Session> {
         let ids = &ids[..ids.len().saturating_sub(1)];
         let chunk = chunk.min(context);
-        let own = saved.as_ref().map_or(0, |saved| saved.log.in_common(ids));
+        let own = file.as_ref().map_or(0, |file| file.log.in_common(ids));
         if let Some(found) = self.look_for(engine, ids, own + LEAST_REUSED) {
             // One that is damaged is as if it were not there.
             if let Ok(session) = Session::restore(engine, context, chunk, &found.log, found.tokens)
             {
-                if let Some(saved) = saved {
+                if let Some(file) = file {
                     // So that it can be gone on from here without the other.
-                    session.save(&mut saved.log)?;
+                    session.save(&mut file.log)?;
                 }
                 return Ok(session);
             }
         }
-        Ok(match saved {
-            Some(saved) => Session::restore(engine, context, chunk, &saved.log, own)?,
+        Ok(match file {
+            Some(file) => Session::restore(engine, context, chunk, &file.log, own)?,
             None => Session::new(engine, context, chunk)?,
         })
     }
@@ -109,7 +109,7 @@ impl Sessions {
 
 /// A session file in use.
 #[derive(Debug)]
-pub struct Saved {
+pub struct SessionFile {
     /// The log.
     pub log: SessionLog,
     /// The store it is in, and how large that may get.
@@ -118,7 +118,7 @@ pub struct Saved {
     key: Option<SessionKey>,
 }
 
-impl Saved {
+impl SessionFile {
     /// The whole session.
     pub fn whole(
         &self,
@@ -158,7 +158,7 @@ impl Saved {
     }
 
     /// What was said, if anything was kept.
-    pub fn read_notes(&self) -> anyhow::Result<Option<serde_json::Value>> {
+    pub fn read_conversation(&self) -> anyhow::Result<Option<serde_json::Value>> {
         let path = self.notes();
         /// Longest conversation.
         const MOST: u64 = 1 << 30;
@@ -185,7 +185,7 @@ impl Saved {
     }
 
     /// Keeps what was said: all of it or, if that fails, what was kept before.
-    pub fn write_notes(&self, said: &serde_json::Value) -> anyhow::Result<()> {
+    pub fn write_conversation(&self, said: &serde_json::Value) -> anyhow::Result<()> {
         let path = self.notes();
         let made = path.with_extension("json.part");
         let mut text = serde_json::to_vec(said)?;

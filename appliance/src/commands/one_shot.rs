@@ -10,22 +10,22 @@ use v4_runtime::sampling::Sampler;
 
 use super::print_json;
 use crate::args::{EngineArgs, LengthArgs, SamplingArgs};
+use crate::detokenizer::{self, Detokenizer};
 use crate::expert_usage::{self, ExpertUsage};
-use crate::generate::{Limits, Outcome, Sampled, statistics, timings};
+use crate::generation::{Limits, Outcome, Sampled, statistics, timings};
 use crate::interrupt::{Busy, EXIT_INTERRUPTED};
-use crate::output::{Answer, Notes};
-use crate::reply::{self, Reply};
-use crate::saved::Sessions;
+use crate::output::{AnswerWriter, Notes};
+use crate::session_files::SessionFiles;
 use crate::{model, options};
 
 /// How to answer.
-pub struct Request<'a> {
+pub struct OneShot<'a> {
     /// Bounds.
     pub length: &'a LengthArgs,
     /// Sampler.
     pub sampling: &'a SamplingArgs,
     /// What is kept.
-    pub sessions: &'a Sessions,
+    pub sessions: &'a SessionFiles,
     /// Name of the session that is kept.
     pub session: Option<&'a str>,
     /// Engine.
@@ -38,13 +38,13 @@ pub struct Request<'a> {
     pub notes: Notes,
 }
 
-impl Request<'_> {
+impl OneShot<'_> {
     /// Continues `ids` and prints the answer.
     pub fn run(
         &self,
         engine: &Arc<Engine>,
         ids: &[u32],
-        mut reply: Reply,
+        mut detokenizer: Detokenizer,
     ) -> anyhow::Result<ExitCode> {
         let model_max = engine.config().context_length;
         let max_tokens = self.length.max_tokens;
@@ -56,37 +56,37 @@ impl Request<'_> {
             stop_loops: self.length.stop_loops,
         };
         limits.check_room(context, ids.len())?;
-        let mut saved = match self.session {
+        let mut file = match self.session {
             Some(name) => Some(self.sessions.open(engine, name)?),
             None => None,
         };
         let chunk = self.engine.chunk;
-        let mut session =
-            self.sessions
-                .beginning_of(engine, saved.as_mut(), ids, context, chunk)?;
+        let mut session = self
+            .sessions
+            .beginning_of(engine, file.as_mut(), ids, context, chunk)?;
         let sampling = options::sampler(self.sampling);
         let seed = sampling.seed;
         let mut sampler = Sampler::new(sampling)?;
         let mut model = Sampled {
             session: &mut session,
             sampler: &mut sampler,
-            log: saved.as_mut().map(|saved| &mut saved.log),
+            log: file.as_mut().map(|file| &mut file.log),
         };
 
-        let mut answer = (!self.json).then(Answer::stdout);
+        let mut answer = (!self.json).then(AnswerWriter::stdout);
         let before = expert_usage::stats(engine);
         let busy = Busy::start()?;
-        let outcome = reply::stream(
+        let outcome = detokenizer::stream(
             &mut model,
             ids,
             limits,
             self.notes,
-            &mut reply,
+            &mut detokenizer,
             answer.as_mut(),
         )?;
         model.save()?;
-        if let Some(saved) = &saved {
-            saved.make_room(self.notes)?;
+        if let Some(file) = &file {
+            file.make_room(self.notes)?;
         }
         drop(busy);
 
@@ -96,7 +96,7 @@ impl Request<'_> {
         match &mut answer {
             Some(answer) if self.raw => answer.end_raw()?,
             Some(answer) => answer.end()?,
-            None => print_json(&as_json(&reply, &outcome, seed, experts.as_ref()))?,
+            None => print_json(&as_json(&detokenizer, &outcome, seed, experts.as_ref()))?,
         }
         if outcome.finish == Finish::ContextFull {
             self.notes.line(&format!(
@@ -119,14 +119,14 @@ impl Request<'_> {
 }
 
 fn as_json(
-    reply: &Reply,
+    detokenizer: &Detokenizer,
     outcome: &Outcome,
     seed: u64,
     experts: Option<&ExpertUsage>,
 ) -> serde_json::Value {
     json!({
-        "text": reply.content(),
-        "reasoning": (!reply.reasoning().is_empty()).then_some(reply.reasoning()),
+        "text": detokenizer.content(),
+        "reasoning": (!detokenizer.reasoning().is_empty()).then_some(detokenizer.reasoning()),
         "ids": outcome.ids,
         "finish_reason": outcome.finish.name(),
         "prompt_tokens": outcome.prompt_tokens,
