@@ -1,7 +1,9 @@
-//! Arguments of every command that generates text.
+//! Arguments of commands that generate text.
 
 use clap::{Args, ValueEnum};
 
+use super::engine::EngineArgs;
+use super::session::SessionArgs;
 use super::values::{min_p, penalty, positive, temperature, tokens_or_max, top_p};
 
 /// How long the model is asked to think.
@@ -88,4 +90,21 @@ pub struct SamplingArgs {
     /// Seed of the sampler; the same seed gives the same text [default: random, shown at the end]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+}
+
+/// Arguments of every command that generates text: all but the prompt.
+#[derive(Debug, Args)]
+pub struct GenerationArgs {
+    /// Bounds.
+    #[command(flatten)]
+    pub length: LengthArgs,
+    /// Sessions on the disk.
+    #[command(flatten)]
+    pub sessions: SessionArgs,
+    /// Sampler.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }

@@ -9,7 +9,7 @@ use v4_chat::Turn;
 
 use super::one_shot::OneShot;
 use super::prompt_text;
-use crate::args::{EngineArgs, LengthArgs, Missing, PromptArgs, SamplingArgs, SessionArgs};
+use crate::args::{GenerationArgs, Missing, PromptArgs};
 use crate::detokenizer::Detokenizer;
 use crate::output::Notes;
 use crate::session_files::SessionFiles;
@@ -32,18 +32,9 @@ pub struct AskArgs {
     /// The chat prompt around it.
     #[command(flatten)]
     pub chat: PromptArgs,
-    /// Bounds.
+    /// How text is generated.
     #[command(flatten)]
-    pub length: LengthArgs,
-    /// Sessions on the disk.
-    #[command(flatten)]
-    pub sessions: SessionArgs,
-    /// Sampler.
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-    /// Engine.
-    #[command(flatten)]
-    pub engine: EngineArgs,
+    pub generation: GenerationArgs,
 }
 
 /// Runs the command.
@@ -65,7 +56,12 @@ pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
         bail!("the prompt is empty");
     }
 
-    let engine = model::open(path, &args.engine, args.length.ctx, notes)?;
+    let engine = model::open(
+        path,
+        &args.generation.engine,
+        args.generation.length.ctx,
+        notes,
+    )?;
     let tokenizer = engine.tokenizer();
     let mut conversation = conversation::new(&engine, options::thinking(&args.chat))?;
     conversation
@@ -73,13 +69,14 @@ pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
         .extend(args.chat.system.map(Turn::System));
     conversation.turns.push(Turn::User(text));
     let ids = conversation.render(tokenizer)?.ids;
-    let detokenizer = Detokenizer::chat(conversation.reply_parser(tokenizer), &args.length.stop);
+    let detokenizer = Detokenizer::chat(
+        conversation.reply_parser(tokenizer),
+        &args.generation.length.stop,
+    );
     OneShot {
-        length: &args.length,
-        sampling: &args.sampling,
-        sessions: &SessionFiles::new(&args.sessions)?,
-        session: args.sessions.session.as_deref(),
-        engine: &args.engine,
+        args: &args.generation,
+        sessions: &SessionFiles::new(&args.generation.sessions)?,
+        session: args.generation.sessions.session.as_deref(),
         json: args.json,
         raw: false,
         notes,

@@ -9,7 +9,7 @@ use v4_runtime::tokenizer::{Marks, Tokenizer};
 
 use super::one_shot::OneShot;
 use super::{prompt_text, read_text};
-use crate::args::{EngineArgs, LengthArgs, Missing, SamplingArgs, SessionArgs};
+use crate::args::{GenerationArgs, Missing};
 use crate::detokenizer::Detokenizer;
 use crate::model;
 use crate::output::Notes;
@@ -46,18 +46,9 @@ pub struct CompleteArgs {
     /// No progress and no statistics on standard error
     #[arg(short, long)]
     pub quiet: bool,
-    /// Bounds.
+    /// How text is generated.
     #[command(flatten)]
-    pub length: LengthArgs,
-    /// Sessions on the disk.
-    #[command(flatten)]
-    pub sessions: SessionArgs,
-    /// Sampler.
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-    /// Engine.
-    #[command(flatten)]
-    pub engine: EngineArgs,
+    pub generation: GenerationArgs,
 }
 
 /// The marks of fill-in-the-middle prompts (architecture.md, section 5): begin,
@@ -98,16 +89,19 @@ pub fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
         },
     };
 
-    let engine = model::open(&args.model, &args.engine, args.length.ctx, notes)?;
+    let engine = model::open(
+        &args.model,
+        &args.generation.engine,
+        args.generation.length.ctx,
+        notes,
+    )?;
     let tokenizer = engine.tokenizer();
     let ids = encode(tokenizer, &source).with_context(|| args.model.display().to_string())?;
 
     OneShot {
-        length: &args.length,
-        sampling: &args.sampling,
-        sessions: &SessionFiles::new(&args.sessions)?,
-        session: args.sessions.session.as_deref(),
-        engine: &args.engine,
+        args: &args.generation,
+        sessions: &SessionFiles::new(&args.generation.sessions)?,
+        session: args.generation.sessions.session.as_deref(),
         json: args.json,
         raw: true,
         notes,
@@ -115,7 +109,7 @@ pub fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
     .run(
         &engine,
         &ids,
-        Detokenizer::raw(tokenizer, &args.length.stop),
+        Detokenizer::raw(tokenizer, &args.generation.length.stop),
     )
 }
 

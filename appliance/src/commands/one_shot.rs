@@ -1,4 +1,4 @@
-//! One prompt, one answer: what `v4-run MODEL -p` and `complete` share.
+//! One prompt, one answer: what `v4-run MODEL -p`, `complete` and `repo` share.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use v4_runtime::generation::Finish;
 use v4_runtime::sampling::Sampler;
 
 use super::print_json;
-use crate::args::{EngineArgs, LengthArgs, SamplingArgs};
+use crate::args::GenerationArgs;
 use crate::detokenizer::{self, Detokenizer};
 use crate::expert_usage::{self, ExpertUsage};
 use crate::generation::{Limits, Outcome, Sampled, statistics, timings};
@@ -20,16 +20,12 @@ use crate::{model, options};
 
 /// How to answer.
 pub struct OneShot<'a> {
-    /// Bounds.
-    pub length: &'a LengthArgs,
-    /// Sampler.
-    pub sampling: &'a SamplingArgs,
-    /// What is kept.
+    /// Bounds, sampler, engine.
+    pub args: &'a GenerationArgs,
+    /// Where sessions are.
     pub sessions: &'a SessionFiles,
-    /// Name of the session that is kept.
+    /// The session that is gone on with and written.
     pub session: Option<&'a str>,
-    /// Engine.
-    pub engine: &'a EngineArgs,
     /// One JSON object instead of a stream of text.
     pub json: bool,
     /// Text for a program: no newline is added at its end.
@@ -47,24 +43,25 @@ impl OneShot<'_> {
         mut detokenizer: Detokenizer,
     ) -> anyhow::Result<ExitCode> {
         let model_max = engine.config().context_length;
-        let max_tokens = self.length.max_tokens;
-        let context = model::context(self.length.ctx, ids.len(), max_tokens, model_max);
+        let length = &self.args.length;
+        let max_tokens = length.max_tokens;
+        let context = model::context(length.ctx, ids.len(), max_tokens, model_max);
         let limits = Limits {
             max_tokens,
             eos: engine.tokenizer().eos(),
             model_max,
-            stop_loops: self.length.stop_loops,
+            stop_loops: length.stop_loops,
         };
         limits.check_room(context, ids.len())?;
         let mut file = match self.session {
             Some(name) => Some(self.sessions.open(engine, name)?),
             None => None,
         };
-        let chunk = self.engine.chunk;
+        let chunk = self.args.engine.chunk;
         let mut session = self
             .sessions
             .beginning_of(engine, file.as_mut(), ids, context, chunk)?;
-        let sampling = options::sampler(self.sampling);
+        let sampling = options::sampler(&self.args.sampling);
         let seed = sampling.seed;
         let mut sampler = Sampler::new(sampling)?;
         let mut model = Sampled {

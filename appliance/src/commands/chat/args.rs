@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::args::{EngineArgs, LengthArgs, PromptArgs, SamplingArgs, SessionArgs};
+use crate::args::{GenerationArgs, PromptArgs};
 
 /// Arguments of `chat`.
 #[derive(Debug, Args)]
@@ -29,16 +29,7 @@ pub struct ChatArgs {
     /// The chat prompt.
     #[command(flatten)]
     pub chat: PromptArgs,
-    /// Bounds.
+    /// How text is generated.
     #[command(flatten)]
-    pub length: LengthArgs,
-    /// Sessions on the disk.
-    #[command(flatten)]
-    pub sessions: SessionArgs,
-    /// Sampler.
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-    /// Engine.
-    #[command(flatten)]
-    pub engine: EngineArgs,
+    pub generation: GenerationArgs,
 }

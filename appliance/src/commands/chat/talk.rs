@@ -43,16 +43,16 @@ impl<'a> Talk<'a> {
     /// Nothing said yet.
     pub fn new(engine: &'a Arc<Engine>, args: &ChatArgs, notes: Notes) -> anyhow::Result<Self> {
         let model_max = engine.config().context_length;
-        let context = model::context(args.length.ctx, 0, None, model_max);
+        let context = model::context(args.generation.length.ctx, 0, None, model_max);
         let thinking = options::thinking(&args.chat);
-        let sampling = options::sampler(&args.sampling);
-        let file = match &args.sessions.session {
-            Some(name) => Some(SessionFiles::new(&args.sessions)?.open(engine, name)?),
+        let sampling = options::sampler(&args.generation.sampling);
+        let file = match &args.generation.sessions.session {
+            Some(name) => Some(SessionFiles::new(&args.generation.sessions)?.open(engine, name)?),
             None => None,
         };
         let session = match &file {
-            Some(file) => file.whole(engine, context, args.engine.chunk)?,
-            None => model::session(engine, context, args.engine.chunk)?,
+            Some(file) => file.whole(engine, context, args.generation.engine.chunk)?,
+            None => model::session(engine, context, args.generation.engine.chunk)?,
         };
         let mut system = args.chat.system.clone();
         let mut conversation = conversation::new(engine, thinking)?;
@@ -81,12 +81,12 @@ impl<'a> Talk<'a> {
             sampler: Sampler::new(sampling.clone())?,
             sampling,
             limits: Limits {
-                max_tokens: args.length.max_tokens,
+                max_tokens: args.generation.length.max_tokens,
                 eos: engine.tokenizer().eos(),
                 model_max,
-                stop_loops: args.length.stop_loops,
+                stop_loops: args.generation.length.stop_loops,
             },
-            stops: args.length.stop.clone(),
+            stops: args.generation.length.stop.clone(),
             last: None,
             notes,
         })

@@ -21,7 +21,7 @@ use v4_runtime::{Engine, EngineError, Hooks, Want};
 use super::one_shot::OneShot;
 use super::print_json;
 use crate::args::values::{MAX_CONTEXT, positive, size};
-use crate::args::{EngineArgs, LengthArgs, PromptArgs, SamplingArgs, SessionArgs};
+use crate::args::{GenerationArgs, PromptArgs};
 use crate::detokenizer::Detokenizer;
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
 use crate::output::{Notes, one_line};
@@ -107,18 +107,9 @@ pub struct RepoArgs {
     /// The chat prompt around it.
     #[command(flatten)]
     pub chat: PromptArgs,
-    /// Bounds.
+    /// How text is generated.
     #[command(flatten)]
-    pub length: LengthArgs,
-    /// Sessions on the disk.
-    #[command(flatten)]
-    pub sessions: SessionArgs,
-    /// Sampler.
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-    /// Engine.
-    #[command(flatten)]
-    pub engine: EngineArgs,
+    pub generation: GenerationArgs,
 }
 
 /// A file and its tokens.
@@ -128,7 +119,7 @@ struct Encoded {
 }
 
 /// Runs the command.
-pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
+pub fn run(mut args: RepoArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
     model::check_is_file(&args.model)?;
     let root = args
@@ -159,7 +150,12 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
         print_counts(&files, &left_out, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let engine = model::open(&args.model, &args.engine, args.length.ctx, notes)?;
+    let engine = model::open(
+        &args.model,
+        &args.generation.engine,
+        args.generation.length.ctx,
+        notes,
+    )?;
     let mut encoded = encode(engine.tokenizer(), &files, args.layout)?;
     let name = root
         .file_name()
@@ -167,19 +163,24 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
         .unwrap_or("repository");
     let around = Around::new(&args, &engine, name)?;
     let model_max = engine.config().context_length;
-    let context = args.length.ctx.unwrap_or(model_max).min(model_max);
-    let room = args.length.max_tokens.unwrap_or(ROOM).min(ROOM);
+    let context = args
+        .generation
+        .length
+        .ctx
+        .unwrap_or(model_max)
+        .min(model_max);
+    let room = args.generation.length.max_tokens.unwrap_or(ROOM).min(ROOM);
     fit(&mut encoded, around.len() + room, context, &args, notes)?;
 
-    let session = match &args.sessions.session {
+    let session = match &args.generation.sessions.session {
         Some(name) => name.clone(),
         None => format!("repo-{}-{:08x}", plain(name), hash(&root)),
     };
     let (ids, ends) = around.whole(&encoded);
     // As much as it takes, so that memory is not set aside for a million tokens.
-    let asked = args.length.ctx.filter(|&ctx| ctx != MAX_CONTEXT);
+    let asked = args.generation.length.ctx.filter(|&ctx| ctx != MAX_CONTEXT);
     let context = asked.unwrap_or((ids.len() + room).min(model_max));
-    let sessions = SessionFiles::new(&args.sessions)?;
+    let sessions = SessionFiles::new(&args.generation.sessions)?;
     let ahead = Ahead {
         ids: &ids,
         ends: &ends,
@@ -188,19 +189,13 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     if read_ahead(&args, &engine, &sessions, &session, &ahead, notes)?.is_break() {
         return Ok(ExitCode::from(EXIT_INTERRUPTED));
     }
+    args.generation.length.ctx = Some(context);
     let conversation = around.conversation;
     let tokenizer = engine.tokenizer();
     OneShot {
-        length: &LengthArgs {
-            ctx: Some(context),
-            max_tokens: args.length.max_tokens,
-            stop: args.length.stop.clone(),
-            stop_loops: args.length.stop_loops,
-        },
-        sampling: &args.sampling,
+        args: &args.generation,
         sessions: &sessions,
         session: Some(&session),
-        engine: &args.engine,
         json: args.json,
         raw: false,
         notes,
@@ -208,7 +203,10 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     .run(
         &engine,
         &ids,
-        Detokenizer::chat(conversation.reply_parser(tokenizer), &args.length.stop),
+        Detokenizer::chat(
+            conversation.reply_parser(tokenizer),
+            &args.generation.length.stop,
+        ),
     )
 }
 
@@ -396,7 +394,7 @@ fn read_ahead(
 ) -> anyhow::Result<ControlFlow<()>> {
     let &Ahead { ids, ends, context } = ahead;
     let mut file = sessions.open(engine, session)?;
-    let chunk = args.engine.chunk;
+    let chunk = args.generation.engine.chunk;
     let mut session = sessions.beginning_of(engine, Some(&mut file), ids, context, chunk)?;
     let read_before = session.len();
     let last = ends.last().copied().unwrap_or(0);
