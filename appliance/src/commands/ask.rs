@@ -56,12 +56,7 @@ pub fn run(args: AskArgs) -> anyhow::Result<ExitCode> {
         bail!("the prompt is empty");
     }
 
-    let engine = model::open(
-        path,
-        &args.generation.engine,
-        args.generation.length.ctx,
-        notes,
-    )?;
+    let engine = model::open_to_generate(path, &args.generation, notes)?;
     let tokenizer = engine.tokenizer();
     let mut conversation = conversation::new(&engine, options::thinking(&args.chat))?;
     conversation

@@ -30,12 +30,7 @@ enum Next {
 /// script it ends the program, because nobody is there to react.
 pub fn run(args: ChatArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
-    let engine = model::open(
-        &args.model,
-        &args.generation.engine,
-        args.generation.length.ctx,
-        notes,
-    )?;
+    let engine = model::open_to_generate(&args.model, &args.generation, notes)?;
     let typed = io::stdin().is_terminal() && io::stdout().is_terminal();
     let mut talk = Talk::new(&engine, &args, notes)?;
     let mut lines: Box<dyn Lines> = if typed {

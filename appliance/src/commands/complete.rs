@@ -89,12 +89,7 @@ pub fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
         },
     };
 
-    let engine = model::open(
-        &args.model,
-        &args.generation.engine,
-        args.generation.length.ctx,
-        notes,
-    )?;
+    let engine = model::open_to_generate(&args.model, &args.generation, notes)?;
     let tokenizer = engine.tokenizer();
     let ids = encode(tokenizer, &source).with_context(|| args.model.display().to_string())?;
 

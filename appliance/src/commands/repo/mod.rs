@@ -150,12 +150,7 @@ pub fn run(mut args: RepoArgs) -> anyhow::Result<ExitCode> {
         print_counts(&files, &left_out, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let engine = model::open(
-        &args.model,
-        &args.generation.engine,
-        args.generation.length.ctx,
-        notes,
-    )?;
+    let engine = model::open_to_generate(&args.model, &args.generation, notes)?;
     let mut encoded = encode(engine.tokenizer(), &files, args.layout)?;
     let name = root
         .file_name()
