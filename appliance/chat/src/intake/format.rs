@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::json::present;
+use super::refusal::Refusal;
 use super::wanted::Format;
-use super::{Refusal, json::present};
 use crate::Protocol;
 
 /// A form that was asked for.

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Refusal;
 use super::json::{present, whole};
+use super::refusal::Refusal;
 use crate::Protocol;
 
 /// What a request says of thinking.
