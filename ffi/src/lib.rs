@@ -1,8 +1,8 @@
 //! The C interface over `Engine` and `Session`.
 //!
 //! What it promises is written in `include/v4.h`; this crate keeps it. Each exported
-//! function is one call of [`guard::guard`], which turns errors and panics into a
-//! status. Pointers from C are only touched in [`pointer`] and [`layout`], where they
+//! function is one call of `guard::guard`, which turns errors and panics into a
+//! status. Pointers from C are only touched in `pointer` and [`layout`], where they
 //! are checked as far as they can be: for NULL, alignment and absurd lengths.
 //!
 //! The tests compare this crate with the header: names, prototypes, and the size and

@@ -19,6 +19,7 @@ mod conversation;
 mod encoder;
 mod error;
 pub mod intake;
+mod json;
 mod output;
 mod parts;
 mod pump;

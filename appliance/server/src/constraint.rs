@@ -101,7 +101,7 @@ impl Grammars {
     /// in any.
     ///
     /// # Errors
-    /// [`ConstraintError::Grammar`] names what cannot be held to.
+    /// `ConstraintError::Grammar` names what cannot be held to.
     pub fn of(&self, wanted: &Wanted) -> Result<Option<Constraint>, ConstraintError> {
         // The text after the beginning, which is not part of what is cache.
         let text = serde_json::to_vec(wanted).map_err(run)?;

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::json::present;
 use super::refusal::Refusal;
 use super::wanted::Format;
 use crate::Protocol;
+use crate::json::present;
 
 /// A form that was asked for.
 #[derive(Debug, Default)]

@@ -191,7 +191,7 @@ fn input(input: Option<Value>) -> Value {
         None | Some(Value::Null) => json!({}),
         Some(Value::String(text)) if text.trim().is_empty() => json!({}),
         Some(Value::String(text)) => {
-            let held = super::json::hold(&text);
+            let held = crate::json::hold(&text);
             match serde_json::from_str(&held) {
                 Ok(object @ Value::Object(_)) => object,
                 _ => Value::String(text),

@@ -18,7 +18,6 @@ mod content;
 mod echo;
 pub mod fields;
 mod format;
-pub(crate) mod json;
 mod messages;
 mod notes;
 mod refusal;
@@ -30,10 +29,11 @@ mod wanted;
 
 use serde_json::{Map, Value};
 
+use crate::json;
+pub use crate::json::whole;
 use crate::{ChatError, ModelVersion, Protocol, Request};
 use echo::Echo;
 pub use fields::Path;
-pub use json::whole;
 use notes::Notes;
 pub use refusal::Refusal;
 pub use wanted::{Calls, Format, Wanted, WantedTool};
