@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Says what the programs are made of: a CycloneDX list of crates, and their licences.
+"""Lists what the programs consist of: a CycloneDX list of crates, and their licences.
 
 Both come from `cargo metadata` and Cargo.lock: the crates that v4-run and v4-convert are
 built from on x86-64 Linux, without those that only tests use.

@@ -1,5 +1,5 @@
-//! Ctrl-C: a flag that running work looks at, and a way out when it does not.
-//! SIGTERM and SIGHUP come the same way.
+//! Ctrl-C: a flag that running work checks, and a fallback that ends the process if it does
+//! not. SIGTERM and SIGHUP are handled the same way.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};

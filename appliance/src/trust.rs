@@ -1,11 +1,11 @@
-//! What is asked of a model file, from the command line.
+//! Checks a model file as requested on the command line.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use v4_trust::{Policy, TrustError, Trusted, Verify};
 
-use crate::cli::{TrustArgs, VerifyArg};
+use crate::args::{TrustArgs, VerifyArg};
 use crate::interrupt;
 use crate::output::Notes;
 

@@ -196,7 +196,7 @@ fn output_that_cannot_be_written_is_no_panic() {
         let shut_err = v4_run(dir.path(), args).stderr(shut()).output().unwrap();
         no_panic(args, &shut_err);
         if args.first() == Some(&"completion") {
-            // A script that was cut short is not taken for a whole one.
+            // A script that was truncated is not taken for a whole one.
             assert!(failure(&full_out).contains("No space left"), "{args:?}");
             assert_eq!(shut_out.status.code(), Some(0), "{args:?}");
         }

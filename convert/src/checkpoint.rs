@@ -30,7 +30,7 @@ pub enum CheckpointError {
     /// A file could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The path is no folder.
+    /// The path is not a folder.
     #[error("{}: neither a checkpoint folder nor a GGUF file; give the folder that contains \
              config.json", path.display())]
     NotACheckpoint {
@@ -43,7 +43,7 @@ pub enum CheckpointError {
         /// The folder.
         path: PathBuf,
     },
-    /// The index is no JSON of the expected form.
+    /// The index is not JSON of the expected form.
     #[error("{}: {reason}; the index is damaged, download it again", path.display())]
     Index {
         /// The index.
@@ -81,7 +81,7 @@ pub enum CheckpointError {
     },
 }
 
-/// Where a tensor lies.
+/// Where a tensor is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredTensor {
     /// Number of the shard in [`Checkpoint::shards`].

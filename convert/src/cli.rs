@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line of `v4-convert`.
 
 use std::path::PathBuf;
 

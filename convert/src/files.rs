@@ -1,4 +1,4 @@
-//! Reading small files whole, and parts of large ones by position.
+//! Reads small files whole, and parts of large ones by position.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -106,7 +106,7 @@ impl InputFile {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// [`ReadError`] if it does not exist, is no regular file or cannot be read.
+    /// [`ReadError`] if it does not exist, is not a regular file or cannot be read.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let fail = |source| ReadError::new(path, source);
         // Asked first: opening a pipe would wait for its writer.

@@ -1,4 +1,5 @@
-//! `v4-convert golden`: what a model's logits are, for those who run it elsewhere.
+//! `v4-convert golden`: stores hashes of a model's logits, so that other machines can be
+//! checked against them.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! What a GGUF file holds: metadata, tensors and totals, for people and scripts.
+//! Shows what a GGUF file contains: metadata, tensors and totals, for people and scripts.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -44,7 +44,7 @@ pub enum InspectError {
 /// Writes a report about the file to `out`.
 ///
 /// # Errors
-/// [`InspectError`] if the file is no sound GGUF file or `out` fails.
+/// [`InspectError`] if the file is not a valid GGUF file or `out` fails.
 pub fn inspect(
     path: &Path,
     options: InspectOptions,

@@ -111,7 +111,7 @@ impl<'de> Deserialize<'de> for UniqueValue {
     }
 }
 
-/// The name under which safetensors headers keep free text; it is no tensor.
+/// The name under which safetensors headers keep free text; it is not a tensor.
 pub(crate) const HEADER_NOTES: &str = "__metadata__";
 
 struct UniqueVisitor<T> {

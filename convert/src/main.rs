@@ -1,4 +1,4 @@
-//! `v4-convert`: checkpoints to GGUF files, and a look into GGUF files.
+//! `v4-convert`: converts checkpoints to GGUF files, and inspects, signs and verifies them.
 
 mod cli;
 mod golden;
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 /// Whether the reader of our output has gone, as in `v4-convert inspect X | head`:
-/// it has seen what it wanted, and that is no failure of ours.
+/// it has seen what it wanted, and that is not a failure of ours.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let pipe = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     match error.downcast_ref() {
@@ -175,7 +175,7 @@ fn report(args: &ConvertArgs, plan: &Plan, resumed: u64, elapsed: Duration) -> a
     let rate = bytes((written as f64 / seconds.max(1e-3)) as u64);
     let resumed = match resumed {
         0 => String::new(),
-        some => format!(", {} of it earlier", bytes(some)),
+        some => format!(", {} already written", bytes(some)),
     };
     writeln!(
         io::stderr(),
@@ -230,7 +230,7 @@ fn plan_as_text(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
     if let Some((count, sum, begin)) = plan.engram_tables() {
         writeln!(
             out,
-            "  of these {count} Engram tables with {}, from byte {begin} on",
+            "  of which {count} Engram tables with {}, starting at byte {begin}",
             bytes(sum)
         )?;
     }

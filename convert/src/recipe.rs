@@ -1,4 +1,4 @@
-//! Recipes: which tensor gets which type.
+//! Recipes decide which tensor gets which type.
 //!
 //! A recipe is a base (one of the built-in recipes) and a list of rules. The
 //! first rule whose pattern matches a tensor's name gives its type; what no rule
@@ -49,7 +49,7 @@ pub enum RecipeError {
         /// What was asked for.
         name: String,
     },
-    /// The file is no recipe.
+    /// The file is not a recipe.
     #[error("{}: {reason}", path.display())]
     File {
         /// The file.
@@ -291,7 +291,7 @@ impl Recipe {
     /// The type for a tensor of rows of `columns` values that is stored as
     /// `stored` (the type that keeps its values, for the published formats).
     ///
-    /// A row that is no whole number of blocks of the type asked for gets
+    /// A row that is not a whole number of blocks of the type asked for gets
     /// instead: MXFP4 for experts, Q8_0 for other matrices, and the type that
     /// it is stored in where even that does not fit.
     #[must_use]

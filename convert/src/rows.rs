@@ -1,4 +1,4 @@
-//! Conversion of a run of rows: read, decode, encode.
+//! Converts a run of rows: reads, decodes and encodes.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -96,7 +96,7 @@ pub(crate) struct Converter<'a> {
 }
 
 impl Converter<'_> {
-    /// The output's bytes of `rows`, which lie in one run of the source.
+    /// The output's bytes of `rows`, which are in one run of the source.
     pub fn convert<'b>(
         &self,
         rows: Range<u64>,

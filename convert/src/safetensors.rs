@@ -1,4 +1,4 @@
-//! Headers of safetensors files, read from untrusted bytes.
+//! Reads headers of safetensors files from untrusted bytes.
 //!
 //! A file is `u64` header length, JSON header, data. Each entry gives dtype,
 //! shape and a byte range in the data; ranges must not overlap, leave holes or
@@ -35,7 +35,7 @@ pub enum ShardError {
         /// The file's length.
         bytes: u64,
     },
-    /// The header is no JSON of the expected form.
+    /// The header is not JSON of the expected form.
     #[error("{}: header: {reason}; the file is damaged or not a safetensors file, download it \
              again", path.display())]
     Header {
@@ -380,7 +380,7 @@ mod tests {
                 }
             }
             match parse_header(Path::new("m.safetensors"), &bytes, DATA) {
-                // What is accepted lies inside the file.
+                // What is accepted is inside the file.
                 Ok(header) => {
                     sound += 1;
                     let (start, mut sum) = (8 + bytes.len() as u64, 0);

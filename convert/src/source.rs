@@ -101,7 +101,7 @@ impl Source {
         }
     }
 
-    /// Rows that lie together; a unit of work does not cross their border.
+    /// Contiguous rows; a unit of work does not cross their border.
     #[must_use]
     pub fn run_rows(&self, rows: u64) -> u64 {
         match self {

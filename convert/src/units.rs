@@ -1,4 +1,4 @@
-//! Byte counts for people.
+//! Byte counts in human-readable units.
 
 /// A byte count with a decimal unit, such as `159.6 GB`.
 #[must_use]

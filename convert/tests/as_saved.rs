@@ -1,5 +1,5 @@
-//! Checkpoints as other programs save them, or leave them lying about: read where they
-//! say the same as the published ones, refused with the way out where they do not.
+//! Checkpoints as other programs save or store them: accepted if they have the same meaning
+//! as the published ones, refused with a remedy if not.
 
 mod common;
 
@@ -71,7 +71,7 @@ fn a_mark_may_stand_in_a_list() {
 #[test]
 fn rotary_embeddings_may_be_under_their_newer_name() {
     same_as_published(&config(rope_parameters));
-    // Old and new names beside each other, as some save them for older readers.
+    // Old and new names side by side, as some save them for older readers.
     same_as_published(&config(|c| {
         let old = c.clone();
         rope_parameters(c);

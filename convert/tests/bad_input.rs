@@ -1,5 +1,5 @@
-//! Damaged, lying and foreign input: one line that names file, item and remedy,
-//! exit code 1, and nothing under the final name.
+//! Damaged, invalid and foreign input: one line that names the file, the item and the
+//! remedy, exit code 1, and no file under the final name.
 
 mod common;
 

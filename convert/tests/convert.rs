@@ -1,4 +1,4 @@
-//! The tiny checkpoint through every recipe: values, determinism, the program.
+//! Converts the tiny checkpoint with every recipe: values, determinism, the program.
 
 mod common;
 

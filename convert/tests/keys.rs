@@ -1,5 +1,5 @@
-//! The keys that describe a model: those that its answers depend on have no default,
-//! and their widths do not matter.
+//! The keys that describe a model: those that its answers depend on have no default, and
+//! the width of their integers does not matter.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Interrupted conversions: what was done is kept, and the bytes are the same.
+//! Interrupted conversions: finished work is kept, and the bytes are the same.
 
 mod common;
 

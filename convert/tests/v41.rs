@@ -284,7 +284,7 @@ fn the_stored_constants_are_those_of_the_runtime() {
     assert_eq!(numbers("multipliers").len(), 8);
 }
 
-/// The published layout: what describes the text model lies in `text_config`.
+/// The published layout: what describes the text model is in `text_config`.
 fn nest(copy: &Copy) {
     copy.edit_json("config.json", |config| {
         let outer = [

@@ -1,4 +1,4 @@
-//! Wrong V4.1 checkpoints: each is refused by an error that names what is wrong.
+//! Invalid V4.1 checkpoints: each is refused with an error that names the fault.
 
 mod common;
 

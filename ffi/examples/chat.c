@@ -59,7 +59,7 @@ static void add_message(buffer *b, const char *role, const char *content, size_t
     add_text(b, "\"}");
 }
 
-/* What a turn is made with. */
+/* Everything that a turn needs. */
 typedef struct {
     v4_engine *engine;
     v4_session *session;
@@ -67,7 +67,7 @@ typedef struct {
     v4_generate_options length;
 } model;
 
-/* An answer that is being given. */
+/* An answer in progress. */
 typedef struct {
     v4_parser *parser;
     buffer text;
@@ -86,7 +86,7 @@ static int32_t on_event(void *user, const v4_event *event) {
 static int32_t on_token(void *user, const v4_token *token) {
     answer *a = user;
     int32_t ended = 0;
-    /* Text without a token is the parser's to tell: it decodes by itself. */
+    /* The parser reports text without a token: it decodes by itself. */
     if (token->id == V4_NO_TOKEN)
         return 0;
     if (v4_parser_push(a->parser, &token->id, 1, on_event, a, &ended))
@@ -94,7 +94,7 @@ static int32_t on_token(void *user, const v4_token *token) {
     return ended;
 }
 
-/* Answers `messages`, which are JSON, into `a`. */
+/* Answers the JSON `messages`, into `a`. */
 static v4_status turn(model *m, const buffer *messages, answer *a) {
     buffer request = {0};
     v4_chat *chat = NULL;
@@ -113,7 +113,7 @@ static v4_status turn(model *m, const buffer *messages, answer *a) {
         status = v4_parser_open(chat, 0, &a->parser);
     if (status == V4_OK)
         status = v4_chat_prompt(chat, m->session, &ids, &count);
-    /* Reads what is new: the session holds the turns before. */
+    /* Reads only what is new: the session holds the earlier turns. */
     if (status == V4_OK)
         status = v4_session_sync(m->session, ids, count, NULL);
     if (status == V4_OK)
@@ -151,7 +151,7 @@ static int talk(model *m) {
             fprintf(stderr, "chat: %s\n", v4_last_error());
             code = 1;
         } else if (a.text.length == 0) {
-            /* No answer: the question is taken back. */
+            /* No answer: the question is removed. */
             messages.length = before;
         } else {
             add_message(&messages, "assistant", a.text.bytes, a.text.length);

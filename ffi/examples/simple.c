@@ -20,13 +20,13 @@ static int failed(const char *what) {
 static int32_t print(void *user, const v4_token *token) {
     (void)user;
     fwrite(token->text, 1, token->length, stdout);
-    /* Stops when nobody reads any more. */
+    /* Stops if nobody reads the output any more. */
     return fflush(stdout) != 0;
 }
 
 static int run(v4_engine *engine, const char *text, v4_generate_options length,
                v4_sampler_options sampling) {
-    /* There are never more tokens than bytes, beside the one that begins the text. */
+    /* There are never more tokens than bytes, plus the one that begins the text. */
     size_t capacity = strlen(text) + 1, count = 0;
     uint32_t *ids = malloc(capacity * sizeof *ids);
     v4_session *session = NULL;

@@ -1,7 +1,6 @@
 /*
- * v4.hpp: v4.h for C++17. Objects close themselves, errors are exceptions, callbacks
- * are anything that can be called. The rules of v4.h hold; what is said there is not
- * said again.
+ * v4.hpp: v4.h for C++17. Objects close themselves, errors are exceptions, and callbacks
+ * are anything that can be called. The rules of v4.h apply and are not repeated here.
  *
  *   v4::engine engine("model.gguf");
  *   v4::session session(engine);
@@ -9,11 +8,11 @@
  *   v4::sampler sampler;
  *   session.generate(sampler, [](std::string_view text) { std::cout << text; });
  *
- * Callbacks may throw: the call ends, and the exception goes on from there. Those that
- * return bool go on with true and stop with false; others always go on.
+ * Callbacks may throw: the call ends, and the exception propagates from there. Callbacks
+ * that return bool continue with true and stop with false; others always continue.
  *
- * Header only: nothing of C++ crosses the library's border, so any compiler and
- * standard library will do.
+ * Header only: no C++ crosses the library's boundary, so any compiler and standard library
+ * will do.
  */
 #ifndef V4_HPP
 #define V4_HPP
@@ -34,7 +33,7 @@
 
 namespace v4 {
 
-/* A call that failed: what() is v4_last_error(). */
+/* A failed call: what() is v4_last_error(). */
 class error : public std::runtime_error {
 public:
     error(v4_status status, const char *message)
@@ -65,14 +64,14 @@ template <class T, v4_status (*Close)(T *)> struct closer {
 template <class T, v4_status (*Close)(T *)>
 using owned = std::unique_ptr<T, closer<T, Close>>;
 
-/* Calls a function of C++ from C, and keeps what it throws. */
+/* Calls a C++ function from C, and keeps what it throws. */
 template <class F> struct callback {
     F &function;
     std::exception_ptr thrown;
 
     explicit callback(F &f) : function(f) {}
 
-    /* 0 to go on. */
+    /* 0 to continue. */
     template <class... Args> std::int32_t call(Args &&...args) noexcept {
         try {
             if constexpr (std::is_same_v<std::invoke_result_t<F &, Args...>, bool>) {
@@ -120,7 +119,7 @@ public:
     engine(const std::string &path, const v4_engine_options &options) {
         open(path, options);
     }
-    /* `progress` gets bytes done and bytes in all, on any thread. */
+    /* `progress` receives bytes done and total bytes, on any thread. */
     template <class F>
     engine(const std::string &path, v4_engine_options options, F &&progress) {
         using function = std::remove_reference_t<F>;
@@ -136,7 +135,7 @@ public:
         check(status);
     }
 
-    /* The same model with low-rank adapters, and no others. */
+    /* The same model with these low-rank adapters, and no others. */
     engine with_adapters(const std::vector<std::string> &folders) const {
         std::vector<const char *> paths;
         for (const std::string &folder : folders)
@@ -310,8 +309,8 @@ public:
         check(v4_session_save(get(), path.c_str(), &file));
     }
 
-    /* `take` gets each piece of text, or an id (V4_NO_TOKEN for text that was held back
-     * at the end) and its text. Cancelling is no exception here: see `finish`. */
+    /* `take` receives each piece of text, or an id (V4_NO_TOKEN for text that was held back
+     * at the end) and its text. Cancellation is not an exception here: see `finish`. */
     template <class F>
     v4_generate_result generate(sampler &sampler, const v4_generate_options &options,
                                 F &&take) {
@@ -355,7 +354,7 @@ public:
         handle_.reset(handle);
     }
     std::vector<std::uint32_t> prompt() const { return prompt(nullptr); }
-    /* Beginning with what the session holds, where that spells the same. */
+    /* Begins with the session's tokens, as far as they spell the same. */
     std::vector<std::uint32_t> prompt(const session &session) const {
         return prompt(session.get());
     }
@@ -384,7 +383,7 @@ public:
         check(v4_parser_open(chat.get(), flags, &handle));
         handle_.reset(handle);
     }
-    /* `take` gets a const v4_event &. False once a stop sequence was met. */
+    /* `take` receives a const v4_event &. Returns false once a stop sequence was reached. */
     template <class F> bool push(std::uint32_t id, F &&take) {
         using function = std::remove_reference_t<F>;
         detail::callback<function> told(take);

@@ -1,4 +1,4 @@
-//! Functions of the caller that calls call back.
+//! Functions of the caller that the library calls back.
 //!
 //! Their type allows unwinding, so that a Rust caller's panic becomes a status. An
 //! exception of C++ ends the process: the header forbids it, and `v4.hpp` catches it.

@@ -1,11 +1,12 @@
-//! Pointers from C: checked as far as they can be, then turned into what Rust trusts.
+//! Pointers from C: checked as far as possible, then converted to safe Rust types.
 
 use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::failure::{Failure, Outcome};
 use crate::handle::Exclusive;
-use crate::status::{Failure, Outcome, Status};
+use crate::status::Status;
 
 /// Longest text, in bytes.
 pub(crate) const MOST_TEXT: usize = 1 << 30;

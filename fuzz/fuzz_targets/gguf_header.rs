@@ -1,4 +1,4 @@
-//! Any bytes as a GGUF file: no panic; what is accepted lies inside the file and
+//! Any bytes as a GGUF file: no panic; what is accepted is inside the file and
 //! can be written again.
 #![no_main]
 

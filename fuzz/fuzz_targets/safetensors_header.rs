@@ -1,4 +1,4 @@
-//! Any bytes as a shard's header: no panic; accepted tensors lie inside the file.
+//! Any bytes as a shard's header: no panic; accepted tensors are inside the file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,10 +1,10 @@
-use crate::GgmlType;
+use crate::types::GgmlType;
 
 /// What can go wrong with rows of numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuantError {
-    /// A row's length is no multiple of the type's block.
+    /// A row's length is not a multiple of the type's block.
     #[error("{ty} needs rows of a multiple of {block} values, not {values}")]
     RowLength {
         /// The type asked for.

@@ -97,7 +97,7 @@ pub fn e4m3_block_scale(amax: f32) -> u8 {
 }
 
 /// Decodes one row of an FP8 matrix: `codes[i]` times the scale of the block
-/// that column `i` lies in.
+/// that column `i` is in.
 ///
 /// `scales` is the row of e8m0 codes that covers this row of the matrix, one
 /// per `block` columns; the last block may be narrower. The products are exact

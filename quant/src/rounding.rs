@@ -1,6 +1,6 @@
-//! The roundings that the published inference code applies to KV and indexer
-//! caches (spec section 4): in place on float32, and as packed rows of bytes
-//! that decode to the very same values.
+//! The roundings that the published inference code applies to KV and indexer caches (spec
+//! section 4): in place on float32, and as packed rows of bytes that decode to the same
+//! values.
 //!
 //! A block that holds a NaN or an infinity becomes all NaN in every form, so
 //! that an accident upstream is seen and not rounded away.
@@ -74,14 +74,14 @@ fn e2m1_e4m3_scale(amax: f32) -> u8 {
 /// The scale code of a block: `of_amax` of its largest magnitude, which is
 /// infinity as soon as one value is not finite.
 fn scale_code(x: &[f32], of_amax: impl Fn(f32) -> u8) -> u8 {
-    // Magnitudes order like their bits, and NaNs lie above infinity.
+    // Magnitudes order like their bits, and NaNs are above infinity.
     let bits = x
         .iter()
         .fold(0, |bits: u32, x| bits.max(x.to_bits() & 0x7fff_ffff));
     of_amax(f32::from_bits(bits.min(0x7f80_0000)))
 }
 
-/// One over a scale; block scales lie in 2^-126..=2^126 or are NaN.
+/// One over a scale; block scales are in 2^-126..=2^126 or are NaN.
 fn inverse_e8m0(code: u8) -> f32 {
     if code == 255 {
         f32::NAN
@@ -124,7 +124,7 @@ impl CacheFormat {
     /// Bytes of a packed row of `channels` values.
     ///
     /// # Errors
-    /// [`QuantError::Length`] if the row, less its tail, is no whole number of
+    /// [`QuantError::Length`] if the row, less its tail, is not a whole number of
     /// blocks.
     pub fn row_bytes(self, channels: usize) -> Result<usize, QuantError> {
         let layout = self.layout(channels)?;

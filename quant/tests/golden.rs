@@ -1,4 +1,4 @@
-//! Decoders against vectors made by an independent implementation.
+//! Compares decoders with vectors made by an independent implementation.
 //!
 //! `data/golden.bin` was made with the numpy decoders of llama.cpp's gguf
 //! package: for each type random blocks (seeded; f16 scales kept finite) and

@@ -26,9 +26,9 @@ use crate::storage::Fingerprint;
 /// How to run a model.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// Worker threads; all cores that this process may use if not given.
+    /// Worker threads; by default, one per core available to this process.
     pub threads: Option<usize>,
-    /// Whether each worker is bound to a core of its own.
+    /// Whether each worker is pinned to its own core.
     pub pin: bool,
     /// How products are computed.
     pub precision: Precision,
@@ -36,34 +36,34 @@ pub struct EngineOptions {
     pub kv: KvPrecision,
     /// How the angles of the rotary embedding are computed.
     pub rope: RopeAngles,
-    /// Whether a prompt's tokens skip the layers in which nothing hangs on them
+    /// Whether a prompt's tokens skip the layers in which nothing depends on them
     /// (V4.1's decoder replay, spec 3.5). The results are the same bits.
     pub replay: bool,
     /// How V4.1's Engram rows are read.
     pub engram: EngramOptions,
-    /// Shuts the Engram gates, so that the tables add nothing: another model,
-    /// for measuring what they are worth.
+    /// Closes the Engram gates, so that the tables add nothing. This is a different
+    /// model, for measuring what the tables contribute.
     pub engram_off: bool,
-    /// Whether to keep account of every operation: [`Engine::take_profile`].
+    /// Whether to profile every operation: [`Engine::take_profile`].
     pub profile: bool,
     /// Where weights are.
     pub weights: WeightPlacement,
-    /// Bytes that the engine and its sessions may use together. Where they are too few
-    /// for all weights, routed experts are read from the disk as tokens need them.
+    /// Bytes that the engine and its sessions may use together. If that is not enough
+    /// for all weights, routed experts are read from disk when tokens need them.
     pub memory: Option<u64>,
-    /// Tokens that a session is planned for, at most the model's; sessions may have
-    /// more if there is room.
+    /// Context in tokens to plan memory for, at most the model's limit; sessions may be
+    /// longer if there is room.
     pub context: usize,
-    /// Tokens of a prompt that are planned to be run at once.
+    /// Tokens of a prompt to run at once, for the memory plan.
     pub chunk: usize,
     /// How experts are read.
     pub experts: ExpertOptions,
-    /// Hashes of the file's blocks, against which all that is read of it is checked
-    /// before it is used: weights that every token needs when the model is opened,
-    /// experts and rows when a token needs them first, and experts that are read from
-    /// the disk each time. What does not match stops the engine.
+    /// Hashes of the file's blocks. Everything that is read from the file is compared
+    /// with them before use: weights that every token needs when the model is opened,
+    /// experts and rows when a token first needs them, and experts that are read from
+    /// disk each time. A mismatch stops the engine.
     pub hashes: Option<Arc<FileHashes>>,
-    /// Bytes to keep for adapters that are to be loaded ([`Engine::load_adapter`]): where
+    /// Bytes to reserve for adapters that will be loaded ([`Engine::load_adapter`]): where
     /// memory is short, fewer experts are kept in it.
     pub adapters: u64,
 }
@@ -71,14 +71,14 @@ pub struct EngineOptions {
 /// Where weights are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WeightPlacement {
-    /// In the mapped file: read as they are needed, kept by the page cache, shared
-    /// with other processes.
+    /// In the mapped file: read when needed, kept by the page cache, and shared with
+    /// other processes.
     #[default]
     Mapped,
     /// The same, read when the model is opened and locked in memory.
     Locked,
-    /// In memory of the process, in huge pages where the system has them, read when
-    /// the model is opened: a little faster, and nothing can push them out.
+    /// In the process's own memory, in huge pages if the system has them, read when the
+    /// model is opened: a little faster, and nothing can evict them.
     Copied,
 }
 
@@ -153,23 +153,23 @@ struct Shared {
     workers: Workers,
 }
 
-/// Counts up when results change in any bit: caches of another count are of no use.
+/// Increased whenever results change in any bit: caches with another value are useless.
 const NUMBERS: u32 = 2;
 
 impl Engine {
     /// Opens a GGUF file.
     ///
     /// # Errors
-    /// If the file is damaged, not what [`EngineOptions::hashes`] say, of another architecture, lacks a tensor or has
-    /// one of the wrong shape, stores Engram constants that do not follow from
-    /// its tokenizer, the threads cannot be started, weights that are to be copied
-    /// cannot be read or have no room, or what must be in memory does not fit into
-    /// [`EngineOptions::memory`].
+    /// If the file is damaged, does not match [`EngineOptions::hashes`], has another
+    /// architecture, lacks a tensor or has one of the wrong shape, or stores Engram
+    /// constants that do not follow from its tokenizer; if threads cannot be started; if
+    /// weights that should be copied cannot be read or do not fit; or if what must be in
+    /// memory exceeds [`EngineOptions::memory`].
     pub fn open(path: &Path, options: EngineOptions) -> Result<Arc<Self>, EngineError> {
         Self::open_with(path, options, &|_, _| ControlFlow::Continue(()))
     }
 
-    /// [`Self::open`], telling how far weights that are copied have been read.
+    /// [`Self::open`], reporting the progress of copying weights.
     ///
     /// # Errors
     /// As there, and [`EngineError::Cancelled`].
@@ -281,20 +281,20 @@ impl Engine {
     }
 
     /// Loads an adapter for this model: a folder with `adapter_config.json` and
-    /// `adapter_model.safetensors`, as the PEFT library saves it. It takes memory of what
-    /// sessions share, and changes nothing until [`Self::with_adapters`].
+    /// `adapter_model.safetensors`, saved by the PEFT library. It uses memory that sessions
+    /// share, and changes nothing until [`Self::with_adapters`].
     ///
     /// # Errors
-    /// If a file is missing or damaged, does not fit this model, asks for what cannot be
-    /// done at run time, or there is no memory for it.
+    /// If a file is missing or damaged, does not fit this model, needs something that
+    /// cannot be done at run time, or does not fit in memory.
     pub fn load_adapter(&self, name: &str, path: &Path) -> Result<Arc<Adapter>, EngineError> {
         let adapter = Adapter::load(name, path, self.forward.sites(), self.budget())?;
         Ok(Arc::new(adapter))
     }
 
-    /// The same model with these adapters and no others: what each adds is added in this
-    /// order. It shares all weights, memory and threads with this one, and its sessions are
-    /// sessions of its own: neither uses what the other computed.
+    /// The same model with these adapters and no others, applied in this order. It shares
+    /// all weights, memory and threads with this one, but not sessions: neither uses what
+    /// the other computed.
     ///
     /// # Errors
     /// An adapter that was loaded for another model.
@@ -352,13 +352,13 @@ impl Engine {
         self.shared.engram.as_ref()
     }
 
-    /// Where bytes were planned to be when the model was opened.
+    /// The memory plan made when the model was opened.
     #[must_use]
     pub fn plan(&self) -> &MemoryPlan {
         &self.shared.plan
     }
 
-    /// The routed experts, if they are read as tokens need them.
+    /// The routed experts, if they are read when tokens need them.
     #[must_use]
     pub fn experts(&self) -> Option<&Arc<ExpertStore>> {
         self.shared.experts.as_ref()
@@ -370,8 +370,8 @@ impl Engine {
         &self.shared.budget
     }
 
-    /// What session files of this model with its adapters are known by, computed once: the
-    /// first time it reads a little of every tensor.
+    /// Identifies session files of this model with its adapters. Computed once: the first
+    /// call reads a little of every tensor.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let shared = &self.shared;
@@ -413,8 +413,8 @@ impl Engine {
         self.forward.backend().isa()
     }
 
-    /// Bytes of weights that a token's computation reads: all of them but the
-    /// experts that are not used and the embeddings and Engram rows of others.
+    /// Bytes of weights that a token's computation reads: all of them except unused
+    /// experts, and the embeddings and Engram rows of other tokens.
     #[must_use]
     pub fn weight_bytes_per_token(&self) -> u64 {
         let c = self.config();
@@ -442,9 +442,9 @@ impl Engine {
             .sum()
     }
 
-    /// Measures what the machine can do at best with this engine's threads and
-    /// instructions; takes a second or two and up to `memory` bytes, which should
-    /// be free. `None` if they are fewer than 512 MiB.
+    /// Measures the machine's best rates with this engine's threads and instructions.
+    /// Takes a second or two and up to `memory` bytes, which should be free. `None` if
+    /// that is less than 512 MiB.
     #[must_use]
     pub fn roofline(&self, memory: u64) -> Option<Roofline> {
         Roofline::measure(
@@ -454,7 +454,7 @@ impl Engine {
         )
     }
 
-    /// What was done since the last call, by all sessions together; `None` unless
+    /// The profile of all sessions since the last call; `None` unless
     /// [`EngineOptions::profile`] is set.
     #[must_use]
     pub fn take_profile(&self) -> Option<Profile> {
@@ -466,8 +466,8 @@ impl Engine {
     }
 
     /// # Errors
-    /// [`EngineError::FileLost`] once weights could not be read, what was found to be
-    /// altered once something was, and once somebody has written to the file.
+    /// [`EngineError::FileLost`] once weights could not be read, and an error that names
+    /// the change once something was found altered or somebody has written to the file.
     pub(crate) fn check_file(&self) -> Result<(), EngineError> {
         self.shared.file.check_unchanged()?;
         if self.shared.file.lost() {

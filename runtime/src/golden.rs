@@ -1,6 +1,6 @@
-//! Golden values in a model file: hashes of the logits that a few fixed tokens give, by
-//! which whoever runs the file can see that kernels, threads and storage give the bits
-//! that they gave where the file was made.
+//! Golden values in a model file: hashes of the logits of a few fixed tokens. They let
+//! users check that their kernels, threads and storage give the same bits as on the machine
+//! where the file was made.
 //!
 //! They are computed with the portable kernels, on one thread. That these are right is
 //! not for them to prove: the engine's tests compare them with a float64 reference.

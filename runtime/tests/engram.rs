@@ -1,5 +1,5 @@
-//! Engram addresses against those that others computed for the published model,
-//! and against our golden activations.
+//! Compares Engram addresses with those computed by others for the published model, and
+//! with our golden activations.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! How much memory a long fetch takes. Alone in its program: the peak that the
-//! kernel keeps is the process's.
+//! Measures the memory of a long fetch. It is alone in its program, because the kernel
+//! keeps one peak per process.
 
 use std::fs::File;
 use std::io::Write;

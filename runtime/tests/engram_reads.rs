@@ -1,4 +1,4 @@
-//! Engram rows by every way to read, from disks that fail, for many at once.
+//! Engram rows with every read method, from failing disks, and for many callers at once.
 
 use std::collections::HashMap;
 use std::io;
@@ -252,7 +252,7 @@ fn a_disk_that_fails_altogether_ends_soon() {
     }
 }
 
-/// An error is no verdict for ever: a fetch may be taken again.
+/// An error is not a verdict for ever: a fetch may be taken again.
 #[test]
 fn a_disk_that_comes_back_is_read_again() {
     let t = Tables::new(GgmlType::I8, 500);

@@ -1,5 +1,4 @@
-//! Engram rows from a file: equal to the bytes written, or an error that names
-//! the row.
+//! Engram rows from a file: equal to the bytes written, or an error that names the row.
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Sends the requests in tests/data/cases to a service and says which get what they should:
-what users of other servers reported, by kinds.
+"""Sends the requests in tests/data/cases to a service and checks the answers. The cases are
+problems that users of other servers reported, grouped by kind.
 
     cases.py BIN_DIR MODEL [NAME …]
 
-BIN_DIR has v4-run, MODEL is the small V4 model. NAME picks files (strict) or cases
-(strict-3). Needs Python 3.9 and nothing else; only loopback is used.
+BIN_DIR contains v4-run, and MODEL is the small V4 model. NAME selects files (strict) or
+cases (strict-3). Needs only Python 3.9, and uses only loopback.
 """
 import base64
 import http.client
@@ -22,7 +22,7 @@ HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "c
 
 
 def fill(value):
-    """@WORDS n@ stands for so many words."""
+    """@WORDS n@ stands for n words."""
     if isinstance(value, str):
         return re.sub(r"@WORDS (\d+)@", lambda m: "word " * int(m[1]), value)
     if isinstance(value, list):

@@ -1,10 +1,10 @@
-"""The published clients of OpenAI and Anthropic against a running service.
+"""Runs the published clients of OpenAI and Anthropic against a running service.
 
     clients.py http://127.0.0.1:8080          over TCP
     clients.py unix:/run/user/1000/v4-run.sock   over its Unix socket
 
-Each check fails with what it expected. The tiny model of the tests says nothing
-that makes sense: what is checked is form, not wit.
+Each check fails with what it expected. The tests' tiny model says nothing that makes
+sense, so only the form of answers is checked.
 """
 
 import json

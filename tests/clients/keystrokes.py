@@ -1,9 +1,9 @@
-"""How long an editor waits for its first token in a file, at first and after each key.
+"""Measures how long an editor waits for its first token, at first and after each key.
 
     keystrokes.py v4-run MODEL FILE [--tokens 4000]
 
-FILE is text of at least so many tokens. The cursor stands after three quarters of them, and
-a line is typed there letter by letter: each time a gap is filled through /infill.
+FILE is a text of at least that many tokens. The cursor is after three quarters of them, and
+a line is typed there letter by letter: each time, a gap is filled through /infill.
 """
 
 import argparse

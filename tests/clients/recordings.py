@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
-"""Replays recorded requests of published clients against a server and judges the answers.
+"""Replays recorded requests of published clients against a server and checks the answers.
 
     recordings.py [--tiny] URL [FOLDER] [NAME...]
 
-URL is the server's root (http://127.0.0.1:8080). FOLDER is tests/data/clients if left
-out. A recording is a JSON file:
+URL is the server's root (http://127.0.0.1:8080). FOLDER defaults to tests/data/clients. A
+recording is a JSON file:
 
     client, version, title, why   who sent it and what it is about
     method, path, headers, body   the request
     today                         what v4-run 0.1.0 (accee45) answered
-    expect                        what must hold, see judge(); {"any_of": [...]} for either
+    expect                        what must hold, see judge(); {"any_of": [...]} for alternatives
     fill                          {"max_tokens": "context"}: the field becomes the server's
                                   context, so that prompt and answer cannot fit together;
-                                  {"messages": "context"}: the last text is made longer than it
-    steps                         instead of body: requests one after the other; "$answer" in a
-                                  later one is replaced by the assistant's message of the one before,
-                                  "$references" by item_reference items for it
+                                  {"messages": "context"}: the last text becomes longer than that
+    steps                         instead of body: a sequence of requests; "$answer" in a later one
+                                  is replaced by the assistant's message from the previous answer,
+                                  and "$references" by item_reference items for it
 
---tiny: the model is the tests' tiny one (vocabulary of 4096), whose noise would think for ever:
-requests that want a call get a bias on </think>.
+--tiny: the model is the tests' tiny one (vocabulary of 4096), whose noise would think forever:
+requests that require a call get a bias on </think>.
 """
 import copy, glob, http.client, json, os, re, sys, time, urllib.parse
 

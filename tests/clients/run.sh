@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The published clients and curl against the service, over loopback and its Unix
-# socket; reported cases and recorded requests; then many clients at once for some seconds.
+# Runs the published clients and curl against the service, over loopback and its Unix socket;
+# then reported cases and recorded requests; then many clients at once for some seconds.
 #
 #   tests/clients/run.sh target/release/v4-run tiny-v4.gguf [SECONDS]
 set -euo pipefail
@@ -21,13 +21,13 @@ for _ in $(seq 100); do
 done
 address=$(grep -o 'http://[0-9.:]*' "$folder/log")
 
-# ask PATH [BODY]: the answer over the socket, and the same over loopback.
+# ask PATH [BODY]: prints the answer over the socket, and then over loopback.
 ask() {
     local body=(${2:+--json "$2"})
     curl -sfN --max-time 60 --unix-socket "$folder/s" "http://localhost$1" "${body[@]}" &&
         curl -sfN --max-time 60 "$address$1" "${body[@]}"
 }
-# twice WORD PATH [BODY]: both have this word in them.
+# twice WORD PATH [BODY]: both answers contain this word.
 twice() {
     local said
     said=$(ask "${@:2}") || { echo "curl: $2 fails" >&2; exit 1; }

@@ -1,10 +1,10 @@
-"""Many streaming clients at once, for a while: no error, no growth, every text as alone.
+"""Runs many streaming clients at once: no errors, no growth, and the same texts as alone.
 
     soak.py v4-run MODEL [--seconds 600] [--clients 32] [--lora FOLDER]...
 
-Starts the service twice: once alone, without any memory of earlier requests, for what
-each request says by itself; then with everything on, for the clients. In the end it is
-killed and started again: what it had read must be there.
+Starts the service twice: first without reuse of earlier requests, to get each request's
+answer alone; then with everything on, for the clients. At the end it is killed and
+restarted: what it had read must still be there.
 """
 
 import argparse

@@ -1,17 +1,17 @@
-"""Recorded requests of clients, each as a conversation: tokens read again per turn.
+"""Continues clients' recorded requests as conversations, and counts the tokens read again.
 
     sweep.py v4-run MODEL FOLDER [--tiny] [--turns 6] [--json FILE] [-- OPTION...]
 
-FOLDER has recordings: JSON files with `client`, `path`, `headers` and `body`, or `steps` of
-such bodies. Each chat among them is the beginning of a conversation that goes on here for
-so many turns as a client of its protocol has it: answers come back as they were received,
-calls get results. What is read is taken from `usage`, and from the service's own figures.
+FOLDER contains recordings: JSON files with `client`, `path`, `headers` and `body`, or `steps`
+of such bodies. Each chat among them is the beginning of a conversation that continues for the
+given number of turns, like a client of its protocol: answers are sent back as they were
+received, and calls get results. What is read comes from `usage` and the service's own figures.
 
-A turn reads what it adds. Of what is read, the tokens that stood in the prompt before are
-read again. Where the format leaves the reasoning of earlier turns out, the answer comes
-after other tokens than it was written after, and is read with what the turn adds. OPTIONs
-are given to the service (--no-sessions unless there are any). With --tiny the model is the
-tests' small one, whose noise would think for ever and write marks.
+A turn reads what it adds. Tokens that were already in the previous prompt count as read again.
+If the format leaves out the reasoning of earlier turns, the answer follows other tokens than it
+was written after, and is read together with what the turn adds. OPTIONs are passed to the
+service (--no-sessions if there are none). With --tiny, the model is the tests' small one, whose
+noise would think forever and write marks.
 """
 
 import argparse
@@ -197,7 +197,7 @@ def main():
         finally:
             service.process.terminate()
             service.process.wait()
-    print("| recording | first prompt | later prompts | read per later turn | of it again | known |")
+    print("| recording | first prompt | later prompts | read per later turn | of these, again | reused |")
     print("|---|---|---|---|---|---|")
     for name, rows in found.items():
         later = rows[1:] or rows

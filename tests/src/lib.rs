@@ -1,4 +1,4 @@
-//! Helpers of the whole-program tests, and synthetic checkpoints.
+//! Helpers for the whole-program tests, and synthetic checkpoints.
 
 pub mod adapter;
 pub mod numbers;

@@ -1,5 +1,5 @@
-//! Runs the real programs: builds them once, with a time limit, and checks how
-//! they ended.
+//! Runs the real programs: builds them once, applies a time limit, and checks how they
+//! ended.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -112,7 +112,7 @@ impl Ended {
     /// Standard output as text.
     ///
     /// # Panics
-    /// If it is no UTF-8.
+    /// If it is not UTF-8.
     #[must_use]
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.stdout).expect("text on standard output")
@@ -258,7 +258,7 @@ pub fn tiny(checkpoint: &str, recipe: &str, options: &[&str]) -> PathBuf {
 /// If the command fails.
 #[must_use]
 pub fn logits<T: ToString>(model: &Path, ids: &[T], options: &[&str]) -> Vec<u8> {
-    // A folder of its own, as tests run beside each other.
+    // A folder of its own, as tests run side by side.
     let dir = tempfile::tempdir_in(scratch()).expect("a folder for one run");
     let (file, out) = (dir.path().join("ids"), dir.path().join("out.safetensors"));
     let words: Vec<String> = ids.iter().map(T::to_string).collect();

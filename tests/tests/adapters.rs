@@ -1,4 +1,4 @@
-//! Low-rank adapters against the same model with what they add merged into its weights.
+//! Low-rank adapters, compared with the same model after merging them into its weights.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Models that are not what they were when they were signed: found by `verify`, and by
-//! the engine before a wrong token comes out.
+//! Models altered after they were signed: detected by `verify`, and by the engine before a
+//! wrong token is output.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes};
@@ -418,7 +418,7 @@ fn manifest_hashes_and_signature_are_covered() {
         check_with(path, &[&bytes[..], b" "].concat(), "a byte more".to_owned());
         check_with(path, b"", "nothing left".to_owned());
     }
-    // The first line is minisign's untrusted comment: nothing hangs on it.
+    // The first line is minisign's untrusted comment: nothing depends on it.
     let signature = fs::read(&beside.signature).unwrap();
     let start = signature.iter().position(|&b| b == b'\n').unwrap() + 1;
     let end = signature.len() - 1;

@@ -1,4 +1,4 @@
-//! Steps of several sessions together give each the bits that it has alone.
+//! Steps of several sessions give each session the bits that it has alone.
 
 use std::sync::Arc;
 

@@ -22,8 +22,8 @@ fn golden(model: &str) -> Numbers {
     Numbers::read(&data(model).join("golden.safetensors"))
 }
 
-/// Positions at which some layer's choice, in our own arithmetic, hangs on less
-/// than [`TIE`]. Equal zeros are no tie: both sides take the lowest index.
+/// Positions at which some layer's choice, in our own arithmetic, depends on less
+/// than [`TIE`]. Equal zeros are not a tie: both sides take the lowest index.
 fn knife_edges(model: &Path, ids: &[i32]) -> BTreeSet<usize> {
     let options = EngineOptions {
         precision: Precision::Exact,
@@ -221,7 +221,7 @@ impl Distance {
 /// published inference code, which rounds the inputs of products too.
 ///
 /// Both measures have to hold for `native`, the file that users get. The goldens
-/// have logits at 121 positions, and the mean over them hangs on the two or
+/// have logits at 121 positions, and the mean over them depends on the two or
 /// three where a rounding sends a token to other experts or entries: for
 /// `lossless`, whose products differ from `native`'s in the third digit, it is
 /// 1.13 (`exact`) and 0.99 (`fast`) times the bound. So for `lossless` the

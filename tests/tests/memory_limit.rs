@@ -1,5 +1,5 @@
-//! In a memory control group as large as `--memory` allows: not killed, the same bits,
-//! also when another program takes memory of the same group.
+//! In a memory control group as large as `--memory` allows, the process is not killed and
+//! gives the same bits, even if another program uses memory of the same group.
 //!
 //! Needs to make control groups, as root can; elsewhere the tests are skipped.
 
@@ -75,7 +75,7 @@ impl Drop for Group {
     }
 }
 
-/// A program that holds so many MiB until it is killed.
+/// A program that holds that many MiB until it is killed.
 fn balloon(group: &Group, mib: usize) -> Child {
     let hold = format!("(head -c {mib}M /dev/zero; sleep 600) | tail > /dev/null");
     let mut command = group.command(Path::new("sh"), &["-c", &hold]);

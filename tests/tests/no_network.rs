@@ -1,5 +1,5 @@
-//! Nothing reaches out: by what is compiled in, by what the linker left in, and by what
-//! the programs ask of the system.
+//! Nothing contacts the network: checked by what is compiled in, what the linker kept, and
+//! what the programs request from the system.
 
 use std::process::{Command, Output};
 

@@ -1,4 +1,4 @@
-//! Files between us and others: llama.cpp's files here, ours in ggus.
+//! Files exchanged with other programs: llama.cpp's files here, and ours in ggus.
 
 use std::fs;
 use std::path::Path;

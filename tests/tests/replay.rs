@@ -1,5 +1,5 @@
-//! Rows that nothing hangs on are left out of a prompt's computation
-//! (V4.1's decoder replay), and no bit changes.
+//! Rows that nothing depends on are left out of a prompt's computation (V4.1's decoder
+//! replay), and no bit changes.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ fn on_and_off_are_the_same_bits_for_every_want_and_chunk() {
     }
 }
 
-/// A prompt whose reading is stopped after any chunk goes on from there.
+/// A prompt whose reading is stopped after any chunk continues from there.
 #[test]
 fn a_prompt_stopped_on_the_way_goes_on_with_the_same_bits() {
     for model in MODELS {

@@ -1,6 +1,5 @@
-//! V4.1 files of other writers: ds4's keys and names (spec/gguf.md section 5,
-//! column B) describe the same model, and constants that do not belong to the
-//! tokenizer are refused.
+//! V4.1 files of other writers: ds4's keys and names (spec/gguf.md section 5, column B)
+//! describe the same model, and constants that do not belong to the tokenizer are refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};

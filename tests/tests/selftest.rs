@@ -1,4 +1,4 @@
-//! Golden values: put into a file where it is made, and checked where it is run.
+//! Golden values: stored in a file where it is made, and checked where it is run.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -1,4 +1,4 @@
-//! Sessions that were written and restored go on with the same bits.
+//! Sessions that were saved and restored continue with the same bits.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Experts read from the disk as tokens need them: the same bits, within the memory
-//! that is allowed, whatever the disk does.
+//! Experts read from disk when tokens need them: the same bits, within the memory limit,
+//! whatever the disk does.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ fn what_does_not_fit_is_refused_with_what_would() {
         run("v4-run", prompt.iter().chain(&["--memory", memory]))
     };
     let refused = with("10M");
-    refused.failed_with(&["of memory", "10.0 MiB are allowed", "use --memory"]);
+    refused.failed_with(&["of memory", "10.0 MiB is allowed", "use --memory"]);
     let (_, rest) = refused.stderr.split_once("use --memory ").unwrap();
     let enough = rest.split_whitespace().next().unwrap();
     let _ = with(enough).ok();
@@ -102,7 +102,7 @@ fn what_does_not_fit_is_refused_with_what_would() {
     );
     let most = engine.config().context_length;
     let error = Session::new(&engine, most, 512).unwrap_err().to_string();
-    for part in ["of memory", "250.0 MiB are allowed", "--memory", "--ctx"] {
+    for part in ["of memory", "250.0 MiB is allowed", "--memory", "--ctx"] {
         assert!(error.contains(part), "{part}: {error}");
     }
 }
@@ -121,7 +121,7 @@ fn experts_give_way_to_a_session_and_come_back() {
         ..EngineOptions::default()
     };
     let plan = engine(&model, options.clone()).plan().clone();
-    // Room for all experts, but not beside the session.
+    // Room for all experts, but not together with the session.
     let engine = engine(
         &model,
         EngineOptions {

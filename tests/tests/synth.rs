@@ -1,4 +1,4 @@
-//! `v4-synth` writes checkpoints that read like the published ones.
+//! `v4-synth` writes checkpoints that can be read like the published ones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -171,7 +171,7 @@ fn the_published_v41_config_gives_the_published_layers() {
     }
 }
 
-/// Tables are no special case of it, however the pieces are cut.
+/// Tables are not a special case of it, however the pieces are cut.
 #[test]
 fn v41_bytes_do_not_depend_on_threads() {
     let dir = tempfile::tempdir().unwrap();

@@ -65,7 +65,7 @@ fn render_gives_the_published_prompts_ids_and_errors() {
         let id = &request["id"];
         if let Some(error) = request.get("error") {
             errors += 1;
-            // A body that is no request at all: the library words it, HTTP has no part.
+            // A body that is not a request at all: the library words it, HTTP has no part.
             match error.get("body") {
                 Some(body) => assert_eq!(&answer, body, "{id}"),
                 None => assert_eq!(answer["error"]["message"], error["message"], "{id}"),

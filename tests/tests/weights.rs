@@ -1,4 +1,4 @@
-//! Weights in memory of their own, and threads bound to cores: the same bits.
+//! Copied weights and pinned threads: the same bits.
 
 use v4_fixtures::fixture;
 use v4_tests::numbers::Numbers;

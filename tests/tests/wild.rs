@@ -66,7 +66,10 @@ fn logits_are_the_golden_ones() {
     let golden = golden();
     let models = [
         ("tiny-v41.llamacpp", fixture("wild/tiny-v41.llamacpp.gguf")),
-        ("tiny-v4.exps-iq1_m", fixture("wild/tiny-v4.exps-iq1_m.gguf")),
+        (
+            "tiny-v4.exps-iq1_m",
+            fixture("wild/tiny-v4.exps-iq1_m.gguf"),
+        ),
         ("tiny-v41.d-q2", set()),
     ];
     for (name, model) in models {
@@ -125,9 +128,27 @@ fn a_set_gives_the_bits_of_one_file_wherever_its_weights_are() {
     };
     let ways = [
         ("mapped", fast()),
-        ("streamed", EngineOptions { experts: experts(3), ..fast() }),
-        ("copied", EngineOptions { weights: WeightPlacement::Copied, ..fast() }),
-        ("tables in memory", EngineOptions { engram: in_memory, ..fast() }),
+        (
+            "streamed",
+            EngineOptions {
+                experts: experts(3),
+                ..fast()
+            },
+        ),
+        (
+            "copied",
+            EngineOptions {
+                weights: WeightPlacement::Copied,
+                ..fast()
+            },
+        ),
+        (
+            "tables in memory",
+            EngineOptions {
+                engram: in_memory,
+                ..fast()
+            },
+        ),
     ];
     for (way, options) in ways {
         assert!(bits(&logits(&set(), options)) == expected, "{way}");
@@ -140,7 +161,10 @@ fn a_set_gives_the_bits_of_one_file_wherever_its_weights_are() {
             fs::copy(&part, shm.path().join(part.file_name().unwrap())).unwrap();
         }
         let copy = shm.path().join(set().file_name().unwrap());
-        let options = EngineOptions { experts: experts(3), ..fast() };
+        let options = EngineOptions {
+            experts: experts(3),
+            ..fast()
+        };
         assert!(bits(&logits(&copy, options)) == expected, "in memory");
     }
 }
@@ -165,7 +189,20 @@ fn commands_take_the_first_part_and_name_the_part_at_fault() {
     let inspected = run("v4-convert", ["inspect", &text(&first), "--json"]).ok();
     assert!(inspected.text().contains("-00005-of-00005.gguf"));
     let _ = run("v4-run", ["plan", &text(&first)]).ok();
-    let said = run("v4-run", ["complete", &text(&first), "-p", "fn", "-n", "4", "--temp", "0"]).ok();
+    let said = run(
+        "v4-run",
+        [
+            "complete",
+            &text(&first),
+            "-p",
+            "fn",
+            "-n",
+            "4",
+            "--temp",
+            "0",
+        ],
+    )
+    .ok();
     assert!(!said.text().is_empty());
     let other = run("v4-run", ["complete", &text(&name.path_of(3)), "-p", "fn"]);
     other.failed_with(&["part 3 of 5", "00001-of-00005"]);
@@ -184,7 +221,11 @@ fn one_signature_vouches_for_all_parts() {
     fs::write(&public, public_text).unwrap();
     replace(&secret, secret_text.as_bytes(), true).unwrap();
     let key = secret.to_str().unwrap();
-    let _ = run("v4-convert", ["sign", first.to_str().unwrap(), "--key", key]).ok();
+    let _ = run(
+        "v4-convert",
+        ["sign", first.to_str().unwrap(), "--key", key],
+    )
+    .ok();
     let mut keys = Keys::default();
     keys.add(public.to_str().unwrap()).unwrap();
     let policy = Policy {
@@ -215,8 +256,13 @@ fn one_signature_vouches_for_all_parts() {
             let mut bad = good.clone();
             bad[at] ^= 1;
             fs::write(&path, &bad).unwrap();
-            let error = check(&first, &policy, &|_, _| true).unwrap_err().to_string();
-            assert!(error.contains(path.file_name().unwrap().to_str().unwrap()), "{error}");
+            let error = check(&first, &policy, &|_, _| true)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(path.file_name().unwrap().to_str().unwrap()),
+                "{error}"
+            );
             for most in [None, Some(3)] {
                 let ran = Engine::open(&first, checked(most)).and_then(|engine| {
                     let mut session = Session::new(&engine, ids().len(), 64)?;
@@ -234,7 +280,9 @@ fn one_signature_vouches_for_all_parts() {
     // Parts in each other's places.
     let [second, third] = [2, 3].map(|n| fs::read(name.path_of(n)).unwrap());
     fs::write(name.path_of(2), &third).unwrap();
-    let error = check(&first, &policy, &|_, _| true).unwrap_err().to_string();
+    let error = check(&first, &policy, &|_, _| true)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("00002-of-00005"), "{error}");
     fs::write(name.path_of(2), &second).unwrap();
     assert!(check(&first, &policy, &|_, _| true).unwrap().whole);
@@ -250,7 +298,13 @@ fn a_part_replaced_while_the_engine_runs_ends_it() {
     let data = fs::read(&path).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(20));
     fs::write(&path, &data).unwrap();
-    let error = session.append(&ids()[16..32], Want::Last).unwrap_err().to_string();
-    assert!(error.contains("00003-of-00005") && error.contains("modified"), "{error}");
+    let error = session
+        .append(&ids()[16..32], Want::Last)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("00003-of-00005") && error.contains("modified"),
+        "{error}"
+    );
     drop(Arc::clone(&engine));
 }

@@ -1,7 +1,7 @@
-//! Signatures of low-rank adapters: an adapter changes what the model says, so where
-//! models must be signed, so must adapters.
+//! Signatures of low-rank adapters. An adapter changes what the model says, so if models
+//! must be signed, adapters must be signed too.
 //!
-//! In an adapter's folder lie `adapter.manifest`, a list of its files' BLAKE3 hashes that
+//! An adapter's folder contains `adapter.manifest`, a list of its files' BLAKE3 hashes that
 //! `b3sum --check` reads, and `adapter.manifest.minisig`, its signature.
 
 use std::fs::File;
@@ -15,10 +15,10 @@ use crate::files::{io_error, is_missing, read};
 use crate::hash::HexHash;
 use crate::policy::{Policy, Signer};
 
-/// Longer ones are no manifests of adapters.
+/// Longer ones are not manifests of adapters.
 const MOST_BYTES: u64 = 4096;
 
-/// The files beside an adapter's own.
+/// The files next to an adapter's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdapterFiles {
     /// The list of hashes.
@@ -64,8 +64,8 @@ pub fn measure_adapter(folder: &Path) -> Result<[Hash; 2], TrustError> {
     Ok([hash(config)?, hash(weights)?])
 }
 
-/// Finds out whether an adapter is what `policy` asks for, by the hashes of what was read
-/// of its files ([`Adapter::hashes`]). Without keys nothing is asked.
+/// Checks whether an adapter satisfies `policy`, by the hashes of what was read
+/// from its files ([`Adapter::hashes`]). Without keys nothing is required.
 ///
 /// # Errors
 /// [`TrustError`]: not signed, signed by somebody else, or altered.

@@ -1,4 +1,4 @@
-//! What can be wrong with a model's manifest, its signature, or the model.
+//! Errors of manifests, signatures and models.
 
 use std::io;
 use std::path::PathBuf;
@@ -62,13 +62,13 @@ pub enum TrustError {
         /// Where the signature should be.
         path: PathBuf,
     },
-    /// The signature is no minisign signature.
+    /// The signature is not a minisign signature.
     #[error("{}: not a signature in minisign's format; copy it again", path.display())]
     SignatureFormat {
         /// The signature.
         path: PathBuf,
     },
-    /// The signature is of none of the trusted keys.
+    /// The signature was not made by any of the trusted keys.
     #[error(
         "{}: not signed with any of the {keys} trusted keys; give the signer's public key with \
          --signer, or do not use the model",
@@ -80,7 +80,7 @@ pub enum TrustError {
         /// Keys tried.
         keys: usize,
     },
-    /// The signature is of a trusted key, but not of these bytes.
+    /// The signature was made by a trusted key, but not for these bytes.
     #[error(
         "{}: does not match the signature by key {key}; the manifest or the signature was altered, \
          copy both again",
@@ -92,16 +92,16 @@ pub enum TrustError {
         /// Where the key came from.
         key: String,
     },
-    /// A signature is asked for, but no key is trusted.
+    /// A signature is required, but no key is trusted.
     #[error(
         "{}: no key is trusted; give the signer's public key with --signer, or put it in {}",
-        model.display(), super::KEYS_FOLDER
+        model.display(), crate::folders::KEYS_FOLDER
     )]
     NoKeys {
         /// The model.
         model: PathBuf,
     },
-    /// A public key that is none.
+    /// Something that is not a public key.
     #[error("{key}: neither a minisign public key nor a file with one")]
     Key {
         /// What was given.
@@ -145,7 +145,7 @@ pub enum TrustError {
         /// What is wrong.
         error: HashesError,
     },
-    /// The model is no GGUF file, or was altered.
+    /// The model is not a GGUF file, or was altered.
     #[error(transparent)]
     Model(#[from] GgufError),
     /// An adapter's files are not those that were signed.

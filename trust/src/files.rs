@@ -1,4 +1,4 @@
-//! The files beside a model: their names, and how they are read and written.
+//! The files next to a model: their names, and how they are read and written.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -48,7 +48,7 @@ pub(crate) fn io_error<'a>(
     }
 }
 
-/// Whether somebody put something there.
+/// Whether the file is missing.
 pub(crate) fn is_missing(path: &Path) -> bool {
     matches!(std::fs::metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound)
 }
@@ -87,7 +87,7 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<String, TrustError> {
     })
 }
 
-/// Writes a file in one step: whoever looks finds the old one or the whole new one.
+/// Writes a file in one step: a reader finds the old one or the complete new one.
 ///
 /// # Errors
 /// The system's.

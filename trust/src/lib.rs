@@ -1,6 +1,6 @@
-//! Says whose a model file is, and whether it is still what it was.
+//! Checks who made a model file, and whether it has been altered.
 //!
-//! Beside `model.gguf` lie
+//! Next to `model.gguf` are
 //!
 //! - `model.gguf.manifest`: JSON for people and programs, with BLAKE3 of the whole file,
 //!   of every tensor, and of the list of block hashes;
@@ -29,6 +29,7 @@
 mod adapter;
 mod error;
 mod files;
+mod folders;
 mod hash;
 mod manifest;
 mod measure;
@@ -38,10 +39,11 @@ mod signature;
 pub use adapter::{AdapterFiles, adapter_manifest, check_adapter, measure_adapter};
 pub use error::TrustError;
 pub use files::{Beside, replace};
+pub use folders::KEYS_FOLDER;
 pub use hash::HexHash;
 pub use manifest::{
     BlockFacts, FileFacts, MANIFEST_FORMAT, Manifest, PartFacts, SET_MANIFEST_FORMAT, TensorFacts,
 };
 pub use measure::{Measured, Progress, measure, verify_blocks};
-pub use policy::{KEYS_FOLDER, Policy, Signer, Trusted, Verify, check};
+pub use policy::{Policy, Signer, Trusted, Verify, check};
 pub use signature::{Keys, SecretKey, new_key_pair, sign};

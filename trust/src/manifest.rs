@@ -1,4 +1,4 @@
-//! The manifest: what is known of a model's bytes.
+//! The manifest, which describes a model's bytes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const MOST_MANIFEST_BYTES: u64 = 64 << 20;
 /// The longest list of hashes read. V4.1-Flash with its tables takes 100 MB.
 const MOST_HASHES_BYTES: u64 = 4 << 30;
 
-/// What is known of a model's bytes.
+/// A description of a model's bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -49,7 +49,7 @@ pub struct Manifest {
     pub tensors: Vec<TensorFacts>,
 }
 
-/// What is known of the whole file.
+/// A description of the whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileFacts {
@@ -85,7 +85,7 @@ pub struct BlockFacts {
     pub blake3: HexHash,
 }
 
-/// What is known of a tensor.
+/// A description of a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorFacts {
@@ -137,7 +137,7 @@ impl Manifest {
         read(path, MOST_MANIFEST_BYTES)
     }
 
-    /// Understands a manifest's bytes.
+    /// Parses a manifest's bytes.
     ///
     /// # Errors
     /// [`TrustError::Manifest`] with what is wrong.
@@ -160,7 +160,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The list of block hashes that lies beside the model, checked.
+    /// The list of block hashes that is next to the model, checked.
     ///
     /// # Errors
     /// If it is missing or is not the manifest's.

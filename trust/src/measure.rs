@@ -1,4 +1,4 @@
-//! Hashing whole models.
+//! Hashes whole models.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +12,10 @@ use crate::manifest::{
     BlockFacts, FileFacts, MANIFEST_FORMAT, Manifest, PartFacts, SET_MANIFEST_FORMAT, TensorFacts,
 };
 
-/// Called with bytes done and bytes in all; work ends when it says `false`.
+/// Called with bytes done and total bytes; work stops when it returns `false`.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) -> bool + Sync);
 
-/// A block of weights that are read from end to end.
+/// A block of weights that are read completely.
 const BLOCK: u64 = 1 << 20;
 /// A block of a table of which tokens read single rows: the first use of a row reads the
 /// whole block.
@@ -55,7 +55,7 @@ fn by_rows(name: &str) -> bool {
 /// Hashes a model: each file once as a whole, once tensor by tensor, once block by block.
 ///
 /// # Errors
-/// If it is no GGUF file, cannot be read, or `progress` asks to stop.
+/// If it is not a GGUF file, cannot be read, or `progress` asks to stop.
 pub fn measure(
     model: &Path,
     made_by: &str,

@@ -1,4 +1,4 @@
-//! What is asked of a model before it is opened.
+//! What a model must satisfy before it is opened.
 
 use std::fmt;
 use std::path::Path;
@@ -8,13 +8,11 @@ use v4_files::gguf::{FileHashes, GgufFile};
 
 use crate::error::TrustError;
 use crate::files::{Beside, is_missing};
+use crate::folders::KEYS_FOLDER;
 use crate::hash::HexHash;
 use crate::manifest::Manifest;
 use crate::measure::{Progress, verify_blocks};
 use crate::signature::Keys;
-
-/// Where an administrator puts the public keys that are trusted.
-pub const KEYS_FOLDER: &str = "/etc/v4-run/keys";
 
 /// When a model's bytes are compared with its manifest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,15 +22,15 @@ pub enum Verify {
     Off,
     /// Each block before the engine uses it: the model opens at once.
     BeforeUse,
-    /// All before it is opened, and each block again before its use: what changes in
-    /// between is found as well.
+    /// All before it is opened, and each block again before use: changes in
+    /// between are detected as well.
     Whole,
 }
 
-/// What is asked of a model.
+/// What a model must satisfy.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
-    /// Whose signatures count.
+    /// Keys whose signatures are accepted.
     pub keys: Keys,
     /// Whether a model must be signed by one of them.
     pub require_signed: bool,
@@ -41,15 +39,15 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// What a program that runs a model asks of it, by what its user says: the signature
-    /// of one of `signers`, which are keys or their files as [`Keys::add`] takes them; with
+    /// The policy of a program that runs a model, from its user's options: the signature
+    /// of one of `signers`, which are keys or their files as for [`Keys::add`], or with
     /// `require_signed` and no signers, of one of the keys in [`KEYS_FOLDER`]. Bytes are
-    /// compared before they are used where a signature is asked for, and never otherwise,
+    /// compared before they are used if a signature is required, and never otherwise,
     /// unless `verify` says when.
     ///
     /// # Errors
-    /// [`TrustError::Key`] and [`TrustError::Io`] for keys that cannot be read. That no
-    /// key is trusted is found out by [`check`].
+    /// [`TrustError::Key`] and [`TrustError::Io`] for keys that cannot be read. If no
+    /// key is trusted, [`check`] reports it.
     pub fn asked<S: AsRef<str>>(
         signers: &[S],
         require_signed: bool,
@@ -72,7 +70,7 @@ impl Policy {
         })
     }
 
-    /// Whether anything is asked: if not, [`check`] reads no file.
+    /// Whether anything is required: if not, [`check`] reads no files.
     #[must_use]
     pub fn asks(&self) -> bool {
         self.require_signed || !self.keys.is_empty() || self.verify != Verify::Off
@@ -88,10 +86,10 @@ pub struct Signer {
     pub comment: String,
 }
 
-/// What was found out about a model.
+/// The result of checking a model.
 #[derive(Debug, Clone, Default)]
 pub struct Trusted {
-    /// The manifest; `None` if nothing was asked.
+    /// The manifest; `None` if nothing was required.
     pub manifest: Option<Arc<Manifest>>,
     /// Who signed it; `None` if no key was given.
     pub signer: Option<Signer>,
@@ -103,7 +101,7 @@ pub struct Trusted {
 }
 
 impl fmt::Display for Trusted {
-    /// One line that says what is known.
+    /// One line that summarises the result.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(manifest) = &self.manifest else {
             return f.write_str("neither signature nor content checked");
@@ -121,12 +119,12 @@ impl fmt::Display for Trusted {
     }
 }
 
-/// Finds out whether a model is what `policy` asks for. Without keys and with
-/// [`Verify::Off`] nothing is asked, and no manifest is needed.
+/// Checks whether a model satisfies `policy`. Without keys and with
+/// [`Verify::Off`], nothing is required, and no manifest is needed.
 ///
 /// # Errors
-/// [`TrustError`]: no manifest or signature where one is asked for, one by somebody
-/// else, and whatever was altered.
+/// [`TrustError`]: a required manifest or signature is missing or was made by somebody
+/// else, or something was altered.
 pub fn check(model: &Path, policy: &Policy, progress: Progress<'_>) -> Result<Trusted, TrustError> {
     if !policy.asks() {
         return Ok(Trusted::default());
@@ -175,7 +173,7 @@ pub fn check(model: &Path, policy: &Policy, progress: Progress<'_>) -> Result<Tr
 }
 
 impl Trusted {
-    /// BLAKE3 of the whole file by the manifest.
+    /// BLAKE3 of the whole file according to the manifest.
     #[must_use]
     pub fn file_hash(&self) -> Option<HexHash> {
         self.manifest.as_ref().map(|m| m.file.blake3)

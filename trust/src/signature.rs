@@ -13,12 +13,12 @@ use crate::files::{io_error, is_missing, read_text};
 /// The longest key or signature read; they have about 300 bytes.
 const MOST_BYTES: u64 = 16 << 10;
 
-/// Where a secret key's bytes say how it is encrypted: zeros if it is not.
+/// The position of a secret key's encryption algorithm: zeros if it is not encrypted.
 const KDF: std::ops::Range<usize> = 2..4;
 /// Where its checksum is.
 const CHECKSUM: std::ops::RangeFrom<usize> = 126..;
 
-/// Public keys that are trusted.
+/// Trusted public keys.
 #[derive(Debug, Clone, Default)]
 pub struct Keys(Vec<(String, PublicKey)>);
 
@@ -35,8 +35,8 @@ impl Keys {
         self.0.len()
     }
 
-    /// Trusts one more key: its 56 characters, or the path of a file as minisign writes
-    /// it.
+    /// Trusts one more key: its 56 characters, or the path of a minisign key
+    /// file.
     ///
     /// # Errors
     /// [`TrustError::Key`] if it is neither; [`TrustError::Io`] if the file cannot be
@@ -63,7 +63,7 @@ impl Keys {
     /// exist has none.
     ///
     /// # Errors
-    /// If the folder cannot be read, or such a file is no key.
+    /// If the folder cannot be read, or such a file is not a key.
     pub fn add_folder(&mut self, folder: &Path) -> Result<(), TrustError> {
         if is_missing(folder) {
             return Ok(());
@@ -119,8 +119,8 @@ impl fmt::Debug for SecretKey {
 }
 
 impl SecretKey {
-    /// Reads a key file as minisign writes it. For one with a password it is asked at the
-    /// terminal, unless it is given.
+    /// Reads a minisign key file. If it has a password, the user is asked for it at the
+    /// terminal, unless the password is given.
     ///
     /// # Errors
     /// [`TrustError::SecretKey`].
@@ -150,7 +150,7 @@ impl SecretKey {
     }
 }
 
-/// Makes a pair of keys: the texts of the public and the secret one. Without a password
+/// Generates a key pair: the texts of the public and the secret key. Without a password
 /// the secret key is not encrypted.
 ///
 /// # Errors

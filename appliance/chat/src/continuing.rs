@@ -1,4 +1,4 @@
-//! Conversations as token ids that continue what a session already holds.
+//! Conversations as token ids that continue the contents of a session.
 
 use std::ops::Range;
 
@@ -39,7 +39,7 @@ pub fn continuing(
 }
 
 /// How many bytes of `prompt` the `held` tokens spell, if they spell its
-/// beginning, mark for mark, and end beside a mark.
+/// beginning, mark for mark, and end next to a mark.
 fn spelt_by(tokenizer: &Tokenizer, held: &[u32], prompt: &Rendered) -> Option<usize> {
     let text = prompt.prompt.as_bytes();
     let mut marks = prompt.special_ranges.iter().peekable();

@@ -1,4 +1,4 @@
-//! Our tokenizer, as the recipe wants it.
+//! Adapts our tokenizer to the recipe's interface.
 
 use std::ops::Range;
 use std::sync::Arc;

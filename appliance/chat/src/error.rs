@@ -13,15 +13,15 @@ pub enum ChatError {
     #[error("{0}")]
     Tokenizer(String),
     /// No prompt encoding is known for the model.
-    #[error("no chat format is known for the architecture {0:?}; known are deepseek4, deepseek41")]
+    #[error("no chat format for the architecture {0:?}; supported are deepseek4 and deepseek41")]
     UnknownArchitecture(String),
     /// A protocol of another name.
-    #[error("unknown protocol {0:?}; known are chat, messages, responses")]
+    #[error("unknown protocol {0:?}; supported are chat, messages and responses")]
     UnknownProtocol(String),
     /// The conversation does not end with a turn of the user.
-    #[error("a conversation must end with a turn of the user")]
+    #[error("a conversation must end with a user turn")]
     NoUserTurn,
-    /// A response that is no JSON.
+    /// A response that is not JSON.
     #[error("the response cannot be written: {0}")]
     Json(serde_json::Error),
     /// More output came after its end.
@@ -42,7 +42,7 @@ pub struct ProtocolError {
 }
 
 impl ProtocolError {
-    /// A request that is no JSON of the protocol's shape.
+    /// A request that is not JSON of the protocol's shape.
     pub(crate) fn invalid_body(detail: &serde_json::Error) -> Self {
         ConversionError::bad_request(format!("invalid request body: {detail}")).into()
     }

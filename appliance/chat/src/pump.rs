@@ -1,4 +1,4 @@
-//! The recipe's asynchronous stream, driven by hand.
+//! Drives the recipe's asynchronous stream by hand.
 //!
 //! The stream waits for nothing but its input: its generators' futures are ready at
 //! once. So it can be polled with a waker that does nothing. An empty input

@@ -1,4 +1,4 @@
-//! Calls in Messages whose arguments are no JSON.
+//! Repairs calls in Messages whose arguments are not JSON.
 //!
 //! A parameter that is not said to be text is JSON; a model may write something else
 //! there, or be cut in the middle. The authors' reader passes that on, and as an object,
@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::Event;
+use crate::output::Event;
 
 /// Opens a call and a parameter in the markup of both versions, after their mark.
 const CALL: &str = "invoke name=\"";
@@ -25,7 +25,7 @@ pub(crate) struct CallRepair {
     inside: bool,
     /// The arguments of the call at hand that a client has.
     sent: String,
-    /// Events with more of them, from the first value on that is no text.
+    /// Events with more of them, from the first value on that is not text.
     held: Vec<Event>,
 }
 
@@ -111,7 +111,7 @@ impl CallRepair {
     }
 }
 
-/// Whether a piece of arguments begins a value that is no text: after a name and a colon
+/// Whether a piece of arguments begins a value that is not text: after a name and a colon
 /// comes something else than a quote.
 fn opens_value(sent: &str, piece: &str) -> bool {
     sent.ends_with("\": ") && !piece.starts_with('"')
@@ -133,7 +133,7 @@ impl Parameter {
     }
 }
 
-/// Arguments as the reader writes them, with strings in place of what is no JSON.
+/// Arguments as the reader writes them, with strings in place of what is not JSON.
 fn written(parameters: &[Parameter]) -> String {
     let all = parameters.iter().map(|p| {
         let json = !p.is_string && serde_json::from_str::<Value>(&p.text).is_ok();

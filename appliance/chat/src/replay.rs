@@ -15,8 +15,8 @@ use deepseek_recipe::stream::ParsingOptions;
 use serde_json::Value;
 use v4_tokenizer::Tokenizer;
 
-use crate::Finish;
 use crate::encoder::Rendered;
+use crate::output::Finish;
 use crate::parts::{Part, Parts};
 
 const ASSISTANT: &str = "<｜Assistant｜>";
@@ -62,7 +62,7 @@ impl Places {
     }
 }
 
-/// A turn that is to be written: its place, and what the prompt has of it already.
+/// A turn to write: its place, and the part of it that the prompt already has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
     place: Place,

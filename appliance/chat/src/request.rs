@@ -12,7 +12,7 @@ use v4_tokenizer::Tokenizer;
 
 use crate::encoder::{ModelVersion, Rendered};
 use crate::error::{ChatError, ProtocolError};
-use crate::intake::json::{self, Digits};
+use crate::json::{self, Digits};
 use crate::parts::Parts;
 use crate::responder::Responder;
 
@@ -71,7 +71,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// As [`parse`](Self::parse) for a body that is no JSON.
+    /// As [`parse`](Self::parse) for a body that is not JSON.
     pub fn read(body: &[u8]) -> Result<Value, ProtocolError> {
         json::read(body)
     }
@@ -124,7 +124,7 @@ impl Request {
         &self.inner.inference_options
     }
 
-    /// How the output is to be read: tool calls, reasoning, stop sequences.
+    /// How to parse the output: tool calls, reasoning, stop sequences.
     #[must_use]
     pub fn parsing(&self) -> &ParsingOptions {
         &self.inner.parsing_options

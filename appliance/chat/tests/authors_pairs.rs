@@ -1,5 +1,5 @@
-//! The model authors' own pairs of messages and prompts, made by their raw encoding
-//! function, against the same messages as a Chat Completions request.
+//! The model authors' own pairs of messages and prompts, made by their encoding function,
+//! compared with the same messages as a Chat Completions request.
 //!
 //! A request follows rules of the API on top of the raw function. The test applies
 //! each by name to the raw prompt; everything else must be equal byte by byte.
@@ -8,7 +8,7 @@
 //!    prompt for V4 and 50 for V4.1. A request without one means `high` (a paragraph
 //!    in V4, 75 in V4.1); `low` is what renders as the raw function's default, so
 //!    the requests here say `low`.
-//! 2. *Next turn.* A request asks for an answer, so its prompt goes on after the last
+//! 2. *Next turn.* A request asks for an answer, so its prompt continues after the last
 //!    message with the head of the next assistant turn. The raw function stops after
 //!    the last message.
 //! 3. *Old reasoning.* Without tools, the reasoning of all earlier assistant turns is

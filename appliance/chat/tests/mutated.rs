@@ -1,5 +1,5 @@
-//! Requests of real clients with parts replaced by what nobody expects: each is accepted
-//! or refused, and what is accepted can be rendered.
+//! Requests of real clients with parts replaced by unexpected values: each is accepted or
+//! refused, and what is accepted can be rendered.
 
 use std::path::Path;
 

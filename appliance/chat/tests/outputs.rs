@@ -1,4 +1,4 @@
-//! The model's output to each protocol's events and response.
+//! The model's output, converted to each protocol's events and response.
 //!
 //! Three kinds of field differ from one run to the next and are blanked on both
 //! sides:

@@ -1,4 +1,4 @@
-//! Stands in for the `hf-hub` crate, which downloads files over HTTP.
+//! Replaces the `hf-hub` crate, which downloads files over HTTP.
 //!
 //! Nothing in this project downloads anything, but `tokenizers` is compiled
 //! with its `http` feature by `deepseek-recipe`, which would link an HTTP and a

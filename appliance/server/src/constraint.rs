@@ -1,4 +1,4 @@
-//! Output that must follow a grammar: JSON, a JSON schema, a regular expression, calls.
+//! Output that must follow a grammar: JSON, a JSON schema, a regular expression, or calls.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -6,13 +6,14 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
-use place::Place;
-use schema::{Held, Rigor};
+use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
-use tools::Answer;
 use v4_chat::ModelVersion;
 use v4_tokenizer::Tokenizer;
+
+use place::Place;
+use schema::{Held, Rigor};
+use tools::Answer;
 
 mod place;
 mod schema;
@@ -29,16 +30,12 @@ const TOOL_MARK: &str = "｜DSML｜";
 /// Before a mark's name in the trie, so that its spelling is never taken for it.
 const MARK: u8 = 0xff;
 
-/// White space between the tokens of JSON: enough to indent, not enough to go on for
-/// ever.
-const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
-
 /// Schemas are read and compiled by functions that call themselves, on a stack that is
 /// large enough for the deepest that are taken.
 const STACK: usize = 32 << 20;
 
 /// Grammars that are kept, and how long what asks for one may be.
-const MOST_KEPT: usize = 32;
+const MOST_CACHED: usize = 32;
 const MOST_TEXT: usize = 1 << 20;
 
 /// Makes constraints for a tokenizer.
@@ -48,7 +45,7 @@ pub struct Grammars {
     factory: OnceLock<Result<ParserFactory, String>>,
     /// Grammars by what asked for them, the latest last: agents have the same tools in each
     /// turn.
-    kept: Mutex<VecDeque<(blake3::Hash, Matcher)>>,
+    cache: Mutex<VecDeque<(blake3::Hash, Matcher)>>,
 }
 
 impl fmt::Debug for Grammars {
@@ -92,11 +89,11 @@ impl Grammars {
             tokenizer,
             version,
             factory: OnceLock::new(),
-            kept: Mutex::default(),
+            cache: Mutex::default(),
         }
     }
 
-    /// The constraint that a request asks for; `None` where nothing is to be enforced.
+    /// The constraint that a request asks for; `None` if there is nothing to enforce.
     ///
     /// An answer is text of the form that is asked for, or a block of calls. Calls that
     /// must come, and those of strict tools, are held to their tools' schemas. Where a
@@ -104,17 +101,17 @@ impl Grammars {
     /// in any.
     ///
     /// # Errors
-    /// [`ConstraintError::Grammar`] names what cannot be held to.
+    /// `ConstraintError::Grammar` names what cannot be held to.
     pub fn of(&self, wanted: &Wanted) -> Result<Option<Constraint>, ConstraintError> {
-        // The text after the beginning, which is not part of what is kept.
+        // The text after the beginning, which is not part of what is cache.
         let text = serde_json::to_vec(wanted).map_err(run)?;
         let key = (text.len() <= MOST_TEXT).then(|| blake3::hash(&text));
-        let matcher = match key.and_then(|key| self.known(key)) {
+        let matcher = match key.and_then(|key| self.cached(key)) {
             Some(matcher) => matcher,
             None => match self.made_aside(wanted)? {
                 Some(matcher) => {
                     if let Some(key) = key {
-                        self.keep(key, &matcher);
+                        self.remember(key, &matcher);
                     }
                     matcher
                 }
@@ -130,26 +127,26 @@ impl Grammars {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(blake3::Hash, Matcher)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A grammar that was made before, at its start.
-    fn known(&self, key: blake3::Hash) -> Option<Matcher> {
-        let mut kept = self.lock();
-        let i = kept.iter().position(|(known, _)| *known == key)?;
-        let found = kept.remove(i)?;
+    fn cached(&self, key: blake3::Hash) -> Option<Matcher> {
+        let mut cache = self.lock();
+        let i = cache.iter().position(|(known, _)| *known == key)?;
+        let found = cache.remove(i)?;
         let matcher = found.1.deep_clone();
-        kept.push_back(found);
+        cache.push_back(found);
         Some(matcher)
     }
 
-    fn keep(&self, key: blake3::Hash, matcher: &Matcher) {
+    fn remember(&self, key: blake3::Hash, matcher: &Matcher) {
         let matcher = matcher.deep_clone();
-        let mut kept = self.lock();
-        if kept.len() >= MOST_KEPT {
-            kept.pop_front();
+        let mut cache = self.lock();
+        if cache.len() >= MOST_CACHED {
+            cache.pop_front();
         }
-        kept.push_back((key, matcher));
+        cache.push_back((key, matcher));
     }
 
     /// On a thread with a stack of its own.
@@ -159,17 +156,19 @@ impl Grammars {
                 .name("grammar".to_owned())
                 .stack_size(STACK)
                 .spawn_scoped(scope, || self.made(wanted))
-                .map_err(|e| ConstraintError::Tokenizer(format!("no thread to make one: {e}")))?;
+                .map_err(|e| {
+                    ConstraintError::Tokenizer(format!("cannot start a thread for it: {e}"))
+                })?;
             // A schema on which a library gives up is the request's own.
             let made = thread.join();
-            made.unwrap_or_else(|_| Err(refused(Part::Format, "no grammar can be made of it")))
+            made.unwrap_or_else(|_| Err(refused(Part::Format, "no grammar can be built from it")))
         })
     }
 
     fn made(&self, wanted: &Wanted) -> Result<Option<Matcher>, ConstraintError> {
         let callable = wanted.calls != Calls::Never && !wanted.tools.is_empty();
         if wanted.calls == Calls::Must && !callable {
-            let why = "a call must come, and there is no tool that could be called";
+            let why = "a call is required, but there is no tool to call";
             return Err(refused(Part::Calls, why));
         }
         let held = wanted.format.as_ref().and_then(schema_of);
@@ -177,9 +176,7 @@ impl Grammars {
         let held = held.transpose().map_err(ConstraintError::Grammar)?;
         if !callable {
             let source = match (&held, &wanted.format) {
-                (Some(held), _) => {
-                    Source::Json(with_options(held.alone(&held.root), held.mixed_names))
-                }
+                (Some(held), _) => Source::Json(held.grammar(&held.root)),
                 (None, Some(Format::Regex(regex))) => {
                     Source::Lark(format!("start: {}", lark_regex(regex)?))
                 }
@@ -197,7 +194,7 @@ impl Grammars {
         }
         let answer = match (&held, &wanted.format) {
             (Some(held), _) => {
-                let schema = with_options(held.alone(&held.root), held.mixed_names);
+                let schema = held.grammar(&held.root);
                 Answer::Form(format!("answer: %json {schema}"))
             }
             (None, Some(Format::Regex(regex))) => {
@@ -227,7 +224,7 @@ impl Grammars {
             Err(why) => why,
         };
         if let (Some(held), Calls::May) = (held, wanted.calls) {
-            let alone = with_options(held.alone(&held.root), held.mixed_names);
+            let alone = held.grammar(&held.root);
             if let Err(why) = self.make(Source::Json(alone)) {
                 return Err(self.place(held, &Part::Format, &why));
             }
@@ -259,7 +256,7 @@ impl Grammars {
 
     fn place(&self, held: &Held, part: &Part, why: &str) -> ConstraintError {
         let fails = |schema: &Value| {
-            let alone = with_options(held.alone(schema), held.mixed_names);
+            let alone = held.grammar(schema);
             self.make(Source::Json(alone)).err()
         };
         let found = Place::find(held, why, fails);
@@ -280,7 +277,7 @@ impl Grammars {
         // Some grammars only turn out unusable when they are first asked.
         let mask = matcher.compute_mask_or_eos();
         match mask.map_err(|e| format!("{e:#}"))?.num_set() {
-            0 => Err("no answer is allowed by it".to_owned()),
+            0 => Err("it allows no answer".to_owned()),
             _ => Ok(matcher),
         }
     }
@@ -297,8 +294,8 @@ impl Grammars {
                 let from = good.char_indices().rev().nth(39).map_or(0, |(i, _)| i);
                 let shown = &good[from..];
                 let why = format!(
-                    "it does not begin a text of the form asked for (after {shown:?}; an object's \
-                     properties come in the schema's order); change it, or leave out the form"
+                    "it cannot start a text of the requested form (after {shown:?}; the properties \
+                     of an object come in the schema's order); change it, or leave out the form"
                 );
                 return Err(refused(Part::Begun, why));
             }
@@ -308,7 +305,7 @@ impl Grammars {
 }
 
 impl Constraint {
-    /// Forbids every token that the text cannot go on with.
+    /// Forbids every token that the text cannot continue with.
     ///
     /// # Errors
     /// [`ConstraintError::Run`].
@@ -355,23 +352,6 @@ fn lark_regex(regex: &str) -> Result<String, ConstraintError> {
     })
 }
 
-/// A schema with how it is written: white space within bounds, and no name spelled with
-/// escapes where that would make it another.
-fn with_options(schema: Value, mixed_names: bool) -> Value {
-    let mut schema = match schema {
-        Value::Bool(false) => json!({"anyOf": [false]}),
-        Value::Object(_) => schema,
-        _ => json!({}),
-    };
-    let options = JsonCompileOptions {
-        whitespace_pattern: Some(WHITESPACE.to_owned()),
-        json_allowed_escapes: mixed_names.then(|| "nrbtf\\\"".to_owned()),
-        ..JsonCompileOptions::default()
-    };
-    options.apply_to(&mut schema);
-    schema
-}
-
 fn refused(part: Part, why: impl Into<String>) -> ConstraintError {
     ConstraintError::Grammar(Box::new(Refusal {
         part,
@@ -388,7 +368,7 @@ fn run(error: impl fmt::Display) -> ConstraintError {
 fn environment(tokenizer: &Tokenizer) -> Result<TokEnv, String> {
     let eos = tokenizer
         .eos()
-        .ok_or("the tokenizer has no token that ends a text")?;
+        .ok_or("the tokenizer has no end-of-sentence token")?;
     let size = u32::try_from(tokenizer.vocab_size()).map_err(|e| e.to_string())?;
     let words: Vec<Vec<u8>> = (0..size)
         .map(|id| {

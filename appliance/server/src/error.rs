@@ -20,7 +20,7 @@ pub enum ServeError {
     /// A file of keys that cannot be used.
     #[error("{0}")]
     Keys(String),
-    /// The engine cannot go on.
+    /// The engine cannot continue.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The system's error.

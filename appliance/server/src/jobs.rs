@@ -1,4 +1,4 @@
-//! What passes between connections and the thread that runs the model.
+//! Messages between connections and the thread that runs the model.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,7 +32,7 @@ pub struct Limits {
     pub answering: Option<Duration>,
 }
 
-/// A prompt to go on from. Begin with [`Job::new`], which asks for nothing special.
+/// A prompt to continue from. Begin with [`Job::new`], which asks for nothing special.
 #[derive(Debug)]
 pub struct Job {
     /// The prompt.
@@ -53,12 +53,12 @@ pub struct Job {
     pub replaces: Option<String>,
     /// Run only while there is nothing else to do, and not counted among those that wait.
     pub background: bool,
-    /// The session is kept under this name on the disk, given up after all others, and
-    /// others go on from a copy of it.
+    /// The session is kept under this name on disk, given up after all others, and
+    /// others continue from a copy of it.
     pub keep_as: Option<String>,
     /// How to choose them.
     pub picking: Picking,
-    /// What the model has beside it.
+    /// What the model uses in addition.
     pub adapters: Vec<Arc<Adapter>>,
     /// Who asks.
     pub client: Client,
@@ -175,7 +175,7 @@ struct Shared {
     open: AtomicUsize,
     /// No more jobs are taken.
     draining: AtomicBool,
-    /// Jobs are to be given up.
+    /// Gives up all jobs.
     stop: AtomicBool,
 }
 
@@ -285,7 +285,7 @@ impl Inbox {
         }
     }
 
-    /// Whether jobs are to be given up: it was said so, or nobody can send one.
+    /// Whether to give up jobs: because it was requested, or because nobody can send one.
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.shared.stop.load(Ordering::Acquire)

@@ -1,4 +1,4 @@
-//! Keys that let clients in.
+//! API keys.
 
 use std::fmt;
 use std::fs::File;
@@ -39,7 +39,7 @@ impl Keys {
             .and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text))
             .map_err(|e| failed(e.to_string()))?;
         if text.len() as u64 > MOST_BYTES {
-            return Err(failed(format!("longer than {MOST_BYTES} bytes")));
+            return Err(failed(format!("larger than {MOST_BYTES} bytes")));
         }
         Self::parse(&text).map_err(failed)
     }
@@ -54,19 +54,19 @@ impl Keys {
             let n = i + 1;
             if key.len() < LEAST_KEY {
                 return Err(format!(
-                    "line {n}: a key has at least {LEAST_KEY} characters; make one with: openssl \
+                    "line {n}: a key needs at least {LEAST_KEY} characters; make one with: openssl \
                      rand -hex 32"
                 ));
             }
             if !key.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(format!(
-                    "line {n}: a key is made of ASCII letters, digits and signs"
+                    "line {n}: a key may contain only ASCII letters, digits and punctuation"
                 ));
             }
             hashes.push(blake3::hash(key.as_bytes()));
         }
         if hashes.is_empty() {
-            return Err("holds no key; write one on a line".into());
+            return Err("contains no key; write one key per line".into());
         }
         Ok(Self { hashes })
     }

@@ -42,7 +42,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Makes a Unix socket at `path` with these permissions. A socket that lies there
+    /// Makes a Unix socket at `path` with these permissions. A socket that is there
     /// and that nobody listens on is replaced.
     ///
     /// # Errors
@@ -130,13 +130,13 @@ fn check_exposure(address: SocketAddr, remote: bool, keys: bool) -> Result<(), S
     }
     if !remote {
         return Err(ServeError::Config(format!(
-            "{address} can be reached from other machines; say --allow-remote if that is meant, \
-             or use 127.0.0.1"
+            "{address} can be reached from other machines; add --allow-remote if you want that, or \
+             use 127.0.0.1"
         )));
     }
     if !keys {
         return Err(ServeError::Config(format!(
-            "{address} can be reached from other machines, so clients must have keys: use \
+            "{address} can be reached from other machines, so clients need API keys; add \
              --api-keys FILE"
         )));
     }
@@ -151,8 +151,7 @@ fn bind(path: &Path, mode: u32) -> io::Result<StdUnix> {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!(
-                "has {} bytes, and the system takes {MOST_PATH} for a socket's path; use a \
-                 shorter one",
+                "has {} bytes, but a socket path may have at most {MOST_PATH}; use a shorter one",
                 path.as_os_str().len()
             ),
         ));
@@ -166,7 +165,7 @@ fn bind(path: &Path, mode: u32) -> io::Result<StdUnix> {
         Mode::empty(),
     )?;
     // The name that nobody knows is longer than the socket's own may be; through the
-    // folder's descriptor it is short wherever the folder lies.
+    // folder's descriptor it is short wherever the folder is.
     let name = format!("v4-run.{}.part", std::process::id());
     let made = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
     let _ = fs::remove_file(&made);
@@ -189,13 +188,13 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !facts.file_type().is_socket() {
         return Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            "is a file and no socket; remove it or name another path",
+            "is a file, not a socket; remove it, or use another path",
         ));
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            "another process listens there",
+            "another process is listening there",
         )),
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(e) => Err(e),
@@ -234,7 +233,7 @@ mod tests {
         drop(Listener::unix(&path, 0o600, Peers::default()).unwrap());
         fs::write(&path, "precious").unwrap();
         let error = Listener::unix(&path, 0o600, Peers::default()).unwrap_err();
-        assert!(error.to_string().contains("no socket"), "{error}");
+        assert!(error.to_string().contains("not a socket"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 

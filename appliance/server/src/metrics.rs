@@ -1,4 +1,4 @@
-//! What Prometheus can read of the service.
+//! Metrics for Prometheus.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -62,39 +62,40 @@ impl Metrics {
                 IntCounterVec::new(
                     Opts::new(
                         "v4_generations_total",
-                        "Generations that ended, by how: stop, length, cancelled, replaced, failed",
+                        "Finished generations by outcome: stop, length, cancelled, replaced, \
+                         failed",
                     ),
                     &["end"],
                 )?,
             )?,
             running: add(
                 &registry,
-                IntGauge::new("v4_requests_running", "Requests that are being run")?,
+                IntGauge::new("v4_requests_running", "Requests that are running")?,
             )?,
             waiting: add(
                 &registry,
-                IntGauge::new("v4_requests_waiting", "Requests that wait for their turn")?,
+                IntGauge::new("v4_requests_waiting", "Requests that are waiting")?,
             )?,
             recorded: add(
                 &registry,
                 IntGauge::new(
                     "v4_recorded_requests_left",
-                    "Recorded requests (--warm) whose prompts are still to be read",
+                    "Recorded requests (--warm) whose prompts are not read yet",
                 )?,
             )?,
             parked: counter(
                 "v4_requests_parked_total",
-                "Times that a request gave its memory to others and read its prompt again",
+                "Times that a request gave up its memory to others and read its prompt again",
             )?,
-            prompt_tokens: counter("v4_prompt_tokens_total", "Tokens of prompts")?,
+            prompt_tokens: counter("v4_prompt_tokens_total", "Prompt tokens")?,
             cached_tokens: counter(
                 "v4_prompt_tokens_cached_total",
-                "Tokens of prompts that were known from before",
+                "Prompt tokens that were reused",
             )?,
-            tokens: counter("v4_generated_tokens_total", "Tokens generated")?,
+            tokens: counter("v4_generated_tokens_total", "Generated tokens")?,
             queue_seconds: histogram(
                 "v4_queue_seconds",
-                "Time from a request to its turn",
+                "Time from a request to its start",
                 REQUEST_BUCKETS,
             )?,
             first_token_seconds: histogram(
@@ -198,27 +199,23 @@ fn engine_text(text: &mut String, engine: &Engine) {
     line(
         "v4_session_memory_bytes",
         "gauge",
-        "Memory that sessions hold",
+        "Memory held by sessions",
         budget.taken() as f64,
     );
     if let Some(allowed) = budget.allowed() {
         line(
             "v4_memory_allowed_bytes",
             "gauge",
-            "Memory that the engine may use",
+            "Memory available to the engine",
             allowed as f64,
         );
     }
     if let Some(stats) = engine.experts().map(|store| store.stats()) {
         for (name, help, value) in [
-            ("asked", "Experts asked for", stats.asked as f64),
+            ("asked", "Experts requested", stats.asked as f64),
             ("hits", "Experts found in memory", stats.hits as f64),
             ("read_bytes", "Bytes of experts read", stats.bytes as f64),
-            (
-                "read_errors",
-                "Failed reads of experts",
-                stats.errors as f64,
-            ),
+            ("read_errors", "Failed expert reads", stats.errors as f64),
         ] {
             line(&format!("v4_experts_{name}_total"), "counter", help, value);
         }

@@ -1,4 +1,4 @@
-//! The models that clients can ask for: the plain one, and the same with adapters.
+//! The models that clients can select: the plain model, and the model with adapters.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl Models {
             return Err(ApiError::new(
                 Kind::NotFound,
                 format!(
-                    "There is no model {name:?} here; there is {}.",
+                    "The model {name:?} does not exist; available: {}.",
                     names.join(", ")
                 ),
             ));

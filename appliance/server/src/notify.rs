@@ -1,4 +1,4 @@
-//! What the service manager is told, and the service's log.
+//! Notifications to the service manager, and the service's log.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,7 +60,7 @@ impl Notifier {
     }
 
     fn tell(&self, state: &[NotifyState<'_>]) {
-        // A manager that does not listen is no reason to stop serving.
+        // A manager that does not listen is not a reason to stop serving.
         let _ = sd_notify::notify(false, state);
     }
 
@@ -70,7 +70,7 @@ impl Notifier {
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
-        // A closed standard error is no reason to stop serving.
+        // A closed standard error is not a reason to stop serving.
         let _ = writeln!(std::io::stderr(), "v4-run: {line}");
     }
 

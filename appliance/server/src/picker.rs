@@ -1,4 +1,4 @@
-//! From logits to a token: grammar, penalties, sampler, probability.
+//! Chooses a token from logits: grammar, penalties, sampler, probability.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ pub struct Picking {
     pub presence_penalty: f32,
     /// Added to the logits of some tokens.
     pub bias: Vec<(u32, f32)>,
-    /// How many of the best tokens to report the probabilities of, beside the token's
+    /// The number of best tokens whose probabilities to report, in addition to the token's
     /// own; `None` reports nothing.
     pub logprobs: Option<usize>,
     /// What the text must be.

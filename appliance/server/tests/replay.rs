@@ -1,5 +1,5 @@
-//! Requests and outputs by others, through HTTP: the same prompts, errors and events as
-//! in the files. In place of a model there is a script.
+//! Requests and outputs made by others, over HTTP: the same prompts, errors and events as
+//! in the files. A script replaces the model.
 
 #[path = "common/http.rs"]
 mod http;

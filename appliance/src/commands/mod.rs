@@ -1,4 +1,4 @@
-//! One module per command, and what several of them need.
+//! One module per command, and code shared by several of them.
 
 pub mod ask;
 pub mod bench;
@@ -17,7 +17,7 @@ pub mod sessions;
 pub mod tokenize;
 pub mod verify;
 
-mod answer;
+mod one_shot;
 mod vocabulary;
 
 use std::fs::File;

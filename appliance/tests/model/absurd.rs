@@ -1,4 +1,4 @@
-//! Numbers that nobody means, for every option of every command.
+//! Absurd numbers for every option of every command.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ const NUMBERS: [&str; 5] = [
     "1e30",
 ];
 
-/// What options take that is no number, as help names it.
+/// What options take that is not a number, as help names it.
 const NO_NUMBERS: [&str; 19] = [
     "FILE",
     "FILE.safetensors",

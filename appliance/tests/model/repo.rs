@@ -1,4 +1,4 @@
-//! A source tree as context.
+//! Questions about a source tree.
 
 use std::fs;
 use std::path::Path;
@@ -289,7 +289,7 @@ fn what_cannot_be_read_is_named_and_left_out() {
             return;
         };
         let text = ok(&output);
-        assert!(text.contains("1 that cannot be read"), "{shut}: {text}");
+        assert!(text.contains("1 unreadable"), "{shut}: {text}");
         let line = format!("not read: {shut}: Permission denied");
         assert!(text.contains(&line), "{shut}: {text}");
         let counted: Value =
@@ -298,7 +298,7 @@ fn what_cannot_be_read_is_named_and_left_out() {
         assert_eq!(counted["not_read"][0]["path"], shut, "{counted}");
     }
     let all = count_with("", &[]).unwrap();
-    assert!(ok(&all).contains("0 that cannot be read"), "{all:?}");
+    assert!(ok(&all).contains("0 unreadable"), "{all:?}");
 }
 
 #[test]

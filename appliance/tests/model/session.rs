@@ -1,4 +1,4 @@
-//! Sessions that are kept from run to run.
+//! Sessions saved between runs.
 
 use std::path::Path;
 

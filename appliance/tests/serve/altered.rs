@@ -1,5 +1,5 @@
-//! Models that are altered while they are served: not one wrong token is said, who asks
-//! hears why, and the service takes nothing more.
+//! Models that are altered while they are served: not one wrong token is output, clients
+//! get the reason, and the service accepts nothing more.
 
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{Read, Write};
@@ -307,7 +307,7 @@ fn a_write_that_was_undone_counts_and_a_new_name_does_not() {
     let signed = Signed::new("tiny-v4");
     let server = signed.serve(&[]);
     let right = text(&ask(&server, 3));
-    // The way to a new model: beside the old one, then in its place.
+    // The way to replace a model: next to the old one, then in its place.
     let new = signed.folder.path().join("new.gguf");
     fs::write(&new, b"another model").unwrap();
     let old = signed.folder.path().join("old.gguf");

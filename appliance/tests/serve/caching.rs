@@ -1,4 +1,4 @@
-//! Conversations as agents have them: what is read again.
+//! Conversations like those of agents: what is read again.
 
 use serde_json::{Value, json};
 
@@ -349,7 +349,7 @@ fn first_requests_of_agents_are_read_beforehand() {
             let (code, said) = server.ended();
             assert_eq!(code, Some(0), "{said}");
             assert!(
-                said.contains("warm.jsonl:1: not read beforehand: /v1/models"),
+                said.contains("warm.jsonl:1: not read ahead: /v1/models"),
                 "{said}"
             );
             assert!(said.contains("warm.jsonl:2: "), "{said}");
@@ -369,7 +369,7 @@ fn first_requests_of_agents_are_read_beforehand() {
     assert!(!output.status.success());
     let said = super::common::stderr(&output);
     assert!(
-        said.contains("warm.jsonl:3: is neither JSON nor JSON lines"),
+        said.contains("warm.jsonl:3: neither JSON nor JSON lines"),
         "{said}"
     );
 }
@@ -434,7 +434,7 @@ fn what_comes_once_does_not_push_a_conversation_out() {
     agent.user("And now?");
     let cost = agent.ask(&server, false);
     assert!(cost.cached + 40 > cost.prompt, "{cost:?}");
-    // An agent that shares the system prompt and tools begins there, beside it.
+    // An agent that shares the system prompt and tools begins there, next to it.
     let mut other = Agent::new(Kind::Chat, false);
     other.user("I am another.");
     let cost = other.ask(&server, false);

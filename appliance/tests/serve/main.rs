@@ -146,7 +146,7 @@ impl Server {
         (status.code(), self.stderr())
     }
 
-    /// Kills it like a power cut; what is on the disk stays.
+    /// Kills it like a power cut; what is on disk stays.
     fn kill(mut self) -> TempDir {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

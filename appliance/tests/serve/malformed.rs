@@ -1,5 +1,5 @@
-//! Ten thousand requests that are wrong in some way: each gets the status that it
-//! should, and the service goes on.
+//! Ten thousand invalid requests: each gets the expected status, and the service keeps
+//! running.
 
 use std::io::Write;
 use std::thread;
@@ -136,7 +136,7 @@ fn wrong(rng: &mut SmallRng) -> (Vec<u8>, &'static [u16]) {
             (request, &[200, 400])
         }
         6 => {
-            // A body cut short, as the length says.
+            // A body truncated, as the length says.
             let cut = rng.random_range(0..text.len());
             let cut = (0..=cut).rev().find(|&i| text.is_char_boundary(i)).unwrap();
             let request = http::request("POST", path, &[], &text[..cut.max(1)]);

@@ -1,4 +1,4 @@
-//! What systemd is told, and what it hands over.
+//! What systemd is told, and what it passes to the service.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};

@@ -1,4 +1,4 @@
-//! What comes out: seeds, stops, probabilities, formats.
+//! The output: seeds, stop strings, probabilities, formats.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Whatever takes long shows that it is worked on, in a way that clients count.
+//! Whatever takes long shows signs of life that clients recognise.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -174,7 +174,7 @@ fn the_reading_of_a_prompt_shows() {
     );
     assert!(processed.last() > processed.first());
     assert!(
-        answer.body.contains("tokens of the prompt read, about"),
+        answer.body.contains("prompt tokens read, about"),
         "for people"
     );
 }

@@ -1,4 +1,4 @@
-//! Raw text, gaps, and what editors ask.
+//! Raw text, gaps, and the requests of editors.
 
 use std::time::Duration;
 
@@ -179,7 +179,7 @@ fn an_editors_new_request_takes_the_place_of_its_last() {
         let first = first.join().unwrap();
         assert_eq!(first.json()["error"]["code"], "replaced", "{}", first.body);
     });
-    // Requests that are nobody's typing run beside each other.
+    // Requests that are nobody's typing run side by side.
     std::thread::scope(|scope| {
         let ask = |n: usize| json!({"prompt": "fn ", "suffix": "}", "max_tokens": 40 + n});
         let all: Vec<_> = (0..4)

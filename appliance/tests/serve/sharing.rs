@@ -1,4 +1,4 @@
-//! Several clients, and what later requests have of earlier ones.
+//! Several clients, and what later requests reuse of earlier ones.
 
 use std::io::{Read, Write};
 use std::thread;

@@ -1,4 +1,4 @@
-//! The end of the service.
+//! How the service stops.
 
 use std::io::{Read, Write};
 
@@ -28,7 +28,10 @@ fn a_signal_lets_requests_come_to_their_end() {
     let socket = server.socket.clone();
     let (code, said) = server.ended();
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("1 requests have 60 seconds to end"), "{said}");
+    assert!(
+        said.contains("1 requests have 60 seconds to finish"),
+        "{said}"
+    );
     assert!(!socket.exists());
 }
 
@@ -64,7 +67,7 @@ fn what_is_wrong_with_a_socket_is_said_at_once() {
     for (args, says) in [
         (
             vec!["--listen", taken.as_str()],
-            "another process listens there",
+            "another process is listening there",
         ),
         (vec!["--listen", "0.0.0.0:0"], "--allow-remote"),
         (

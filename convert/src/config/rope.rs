@@ -3,7 +3,9 @@
 
 use serde_json::Value;
 
-use super::{ConfigError, Fields, Yarn};
+use super::error::ConfigError;
+use super::fields::Fields;
+use super::model::Yarn;
 
 /// What `config.json` says of rotary embeddings.
 pub(super) struct Rope {
@@ -61,7 +63,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The scaling in `newer`, which must be that of `rope_scaling` if that is there too.
+    /// The scaling in `newer`, which must be that of `rope_scaling` if that exists too.
     fn same_yarn(&self, newer: &Fields<'a>) -> Result<Yarn, ConfigError> {
         let yarn = newer.yarn()?;
         if let Some(older) = self.find("rope_scaling")

@@ -1,4 +1,4 @@
-//! What a V4.1 file's Engram tables are, at a glance.
+//! An overview of a V4.1 file's Engram tables.
 
 use std::io::{self, Write};
 

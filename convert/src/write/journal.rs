@@ -1,4 +1,4 @@
-//! The record of finished work beside an unfinished output.
+//! The journal of finished work, stored next to an unfinished output.
 //!
 //! Text, one line per record, each ending in a check sum over the line and the
 //! plan's fingerprint. A unit's line is written only after its bytes are on

@@ -1,4 +1,4 @@
-//! Writing a planned file: in parallel, in bounded memory, resumable.
+//! Writes a planned file: in parallel, with limited memory, and resumable.
 //!
 //! The work is cut into units, runs of rows of one tensor of at most
 //! [`UNIT_BYTES`]. Each worker takes the next unit, reads, converts and writes
@@ -179,7 +179,7 @@ fn cut(plan: &Plan) -> Vec<Unit> {
 
 /// Writes the planned file to `out`.
 ///
-/// Until it is whole it is `OUT.part`, with a journal beside it; running again
+/// Until it is whole it is `OUT.part`, with a journal next to it; running again
 /// with the same plan continues it.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The tiny checkpoint, copies of it with something changed, and the program.
+//! The tiny checkpoint, modified copies of it, and the program.
 #![allow(dead_code)] // Each test file uses its part.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The program in `tests/c`, which calls every function in right ways and wrong ones.
+//! The program in `tests/c`, which calls every function correctly and incorrectly.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Programs that were compiled with an older header.
+//! Programs compiled with an older header.
 
 use std::process::Command;
 

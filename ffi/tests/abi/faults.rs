@@ -1,4 +1,4 @@
-//! Faults of the library become a status. Here the fault is a callback's, which as a Rust
+//! Bugs in the library become a status. Here the bug is in a callback, which as a Rust
 //! function may unwind.
 #![allow(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What `v4.h` declares, read from its text.
+//! The declarations of `v4.h`, parsed from its text.
 
 /// A header's declarations, in its order.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! The header against the library's own types, and against the dumps in `ffi/abi`.
+//! Compares the header with the library's own types and with the dumps in `ffi/abi`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -1,5 +1,5 @@
-//! The library as C and C++ programs have it: installed, compiled against, linked and
-//! run, with the tiny models.
+//! The library as C and C++ programs use it: installed, compiled against, linked and run,
+//! with the tiny models.
 
 mod check;
 mod compatibility;

@@ -1,4 +1,4 @@
-//! A signed model, and what the library makes of it when single weights were altered.
+//! A signed model, and what the library does if single weights were altered.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, OsStr};
@@ -24,7 +24,7 @@ pub struct Signed {
 }
 
 impl Signed {
-    /// In a folder: `signed.gguf` with what lies beside it, `signer.pub`, and another key,
+    /// A folder with `signed.gguf` and the files next to it, `signer.pub`, and another key,
     /// `other.pub`.
     pub fn new(folder: &Path) -> Self {
         let model = folder.join("signed.gguf");

@@ -1,4 +1,4 @@
-//! What the libraries export.
+//! The symbols that the libraries export.
 
 use std::collections::BTreeMap;
 use std::process::Command;

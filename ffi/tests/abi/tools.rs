@@ -1,4 +1,4 @@
-//! Compilers and other programs, and the library installed once.
+//! Compilers and other tools, and the library, installed once.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -6,8 +6,8 @@
 
 use half::f16;
 
-use super::f16_at;
 use super::iq_decode::signed_group;
+use super::scale::f16_at;
 use super::search::{SMALLEST, each};
 use crate::tables::{IQ2_XXS_GRID, even_signs};
 
@@ -35,7 +35,7 @@ pub fn decode(block: &[u8; BYTES], out: &mut [f32; VALUES]) {
     }
 }
 
-/// The codebook by place in the group, so that entries lie side by side.
+/// The codebook by place in the group, so that entries are side by side.
 static GRID: [[f32; ENTRIES]; 8] = transposed(false);
 /// The squares of [`GRID`].
 static SQUARES: [[f32; ENTRIES]; 8] = transposed(true);

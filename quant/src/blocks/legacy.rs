@@ -1,11 +1,11 @@
-//! Decoders of Q4_0, Q4_1, Q5_0 and Q5_1, which llama-quantize writes where a
-//! row is no whole number of 256-value blocks.
+//! Decoders of Q4_0, Q4_1, Q5_0 and Q5_1, which llama-quantize writes if a row is not a
+//! whole number of 256-value blocks.
 //!
 //! 32 values under one f16 scale `d`, in Q4_1 and Q5_1 with an f16 offset `m`;
 //! then in Q5_0 and Q5_1 a u32 of fifth bits (bit `i`: value `i`); then 16
 //! bytes: value `i` in the low, value `i + 16` in the high nibble.
 
-use super::f16_at;
+use super::scale::f16_at;
 
 #[inline(always)]
 fn codes(fifths: u32, nibbles: &[u8]) -> [u8; 32] {

@@ -1,4 +1,4 @@
-//! What the encoders' scale searches share.
+//! Code shared by the encoders' scale searches.
 //!
 //! Sums run in eight lanes that are added as a tree, an order that vector
 //! instructions of any width reproduce, so that every machine chooses the same

@@ -1,4 +1,4 @@
-//! Scores of index keys (spec 3.4, 3.5), on fp4 codes as they are cached.
+//! Scores of index keys (spec 3.4, 3.5), computed on the cached fp4 codes.
 
 use crate::QuantError;
 use crate::fp8::e8m0_to_f32;
@@ -60,7 +60,7 @@ impl IndexQuery {
     /// has its weight in `weights`.
     ///
     /// # Errors
-    /// [`QuantError::Length`] if a head is no whole number of blocks of 32.
+    /// [`QuantError::Length`] if a head is not a whole number of blocks of 32.
     pub fn new(q: &[f32], weights: Vec<f32>) -> Result<Self, QuantError> {
         let width = q.len() / weights.len().max(1);
         QuantError::check_length("index query", q.len(), width * weights.len())?;

@@ -1,4 +1,4 @@
-//! Bit layouts that several versions of a kernel need (`spec/gguf.md` section 7).
+//! Bit layouts used by several versions of a kernel (`spec/gguf.md` section 7).
 
 use crate::tables::even_signs;
 

@@ -1,9 +1,9 @@
-//! Memory that products reuse.
+//! Buffers that products reuse.
 
 /// Buffers of a product, reused from call to call by one thread.
 ///
 /// A product with many activation rows takes some weight rows apart once, for all
-/// of them; this is where they lie.
+/// of them; this is where they are.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Weights as bytes, 64 at a time, aligned as vector registers are.

@@ -1,5 +1,5 @@
-//! Bytes on a disk: [`gguf`] reads, maps and writes model files, [`io`] reads many
-//! places of a file at once. Nothing here knows a model.
+//! Bytes on disk: [`gguf`] reads, maps and writes model files, and [`io`] reads many places
+//! of a file at once. Nothing here knows about models.
 
 pub mod gguf;
 pub mod io;

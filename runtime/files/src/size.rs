@@ -1,8 +1,8 @@
-//! Numbers of bytes as people read them.
+//! Byte counts in human-readable form.
 
 use std::fmt;
 
-/// A number of bytes, printed as a command line takes it.
+/// A number of bytes, printed in the form of command-line options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct ByteSize(pub u64);
 

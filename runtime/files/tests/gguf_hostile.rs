@@ -1,5 +1,5 @@
-//! Mutated files: whatever the bytes, the reader neither panics nor allocates
-//! more than the file is long, and what it accepts is safe to use.
+//! Mutated files: whatever the bytes, the reader neither panics nor allocates more than the
+//! size of the file, and what it accepts is safe to use.
 #![allow(unsafe_code)] // The allocator below.
 
 mod common;
@@ -332,7 +332,7 @@ fn large_tables_of_the_smallest_entries_take_no_more_memory_than_the_file_is_lon
     for i in 0..n {
         raw.entry(&format!("{i:x}"), 0, &[0]);
     }
-    // Refused: no model has so many keys of so few bytes.
+    // Refused: no model has that many keys of so few bytes.
     assert!(matches!(
         parse(&raw.build().bytes),
         Err(GgufError::Count { .. })

@@ -1,4 +1,4 @@
-//! One lie per test: a file that is right but for one field is refused with one
+//! One false value per test: a file that is valid except for one field is refused with one
 //! line that names the item.
 
 mod common;

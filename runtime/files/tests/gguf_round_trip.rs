@@ -1,4 +1,4 @@
-//! What the writer writes, our reader and an independent one read back.
+//! What the writer writes, this reader and an independent one can read.
 
 use std::path::Path;
 
@@ -268,7 +268,7 @@ fn llama_cpp_files_are_read() {
     ];
     let quantised = [
         ("blk.0.ffn_gate_tid2eid.weight", I32, &[2, 4096][..]),
-        // Rows of 128 are no multiple of 256, so llama-quantize left Q4_K.
+        // Rows of 128 are not a multiple of 256, so llama-quantize left Q4_K.
         ("blk.0.attn_q_b.weight", Q5_0, &[128, 1024]),
         ("token_embd.weight", Q4_K, &[256, 4096]),
         ("blk.2.hc_attn_fn.weight", Q4_K, &[1024, 24]),

@@ -1,9 +1,9 @@
-//! What is computed: the operations of a backend, the weights in its hands, and the
-//! forward pass written against it.
+//! Computation: the operations of a backend, its weights, and the forward pass written
+//! against it.
 //!
 //! [`backend`] is the line between the model's mathematics and a machine: the forward
 //! pass knows the trait alone, `backend::cpu` implements it, and another device stands
-//! beside `cpu`.
+//! next to `cpu`.
 
 pub mod adapters;
 pub mod arithmetic;

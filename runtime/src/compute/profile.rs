@@ -1,4 +1,4 @@
-//! Where a step's time goes: what each kind of operation took, read and computed.
+//! Where a step's time goes: the time, bytes and operations of each kind of operation.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

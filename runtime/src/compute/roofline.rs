@@ -1,4 +1,4 @@
-//! What the machine can do at best with the engine's threads and instructions.
+//! Measures the machine's best rates with the engine's threads and instructions.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What a forward pass decided on its way, for comparison with a reference.
+//! Records the decisions of a forward pass, for comparison with a reference.
 
 use std::collections::BTreeMap;
 

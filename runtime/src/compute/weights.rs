@@ -57,7 +57,7 @@ pub struct Indexer<B: Backend> {
     pub proj: Linear<B>,
 }
 
-/// Engram weights beside the table (spec 3.7).
+/// Engram weights other than the table (spec 3.7).
 #[derive(Debug)]
 pub struct EngramWeights<B: Backend> {
     /// Rows to one key per stream, then the value: `[(streams + 1) * d, channels]`.

@@ -1,4 +1,4 @@
-//! The engine's threads.
+//! The engine's worker threads.
 
 use crate::error::EngineError;
 

@@ -1,4 +1,4 @@
-//! Why an adapter cannot be used.
+//! Errors of adapters.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub enum AdapterError {
         /// What is wrong with it, and the remedy.
         what: String,
     },
-    /// Its tensor file is no safetensors file.
+    /// Its tensor file is not a safetensors file.
     #[error("{}: {what}; the file is damaged or not a safetensors file, copy it again", path.display())]
     File {
         /// The file.

@@ -35,7 +35,7 @@ pub fn error_text(error: &(dyn std::error::Error + 'static)) -> String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The file is no readable GGUF.
+    /// The file is not a readable GGUF.
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// The tokenizer in the file is unusable.
@@ -109,7 +109,7 @@ pub enum EngineError {
         /// The model's own limit.
         model_max: usize,
     },
-    /// A row of an Engram table that cannot be read or is no row of numbers.
+    /// A row of an Engram table that cannot be read or is not a row of numbers.
     #[error(
         "{}: tensor {tensor}, row {row}: {reason}; if this persists, the file or its disk is \
          damaged: copy or convert the model again",
@@ -153,7 +153,7 @@ pub enum EngineError {
         /// What would make it fit.
         remedy: String,
     },
-    /// The model file was cut short, or its disk failed, while it was open.
+    /// The model file was truncated, or its disk failed, while it was open.
     #[error(
         "{}: the file was truncated or its disk failed while it was open; restore the file and \
          open it again",
@@ -172,7 +172,7 @@ pub enum EngineError {
     /// The caller's progress hook asked to stop; the chunks done are kept.
     #[error("cancelled")]
     Cancelled,
-    /// A result that is no number: damaged weights.
+    /// A result that is not a number: damaged weights.
     #[error(
         "the logits at position {position} are not finite: the model file is damaged, or its \
          weights overflow; check it with v4-run verify"

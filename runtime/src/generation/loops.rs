@@ -1,4 +1,4 @@
-//! Finds text that repeats itself.
+//! Detects text that repeats itself.
 
 /// Longest piece that is looked for, in tokens.
 const LONGEST: usize = 256;

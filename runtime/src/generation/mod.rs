@@ -1,5 +1,5 @@
-//! How a text is continued: the sampler picks a token, the loop hands it on and has it
-//! read, until something says stop.
+//! Continues a text: the sampler picks a token, and the loop passes it on and appends it to
+//! the session until a stop condition holds.
 
 mod loops;
 mod sampling;
@@ -56,7 +56,7 @@ pub enum StepError {
     Sampler(#[from] SamplerError),
 }
 
-/// Something that goes on token by token.
+/// Something that continues token by token.
 pub trait Steps {
     /// Whether another token can be read.
     fn has_room(&self) -> bool;

@@ -1,4 +1,4 @@
-//! Stop strings: found across token boundaries, never shown in part.
+//! Stop strings: found across token boundaries, and never shown in part.
 
 /// Looks for stop strings in streamed text and holds back what might be the
 /// beginning of one.

@@ -1,4 +1,4 @@
-//! A tensor's bytes in memory of their own.
+//! A tensor's bytes in a separate buffer.
 
 use v4_files::io::AlignedBuffer;
 

@@ -1,4 +1,4 @@
-//! Weights in memory of their own.
+//! Copies weights into separate memory.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

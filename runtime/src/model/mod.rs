@@ -1,5 +1,5 @@
-//! A model as its GGUF file describes it: dimensions, layers, tensors, and which rows of
-//! its Engram tables a token selects.
+//! A model as described by its GGUF file: dimensions, layers, tensors, and the rows of its
+//! Engram tables that a token selects.
 
 mod config;
 mod copied;

@@ -1,4 +1,4 @@
-//! What a tensor is, by its name in GGUF.
+//! The role of a tensor, from its name in GGUF.
 
 /// Whether it holds routed experts.
 pub(crate) fn is_expert(name: &str) -> bool {

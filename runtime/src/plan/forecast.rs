@@ -1,4 +1,4 @@
-//! How fast a plan will be, from what memory and disk give.
+//! Predicts the speed of a plan from the rates of memory and disk.
 
 use super::memory::MemoryPlan;
 use crate::model::ModelConfig;
@@ -8,20 +8,20 @@ use crate::model::ModelConfig;
 pub struct Rates {
     /// Bytes per second read from memory by all threads.
     pub memory: f64,
-    /// Bytes per second read from the disk in whole experts.
+    /// Bytes per second read from disk in whole experts.
     pub disk: f64,
     /// int8 operations per second.
     pub int8: f64,
 }
 
-/// Seconds and bytes that a plan foretells.
+/// Seconds and bytes that a plan predicts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Forecast {
     /// Share of a token's experts that are in memory.
     pub hit_rate: f64,
     /// Bytes that a decoded token reads from memory.
     pub memory_bytes: f64,
-    /// Bytes that it reads from the disk.
+    /// Bytes that it reads from disk.
     pub disk_bytes: f64,
     /// Tokens decoded per second.
     pub decode: f64,

@@ -1,4 +1,4 @@
-//! Where every group of bytes goes, from a file's header alone.
+//! Plans where memory goes, from a file's header alone.
 
 use v4_files::ByteSize;
 use v4_files::gguf::{GgufFile, TensorInfo};
@@ -10,10 +10,10 @@ use crate::model::{ModelConfig, is_engram_table, is_expert};
 use crate::residency::engram::EngramPlacement;
 use crate::residency::experts::slot_bytes;
 
-/// What the program takes beside weights, caches and buffers: its code, threads'
+/// What the program takes besides weights, caches and buffers: its code, threads'
 /// stacks, and what the allocator keeps.
 const PROGRAM_BYTES: u64 = 160 << 20;
-/// The tokenizer and the header take so many times the header's length, at most.
+/// The tokenizer and the header take at most this many times the header's length.
 const HEADER_FACTOR: u64 = 12;
 
 /// What a plan is made for.
@@ -56,25 +56,25 @@ pub struct ExpertPlan {
     pub bytes: u64,
     /// Bytes that one takes in memory.
     pub slot_bytes: u64,
-    /// Whether they are read as tokens need them; all are mapped otherwise.
+    /// Whether they are read when tokens need them; all are mapped otherwise.
     pub streamed: bool,
     /// Experts in memory when a session is at its full context.
     pub slots: usize,
-    /// Experts in memory beside an empty session.
+    /// Experts in memory with an empty session.
     pub slots_at_start: usize,
-    /// Experts that must have room.
+    /// Experts that must fit.
     pub least_slots: usize,
 }
 
-/// Where every group of bytes goes. All numbers are bytes.
+/// Where memory goes. All numbers are bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryPlan {
-    /// What may be used; `None` without a bound.
+    /// The limit; `None` without one.
     pub allowed: Option<u64>,
     /// Weights that every token reads.
     pub dense: u64,
-    /// Token embeddings: mapped, a row is read per token, and the system keeps of
-    /// them what it likes.
+    /// Token embeddings: mapped; one row is read per token, and the system decides how
+    /// much of them to keep.
     pub embedding: u64,
     /// The routed experts.
     pub experts: ExpertPlan,
@@ -224,7 +224,7 @@ impl MemoryPlan {
         self.dense + self.engram_memory + self.program + self.adapters
     }
 
-    /// All that is in memory with one session at its full context.
+    /// Everything in memory with one session at its full context.
     #[must_use]
     pub fn total(&self) -> u64 {
         let experts = match self.experts.streamed {

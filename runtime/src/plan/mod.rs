@@ -1,5 +1,5 @@
-//! Where every group of bytes goes and how fast that will be, before a model is loaded:
-//! from a file's header and the machine's rates alone.
+//! Plans memory and predicts speed before a model is loaded, from a file's header and the
+//! machine's rates alone.
 
 mod forecast;
 mod memory;

@@ -1,4 +1,4 @@
-//! What caches and buffers take, from the model's dimensions alone.
+//! Sizes of caches and buffers, from the model's dimensions alone.
 
 use crate::compute::cache_rows::PAGE_ROWS;
 use crate::compute::forward::{Cone, KvPrecision, formats};
@@ -84,7 +84,7 @@ pub(crate) fn session_bytes(
 }
 
 /// Bytes of buffers that a session needs while it runs a chunk of `rows` tokens, with
-/// so many `threads`, after `context` tokens at most, of which `logits` rows are
+/// `threads` threads, after `context` tokens at most, of which `logits` rows are
 /// wanted.
 #[must_use]
 pub fn scratch_bytes(
@@ -169,7 +169,7 @@ fn most_chosen(cfg: &ModelConfig) -> usize {
     layers.max().unwrap_or(0)
 }
 
-/// Bytes of the rows that V4.1's decoder has still to see while a prompt of more than
+/// Bytes of the rows that V4.1's decoder must still process while a prompt of more than
 /// one chunk is read (`crate::compute::forward`'s backlog).
 #[must_use]
 pub(crate) fn backlog_bytes(cfg: &ModelConfig, chunk: usize) -> u64 {

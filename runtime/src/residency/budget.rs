@@ -1,4 +1,4 @@
-//! A bound on memory, shared by experts and sessions.
+//! A memory limit shared by experts and sessions.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,15 +7,15 @@ use v4_files::ByteSize;
 use super::experts::ExpertStore;
 use crate::error::EngineError;
 
-/// What an engine may use. Sessions take from it as they grow and give back when they
-/// end; what they leave is for experts.
+/// The memory that an engine may use. Sessions take from it as they grow and return it
+/// when they end; what they leave is for experts.
 #[derive(Debug)]
 pub struct Budget {
     /// Bytes in all; `None` for no bound.
     allowed: Option<u64>,
-    /// Weights and all else that stays while the engine is open.
+    /// Weights and everything else that stays while the engine is open.
     fixed: u64,
-    /// Experts that must have room whatever sessions need.
+    /// Experts that must fit whatever sessions need.
     least_slots: usize,
     store: Option<Arc<ExpertStore>>,
     taken: Mutex<u64>,
@@ -49,7 +49,7 @@ impl Budget {
         *self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What must have room beside sessions.
+    /// What must fit in addition to sessions.
     fn least(&self) -> u64 {
         let slots = self.store.as_ref().map_or(0, |s| s.slot_bytes());
         self.fixed + (self.least_slots * slots) as u64

@@ -1,4 +1,4 @@
-//! What the system lets this process use.
+//! The resources that the system lets this process use.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ pub struct Limits {
     pub total: Option<u64>,
     /// Bytes that are free, or would be if caches were given up.
     pub available: Option<u64>,
-    /// The least limit of the control groups, if any has one.
+    /// The smallest limit of the control groups, if any has one.
     pub group: Option<u64>,
     /// The least that a control group with a limit has left, clean file pages
     /// counted as free.
@@ -18,7 +18,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Bytes that this process may still take; `None` where the system does not tell.
+    /// Bytes that this process may still allocate; `None` if unknown.
     #[must_use]
     pub fn free(&self) -> Option<u64> {
         match (self.available, self.group_available) {
@@ -27,8 +27,8 @@ impl Limits {
         }
     }
 
-    /// Bytes that an engine may take without harm: what is free, less a tenth and at
-    /// least 512 MiB for all else, but no less than half.
+    /// Bytes that an engine can safely use: what is free, minus a tenth and at
+    /// least 512 MiB for everything else, but no less than half.
     #[must_use]
     pub fn safe(&self) -> Option<u64> {
         let free = self.free()?;
@@ -36,7 +36,7 @@ impl Limits {
     }
 }
 
-/// Asks the system. Fields are empty where it does not tell.
+/// Asks the system. Unknown fields are empty.
 #[must_use]
 pub fn limits() -> Limits {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -1,6 +1,5 @@
-//! What is in memory and what is fetched: the budget that everything shares, routed
-//! experts and Engram rows that are read from the disk as tokens need them (design
-//! contracts 4 and 5).
+//! What is in memory and what is read when needed: the shared memory budget, routed
+//! experts, and Engram rows (design contracts 4 and 5).
 
 mod budget;
 pub mod engram;

@@ -1,4 +1,4 @@
-//! One token of each of several sessions at once.
+//! Steps that compute one token for each of several sessions.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl Batch {
         Self::default()
     }
 
-    /// Gives the memory of its buffers back.
+    /// Releases the memory of its buffers.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
@@ -150,7 +150,7 @@ impl Batch {
         })
     }
 
-    /// Sees to it that there is memory for `rows` sessions of at most `context` tokens.
+    /// Reserves memory for `rows` sessions of at most `context` tokens.
     fn reserve(&mut self, one: &Session, rows: usize, context: usize) -> Result<(), EngineError> {
         let engine = &one.engine;
         let bytes = scratch_bytes(engine.config(), rows, context, engine.threads(), rows)

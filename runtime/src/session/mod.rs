@@ -1,4 +1,4 @@
-//! One sequence of tokens and what the model remembers of it.
+//! A sequence of tokens and the model's caches for it.
 
 mod batch;
 mod persist;
@@ -18,16 +18,16 @@ use crate::residency::engram::{EngramStore, Fetch};
 pub use self::batch::Batch;
 use self::persist::Mark;
 
-/// Which positions' logits a call wants.
+/// The positions whose logits a call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
     /// None.
     None,
-    /// The last one's.
+    /// The last position.
     Last,
-    /// The last so many.
+    /// The last N positions.
     LastN(usize),
-    /// Every one's.
+    /// All positions.
     All,
 }
 
@@ -76,7 +76,7 @@ pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 /// Receives the wanted logits of one chunk.
 pub type OnLogits<'a> = &'a mut dyn FnMut(Logits);
 
-/// What to do on the way through a call.
+/// Callbacks during a call.
 #[derive(Default)]
 pub struct Hooks<'a> {
     /// Collects experts, margins and streams.
@@ -113,19 +113,19 @@ pub struct Session {
     marks_prompts: bool,
 }
 
-/// Buffers of so many rows are kept from call to call; those of a prompt's chunks are
+/// Buffers of this many rows are kept from call to call; those of a prompt's chunks are
 /// given back, so that experts can have their room.
 const KEPT_ROWS: usize = 16;
 
 impl Session {
-    /// Tokens per chunk if the caller has no opinion: enough that each expert's
-    /// weights serve several tokens, few enough that buffers stay small.
+    /// The default number of tokens per chunk: enough that each expert's weights serve
+    /// several tokens, few enough that buffers stay small.
     pub const DEFAULT_CHUNK: usize = EngineOptions::DEFAULT_CHUNK;
 
     /// An empty session for at most `context` tokens, run in chunks of `chunk`.
     ///
     /// # Errors
-    /// If the model's context is smaller, or so many tokens do not fit into the memory
+    /// If the model's context is smaller, or that many tokens do not fit into the memory
     /// that the engine may use.
     pub fn new(engine: &Arc<Engine>, context: usize, chunk: usize) -> Result<Self, EngineError> {
         let model_max = engine.config().context_length;
@@ -178,7 +178,7 @@ impl Session {
         )
     }
 
-    /// Sees to it that there is memory for `tokens` tokens.
+    /// Reserves memory for `tokens` tokens.
     fn reserve(&mut self, tokens: usize, rows: usize, logits: usize) -> Result<(), EngineError> {
         let bytes = self.bytes(tokens, rows, logits);
         let described = self.described(tokens);
@@ -190,7 +190,7 @@ impl Session {
         fits
     }
 
-    /// Gives back what was for a chunk.
+    /// Returns the memory of a chunk.
     fn settle(&mut self, rows: usize) {
         if rows > KEPT_ROWS {
             self.scratch = Scratch::default();
@@ -223,7 +223,7 @@ impl Session {
         self.tokens.is_empty()
     }
 
-    /// Tokens it can hold.
+    /// The number of tokens it can hold.
     #[must_use]
     pub fn context(&self) -> usize {
         self.context
@@ -242,7 +242,7 @@ impl Session {
         self.cache.layer_rows
     }
 
-    /// Another session that has seen the same tokens. Both go on by themselves.
+    /// A copy of the session. The two are independent.
     ///
     /// # Errors
     /// If its caches do not fit into the memory that the engine may use.
@@ -372,8 +372,8 @@ impl Session {
         Ok(all)
     }
 
-    /// How many of `ids` [`Self::sync`] would not have to run again: all that the
-    /// session holds, if `ids` goes on from there, or none.
+    /// The number of `ids` that [`Self::sync`] would not run again: everything that the
+    /// session holds, if `ids` continues from there, or none.
     #[must_use]
     pub fn reusable(&self, ids: &[u32]) -> usize {
         let held = self.tokens.len();
@@ -384,9 +384,9 @@ impl Session {
         }
     }
 
-    /// Makes the session hold exactly `ids`: keeps what it has if `ids` begins
-    /// with it, or else starts afresh, and appends the rest. At least the last
-    /// token is run, so that its logits can be had.
+    /// Makes the session hold exactly `ids`: keeps what it has if `ids` begins with
+    /// it, otherwise starts over, and appends the rest. At least the last token is run,
+    /// so that its logits are available.
     ///
     /// # Errors
     /// As [`Self::append_with`].

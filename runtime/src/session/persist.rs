@@ -1,4 +1,4 @@
-//! What a session keeps and goes back to: its file, marks, and made-up depths.
+//! Saves, restores and rewinds a session: its file, its marks, and synthetic depths.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ const SAVED_AT_ONCE: usize = 4096;
 
 impl Session {
     /// Writes what the session holds to its file: only what the file lacks, with a step
-    /// for each mark. Steps of the file that are no beginning of the session are
+    /// for each mark. Steps of the file that are not the beginning of the session are
     /// forgotten.
     ///
     /// # Errors
@@ -55,9 +55,9 @@ impl Session {
         Ok(())
     }
 
-    /// A session as it was when a file was written: of the file's steps the last that
-    /// holds no more than the first `most` tokens and can be ended at. Going on gives the
-    /// same bits as if it had never stopped.
+    /// Restores a session from a file: the file's last step that holds no more than the
+    /// first `most` tokens and at which a session can end. Continuing gives the same bits
+    /// as an uninterrupted session.
     ///
     /// # Errors
     /// As [`Self::new`]; if the tokens do not fit into `context` or into memory, or the
@@ -91,9 +91,9 @@ impl Session {
         Ok(session)
     }
 
-    /// Makes the session what it was after its first `len` tokens. What lies between
-    /// there and the last mark before it, or the beginning, is run again: marks are set
-    /// at the end of prompts, and by [`Self::mark`].
+    /// Returns the session to its first `len` tokens. The tokens from the preceding mark,
+    /// or from the beginning, are run again: marks are set at the end of prompts, and by
+    /// [`Self::mark`].
     ///
     /// # Errors
     /// As [`Self::append_with`].
@@ -128,15 +128,15 @@ impl Session {
         self.append_with(again, Want::None, hooks).map(drop)
     }
 
-    /// Remembers the state here, so that [`Self::rewind`] to here or a little further is
-    /// quick. Of marks there are at most [`MOST_PLACES`](crate::storage::MOST_PLACES),
-    /// and none where memory is short; what stands here says how long this one stays.
+    /// Saves the state here, so that [`Self::rewind`] to this place or a little after it is
+    /// fast. There are at most [`MOST_PLACES`](crate::storage::MOST_PLACES) marks, and none
+    /// if memory is short; `landmark` decides how long this one is kept.
     pub fn mark(&mut self, landmark: Landmark) {
         self.set_mark(Some(landmark));
     }
 
-    /// Whether the session marks the ends of prompts by itself, as it does at first; of
-    /// those marks the last two stay.
+    /// Whether the session marks the ends of prompts by itself, which is the default; the
+    /// last two of those marks are kept.
     pub fn mark_prompts(&mut self, by_itself: bool) {
         self.marks_prompts = by_itself;
     }
@@ -180,7 +180,7 @@ impl Session {
         let _ = self.reserve(tokens, KEPT_ROWS, 1);
     }
 
-    /// Gives up marks, where memory is short: first all but the roots, then those. Whether
+    /// Drops marks if memory is short: first all but the roots, then those. Returns whether
     /// there were any.
     pub fn spare_marks(&mut self) -> bool {
         let spared = self.drop_marks();
@@ -205,19 +205,18 @@ impl Session {
         self.marks.iter().map(|mark| mark.state.len()).sum()
     }
 
-    /// How many tokens each mark stands after, in order, and what stands there:
-    /// [`Self::rewind`] to one of these runs nothing again.
+    /// The position of each mark in order, and its landmark: [`Self::rewind`] to one of
+    /// these runs nothing again.
     pub fn marks(&self) -> impl Iterator<Item = (usize, Landmark)> + '_ {
         let marks = self.marks.iter();
         marks.map(|mark| (mark.tokens, mark.landmark.unwrap_or_default()))
     }
 
-    /// Makes the session one of `len` tokens that was never run: its caches have the
-    /// sizes they would have, and noise in them. For measurements at depths that would
-    /// take hours to read.
+    /// Gives the session `len` tokens without running them: its caches have the right
+    /// sizes and contain noise. For measurements at depths that would take hours to read.
     ///
     /// # Errors
-    /// If so many tokens do not fit into the context or into memory.
+    /// If that many tokens do not fit into the context or into memory.
     pub fn fill_with_noise(&mut self, len: usize, seed: u64) -> Result<(), EngineError> {
         let config = self.engine.config();
         // Ids that every model has and may be given.

@@ -1,10 +1,10 @@
-//! What a session file belongs to.
+//! Identifies the model and options that a session file belongs to.
 
 use std::fmt;
 
 use v4_files::gguf::GgufFile;
 
-/// A hash of a model and of how its caches are computed: caches of one are of no use to
+/// A hash of a model and of how its caches are computed: caches of one are useless to
 /// another.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 32]);

@@ -1,17 +1,17 @@
-//! Places that a session can go back to, and which of them stay.
+//! Places that a session can go back to, and which of them are kept.
 //!
 //! A state is large (16 to 20 MB at V4-Flash's widths), so of a long session there cannot
 //! be one everywhere. What is given up is chosen in the same way in memory and in a file.
 
-/// What stands at a place, which says how long its state is kept.
+/// The kind of a place, which decides how long its state is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Landmark {
-    /// Nothing: somewhere on the way.
+    /// Nothing special.
     #[default]
     Way,
     /// A turn begins.
     Turn,
-    /// What many prompts have in common ends: system prompt and tools. It is kept as long
+    /// The end of what many prompts share: system prompt and tools. It is kept as long
     /// as the session.
     Root,
 }
@@ -26,7 +26,7 @@ impl Landmark {
         }
     }
 
-    /// Numbers that are not known mean nothing.
+    /// Unknown numbers mean nothing special.
     pub(super) fn of_number(number: u32) -> Self {
         match number {
             1 => Self::Turn,

@@ -1,4 +1,4 @@
-//! What lies where in a session file.
+//! The layout of a session file.
 //!
 //! ```text
 //! at 0     magic "V4SESSN\0", version u32, flags u32, fingerprint [32], salt [16],
@@ -14,7 +14,7 @@
 //! it and the bytes since; a commit's is over the header's sum. Steps are written and
 //! synced before the commit that counts them in, which goes to the place of the older
 //! one: whatever moment a crash comes at, one commit stands, and all before its end was
-//! written whole. So what does not fit there is damage, and what lies after it nothing.
+//! written whole. So what does not fit there is damage, and what comes after it is ignored.
 //!
 //! Where the file is encrypted (flag 1), tokens, rows and state are each sealed by
 //! themselves, see [`super::seal`]. A state whose first eight bytes are zeros was given

@@ -14,7 +14,7 @@ use super::layout::{
 use super::seal::{self, Seal, SessionKey};
 use super::{Fingerprint, Landmark, SessionError};
 
-/// An open session file. Nobody else can open it meanwhile.
+/// An open session file. Nobody else can open it at the same time.
 #[derive(Debug)]
 pub struct SessionLog {
     pub(super) path: PathBuf,
@@ -29,9 +29,9 @@ pub struct SessionLog {
 }
 
 impl SessionLog {
-    /// Opens a session file of the model with this fingerprint, or makes an empty one,
-    /// with access for its owner alone. With a key it is encrypted, and without one it
-    /// is not.
+    /// Opens a session file of the model with this fingerprint, or creates an empty one,
+    /// accessible only to its owner. It is encrypted if a key is given, and must not be
+    /// otherwise.
     ///
     /// # Errors
     /// See [`SessionError`].
@@ -65,7 +65,8 @@ impl SessionLog {
         Ok(log)
     }
 
-    /// Opens a session file to read it, beside others that do. `model` may be left open.
+    /// Opens a session file for reading, which others may do at the same time. Without
+    /// `model`, a file of any model is accepted.
     ///
     /// # Errors
     /// See [`SessionError`]; a file that is being written is [`SessionError::Busy`].

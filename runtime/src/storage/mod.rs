@@ -1,4 +1,4 @@
-//! Sessions on the disk (design contract 6): an append-only log of steps.
+//! Sessions on disk (design contract 6): an append-only log of steps.
 //!
 //! A file holds one session. Each step is what was added since the step before: the
 //! tokens, the compressed entries and index keys that they gave, and the state at its

@@ -1,4 +1,4 @@
-//! Sessions that are encrypted.
+//! Encryption of sessions.
 //!
 //! Each part of a step is sealed with XChaCha20-Poly1305: a nonce of 24 random bytes,
 //! the text, the tag of 16. What is authenticated with it is the sum of all before it, so
@@ -76,7 +76,7 @@ impl SessionKey {
         }
     }
 
-    /// Seals a file that is kept beside a session, such as what was said.
+    /// Seals a file that is stored next to a session, such as the conversation.
     ///
     /// # Errors
     /// If the system has no random bytes.
@@ -121,7 +121,7 @@ impl SessionKey {
 /// What seals the parts of one file.
 pub(super) struct Seal {
     cipher: XChaCha20Poly1305,
-    /// Tells a wrong key from damage.
+    /// Distinguishes a wrong key from damage.
     pub check: [u8; 16],
 }
 

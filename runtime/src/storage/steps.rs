@@ -1,4 +1,4 @@
-//! What steps of a session file hold, and how steps come and go.
+//! The contents of a session file's steps, and how steps are added and removed.
 
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -36,7 +36,7 @@ impl SessionLog {
         self.unsealed(&before, step.state_at(), state)
     }
 
-    /// Step `i` has what no session of this model has.
+    /// Step `i` has contents that no session of this model can have.
     pub(crate) fn misfit(&self, i: usize) -> SessionError {
         let step = &self.steps[i];
         SessionError::Corrupt {

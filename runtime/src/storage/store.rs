@@ -8,16 +8,16 @@ use std::time::{Duration, SystemTime};
 
 use super::{Fingerprint, SessionError, SessionKey, SessionLog};
 
-/// Ending of session files' names.
+/// Extension of session files.
 const ENDING: &str = "session";
-/// Names of sessions that are deleted after all others begin so.
+/// Prefix of the names of sessions that are deleted after all others.
 const STAYING: &str = "warm-";
-/// So long after they were last used.
+/// They are kept for this long after their last use.
 const STAYS: Duration = Duration::from_secs(30 * 86_400);
 /// Longest name.
 const MOST_NAME: usize = 100;
 
-/// A folder of sessions, each in a file of its name.
+/// A folder of sessions, each in a file with its name.
 #[derive(Debug, Clone)]
 pub struct Store {
     folder: PathBuf,
@@ -31,29 +31,29 @@ pub struct Stored {
     pub name: String,
     /// Its file.
     pub path: PathBuf,
-    /// Bytes that it takes on the disk.
+    /// Bytes that it takes on disk.
     pub bytes: u64,
-    /// When it was last written or gone on from.
+    /// When it was last written or continued from.
     pub used: SystemTime,
     /// Its tokens, or why they cannot be known.
     pub tokens: Result<u64, SessionError>,
 }
 
-/// A session that begins as was asked for.
+/// A session with the requested beginning.
 #[derive(Debug)]
 pub struct Found {
-    /// Its file, open to be read.
+    /// Its file, open for reading.
     pub log: SessionLog,
     /// Tokens in common that it can be restored to.
     pub tokens: usize,
 }
 
 impl Store {
-    /// The store in `folder`, which is made if it is not there, so that its owner alone
+    /// The store in `folder`, which is created if it is missing, so that only its owner
     /// can enter. Sessions are encrypted if there is a key.
     ///
     /// # Errors
-    /// If the folder cannot be made.
+    /// If the folder cannot be created.
     pub fn open(folder: &Path, key: Option<SessionKey>) -> Result<Self, SessionError> {
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(folder);
@@ -74,10 +74,10 @@ impl Store {
         &self.folder
     }
 
-    /// The file of the session of that name, which may not be there.
+    /// The file of the session with that name, which need not exist.
     ///
     /// # Errors
-    /// If it is no name: it must be up to 100 letters, digits, dots, dashes and
+    /// If the name is not valid: it must be up to 100 letters, digits, dots, dashes and
     /// underscores, and not begin with a dot.
     pub fn path(&self, name: &str) -> Result<PathBuf, SessionError> {
         let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
@@ -97,7 +97,7 @@ impl Store {
         Ok(self.folder.join(format!("{name}.{ENDING}")))
     }
 
-    /// Opens the session of that name, or makes it.
+    /// Opens or creates the session with that name.
     ///
     /// # Errors
     /// As [`SessionLog::open`].
@@ -105,7 +105,7 @@ impl Store {
         SessionLog::open(&self.path(name)?, model, self.key.as_ref())
     }
 
-    /// All sessions, by name. What is no session's file is not among them.
+    /// All sessions, by name. Other files are left out.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -148,7 +148,7 @@ impl Store {
 
     /// The session of this model that has the most tokens in common with the beginning of
     /// `ids`, at least `least`. Files in use by others, of other models and keys, or
-    /// damaged, are passed over.
+    /// damaged, are skipped.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -176,8 +176,8 @@ impl Store {
         Ok(best)
     }
 
-    /// The name of a session that is deleted after all others: it is of use to many, and
-    /// belongs to none of them. One that nobody has used for 30 days is as any other.
+    /// The name of a session that is deleted after all others: it is useful to many and
+    /// belongs to none of them. After 30 days without use, it is treated like any other.
     #[must_use]
     pub fn staying(name: &str) -> String {
         format!("{STAYING}{name}")
@@ -189,8 +189,9 @@ impl Store {
         name.starts_with(STAYING)
     }
 
-    /// Deletes sessions, those first that were used longest ago and last those whose
-    /// names say so, until all take no more than `limit` bytes; `keep` stays, and those in use do. Returns what was deleted.
+    /// Deletes sessions, those used least recently first and those whose names say so last,
+    /// until all take no more than `limit` bytes. `keep` and sessions in use stay. Returns
+    /// what was deleted.
     ///
     /// # Errors
     /// If the folder cannot be read, or a file not be deleted.
@@ -218,7 +219,7 @@ impl Store {
         Ok(gone)
     }
 
-    /// Deletes the session of that name; whether there was one.
+    /// Deletes the session with that name; returns whether there was one.
     ///
     /// # Errors
     /// If it is in use or cannot be deleted.
@@ -234,7 +235,7 @@ impl Store {
     }
 }
 
-/// Deletes a file that nobody has open. Whether it was deleted.
+/// Deletes a file that nobody has open; returns whether it was deleted.
 fn delete(path: &Path) -> Result<bool, SessionError> {
     use rustix::fs::{FlockOperation, flock};
     let failed = |error: io::Error| SessionError::Io {

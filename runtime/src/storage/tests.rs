@@ -1,4 +1,4 @@
-//! What was written comes back, whatever happens to the file.
+//! What was written can be read back, whatever happens to the file.
 
 use std::fs;
 use std::path::Path;

@@ -36,7 +36,7 @@ pub enum TokenizerError {
          download the file"
     )]
     LfsPointer,
-    /// The tokenizer.json is no JSON, or a field has the wrong type.
+    /// The tokenizer.json is not JSON, or a field has the wrong type.
     #[error("tokenizer.json cannot be parsed: {0}")]
     Json(String),
     /// The tokenizer works in another way than byte-level BPE.
@@ -126,7 +126,7 @@ pub enum TokenizerError {
         /// Its text.
         text: String,
     },
-    /// A merge rule with a part or a result that is no token.
+    /// A merge rule with a part or a result that is not a token.
     #[error(
         "merge {index} needs the token {}, which is not in the vocabulary",
         Shown(token)
@@ -163,7 +163,7 @@ pub enum TokenizerError {
         /// One past the last byte.
         end: usize,
     },
-    /// A special range whose text is no mark of this tokenizer.
+    /// A special range whose text is not a mark of this tokenizer.
     #[error("{} is not a special token of this tokenizer", Shown(.0))]
     UnknownMark(String),
     /// A stretch of text that cannot be divided, and is too long to be encoded.

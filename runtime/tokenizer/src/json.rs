@@ -389,7 +389,7 @@ fn check_splits(pre_tokenizer: Option<&Value>) -> Result<(), TokenizerError> {
     Ok(())
 }
 
-/// What serde says, cut short: it may quote a string of any length. The place
+/// What serde says, truncated: it may quote a string of any length. The place
 /// at the end is kept.
 fn json_error(error: &serde_json::Error) -> String {
     const MOST: usize = 200;

@@ -32,23 +32,23 @@ pub use error::TokenizerError;
 pub use stream::DecodeStream;
 pub use vocab::TokenKind;
 
-/// How to read a text that spells a mark.
+/// How to treat marks in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Marks {
-    /// It means the mark and becomes its id.
+    /// A mark becomes its id.
     Parse,
-    /// It is text like any other and becomes the ids of its characters.
+    /// A mark is plain text and becomes the ids of its characters.
     Plain,
 }
 
-/// Ids with a role.
+/// Special ids.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SpecialIds {
-    /// Begins a prompt.
+    /// Begin of a prompt.
     pub bos: Option<u32>,
-    /// Ends an answer.
+    /// End of an answer.
     pub eos: Option<u32>,
-    /// Fills up a batch.
+    /// Padding.
     pub pad: Option<u32>,
 }
 
@@ -151,7 +151,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`TokenizerError::BadRange`] unless the ranges ascend, lie inside the text
+    /// [`TokenizerError::BadRange`] unless the ranges ascend, are inside the text
     /// and begin and end on characters; [`TokenizerError::UnknownMark`] for a range
     /// that spells no mark; those of [`encode`](Self::encode).
     pub fn encode_ranges(
@@ -211,7 +211,7 @@ impl Tokenizer {
         Ok(bytes)
     }
 
-    /// [`decode`](Self::decode) to text, with U+FFFD for what is no UTF-8.
+    /// [`decode`](Self::decode) to text, with U+FFFD for what is not UTF-8.
     ///
     /// # Errors
     ///
@@ -260,13 +260,13 @@ impl Tokenizer {
             .is_some_and(vocab::Entry::is_mark)
     }
 
-    /// The id of the mark spelt exactly so.
+    /// The id of the mark with exactly this spelling.
     #[must_use]
     pub fn mark(&self, text: &str) -> Option<u32> {
         self.lookup(text).filter(|&id| self.is_mark(id))
     }
 
-    /// The id of the token that the vocabulary writes exactly so: a mark's text, or
+    /// The id of the token with exactly this spelling in the vocabulary: a mark's text, or
     /// a normal token's byte-level symbols (`Ġhi`).
     #[must_use]
     pub fn lookup(&self, text: &str) -> Option<u32> {
@@ -279,13 +279,13 @@ impl Tokenizer {
         self.tables.vocab.entries.len()
     }
 
-    /// The ids with a role.
+    /// The special ids.
     #[must_use]
     pub fn special_ids(&self) -> SpecialIds {
         self.special
     }
 
-    /// Replaces the ids with a role, which a `tokenizer.json` does not hold: they
+    /// Replaces the special ids, which a `tokenizer.json` does not contain: they
     /// are in the checkpoint's configuration.
     ///
     /// # Errors
@@ -314,13 +314,13 @@ impl Tokenizer {
         self.special.eos
     }
 
-    /// The id that fills up a batch.
+    /// The padding id.
     #[must_use]
     pub fn pad(&self) -> Option<u32> {
         self.special.pad
     }
 
-    /// The name of the rules that split text before merging, as GGUF files call it.
+    /// The name in GGUF files of the rules that split text before merging.
     #[must_use]
     pub fn pre_tokenizer(&self) -> &str {
         &self.tables.pre

@@ -1,5 +1,5 @@
-//! How text is split before BPE, and where a long text may be cut without
-//! changing that.
+//! Splits text before BPE, and finds places where a long text can be cut without changing
+//! the split.
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 use super::{Tokenizer, TokenizerError};
 
-/// Decodes ids as they arrive, and holds back the beginning of a character until
-/// its last byte is there.
+/// Decodes ids as they arrive, and holds back an incomplete character until
+/// its last byte arrives.
 ///
 /// All text together equals [`Tokenizer::decode_text`] of all ids.
 #[derive(Debug)]
@@ -19,13 +19,13 @@ impl DecodeStream {
         }
     }
 
-    /// The text that `id` completes; often empty. Bytes that can be no UTF-8
-    /// whatever follows become U+FFFD.
+    /// The text that `id` completes; often empty. Bytes that cannot be UTF-8,
+    /// whatever follows, become U+FFFD.
     ///
     /// # Errors
     ///
     /// [`TokenizerError::UnknownId`] for an id beyond the vocabulary; the stream can
-    /// go on.
+    /// continue.
     pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
         self.held
             .extend_from_slice(self.tokenizer.require_bytes(id)?);

@@ -1,8 +1,8 @@
-"""Two turns with an agent that speaks the Agent Client Protocol on its standard streams.
+"""Runs two turns with an agent that speaks the Agent Client Protocol on its standard streams.
 
     acp.py TASK COMMAND...
 
-For clients whose sessions go on at a terminal only. What it may do it is allowed to do.
+For clients whose sessions continue only at a terminal. It allows everything that it is asked.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""How each client is run: what its commands are, and which tool of it is called."""
+"""How each client is run: its commands, and which of its tools is called."""
 
 import dataclasses
 import sys

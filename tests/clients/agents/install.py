@@ -3,8 +3,8 @@
 
     install.py CACHE [NAME...]
 
-What is there already in the wanted version stays. Ends with the names that could not be
-installed, one a line on standard output, and exit code 0: the judge skips them by name.
+Clients already installed in the right version stay. Prints the names that could not be
+installed to standard output, one per line, and exits with code 0: the judge skips them by name.
 """
 
 import json

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the clients in the empty network that run.sh makes, and judges what was exchanged.
+"""Runs the clients in the empty network made by run.sh, and checks what was exchanged.
 
     judge.py --names [--quick] [NAME...]     what has to be installed
     judge.py --program V4-RUN --model GGUF --cache FOLDER --missing FILE --work FOLDER

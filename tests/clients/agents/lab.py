@@ -1,9 +1,9 @@
 """A machine without a network, in which clients meet the service.
 
-Everything listens on the loopback of a network namespace that has nothing else: a name
-server that knows no name and writes down what was asked for, the service in several
-settings, and a proxy between clients and service that keeps every exchange and may
-steer a request (steer.py).
+Everything listens on the loopback interface of an otherwise empty network namespace: a name
+server that knows no names and records queries, the service with several settings, and a
+proxy between clients and service that records every exchange and may steer a request
+(steer.py).
 """
 
 import fcntl

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Real clients from npm and PyPI against the service, where there is no network at all:
+# Runs real clients from npm and PyPI against the service, without any network:
 #
 #   tests/clients/agents/run.sh [--quick] PROGRAM MODEL [NAME...]
 #
-# PROGRAM is v4-run, MODEL the tests' tiny model as GGUF: what it says is steered (steer.py).
-# Each client is set up with what `v4-run client-config` prints. Checked are a first turn, a
-# tool call and its result, a second turn whose prompt was cached to 95%, a prompt that is too
-# long, and one that is read for longer than the client waits.
+# PROGRAM is v4-run, and MODEL the tests' tiny model as GGUF, whose output is steered (steer.py).
+# Each client is set up with the output of `v4-run client-config`. The checks are a first turn, a
+# tool call and its result, a second turn whose prompt is 95% cached, a prompt that is too long,
+# and one that takes longer to read than the client waits.
 #
-# --quick   the light clients only, for the gate: at most 10 minutes, installing included;
-#           those that there is no time for are skipped
-# --keep    FOLDER for exchanges and outputs of each client [default: thrown away]
+# --quick   only the light clients, for the gate: at most 10 minutes including installation;
+#           clients that there is no time for are skipped
+# --keep    FOLDER for the exchanges and outputs of each client [default: discarded]
 #
 # Clients are installed into ${XDG_CACHE_HOME:-~/.cache}/v4-clients, in the versions of
-# versions.toml (3.4 GB in all, 1 GB the light ones). What cannot be had is skipped by
-# name. The last line is `N passed, N failed, N skipped`.
+# versions.toml (3.4 GB in total, 1 GB for the light ones). Clients that cannot be installed are
+# skipped by name. The last line is `N passed, N failed, N skipped`.
 set -euo pipefail
 until=$(($(date +%s) + 570))
 quick='' keep=''

@@ -1,10 +1,10 @@
 """What the proxy adds to requests, so that a small model's noise does what a test needs.
 
-The tests' tiny model never says anything that makes sense. A turn of text is brought to
-its end by a bias on two tokens: the one that ends the reasoning and the one that ends the
-answer. A call is required by `tool_choice`, and held by the grammar to arguments that the
-tool's schema is narrowed to, in every request alike: the prompt stays the same from
-request to request, as without the proxy.
+The tests' tiny model never says anything that makes sense. A bias on two tokens ends a turn
+of text: the one that ends the reasoning and the one that ends the answer. `tool_choice`
+requires a call, and the grammar restricts it to the arguments of a narrowed tool schema. This
+is the same in every request, so the prompt stays the same from request to request, as without
+the proxy.
 """
 
 import copy

@@ -131,7 +131,7 @@ fn run(args: &Args) -> Result<()> {
             .map(|&slots| belady(&traces, used, slots, positions / 2));
         print("Belady", best.collect());
         print(
-            "all as likely",
+            "all equally likely",
             args.sizes.iter().map(|p| p / 100.0).collect(),
         );
     }

@@ -71,7 +71,7 @@ fn run(args: &Args) -> Result<()> {
         }
         if !args.engram.is_empty() {
             let shut = ["--engram-tables", "off"];
-            row(&format!("{recipe}, gates shut"), &model, &shut, args)?;
+            row(&format!("{recipe}, Engram off"), &model, &shut, args)?;
         }
     }
     for file in &args.also {

@@ -152,7 +152,7 @@ fn check(args: &Args, engine: &Arc<Engine>, ids: &[u32]) -> Result<()> {
         let log = SessionLog::open(&path, engine.fingerprint(), None)?;
         let mut restored = Session::restore(engine, context, CHUNK, &log, usize::MAX)?;
         let at = restored.len();
-        ensure!(at >= said.max(from), "{at} tokens are left of {said}");
+        ensure!(at >= said.max(from), "only {at} of {said} tokens are left");
         ensure!(restored.tokens() == &ids[..at], "other tokens");
         during += usize::from(at > said);
         from = at;
@@ -163,14 +163,14 @@ fn check(args: &Args, engine: &Arc<Engine>, ids: &[u32]) -> Result<()> {
         whole.append(&ids[missing], Want::None)?;
         let mut fork = whole.fork()?;
         if bits(&mut restored, &ids[at..at + 2])? != bits(&mut fork, &ids[at..at + 2])? {
-            bail!("after {kills} kills, restored at {at}: other bits");
+            bail!("after {kills} kills, restored at {at}: different bits");
         }
     }
     let planned = kv_bytes(config, v4_runtime::KvPrecision::default(), args.tokens);
     let held = whole.kv_bytes() as u64 + 4 * whole.len() as u64;
     println!(
-        "{kills} kills, {during} of them between a step's end on the disk and the word of it; \
-         {} tokens, {:.0} s: every restored session went on with the same bits",
+        "{kills} kills, {during} of them between a step's end on disk and its report; {} tokens, \
+         {:.0} s: every restored session continued with the same bits",
         args.tokens,
         started.elapsed().as_secs_f64()
     );

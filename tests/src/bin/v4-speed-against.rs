@@ -220,7 +220,7 @@ fn measure_peer(
         }
     }
     if let Some(folder) = peer.parent() {
-        // Its libraries lie beside it.
+        // Its libraries are next to it.
         command.env("LD_LIBRARY_PATH", folder);
     }
     let results = json_of(&mut command)?;

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
-use super::config::Family;
+use super::family::Family;
 
 /// Tokens below the bytes, in order from id 0.
 const SPECIALS: [&str; 3] = [
@@ -133,11 +133,11 @@ pub struct Files {
     pub config: Vec<u8>,
 }
 
-/// The file at `path` and the `tokenizer_config.json` beside it if any, or else
+/// The file at `path` and the `tokenizer_config.json` next to it if any, or else
 /// made ones; `context` is the model's longest.
 ///
 /// # Errors
-/// What cannot be read, is no BPE tokenizer, or does not fit the vocabulary.
+/// What cannot be read, is not a BPE tokenizer, or does not fit the vocabulary.
 pub fn files(path: Option<&Path>, family: Family, vocab: u64, context: &Value) -> Result<Files> {
     let made = serde_json::to_string_pretty(&tokenizer_config(context))? + "\n";
     let Some(path) = path else {
@@ -164,7 +164,7 @@ pub fn files(path: Option<&Path>, family: Family, vocab: u64, context: &Value) -
         .max();
     ensure!(
         largest.is_some_and(|id| id < vocab),
-        "{name}: its largest id is {}, the model's vocabulary has {vocab}; pass --vocab",
+        "{name}: its largest id is {}, but the model's vocabulary has {vocab}; pass --vocab",
         largest.unwrap_or(0)
     );
     let beside = path.with_file_name("tokenizer_config.json");

@@ -25,7 +25,7 @@ pub struct Options {
     pub shard_bytes: u64,
     /// Threads; all cores if `None`.
     pub threads: Option<usize>,
-    /// Whether to replace a checkpoint that is there already.
+    /// Whether to replace an existing checkpoint.
     pub force: bool,
 }
 
@@ -126,7 +126,12 @@ fn prepare(options: &Options, bytes: u64) -> Result<()> {
                 .with_context(|| format!("{name}/{file}: cannot remove"))?;
         }
     }
-    let stat = rustix::fs::statvfs(out).with_context(|| format!("{name}: no free space known"))?;
+    let stat = rustix::fs::statvfs(out).with_context(|| {
+        format!(
+            "{name}: cannot determine the free \
+                                                                 space"
+        )
+    })?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let needed = bytes.saturating_add(SPARE_BYTES);
     ensure!(

@@ -1,4 +1,4 @@
-//! What the authors' reader would not take, put into the request that it has read.
+//! Adds to a parsed request what the authors' reader does not accept.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use deepseek_recipe_core::conversation::ResponseFormat;
 use deepseek_recipe_core::messages::InputMessage;
 use deepseek_recipe_core::tools::{ToolChoice, ToolDefinition};
 
-use super::Refusal;
+use super::refusal::Refusal;
 use super::tools::{Choice, Tool, Tools, unknown_tool};
 use super::wanted::{Calls, Format, Wanted, WantedTool};
 use crate::Request;
@@ -84,7 +84,7 @@ impl Request {
             true => Calls::Never,
             false => choice.calls,
         };
-        // A conversation that goes on keeps the tools that its prompt began with: all of
+        // A conversation that continues keeps the tools that its prompt began with: all of
         // it would be read again otherwise. The first request has the published form.
         let goes_on = conversation
             .messages
@@ -131,7 +131,7 @@ impl Request {
         };
     }
 
-    /// Lets the answer go on from the last message, which is an assistant's; returns its
+    /// Lets the answer continue from the last message, which is an assistant's; returns its
     /// text.
     pub(super) fn go_on(&mut self) -> String {
         let inner = &mut self.inner;

@@ -1,16 +1,16 @@
-//! What histories of all protocols have in common: calls and their results.
+//! What the histories of all protocols have in common: calls and their results.
 
 use std::collections::{HashMap, VecDeque};
 
 use serde_json::Value;
 
-use super::json::hold;
+use crate::json::hold;
 
 /// The result of a call that has none.
 pub(super) const INTERRUPTED: &str =
     "[No result: the call was interrupted before the tool answered.]";
 
-/// Arguments as text. Nothing is no arguments; what is no JSON stays what it is.
+/// Arguments as text. An empty value means no arguments; what is not JSON stays as it is.
 pub(super) fn arguments(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "{}".to_owned(),

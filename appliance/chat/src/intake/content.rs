@@ -1,29 +1,26 @@
-//! Parts of messages: text in all its names, documents that are text, and what this model
+//! Parts of messages: text under all its names, text documents, and parts that this model
 //! cannot read.
 
 use ct_codecs::{Base64NoPadding, Base64UrlSafeNoPadding, Decoder};
 use serde_json::{Map, Value, json};
 
-use super::Refusal;
+use super::refusal::Refusal;
 
 /// An object and where it stands, as in `messages[3]`.
 pub(super) type Placed = (String, Map<String, Value>);
 
 /// The messages of a body, taken out of it: objects with their places. A text alone is the
-/// user's, and nothing is no message.
+/// user's, and nothing is not a message.
 ///
 /// # Errors
-/// What is no list of objects.
+/// What is not a list of objects.
 pub(super) fn messages(body: &mut Map<String, Value>) -> Result<Vec<Placed>, Refusal> {
     const PARAM: &str = "messages";
     let list = match body.get_mut(PARAM) {
         Some(Value::Array(messages)) => std::mem::take(messages),
         Some(Value::String(text)) => vec![json!({"role": "user", "content": text})],
         _ => {
-            return Err(Refusal::new(
-                PARAM,
-                "messages: it must be a list of messages.",
-            ));
+            return Err(Refusal::new(PARAM, "messages: must be a list of messages."));
         }
     };
     let mut all = Vec::with_capacity(list.len());
@@ -35,7 +32,7 @@ pub(super) fn messages(body: &mut Map<String, Value>) -> Result<Vec<Placed>, Ref
             _ => {
                 return Err(Refusal::new(
                     PARAM,
-                    format!("{place}: a message is an object."),
+                    format!("{place}: a message must be an object."),
                 ));
             }
         }
@@ -77,8 +74,64 @@ const TEXT: [&str; 7] = [
     "refusal",
 ];
 
+impl Part {
+    /// The text that it has.
+    ///
+    /// # Errors
+    /// As [`readable`].
+    pub fn into_text(self, param: &'static str, place: &str) -> Result<String, Refusal> {
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Other(kind, part) => readable(param, place, &kind, &part),
+        }
+    }
+}
+
+/// A message's content.
+pub(super) enum Content {
+    /// A text alone.
+    Text(String),
+    /// What may be read by [`parts`]; empty where there is nothing.
+    Parts(Vec<Value>),
+}
+
+impl Content {
+    /// Reads the content of the message at `place`, whose protocol calls its parts `parts`.
+    pub fn of(
+        param: &'static str,
+        place: &str,
+        content: Option<Value>,
+        parts: &str,
+    ) -> Result<Self, Refusal> {
+        match content {
+            None | Some(Value::Null) => Ok(Self::Parts(Vec::new())),
+            Some(Value::String(text)) => Ok(Self::Text(text)),
+            Some(Value::Array(parts)) => Ok(Self::Parts(parts)),
+            Some(part @ Value::Object(_)) => Ok(Self::Parts(vec![part])),
+            Some(_) => Err(Refusal::new(
+                param,
+                format!("{place}.content: must be a string or a list of {parts}."),
+            )),
+        }
+    }
+}
+
+/// Reads the parts of the list at `place`, each with its own place; those that are nothing
+/// are passed over.
+pub(super) fn parts(
+    param: &'static str,
+    place: String,
+    list: Vec<Value>,
+) -> impl Iterator<Item = Result<(String, Part), Refusal>> {
+    let parts = list.into_iter().enumerate().map(move |(i, value)| {
+        let place = format!("{place}[{i}]");
+        Ok(part(param, &place, value)?.map(|part| (place, part)))
+    });
+    parts.filter_map(Result::transpose)
+}
+
 /// Reads a part of a message; `None` for one that is nothing.
-pub(super) fn part(param: &'static str, place: &str, part: Value) -> Result<Option<Part>, Refusal> {
+fn part(param: &'static str, place: &str, part: Value) -> Result<Option<Part>, Refusal> {
     let part = match part {
         Value::Null => return Ok(None),
         Value::String(text) => return Ok(Some(Part::Text(text))),
@@ -86,7 +139,7 @@ pub(super) fn part(param: &'static str, place: &str, part: Value) -> Result<Opti
         _ => {
             return Err(Refusal::new(
                 param,
-                format!("{place}: a part of a message is an object with a type, or a text."),
+                format!("{place}: a part of a message must be an object with a type, or a string."),
             ));
         }
     };
@@ -107,14 +160,14 @@ pub(super) fn part(param: &'static str, place: &str, part: Value) -> Result<Opti
             None | Some(Value::Null) => Ok(None),
             Some(_) => Err(Refusal::new(
                 param,
-                format!("{place}.text: it must be a string."),
+                format!("{place}.text: must be a string."),
             )),
         };
     }
     Ok(Some(Part::Other(kind, part)))
 }
 
-/// The text of a part that is no plain text but has some: a document, a search result.
+/// The text of a part that is not plain text but has some: a document, a search result.
 ///
 /// # Errors
 /// A part that this model cannot read, by its place and type.
@@ -131,11 +184,11 @@ pub(super) fn readable(
         "tool_reference" => Ok(text_of(part, "tool_name").to_owned()),
         "image" | "image_url" | "input_image" | "image_file" => Err(Refusal::new(
             param,
-            format!("{place}: {kind}: this service takes text alone, no images."),
+            format!("{place}: {kind}: this service accepts only text, no images."),
         )),
         _ => Err(Refusal::new(
             param,
-            format!("{place}: parts of the type {kind} cannot be read here; send text."),
+            format!("{place}: parts of type {kind} are not supported; send text."),
         )),
     }
 }
@@ -169,21 +222,15 @@ fn document(
         "content" => match source.get("content") {
             Some(Value::Array(blocks)) => {
                 let mut texts = Vec::new();
-                for (i, block) in blocks.iter().enumerate() {
-                    let place = format!("{place}.source.content[{i}]");
-                    match self::part(param, &place, block.clone())? {
-                        None => {}
-                        Some(Part::Text(text)) => texts.push(text),
-                        Some(Part::Other(kind, part)) if kind != "document" => {
-                            texts.push(readable(param, &place, &kind, &part)?);
-                        }
-                        Some(Part::Other(..)) => {
-                            return Err(Refusal::new(
-                                param,
-                                format!("{place}: a document within a document."),
-                            ));
-                        }
+                for block in parts(param, format!("{place}.source.content"), blocks.clone()) {
+                    let (place, block) = block?;
+                    if matches!(&block, Part::Other(kind, _) if kind == "document") {
+                        return Err(Refusal::new(
+                            param,
+                            format!("{place}: a document inside a document is not supported."),
+                        ));
                     }
+                    texts.push(block.into_text(param, &place)?);
                 }
                 texts.join("\n\n")
             }
@@ -194,8 +241,7 @@ fn document(
             return Err(Refusal::new(
                 param,
                 format!(
-                    "{place}: document: a source of the type {kind:?} cannot be fetched here; \
-                     send its text."
+                    "{place}: document: a source of type {kind:?} cannot be fetched; send its text."
                 ),
             ));
         }
@@ -230,7 +276,10 @@ fn file(
     if data.is_empty() {
         return Err(Refusal::new(
             param,
-            format!("{place}: {kind}: no files are kept or fetched here; send file_data."),
+            format!(
+                "{place}: {kind}: this service neither stores nor fetches files; send \
+                     file_data."
+            ),
         ));
     }
     let (media, data) = match data.strip_prefix("data:").and_then(|d| d.split_once(',')) {
@@ -240,7 +289,7 @@ fn file(
     if media.starts_with("image/") {
         return Err(Refusal::new(
             param,
-            format!("{place}: {kind}: this service takes text alone, no images."),
+            format!("{place}: {kind}: this service accepts only text, no images."),
         ));
     }
     let text = decoded(param, place, kind, media, data)?;
@@ -258,19 +307,19 @@ fn decoded(
     let refuse = |why: String| Refusal::new(param, format!("{place}: {kind}: {why}"));
     let data: String = data.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     if data.len() > MOST_DOCUMENT {
-        return Err(refuse(format!("it is longer than {MOST_DOCUMENT} bytes.")));
+        return Err(refuse(format!("it exceeds {MOST_DOCUMENT} bytes.")));
     }
     let data = data.trim_end_matches('=');
     let bytes = Base64NoPadding::decode_to_vec(data, None)
         .or_else(|_| Base64UrlSafeNoPadding::decode_to_vec(data, None))
-        .map_err(|_| refuse("its data is not in Base64.".into()))?;
+        .map_err(|_| refuse("its data is not Base64.".into()))?;
     let text = String::from_utf8(bytes).ok();
     // What has NULs is a program's file, whatever its bytes spell.
     let text = text.filter(|text| !text.starts_with("%PDF-") && !text.contains('\0'));
     text.ok_or_else(|| {
         let media = if media.is_empty() { "this kind" } else { media };
         refuse(format!(
-            "documents of {media} cannot be read here, only text in UTF-8; send its text."
+            "{media} documents are not supported, only UTF-8 text; send its text."
         ))
     })
 }
@@ -300,13 +349,13 @@ mod tests {
     use super::*;
 
     fn read(value: Value) -> Result<String, Refusal> {
-        match part("messages", "messages[0].content[1]", value)? {
-            None => Ok(String::new()),
-            Some(Part::Text(text)) => Ok(text),
-            Some(Part::Other(kind, part)) => {
-                readable("messages", "messages[0].content[1]", &kind, &part)
-            }
+        let list = vec![Value::Null, value];
+        let mut text = String::new();
+        for part in parts("messages", "messages[0].content".into(), list) {
+            let (place, part) = part?;
+            text += &part.into_text("messages", &place)?;
         }
+        Ok(text)
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a response of Responses repeats of its request, as the client sent it.
+//! The fields of a request that a Responses response repeats, as the client sent them.
 
 use deepseek_recipe::openai::responses::request::{
     ResponsesTextConfig, ResponsesTool, ResponsesToolChoice,

@@ -1,4 +1,4 @@
-//! Every field of a request that is known, path by path, and what becomes of it.
+//! Every known field of a request, path by path, and how it is treated.
 //!
 //! Three kinds: fields that are used, fields that change nothing (agents send them with
 //! every request), and fields that would change the answer and are not there, which are
@@ -10,8 +10,8 @@
 
 use serde_json::{Map, Value};
 
-use super::Refusal;
-use super::json::present;
+use super::refusal::Refusal;
+use crate::json::present;
 
 /// A path of a chat protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Path {
         for names in others.chain([COMPLETIONS.to_vec()]) {
             for name in names {
                 if !known(name) && all.iter().all(|(n, _)| *n != name) {
-                    all.push((name, "it belongs to another path"));
+                    all.push((name, "it belongs to another endpoint"));
                 }
             }
         }
@@ -220,10 +220,10 @@ const MESSAGES: &[&str] = &[
     "context_management",
 ];
 
-/// What `/v1/completions` has beside, which has tables of its own.
+/// Further fields of `/v1/completions`, which has its own tables.
 const COMPLETIONS: &[&str] = &["prompt", "suffix", "best_of", "echo"];
 
-/// Change nothing anywhere: who asks, where it is billed and kept, how fast it should be,
+/// Without effect on any path: who asks, where it is billed and stored, how fast it should be,
 /// caching, which is done here without being asked, and what only bounds the work.
 const HARMLESS: &[&str] = &[
     "user",
@@ -281,7 +281,7 @@ const REFUSED: &[(&str, &str)] = &[
         "guided_grammar",
         "use response_format with a json_schema or a regex",
     ),
-    ("guided_decoding_backend", "leave it out; there is one"),
+    ("guided_decoding_backend", "leave it out; there is only one"),
     ("guided_whitespace_pattern", "leave it out"),
     ("structured_outputs", "use response_format"),
     ("structural_tag", "use response_format"),
@@ -292,22 +292,25 @@ const REFUSED: &[(&str, &str)] = &[
     ("ebnf", "use response_format with a json_schema or a regex"),
     ("json_schema", "use response_format"),
     ("regex", "use response_format with a regex"),
-    ("min_tokens", "an answer ends where the model ends it"),
-    ("min_length", "an answer ends where the model ends it"),
-    ("ignore_eos", "an answer ends where the model ends it"),
-    ("stop_token_ids", "use stop with texts"),
-    ("skip_special_tokens", "marks are no part of a text"),
-    ("add_special_tokens", "the format has marks of its own"),
-    ("include_stop_str_in_output", "the client has the text"),
-    ("no_stop_trim", "the client has the text"),
+    ("min_tokens", "the model decides where an answer ends"),
+    ("min_length", "the model decides where an answer ends"),
+    ("ignore_eos", "the model decides where an answer ends"),
+    ("stop_token_ids", "use stop with strings"),
+    ("skip_special_tokens", "marks are never part of the text"),
+    ("add_special_tokens", "the prompt format adds its own marks"),
+    (
+        "include_stop_str_in_output",
+        "the client already has the text",
+    ),
+    ("no_stop_trim", "the client already has the text"),
     ("bad_words", "use logit_bias"),
     ("allowed_token_ids", "use logit_bias"),
     ("logits_processors", "use logit_bias"),
     ("logit_bias_exp", "use logit_bias"),
-    ("use_beam_search", "one answer is sampled"),
-    ("beam_width", "one answer is sampled"),
-    ("best_of", "one answer is sampled"),
-    ("n", "one answer is sampled"),
+    ("use_beam_search", "one answer per request"),
+    ("beam_width", "one answer per request"),
+    ("best_of", "one answer per request"),
+    ("n", "one answer per request"),
     ("n_probs", "use logprobs"),
     ("length_penalty", "it belongs to beam search"),
     ("early_stopping", "it belongs to beam search"),
@@ -323,25 +326,25 @@ const REFUSED: &[(&str, &str)] = &[
     ("dry_multiplier", "use repetition_penalty"),
     ("no_repeat_ngram_size", "use repetition_penalty"),
     ("samplers", "the order of the samplers is fixed"),
-    ("prompt_logprobs", "probabilities are of the answer"),
-    ("truncate_prompt_tokens", "send what fits"),
-    ("echo", "the client has the prompt"),
+    ("prompt_logprobs", "logprobs cover only the answer"),
+    ("truncate_prompt_tokens", "send only what fits"),
+    ("echo", "the client already has the prompt"),
     ("chat_template", "the model's own format is used"),
     ("documents", "put their text into a message"),
-    ("mm_processor_kwargs", "this service takes text"),
-    ("images", "this service takes text"),
-    ("videos", "this service takes text"),
+    ("mm_processor_kwargs", "this service accepts only text"),
+    ("images", "this service accepts only text"),
+    ("videos", "this service accepts only text"),
     ("lora", "name the adapter as the model"),
     ("lora_path", "name the adapter as the model"),
     ("lora_request", "name the adapter as the model"),
     ("custom_logit_processor", "use logit_bias"),
-    ("plugins", "nothing is searched or read here"),
-    ("transforms", "send what fits"),
-    ("web_search_options", "nothing is searched here"),
-    ("search_parameters", "nothing is searched here"),
-    ("enable_search", "nothing is searched here"),
-    ("mcp_servers", "the client calls its servers itself"),
-    ("container", "nothing is run here"),
+    ("plugins", "this service does not search or read anything"),
+    ("transforms", "send only what fits"),
+    ("web_search_options", "this service does not search"),
+    ("search_parameters", "this service does not search"),
+    ("enable_search", "this service does not search"),
+    ("mcp_servers", "the client must call its servers itself"),
+    ("container", "this service does not run code"),
     ("format", "use response_format"),
     ("options", "use the fields themselves"),
     ("raw", "use /v1/completions"),
@@ -349,8 +352,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("think", "use reasoning_effort or thinking"),
     ("functions", "use tools"),
     ("function_call", "use tool_choice"),
-    ("modalities", "this model writes text"),
-    ("audio", "this model writes text"),
+    ("modalities", "this model writes only text"),
+    ("audio", "this model writes only text"),
     ("previous_response_id", KEPT_NOWHERE),
     ("conversation", KEPT_NOWHERE),
     ("background", "use stream"),
@@ -363,8 +366,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("system_prompt", "send it as a message"),
 ];
 
-const KEPT_NOWHERE: &str = "send the whole conversation; what it has in common with earlier \
-                            requests is not computed again";
+const KEPT_NOWHERE: &str = "send the whole conversation; the part shared with earlier requests is \
+                            not computed again";
 
 const CHAT_REFUSED: &[(&str, &str)] = &[
     ("system", "send a message with the role system"),
@@ -396,7 +399,7 @@ const RESPONSES_REFUSED: &[(&str, &str)] = &[
     ("response_format", "use text.format"),
     ("reasoning_effort", "use reasoning.effort"),
     ("logprobs", "use top_logprobs"),
-    ("context_management", "send what fits"),
+    ("context_management", "send only what fits"),
 ];
 
 const MESSAGES_REFUSED: &[(&str, &str)] = &[
@@ -410,10 +413,13 @@ const MESSAGES_REFUSED: &[(&str, &str)] = &[
     ("response_format", "use output_config.format"),
     ("reasoning_effort", "use output_config.effort"),
     ("reasoning", "use thinking or output_config.effort"),
-    ("logprobs", "Messages has none; use /v1/chat/completions"),
+    (
+        "logprobs",
+        "Messages has no logprobs; use /v1/chat/completions",
+    ),
     (
         "top_logprobs",
-        "Messages has none; use /v1/chat/completions",
+        "Messages has no logprobs; use /v1/chat/completions",
     ),
 ];
 
@@ -431,7 +437,7 @@ pub fn document() -> String {
         let refused: Vec<&str> = path.refused().iter().map(|(name, _)| *name).collect();
         let _ = writeln!(
             text,
-            "**`{}`**\n\n- used: {}\n- change nothing: {}\n- refused by name: {}\n",
+            "**`{}`**\n\n- used: {}\n- no effect: {}\n- refused by name: {}\n",
             path.name(),
             list(&path.used()),
             list(&path.harmless()),

@@ -1,10 +1,11 @@
-//! The form of an answer, in each protocol's place for it.
+//! The requested format of an answer, from the field where each protocol has it.
 
 use serde_json::{Map, Value};
 
+use super::refusal::Refusal;
 use super::wanted::Format;
-use super::{Refusal, json::present};
 use crate::Protocol;
+use crate::json::present;
 
 /// A form that was asked for.
 #[derive(Debug, Default)]
@@ -54,7 +55,7 @@ pub(super) fn take(protocol: Protocol, body: &mut Map<String, Value>) -> Result<
             let schema = present(inner, "schema").ok_or_else(|| {
                 Refusal::new(
                     param,
-                    format!("Invalid {param}: the type json_schema needs a schema."),
+                    format!("Invalid {param}: type json_schema needs a schema."),
                 )
             })?;
             schema_of(param, schema, inner)?
@@ -62,10 +63,7 @@ pub(super) fn take(protocol: Protocol, body: &mut Map<String, Value>) -> Result<
         Some("regex") => {
             let regex = format.get("regex").or_else(|| format.get("pattern"));
             let regex = regex.and_then(Value::as_str).ok_or_else(|| {
-                Refusal::new(
-                    param,
-                    format!("Invalid {param}: the type regex needs a regex."),
-                )
+                Refusal::new(param, format!("Invalid {param}: type regex needs a regex."))
             })?;
             Format::Regex(regex.to_owned())
         }
@@ -82,8 +80,7 @@ fn wrong(param: &'static str) -> Refusal {
     Refusal::new(
         param,
         format!(
-            "Invalid {param}: the type of a format is one of text, json_object, json_schema and \
-             regex."
+            "Invalid {param}: the type of a format must be text, json_object, json_schema or regex."
         ),
     )
 }
@@ -96,7 +93,7 @@ fn schema_of(
     if !schema.is_object() {
         return Err(Refusal::new(
             param,
-            format!("Invalid {param}: a schema is an object."),
+            format!("Invalid {param}: a schema must be an object."),
         ));
     }
     Ok(Format::Schema {

@@ -1,17 +1,19 @@
-//! Histories of Responses as clients send them, in the form that the authors' reader
-//! takes.
+//! Converts histories of Responses, as clients send them, to the form that the authors'
+//! reader accepts.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use super::billing::without_billing;
 use super::calls::{Answered, INTERRUPTED, arguments, call_id};
-use super::content::{self, Part, is_foreign};
-use super::{Notes, Refusal, without_billing};
+use super::content::{self, Content, Part, is_foreign};
+use super::notes::Notes;
+use super::refusal::Refusal;
 
 const PARAM: &str = "input";
 
-/// Items that record what another service's tools did: the conversation goes on without.
+/// Items that record what another service's tools did: the conversation continues without.
 const RECORDS: [&str; 16] = [
     "web_search_call",
     "file_search_call",
@@ -82,7 +84,7 @@ pub(super) fn mend(body: &mut Map<String, Value>, notes: &mut Notes) -> Result<(
             _ => {
                 return Err(Refusal::new(
                     PARAM,
-                    format!("{place}: an item is an object."),
+                    format!("{place}: an item must be an object."),
                 ));
             }
         }
@@ -133,8 +135,8 @@ fn one(
             return Err(Refusal::new(
                 PARAM,
                 format!(
-                    "{place}: item_reference: items are not kept here, so the conversation would \
-                     lack what it names; send store: false, and the items themselves."
+                    "{place}: item_reference: this service stores no items; send store: false, and \
+                     the items themselves."
                 ),
             ));
         }
@@ -142,19 +144,19 @@ fn one(
             return Err(Refusal::new(
                 PARAM,
                 format!(
-                    "{place}: {kind}: what it stands for cannot be read here; send the items \
-                     themselves or a summary as a message."
+                    "{place}: {kind}: its contents cannot be read here; send the items themselves, \
+                     or a summary as a message."
                 ),
             ));
         }
         kind if RECORDS.contains(&kind) => {
-            notes.add(format!("{place}: {kind} of another service; left out"));
+            notes.add(format!("{place}: {kind} from another service; left out"));
             return Ok(None);
         }
         other => {
             return Err(Refusal::new(
                 PARAM,
-                format!("{place}: items of the type {other} cannot be read here."),
+                format!("{place}: items of type {other} are not supported."),
             ));
         }
     }))
@@ -183,37 +185,25 @@ fn message(
     } else {
         "input_text"
     };
-    let parts = match item.remove("content") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::String(text)) => {
+    let parts = match Content::of(PARAM, place, item.remove("content"), "parts")? {
+        Content::Text(text) => {
             let mut content = text.into();
             if role != "user" && role != "assistant" {
                 without_billing(&mut content);
             }
             return Ok(Some(shaped(&role, content, &item)));
         }
-        Some(Value::Array(parts)) => parts,
-        Some(part @ Value::Object(_)) => vec![part],
-        Some(_) => {
-            return Err(Refusal::new(
-                PARAM,
-                format!("{place}.content: it must be a text or a list of parts."),
-            ));
-        }
+        Content::Parts(parts) => parts,
     };
     let mut out = Vec::with_capacity(parts.len());
-    for (i, part) in parts.into_iter().enumerate() {
-        let place = format!("{place}.content[{i}]");
-        let text = match content::part(PARAM, &place, part)? {
-            None => continue,
-            Some(Part::Text(text)) => text,
-            Some(Part::Other(kind, _)) if role == "assistant" && is_foreign(&kind) => {
-                notes.add(format!("{place}: {kind} of another provider; left out"));
-                continue;
+    for part in content::parts(PARAM, format!("{place}.content"), parts) {
+        let (place, part) = part?;
+        match part {
+            Part::Other(kind, _) if role == "assistant" && is_foreign(&kind) => {
+                notes.add(format!("{place}: {kind} from another provider; left out"));
             }
-            Some(Part::Other(kind, part)) => content::readable(PARAM, &place, &kind, &part)?,
-        };
-        out.push(json!({"type": word, "text": text}));
+            part => out.push(json!({"type": word, "text": part.into_text(PARAM, &place)?})),
+        }
     }
     let mut content = Value::Array(out);
     if role != "user" && role != "assistant" {
@@ -303,14 +293,9 @@ fn output_of(place: &str, output: Option<Value>) -> Result<Value, Refusal> {
         Some(other) => return Ok(other.to_string().into()),
     };
     let mut out = Vec::with_capacity(parts.len());
-    for (i, part) in parts.into_iter().enumerate() {
-        let place = format!("{place}.output[{i}]");
-        let text = match content::part(PARAM, &place, part)? {
-            None => continue,
-            Some(Part::Text(text)) => text,
-            Some(Part::Other(kind, part)) => content::readable(PARAM, &place, &kind, &part)?,
-        };
-        out.push(json!({"type": "input_text", "text": text}));
+    for part in content::parts(PARAM, format!("{place}.output"), parts) {
+        let (place, part) = part?;
+        out.push(json!({"type": "input_text", "text": part.into_text(PARAM, &place)?}));
     }
     Ok(match out.is_empty() {
         true => "".into(),
@@ -370,7 +355,7 @@ fn together(items: Vec<Item>, notes: &mut Notes) -> Vec<Value> {
                 out.append(&mut calls);
                 out.append(&mut outputs);
                 notes.add(format!(
-                    "input[{i}]: an output without a call is shown as the user's"
+                    "input[{i}]: an output without a call; shown as the user's text"
                 ));
                 let text = item.get("output").map(content::joined).unwrap_or_default();
                 out.push(json!({"type": "message", "role": "user", "content": text}));

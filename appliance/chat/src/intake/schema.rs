@@ -1,4 +1,4 @@
-//! Schemas of tools, as far as the prompt and the authors' reader are concerned.
+//! Tool schemas, as far as the prompt and the authors' reader need them.
 
 use serde_json::{Map, Value, json};
 
@@ -92,7 +92,7 @@ fn mend(schema: &mut Value) {
             all.values_mut().for_each(mend);
         }
     }
-    // What remains of draft 3 in a schema that is no property says nothing.
+    // What remains of draft 3 in a schema that is not a property says nothing.
     if schema.get("required").is_some_and(|r| !r.is_array()) {
         schema.shift_remove("required");
     }

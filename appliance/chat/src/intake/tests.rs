@@ -13,7 +13,7 @@ fn prompt(accepted: &Accepted) -> String {
     version.render(&accepted.request.inner.conversation).prompt
 }
 
-/// A request of Chat Completions, with these fields beside the message.
+/// A request of Chat Completions, with these fields in addition to the message.
 fn chat(more: Value) -> Value {
     let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
     let all = more.as_object().unwrap().clone();

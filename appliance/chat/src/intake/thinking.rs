@@ -1,10 +1,10 @@
-//! Whether and how long the model is to think, in all spellings that clients have for it.
+//! Whether and how long the model should think, under all names that clients use.
 
 use serde_json::{Map, Value, json};
 
-use super::Refusal;
-use super::json::{present, whole};
+use super::refusal::Refusal;
 use crate::Protocol;
+use crate::json::{present, whole};
 
 /// What a request says of thinking.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Said {
                     return Err(Refusal::new(
                         name,
                         format!(
-                            "Invalid {name}: {effort:?}; an effort is one of {}.",
+                            "Invalid {name}: {effort:?}; it must be one of {}.",
                             KNOWN.join(", ")
                         ),
                     ));
@@ -106,7 +106,7 @@ impl Said {
             }
             Some(_) => Err(Refusal::new(
                 name,
-                format!("Invalid {name}: an effort is a string."),
+                format!("Invalid {name}: it must be a string."),
             )),
         }
     }
@@ -125,7 +125,7 @@ impl Said {
             _ => {
                 return Err(Refusal::new(
                     name,
-                    format!("Invalid {name}: a budget of reasoning is a whole number of tokens."),
+                    format!("Invalid {name}: it must be a whole number of tokens."),
                 ));
             }
         }
@@ -161,7 +161,7 @@ fn native(body: &mut Map<String, Value>, said: &mut Said) -> Result<(), Refusal>
     let wrong = || {
         Refusal::new(
             NAME,
-            "Invalid thinking: its type is one of enabled, adaptive, disabled.",
+            "Invalid thinking: its type must be enabled, adaptive or disabled.",
         )
     };
     match body.remove(NAME) {
@@ -220,8 +220,8 @@ fn template(body: &mut Map<String, Value>, said: &mut Said) -> Result<(), Refusa
                 return Err(Refusal::new(
                     NAME,
                     format!(
-                        "{NAME}.{key} is not supported here: the model's own format has \
-                         enable_thinking, thinking, thinking_budget and reasoning_effort."
+                        "{NAME}.{key} is not supported: the model's format has enable_thinking, \
+                         thinking, thinking_budget and reasoning_effort."
                     ),
                 ));
             }

@@ -7,8 +7,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::notes::Notes;
+use super::refusal::Refusal;
+use super::schema;
 use super::wanted::Calls;
-use super::{Notes, Refusal, schema};
 use crate::{ModelVersion, Protocol};
 
 /// Longest name of a tool, in bytes.
@@ -102,7 +104,7 @@ pub(super) fn unknown_tool(name: &str, names: &[&str]) -> Refusal {
     };
     Refusal::new(
         "tool_choice",
-        format!("Invalid tool_choice: no tool named '{name}' could be called; there is {there}."),
+        format!("Invalid tool_choice: no tool named '{name}' can be called; available: {there}."),
     )
 }
 
@@ -149,7 +151,7 @@ pub(super) fn take(
         let tool = match tool {
             Value::Object(tool) => tool,
             Value::Null => continue,
-            _ => return Err(wrong(format!("{place}: a tool is an object."))),
+            _ => return Err(wrong(format!("{place}: a tool must be an object."))),
         };
         let taken = match protocol {
             Protocol::Chat => chat(&mut tools, version, &place, tool, notes)?,
@@ -189,8 +191,8 @@ fn name_of(tool: &Map<String, Value>, place: &str) -> Result<String, Refusal> {
         && !name.contains(|c: char| c.is_control() || matches!(c, '"' | '<' | '>'));
     if !sound {
         return Err(wrong(format!(
-            "Invalid {place}.name: {name:?}; a name has 1 to {MOST_NAME} bytes, no quotes, no \
-             angle brackets and no line breaks."
+            "Invalid {place}.name: {name:?}; a name must have 1 to {MOST_NAME} bytes without \
+             quotes, angle brackets and line breaks."
         )));
     }
     Ok(name.to_owned())
@@ -254,7 +256,7 @@ fn chat(
         }
         other => {
             notes.add(format!(
-                "{place}: a tool of the type {other} is run by a service; left out"
+                "{place}: tools of type {other} run on a service; left out"
             ));
             return Ok(None);
         }
@@ -279,7 +281,7 @@ fn messages(
     let kind = kind_of(&tool, "custom");
     if !matches!(kind, "custom" | "function") {
         notes.add(format!(
-            "{place}: a tool of the type {kind} is run by a service; left out"
+            "{place}: tools of type {kind} run on a service; left out"
         ));
         return Ok(None);
     }
@@ -323,12 +325,12 @@ fn responses(
             for (i, one) in inner.into_iter().enumerate() {
                 let place = format!("{place}.tools[{i}]");
                 let Value::Object(one) = one else {
-                    return Err(wrong(format!("{place}: a tool is an object.")));
+                    return Err(wrong(format!("{place}: a tool must be an object.")));
                 };
                 match kind_of(&one, "function") {
                     "function" => kept.push(function(tools, version, &place, one)?),
                     other => notes.add(format!(
-                        "{place}: a tool of the type {other} in a namespace; left out"
+                        "{place}: a tool of type {other} in a namespace; left out"
                     )),
                 }
             }
@@ -340,7 +342,7 @@ fn responses(
         "tool_search" | "web_search" | "web_search_2025_08_26" => Ok(Some(Value::Object(tool))),
         other => {
             notes.add(format!(
-                "{place}: a tool of the type {other} is run by a service; left out"
+                "{place}: tools of type {other} run on a service; left out"
             ));
             Ok(None)
         }
@@ -433,7 +435,7 @@ pub(super) fn choice(
         Value::Object(fields) => match fields.get("type").and_then(Value::as_str) {
             Some("function" | "tool" | "custom") | None => {
                 let one = name(&value)
-                    .ok_or_else(|| wrong(format!("Invalid {NAME}: it names no tool.")))?;
+                    .ok_or_else(|| wrong(format!("Invalid {NAME}: it does not name a tool.")))?;
                 choice.named = true;
                 ("required", Some(vec![one]))
             }
@@ -443,8 +445,8 @@ pub(super) fn choice(
                 let all: Option<Vec<String>> = list
                     .map(|list| list.iter().map(name).collect())
                     .unwrap_or_default();
-                let all = all
-                    .ok_or_else(|| wrong(format!("Invalid {NAME}: its tools are to be named.")))?;
+                let all =
+                    all.ok_or_else(|| wrong(format!("Invalid {NAME}: its tools need names.")))?;
                 let mode = inner.get("mode").and_then(Value::as_str);
                 (mode.unwrap_or("auto"), Some(all))
             }
@@ -468,14 +470,14 @@ pub(super) fn choice(
         }
         other => {
             return Err(wrong(format!(
-                "Invalid {NAME}: {other:?} is none of auto, none and required and no tool that \
-                 could be called here."
+                "Invalid {NAME}: {other:?} is not auto, none or required, and not a tool that can \
+                 be called."
             )));
         }
     }
     if choice.calls == Calls::Must && names.is_empty() {
         return Err(wrong(format!(
-            "Invalid {NAME}: a call is required, and there is no tool that could be called."
+            "Invalid {NAME}: a call is required, but there is no tool to call."
         )));
     }
     choice.only = only;

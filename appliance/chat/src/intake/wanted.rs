@@ -1,4 +1,4 @@
-//! What a request wants its answer to be.
+//! The requirements of a request on its answer.
 
 use serde::Serialize;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Test data by others.
+//! Test data made by others.
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use serde_json::Value;
@@ -51,7 +51,7 @@ pub fn protocol(record: &Value) -> Protocol {
 }
 
 /// What a call of Messages has for arguments where this project departs from the authors'
-/// reader, which makes an empty object of what is no JSON.
+/// reader, which makes an empty object of what is not JSON.
 #[allow(dead_code, reason = "not every test looks at outputs")]
 pub fn kept_input(id: &str) -> Option<serde_json::Value> {
     let (_, case) = id.split_once("/messages/")?;

@@ -12,14 +12,15 @@ use v4_runtime::Adapter;
 use v4_runtime::generation::SamplerOptions;
 
 use super::extras::Extras;
-use super::generation::{self, Progress, Writer};
 use super::ignored::Ignored;
 use super::marks::Marks;
+use super::respond::{self, Progress, Writer, respond};
 use crate::constraint::{ConstraintError, Part};
 use crate::http::{ApiError, Body, Kind, Sse, Style};
 use crate::jobs::{Client, Finish, Job, Output};
 use crate::picker::{Picking, Reasoning};
-use crate::service::{Service, new_id, now};
+use crate::service::Service;
+use crate::stamp::{new_id, now};
 
 /// Ends the reasoning.
 const THINK_END: &str = "</think>";
@@ -37,7 +38,7 @@ struct Prepared {
 }
 
 /// Answers a request.
-pub(crate) async fn answer(
+pub(crate) async fn generate(
     service: &Arc<Service>,
     protocol: Protocol,
     client: Client,
@@ -78,11 +79,11 @@ pub(crate) async fn answer(
         events: 0,
     };
     let keep_alive = service.config().keep_alive;
-    let answered = generation::answer(receiver, writer, streams, prompt, keep_alive).await;
+    let answered = respond(receiver, writer, streams, prompt, keep_alive).await;
     Ok(prepared.ignored.tell(answered?))
 }
 
-/// Reads a request's prompt while nothing else is to be done, so that those that begin
+/// Reads a request's prompt while the service is idle, so that those that begin
 /// like it find it read. Returns its tokens, and how many were known.
 pub(crate) async fn read_beforehand(
     service: &Arc<Service>,
@@ -104,7 +105,7 @@ pub(crate) async fn read_beforehand(
     })?;
     let mut known = 0;
     loop {
-        match receiver.recv().await.ok_or_else(generation::gone)? {
+        match receiver.recv().await.ok_or_else(respond::gone)? {
             Output::Started { cached } => known = cached,
             Output::Reading { .. } | Output::Token { .. } => {}
             Output::Done(_) => return Ok((tokens, known)),
@@ -194,7 +195,7 @@ fn read(service: &Service, protocol: Protocol, body: &[u8]) -> Result<Read, ApiE
     if rendered.images > 0 {
         return Err(ApiError::new(
             Kind::Invalid,
-            "This service takes text alone: the request has images.",
+            "This service accepts only text, but the request contains images.",
         ));
     }
     Ok(Read {
@@ -289,7 +290,7 @@ fn refused(protocol: Protocol, error: ConstraintError) -> ApiError {
         (Part::Format, Protocol::Responses) => "text",
         (Part::Format, Protocol::Messages) => "output_config",
     };
-    ApiError::invalid(param, format!("{param} cannot be followed: {error}."))
+    ApiError::invalid(param, format!("{param} cannot be enforced: {error}."))
 }
 
 /// Writes responses with the protocol's own responder.
@@ -366,7 +367,7 @@ impl ChatWriter {
             && let Err(error) = self.service.turns().put(turn)
         {
             self.service
-                .log(&format!("an answer is not remembered: {error}"));
+                .log(&format!("an answer was not saved: {error}"));
         }
     }
 

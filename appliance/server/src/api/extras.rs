@@ -1,4 +1,4 @@
-//! How a request wants its tokens chosen, as far as every path takes it.
+//! Sampling parameters that every path accepts.
 
 use serde_json::{Map, Value};
 use v4_chat::intake::whole;
@@ -24,7 +24,7 @@ pub(super) struct Extras {
 }
 
 impl Extras {
-    /// Of a request's body, for a vocabulary of so many tokens.
+    /// From a request's body, for a vocabulary of that many tokens.
     pub fn of(body: &Map<String, Value>, vocabulary: usize) -> Result<Self, ApiError> {
         let whole = |name: &'static str| match present(body, name) {
             None => Ok(None),
@@ -51,7 +51,7 @@ impl Extras {
             top_k: match whole("top_k")? {
                 // The usual word for "all".
                 Some(-1) => Some(0),
-                Some(k) => Some(usize::try_from(k).map_err(|_| wrong("top_k", "not negative"))?),
+                Some(k) => Some(usize::try_from(k).map_err(|_| wrong("top_k", "at least 0"))?),
                 None => None,
             },
             min_p: number("min_p", 0.0, 1.0)?,
@@ -76,7 +76,7 @@ impl Extras {
                 repetition_penalty: self
                     .repetition_penalty
                     .unwrap_or(defaults.repetition_penalty),
-                seed: self.seed.unwrap_or_else(crate::service::new_seed),
+                seed: self.seed.unwrap_or_else(crate::stamp::new_seed),
                 ..sampler
             },
             frequency_penalty: self.frequency_penalty,
@@ -117,7 +117,7 @@ fn bias(body: &Map<String, Value>, vocabulary: usize) -> Result<Vec<(u32, f32)>,
         if id as usize >= vocabulary {
             return Err(ApiError::invalid(
                 NAME,
-                format!("Invalid {NAME}: there is no token {id}; there are {vocabulary}."),
+                format!("Invalid {NAME}: there is no token {id}; the vocabulary has {vocabulary}."),
             ));
         }
         all.push((id, bias as f32));

@@ -1,4 +1,4 @@
-//! Fields of a request that did nothing, told to the client.
+//! Reports ignored fields of a request to the client.
 
 use hyper::Response;
 use hyper::header::{HeaderName, HeaderValue};

@@ -1,4 +1,4 @@
-//! Where later prompts are likely to part from a prompt of the chat formats.
+//! Finds the places where later prompts are likely to diverge from a chat prompt.
 
 use v4_tokenizer::Tokenizer;
 

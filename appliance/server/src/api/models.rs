@@ -1,4 +1,4 @@
-//! What there is, in the words of each family of clients.
+//! The list of models, in the forms that different clients expect.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Text to ids and back, in the forms of llama-server and vLLM.
+//! Converts text to ids and back, in the forms of llama-server and vLLM.
 
 use serde_json::{Value, json};
 use v4_chat::Request;
@@ -18,9 +18,8 @@ pub(crate) fn tokenize(service: &Service, body: &[u8]) -> Result<Value, ApiError
     }
     let tokenizer = service.tokenizer();
     let text = body["content"].as_str().or_else(|| body["prompt"].as_str());
-    let text = text.ok_or_else(|| {
-        ApiError::invalid("content", "Invalid content: it must be the text, a string.")
-    })?;
+    let text =
+        text.ok_or_else(|| ApiError::invalid("content", "Invalid content: it must be a string."))?;
     let flag = |name: &'static str| match &body[name] {
         Value::Null => Ok(None),
         Value::Bool(is) => Ok(Some(*is)),

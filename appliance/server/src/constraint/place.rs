@@ -1,4 +1,4 @@
-//! Which part of a schema it is that no grammar can be made of.
+//! Finds the part of a schema from which no grammar can be built.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ impl Place {
             part: part.clone(),
             place: Some(self.place),
             keyword: keyword.map(|(_, keyword)| (*keyword).to_owned()),
-            why: format!("no grammar can be made of it: {why}"),
+            why: format!("no grammar can be built from it: {why}"),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! A client's schema, read for the grammar: what the grammar holds is written in the few
-//! words it knows, what changes no answer is left out, and what it cannot hold is refused
-//! by keyword, or let go where the client did not ask for more.
+//! Reads a client's schema for the grammar. What the grammar can enforce is expressed in
+//! its few keywords, what cannot change an answer is left out, and what it cannot enforce
+//! is refused by keyword, or ignored if the client did not ask for strictness.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
@@ -14,6 +14,7 @@ mod formats;
 mod held;
 mod numbers;
 mod objects;
+mod reader;
 mod refs;
 mod strings;
 mod unions;
@@ -21,33 +22,11 @@ mod weight;
 
 pub(super) use formats::pattern as format_pattern;
 pub(super) use held::Held;
+pub(super) use reader::{MOST_NODES, Rigor};
 pub(super) use strings::search;
 pub(super) use unions::kinds;
 
-/// Schemas in a schema: more are no schema for an answer.
-pub(super) const MOST_NODES: usize = 10_000;
-/// Schemas within schemas, references followed.
-const MOST_DEPTH: usize = 200;
-
-/// What is done with a keyword that the grammar cannot hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rigor {
-    /// It is refused, and properties that are not named are forbidden.
-    Strict,
-    /// It is refused.
-    Plain,
-    /// It is let go.
-    Loose,
-}
-
-/// How a schema is read where it stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-struct Way {
-    /// Others say more of the same value: it is not closed here.
-    open: bool,
-    /// A property that must be there: its value says which of several schemas is meant.
-    tag: Option<String>,
-}
+use reader::{IN_PLACE, Keywords, MOST_DEPTH, Read, Reader, Way, refuse};
 
 /// Reads a schema of a part of a request.
 pub(super) fn read(schema: &Value, rigor: Rigor, part: &Part) -> Result<Held, Box<Refusal>> {
@@ -91,15 +70,15 @@ pub(super) fn read(schema: &Value, rigor: Rigor, part: &Part) -> Result<Held, Bo
                     part,
                     place,
                     "oneOf",
-                    "a value could be more than one of these, and strict excludes that; use anyOf, \
-                     or give each a property with a const of its own",
+                    "a value could match more than one of these, which strict excludes; use anyOf, \
+                     or give each a property with its own const",
                 ));
             }
         }
     }
     if let Some(keyword) = weight::too_much(&held) {
-        let why = "the expressions that hold for one text are too large together; use a shorter \
-                   one, or one at a time";
+        let why = "the expressions for one string are too large together; use a shorter one, or \
+                   one at a time";
         return match rigor {
             Rigor::Loose => Ok(Held::any()),
             Rigor::Strict | Rigor::Plain => Err(refuse(part, "#", keyword, why)),
@@ -113,66 +92,12 @@ pub(super) fn read(schema: &Value, rigor: Rigor, part: &Part) -> Result<Held, Bo
                 part,
                 "#",
                 "$ref",
-                "the schema demands itself again without an end; make the property optional or \
-                 allow null",
+                "the schema requires itself without end; make the property optional, or allow null",
             ));
         }
     }
     Ok(held)
 }
-
-fn refuse(part: &Part, place: &str, keyword: &str, why: impl Into<String>) -> Box<Refusal> {
-    Box::new(Refusal {
-        part: part.clone(),
-        place: Some(place.to_owned()),
-        keyword: Some(keyword.to_owned()),
-        why: why.into(),
-    })
-}
-
-/// One keyword deeper, in a JSON pointer.
-fn deeper(place: &str, name: &str) -> String {
-    format!("{place}/{}", name.replace('~', "~0").replace('/', "~1"))
-}
-
-/// The keywords of one schema, but for those that are null.
-struct Keywords<'v>(BTreeMap<&'v str, &'v Value>);
-
-impl<'v> Keywords<'v> {
-    fn of(schema: &'v Map<String, Value>) -> Self {
-        let there = |(name, value): &(&String, &Value)| !value.is_null() || *name == "const";
-        let all = schema.iter().filter(there);
-        Self(all.map(|(name, value)| (name.as_str(), value)).collect())
-    }
-
-    fn get(&self, keyword: &str) -> Option<&'v Value> {
-        self.0.get(keyword).copied()
-    }
-
-    fn contains_key(&self, keyword: &str) -> bool {
-        self.0.contains_key(keyword)
-    }
-}
-
-struct Reader<'a> {
-    document: &'a Value,
-    /// Where schemas with ids and anchors are.
-    ids: HashMap<String, String>,
-    rigor: Rigor,
-    part: &'a Part,
-    nodes: usize,
-    /// Definitions by where they are and how they are read.
-    known: HashMap<(String, Way), usize>,
-    defs: Vec<Option<Value>>,
-    /// What `oneOf` chooses from.
-    unions: Vec<(String, Vec<Value>)>,
-    mixed_names: bool,
-}
-
-type Read<T> = Result<T, Box<Refusal>>;
-
-/// Keywords that say something of a value where it stands, by way of other schemas.
-const IN_PLACE: [&str; 4] = ["$ref", "allOf", "anyOf", "oneOf"];
 
 /// Keywords that no grammar of ours holds, with what may be done instead.
 const NOT_HELD: [(&str, &str); 14] = [
@@ -180,43 +105,25 @@ const NOT_HELD: [(&str, &str); 14] = [
     ("dependentSchemas", "write the cases as anyOf"),
     ("dependentRequired", "write the cases as anyOf"),
     ("dependencies", "write the cases as anyOf"),
-    ("contains", "give the items a schema each with prefixItems"),
-    (
-        "minContains",
-        "give the items a schema each with prefixItems",
-    ),
-    (
-        "maxContains",
-        "give the items a schema each with prefixItems",
-    ),
+    ("contains", "give each item a schema with prefixItems"),
+    ("minContains", "give each item a schema with prefixItems"),
+    ("maxContains", "give each item a schema with prefixItems"),
     ("unevaluatedItems", "use items: false"),
     ("$dynamicRef", "use $ref"),
     ("$recursiveRef", "use $ref"),
     ("extends", "use allOf"),
-    ("disallow", "name the types that are allowed"),
+    ("disallow", "name the allowed types"),
     ("divisibleBy", "use multipleOf"),
     ("uniqueItems", "leave it out and check the answer"),
 ];
 
-impl<'a> Reader<'a> {
-    fn refuse(&self, place: &str, keyword: &str, why: impl Into<String>) -> Box<Refusal> {
-        refuse(self.part, place, keyword, why)
-    }
-
-    /// A keyword that is not held: refused, or let go.
-    fn let_go(&self, place: &str, keyword: &str, why: impl Into<String>) -> Read<()> {
-        match self.rigor {
-            Rigor::Loose => Ok(()),
-            Rigor::Strict | Rigor::Plain => Err(self.refuse(place, keyword, why)),
-        }
-    }
-
+impl Reader<'_> {
     fn read(&mut self, schema: &Value, place: &str, depth: usize, way: &Way) -> Read<Value> {
         self.nodes += 1;
         if self.nodes > MOST_NODES || depth > MOST_DEPTH {
             let why = format!(
-                "the schema is too large: at most {MOST_NODES} schemas in it, {MOST_DEPTH} within \
-                 each other"
+                "the schema is too large: it may contain at most {MOST_NODES} schemas, nested at \
+                 most {MOST_DEPTH} deep"
             );
             return Err(self.refuse(place, "$ref", why));
         }
@@ -226,7 +133,7 @@ impl<'a> Reader<'a> {
             Value::Null if self.rigor == Rigor::Loose => Ok(Value::Bool(true)),
             _ => {
                 let (place, keyword) = place.rsplit_once('/').unwrap_or(("", place));
-                let why = "a schema is an object, true or false";
+                let why = "a schema must be an object, true or false";
                 self.let_go(place, keyword, why)?;
                 Ok(Value::Bool(true))
             }
@@ -243,7 +150,7 @@ impl<'a> Reader<'a> {
         let schema = Keywords::of(all);
         for (keyword, instead) in NOT_HELD {
             if schema.get(keyword).is_some_and(says_something) {
-                let why = format!("an answer cannot be held to it; {instead}");
+                let why = format!("this cannot be enforced; {instead}");
                 self.let_go(place, keyword, why)?;
             }
         }
@@ -285,7 +192,11 @@ impl<'a> Reader<'a> {
                 Some(many.map(str::to_owned).collect())
             }
             Some(_) => {
-                self.let_go(place, "type", "it must be a type's name, or a list of them")?;
+                self.let_go(
+                    place,
+                    "type",
+                    "it must be the name of a type, or a list of names",
+                )?;
                 None
             }
         };
@@ -318,9 +229,9 @@ impl<'a> Reader<'a> {
             Value::Array(many) => many.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
         };
-        // A number that is no integer is not a type of its own.
+        // A number that is not an integer is not a type of its own.
         if excluded.is_empty() || excluded.contains(&"integer") {
-            let why = "an answer cannot be held to it; say what is allowed instead";
+            let why = "this cannot be enforced; say what is allowed instead";
             self.let_go(place, "not", why)?;
             return Ok(all);
         }
@@ -338,7 +249,7 @@ impl<'a> Reader<'a> {
         place: &str,
         out: &mut Map<String, Value>,
     ) -> Read<()> {
-        let why = "a number in it has more digits than can be held exactly";
+        let why = "it contains a number with more digits than can be enforced exactly";
         if let Some(value) = schema.get("const") {
             match numbers::exact(value) {
                 true => drop(out.insert("const".into(), value.clone())),
@@ -395,7 +306,7 @@ impl<'a> Reader<'a> {
                         out.insert("$ref".into(), reference);
                     }
                 }
-                None => self.let_go(place, "$ref", "it must be text")?,
+                None => self.let_go(place, "$ref", "it must be a string")?,
             }
         }
         if let Some(all) = self.list(schema, "allOf", place)? {
@@ -452,7 +363,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether an option that cannot be held is a number's spelling as text, beside the number
+/// Whether an option that cannot be held is a number's spelling as text, next to the number
 /// itself, as Pydantic writes decimals: then there is nothing that cannot be said without.
 fn as_number(refusal: &Refusal, option: &Value, all: &[Value]) -> bool {
     refusal.keyword.as_deref() == Some("pattern")
@@ -537,7 +448,7 @@ fn finish(mut out: Map<String, Value>, mut also: Vec<Value>, nullable: Option<&V
             Value::Object(out)
         }
     };
-    // One option is no choice.
+    // One option is not a choice.
     let whole = match whole
         .get("anyOf")
         .and_then(Value::as_array)

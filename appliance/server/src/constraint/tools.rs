@@ -1,4 +1,4 @@
-//! A grammar for calls of tools, in the markup of the model's format.
+//! Grammars for tool calls, in the markup of the model's format.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -8,7 +8,6 @@ use v4_chat::ModelVersion;
 
 use super::schema::{self, Held, Rigor};
 use super::wanted::{Calls, Part, Refusal, Wanted, WantedTool};
-use super::with_options;
 use values::{Forms, Text, forms, quoted};
 
 mod values;
@@ -79,7 +78,12 @@ pub(super) fn grammar(
                 .name
                 .contains(|c: char| c.is_control() || "\"\\".contains(c))
         {
-            return Err(refuse(tool, "name", "#", "it cannot be written in a call"));
+            return Err(refuse(
+                tool,
+                "name",
+                "#",
+                "its name cannot be written in a call",
+            ));
         }
         match held(tool) && !free.contains(&i) {
             true => block.held_call(i, tool)?,
@@ -207,12 +211,7 @@ impl Block {
             match self.parameter(tool, name, schema, &all.held, &place)? {
                 Some(rule) => sequence.push((rule, required)),
                 None if required => {
-                    return Err(refuse(
-                        tool,
-                        "required",
-                        &place,
-                        "no value is allowed for it",
-                    ));
+                    return Err(refuse(tool, "required", &place, "it allows no value"));
                 }
                 None => {}
             }
@@ -377,7 +376,7 @@ impl Block {
         match simple {
             Some(simple) => self.terminal(simple.to_owned()),
             None => {
-                let schema = with_options(held.alone(schema), held.mixed_names);
+                let schema = held.grammar(schema);
                 self.named('v', format!("%json {schema}"))
             }
         }
@@ -403,7 +402,7 @@ fn parameters(tool: &WantedTool) -> Result<Parameters, Box<Refusal>> {
                 tool,
                 "type",
                 "#",
-                "no parameters are allowed by it; name them",
+                "it allows no parameters; name them",
             ));
         }
     };
@@ -413,7 +412,7 @@ fn parameters(tool: &WantedTool) -> Result<Parameters, Box<Refusal>> {
                 .is_some_and(|t| t.iter().any(|t| t == "object"))
     };
     if all.get("type").is_some_and(|t| !object(t)) && tool.strict {
-        return Err(refuse(tool, "type", "#", "parameters are an object"));
+        return Err(refuse(tool, "type", "#", "parameters must be an object"));
     }
     let whole = [
         "$ref",
@@ -428,7 +427,7 @@ fn parameters(tool: &WantedTool) -> Result<Parameters, Box<Refusal>> {
     if let Some(keyword) = whole.iter().find(|k| all.contains_key(**k))
         && tool.strict
     {
-        let why = "parameters as a whole are not held to it; say it of each parameter";
+        let why = "this cannot be enforced for all parameters together; apply it to each parameter";
         return Err(refuse(tool, keyword, "#", why));
     }
     let mut named = match all.get("properties") {
@@ -468,7 +467,8 @@ fn parameters(tool: &WantedTool) -> Result<Parameters, Box<Refusal>> {
     if let Some(name) = named.keys().find(|name| odd(name)).cloned() {
         if tool.strict {
             let why = format!(
-                "the name {name:?} cannot be written in a call; leave out blanks, quotes and backslashes"
+                "the name {name:?} cannot be written in a call; leave out spaces, quotes and \
+                 backslashes"
             );
             return Err(refuse(tool, "properties", "#", why));
         }

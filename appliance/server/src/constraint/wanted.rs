@@ -1,4 +1,4 @@
-//! Why an answer cannot be held to what a request wants.
+//! Why a request's requirements on the answer cannot be enforced.
 
 use std::fmt;
 
@@ -54,9 +54,9 @@ pub enum ConstraintError {
     #[error("{0}")]
     Grammar(Box<Refusal>),
     /// It failed on the way.
-    #[error("the grammar could not be followed: {0}")]
+    #[error("the grammar could not be enforced: {0}")]
     Run(String),
     /// No grammar can be made with this tokenizer.
-    #[error("the tokenizer has no grammars: {0}")]
+    #[error("the tokenizer does not support grammars: {0}")]
     Tokenizer(String),
 }

@@ -1,4 +1,4 @@
-//! Bodies that clients compress.
+//! Compressed request bodies.
 
 use std::io::{self, Read};
 
@@ -11,7 +11,7 @@ use ruzstd::decoding::StreamingDecoder;
 use super::error::{ApiError, Kind};
 
 /// What can be read, for `Accept-Encoding` in a refusal.
-pub(super) const ACCEPTED: &str = "gzip, deflate, br, zstd";
+const ACCEPTED: &str = "gzip, deflate, br, zstd";
 /// Encodings one inside of another; none is known to need a second.
 const MOST_LAYERS: usize = 3;
 /// Bytes that brotli reads at once.
@@ -49,7 +49,7 @@ pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
             }
             codings.push(Coding::find(name).ok_or_else(|| {
                 refused(format!(
-                    "The Content-Encoding {name:?} is not known here; send the body as it is, or \
+                    "The Content-Encoding {name:?} is not supported; send the body unencoded, or \
                      as one of {ACCEPTED}."
                 ))
             })?);
@@ -57,7 +57,7 @@ pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
     }
     if codings.len() > MOST_LAYERS {
         return Err(refused(format!(
-            "The body has {} encodings one inside of another; at most {MOST_LAYERS} are read.",
+            "The body has {} nested encodings; at most {MOST_LAYERS} are supported.",
             codings.len()
         )));
     }
@@ -65,7 +65,7 @@ pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
 }
 
 fn refused(message: String) -> ApiError {
-    ApiError::new(Kind::Encoding, message)
+    ApiError::new(Kind::Encoding(ACCEPTED), message)
 }
 
 /// The body as it was before the encodings were applied, of at most `most` bytes at every
@@ -75,19 +75,19 @@ pub(super) fn decode(codings: &[Coding], body: Bytes, most: usize) -> Result<Byt
         let mut decoded = Vec::new();
         let read = unfold(coding, &body, most, &mut decoded);
         if decoded.len() > most {
-            return Err(super::body::too_large(most));
+            return Err(ApiError::too_large(most));
         }
         read.map_err(|error| {
             ApiError::new(
                 Kind::Invalid,
-                format!("The body is not what its Content-Encoding says: {error}."),
+                format!("The body does not match its Content-Encoding: {error}."),
             )
         })?;
         Ok(decoded.into())
     })
 }
 
-/// Reads one byte more than `most`, if there are so many.
+/// Reads one byte more than `most`, if there are that many.
 fn unfold(coding: Coding, mut body: &[u8], most: usize, to: &mut Vec<u8>) -> io::Result<()> {
     let limit = (most as u64).saturating_add(1);
     match coding {
@@ -209,10 +209,10 @@ mod tests {
     fn what_is_not_known_or_not_so_encoded_is_refused_by_name() {
         for name in ["compress", "snappy", "gzip, aes128gcm"] {
             let error = read(&[name], TEXT, 100).unwrap_err();
-            assert_eq!(error.kind, Kind::Encoding);
+            assert_eq!(error.kind, Kind::Encoding(ACCEPTED));
         }
         let error = codings(&headers(&["gzip,gzip,gzip,gzip"])).unwrap_err();
-        assert_eq!(error.kind, Kind::Encoding);
+        assert_eq!(error.kind, Kind::Encoding(ACCEPTED));
         let cut = gzip(TEXT);
         for (name, body) in [
             ("gzip", &cut[..cut.len() - 9]),

@@ -1,4 +1,4 @@
-//! Who may ask.
+//! Decides who may send requests.
 
 use hyper::Version;
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
@@ -18,7 +18,7 @@ pub(crate) enum Peer {
     Tcp,
 }
 
-/// Fields that clients send a key in, beside `Authorization: Bearer`.
+/// Headers in which clients send a key, besides `Authorization: Bearer`.
 static KEY_FIELDS: [HeaderName; 2] = [
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("api-key"),
@@ -26,7 +26,7 @@ static KEY_FIELDS: [HeaderName; 2] = [
 
 /// Finds out who asks by the keys in the request: one that is known lets it in, whatever
 /// stands in another field. Clients send two where two programs set one each.
-pub(super) fn client(headers: &HeaderMap, peer: Peer, keys: &Keys) -> Result<Client, ApiError> {
+pub(crate) fn client(headers: &HeaderMap, peer: Peer, keys: &Keys) -> Result<Client, ApiError> {
     if !keys.wanted() {
         return Ok(match peer {
             Peer::User(user) => Client::User(user),
@@ -43,27 +43,28 @@ pub(super) fn client(headers: &HeaderMap, peer: Peer, keys: &Keys) -> Result<Cli
     if given.is_empty() {
         return Err(ApiError::new(
             Kind::Unauthorized,
-            "This service wants a key: send it as Authorization: Bearer KEY, or as x-api-key.",
+            "This service requires an API key: send it as Authorization: Bearer KEY, or as \
+             x-api-key.",
         ));
     }
     let known = given.iter().filter_map(|key| keys.find(key.trim_ascii()));
     known
         .map(Client::Key)
         .next()
-        .ok_or_else(|| ApiError::new(Kind::Unauthorized, "This key is not known here."))
+        .ok_or_else(|| ApiError::new(Kind::Unauthorized, "This API key is not valid."))
 }
 
 /// The one host that a request of HTTP/1.1 must name (RFC 9112, 3.2): who passes requests
 /// on may have taken another field of several for it.
-pub(super) fn one_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn one_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
     let wrong = |message: &str| Err(ApiError::new(Kind::Invalid, message));
     let mut hosts = headers.get_all(HOST).into_iter();
     match (hosts.next(), hosts.next()) {
         (None, _) if version < Version::HTTP_11 => Ok(()),
-        (None, _) => wrong("A request of HTTP/1.1 must have the field Host."),
-        (Some(_), Some(_)) => wrong("The request has the field Host more than once."),
+        (None, _) => wrong("An HTTP/1.1 request must have a Host header."),
+        (Some(_), Some(_)) => wrong("The request has more than one Host header."),
         (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
-        (Some(_), None) => wrong("The field Host is no name or address with a port."),
+        (Some(_), None) => wrong("The Host header is not a name or address with a port."),
     }
 }
 
@@ -75,7 +76,7 @@ fn is_host(host: &[u8]) -> bool {
 
 /// Refuses what a browser sends for some page: without keys, any page that a user of
 /// this machine has open could reach a loopback port. Pages of the origins in `cors` may.
-pub(super) fn not_from_a_page(
+pub(crate) fn not_from_a_page(
     headers: &HeaderMap,
     peer: Peer,
     keys: &Keys,
@@ -88,15 +89,15 @@ pub(super) fn not_from_a_page(
     if headers.get(HOST).is_some_and(|host| !local(host)) {
         return Err(ApiError::new(
             Kind::Forbidden,
-            "Without keys this service answers to the name of this machine alone: use localhost \
+            "Without API keys, this service answers only to this machine's own name: use localhost \
              or 127.0.0.1.",
         ));
     }
     if headers.get(ORIGIN).is_some_and(|origin| !local(origin)) && !cors::allowed(cors, headers) {
         return Err(ApiError::new(
             Kind::Forbidden,
-            "Without keys this service answers no page of another origin, unless it was started \
-             with --cors ORIGIN.",
+            "Without API keys, this service does not answer pages of other origins, unless it was \
+             started with --cors ORIGIN.",
         ));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Paths as clients write them, and what they stand for.
+//! Maps paths, as clients write them, to endpoints.
 
 use hyper::Method;
 use percent_encoding::percent_decode_str;
@@ -15,7 +15,7 @@ const MOST_BEGINNINGS: usize = 3;
 
 /// What a path stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Route {
+pub(crate) enum Route {
     Health,
     Metrics,
     Models,
@@ -49,7 +49,7 @@ pub(crate) enum Completing {
 
 /// A path, taken apart.
 #[derive(Debug)]
-pub(super) struct Path {
+pub(crate) struct Path {
     /// Without the beginnings and what is empty.
     segments: Vec<String>,
     versioned: bool,
@@ -122,28 +122,26 @@ impl Path {
     pub fn instead(&self) -> &'static str {
         match &self.parts()[..] {
             // Ollama's.
-            ["api", "chat"] => " Ollama's API is not spoken here; use POST /v1/chat/completions.",
-            ["api", "generate"] => " Ollama's API is not spoken here; use POST /v1/completions.",
+            ["api", "chat"] => " Ollama's API is not supported; use POST /v1/chat/completions.",
+            ["api", "generate"] => " Ollama's API is not supported; use POST /v1/completions.",
             ["api", "tags" | "show" | "ps"] => {
-                " Ollama's API is not spoken here; use GET /v1/models."
+                " Ollama's API is not supported; use GET /v1/models."
             }
             ["api", ..] => {
-                " Ollama's API is not spoken here; use OpenAI's: /v1/chat/completions, \
+                "Ollama's API is not supported; use OpenAI's: /v1/chat/completions, \
                  /v1/completions and /v1/models."
             }
             ["responses", ..] => {
-                " Responses are not kept here (store: false); send the whole conversation to POST \
+                "Responses are not stored (store: false); send the whole conversation to POST \
                  /v1/responses."
             }
             ["embeddings" | "embedding" | "rerank" | "reranking", ..] => {
-                " This model writes text and makes no embeddings."
+                " This model writes text and does not make embeddings."
             }
             [
                 "images" | "audio" | "moderations" | "files" | "batches" | "assistants" | "threads",
                 ..,
-            ] => {
-                " There are /v1/chat/completions, /v1/responses, /v1/messages and /v1/completions."
-            }
+            ] => " Use /v1/chat/completions, /v1/responses, /v1/messages or /v1/completions.",
             _ => "",
         }
     }

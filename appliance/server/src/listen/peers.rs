@@ -29,9 +29,9 @@ impl std::str::FromStr for Who {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix('@') {
-            Some("") => Err("name the group after the @".into()),
+            Some("") => Err("give a group name after the @".into()),
             Some(group) => Ok(Self::Group(group.to_owned())),
-            None if text.is_empty() => Err("name a user, @group or any".into()),
+            None if text.is_empty() => Err("give a user name, @group or any".into()),
             None if text == "any" => Ok(Self::Anyone),
             None => Ok(Self::User(text.to_owned())),
         }
@@ -83,7 +83,7 @@ impl Peers {
 
 fn unknown(what: &str, name: &str) -> ServeError {
     ServeError::Config(format!(
-        "--allow: this machine knows no {what} {name:?}; a number is taken as well"
+        "--allow: this machine has no {what} {name:?}; a number works too"
     ))
 }
 

@@ -1,14 +1,14 @@
-//! Sessions that nobody uses at the moment, for prompts that begin like them.
+//! Idle sessions, kept for prompts that begin like them.
 
 use v4_runtime::storage::Landmark;
 use v4_runtime::{Engine, EngineError, Hooks, Session};
 
 /// Shorter sessions are not worth their place.
 const LEAST: usize = 8;
-/// A session is copied for so many tokens of it, or for this part of it.
+/// A session is copied for at least this many tokens of it, or for this part of it.
 const WORTH: (usize, usize) = (32, 16);
 /// A session is given up as if it had been used so many events later for each time that
-/// it was gone on with, up to so many times: a conversation outlives requests that came
+/// it was continued, up to so many times: a conversation outlives requests that came
 /// once and after it.
 const BONUS: (u64, u64) = (16, 4);
 /// What is to stay takes this part of the memory at most.
@@ -18,11 +18,11 @@ const STAYING_SHARE: u64 = 2;
 #[derive(Debug)]
 pub(super) struct Named {
     pub session: Session,
-    /// The name that it is kept under on the disk.
+    /// The name that it is kept under on disk.
     pub name: Option<String>,
-    /// How many times it was gone on with.
+    /// How many times it was continued.
     pub turns: u64,
-    /// The entry that it goes on from, whose place it takes.
+    /// The entry that it continues from, whose place it takes.
     pub from: Option<u64>,
     /// Given up after all others.
     pub stays: bool,
@@ -70,7 +70,7 @@ pub(super) struct Idle {
     clock: u64,
 }
 
-/// A session here that a prompt can go on from.
+/// A session here that a prompt can continue from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Best {
     /// Tokens in common that need not be run again.
@@ -94,13 +94,13 @@ pub(super) fn usable(session: &Session, engine: &Engine, ids: &[u32]) -> usize {
     marks.filter(|&mark| mark <= same).max().unwrap_or(0)
 }
 
-/// Whether to copy a session for so many tokens of it.
+/// Whether to copy a session for that many of its tokens.
 pub(super) fn worth_copying(tokens: usize, session: &Session) -> bool {
     let (enough, part) = WORTH;
     tokens >= enough.min(session.len().div_ceil(part)).max(1)
 }
 
-/// Whether a prompt that has `tokens` tokens in common with a session goes on with the
+/// Whether a prompt that has `tokens` tokens in common with a session continues with the
 /// conversation in it: it shares more than the system prompt, and leaves no more than a
 /// quarter behind of what came before the last answer. Others begin a conversation of
 /// their own, and take nothing's place.
@@ -181,7 +181,7 @@ impl Idle {
         if tokens.len() < LEAST {
             return;
         }
-        // What it goes on from is found in it, or was left behind.
+        // What it continues from is found in it, or was left behind.
         let same = |session: &Session| session.engine().is_same_as(named.session.engine());
         self.entries.retain(|e| {
             let session = &e.named.session;

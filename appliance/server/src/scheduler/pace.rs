@@ -1,4 +1,4 @@
-//! How much of a prompt to read at once.
+//! Decides how much of a prompt to read at once.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ impl Pace {
         (tokens.min(1e9) as usize).clamp(LEAST.min(self.chunk), self.chunk)
     }
 
-    /// A piece of so many tokens took so long.
+    /// A piece of that many tokens took that long.
     pub fn measured(&mut self, tokens: usize, time: Duration) {
         // A few rows say little about many.
         if tokens < LEAST.min(self.chunk) {

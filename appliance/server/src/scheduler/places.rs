@@ -1,4 +1,4 @@
-//! Where sessions are kept to be gone on from.
+//! Places from which a session can continue.
 
 use v4_runtime::storage::Landmark;
 

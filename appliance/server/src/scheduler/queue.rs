@@ -1,4 +1,4 @@
-//! Who is next.
+//! Decides whose turn is next.
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! The file of turns.
+//! The file in which turns are stored.
 //!
 //! ```text
 //! at 0    magic "V4TURNS\0", version u32, flags u32, fingerprint [32], sum [16]
@@ -8,7 +8,7 @@
 //!
 //! Numbers are little-endian. A sum is the first 16 bytes of BLAKE3 over the header's sum
 //! and the bytes since the sum before. With flag 1 what lies between a turn's length and
-//! its sum is sealed, as a file beside a session is. Turns are only added; what a crash
+//! its sum is sealed, like a file next to a session. Turns are only added; what a crash
 //! left of the last one does not fit its sum, and ends the file. Once the file has grown
 //! too large it is written anew with those that are still known.
 
@@ -21,7 +21,7 @@ use rustix::fs::{FlockOperation, flock};
 use v4_chat::{Place, Written};
 use v4_runtime::storage::{Fingerprint, SessionKey};
 
-use crate::config::SessionStore;
+use crate::config::SessionFolder;
 
 const MAGIC: &[u8; 8] = b"V4TURNS\0";
 const VERSION: u32 = 1;
@@ -63,7 +63,7 @@ impl TurnLog {
     /// one that is damaged or has another key the sound beginning is kept; what is wrong
     /// is returned as well.
     pub fn open(
-        store: &SessionStore,
+        store: &SessionFolder,
         model: Fingerprint,
         each: impl FnMut(Written),
     ) -> io::Result<(Self, Option<&'static str>)> {
@@ -119,7 +119,7 @@ impl TurnLog {
         let mut header = [0; HEADER];
         let expected = self.header();
         if len < HEADER as u64 || file.read_exact(&mut header).is_err() || header[..] != expected {
-            return Ok(Some("was of another key or format, or is damaged"));
+            return Ok(Some("written with another key or format, or damaged"));
         }
         self.header_sum.copy_from_slice(&header[HEADER - SUM..]);
         self.end = HEADER as u64;
@@ -164,7 +164,7 @@ impl TurnLog {
         };
         let bytes = u32::try_from(body.len()).ok();
         let Some(bytes) = bytes.filter(|&bytes| bytes <= MOST_TURN) else {
-            return Err(io::Error::other("an answer is too long to be remembered"));
+            return Err(io::Error::other("an answer is too long to save"));
         };
         let length = bytes.to_le_bytes();
         let check = sum(&[&self.header_sum, &length, &body]);
@@ -224,10 +224,10 @@ fn opened(path: &Path) -> io::Result<File> {
         .open(path)
         .map_err(named)?;
     if !file.metadata()?.is_file() {
-        return Err(named(io::Error::other("is no file")));
+        return Err(named(io::Error::other("not a regular file")));
     }
     flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| named(io::Error::other("another process has it open")))?;
+        .map_err(|_| named(io::Error::other("in use by another process")))?;
     Ok(file)
 }
 
@@ -271,8 +271,8 @@ mod tests {
 
     const MODEL: Fingerprint = Fingerprint([7; 32]);
 
-    fn store(folder: &Path, key: Option<[u8; 32]>) -> SessionStore {
-        SessionStore {
+    fn store(folder: &Path, key: Option<[u8; 32]>) -> SessionFolder {
+        SessionFolder {
             folder: folder.to_owned(),
             max_bytes: 0,
             key: key.map(SessionKey::new),
@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    fn open(store: &SessionStore) -> (TurnLog, Vec<Written>, Option<&'static str>) {
+    fn open(store: &SessionFolder) -> (TurnLog, Vec<Written>, Option<&'static str>) {
         let mut all = Vec::new();
         let (log, damage) = TurnLog::open(store, MODEL, |turn| all.push(turn)).unwrap();
         (log, all, damage)
@@ -345,7 +345,7 @@ mod tests {
 
     proptest! {
         /// A byte that was changed, a file that was cut: what comes before it is there,
-        /// nothing comes that was not written, and the file can be gone on with.
+        /// nothing comes that was not written, and the file can be continued.
         #[test]
         fn damage_costs_what_comes_after_it(at in 0_usize..4000, change in 0_u8.., cut in any::<bool>(), sealed in any::<bool>()) {
             let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
-//! Turns of the model as it wrote them, so that they come back so in later prompts.
+//! The model's turns as it wrote them, so that later prompts contain them unchanged.
 //!
-//! They are found by all that comes before them. With sessions on the disk they are kept
+//! They are found by all that comes before them. With sessions on disk they are kept
 //! beside these: what a session holds is of use only to prompts that spell its turns in
 //! the same way.
 
@@ -14,12 +14,12 @@ use v4_chat::{Place, Written};
 use v4_runtime::storage::Fingerprint;
 use v4_tokenizer::Tokenizer;
 
-use crate::config::SessionStore;
+use crate::config::SessionFolder;
 use crate::notify::Notifier;
 
 /// Ids of all turns together.
 const MOST_IDS: usize = 4 << 20;
-/// What a turn costs beside its ids, as if these were ids as well.
+/// What a turn costs in addition to its ids, counted in ids.
 const OF_A_TURN: usize = 32;
 /// Turns at one place: answers to the same prompt.
 const MOST_AT_A_PLACE: usize = 4;
@@ -104,10 +104,10 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Turns {
-    /// With those that are kept beside the sessions. A file that cannot be
+    /// With those that are stored next to the sessions. A file that cannot be
     /// used costs what was in it, and is logged.
     pub fn open(
-        store: &SessionStore,
+        store: &SessionFolder,
         model: Fingerprint,
         tokenizer: &Tokenizer,
         notifier: &Notifier,
@@ -122,16 +122,14 @@ impl Turns {
             Ok((log, damage)) => {
                 if let Some(damage) = damage {
                     notifier.log(&format!(
-                        "{}: {damage}; earlier answers may be read again once",
+                        "{}: {damage}; earlier answers may have to be read again once",
                         log.path().display()
                     ));
                 }
                 Some(Mutex::new(log))
             }
             Err(error) => {
-                notifier.log(&format!(
-                    "answers are not remembered across a restart: {error}"
-                ));
+                notifier.log(&format!("answers will not survive a restart: {error}"));
                 None
             }
         };

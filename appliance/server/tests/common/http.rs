@@ -1,4 +1,4 @@
-//! A client of few words: one request on a connection of its own.
+//! A minimal client: one request per connection.
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::io::{self, Read, Write};

@@ -1,17 +1,17 @@
-//! What was timed.
+//! Measured times.
 
 use serde_json::{Value, json};
 use v4_runtime::profile::{Profile, Work};
 
-use super::engram::Usage;
-use crate::streamed;
+use super::engram_usage::EngramUsage;
+use crate::expert_usage::ExpertUsage;
 
 /// One thing to time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Reading a prompt of so many tokens at once.
+    /// Reading a prompt of that many tokens at once.
     Prefill(usize),
-    /// Reading so many tokens one at a time.
+    /// Reading that many tokens one at a time.
     Decode(usize),
 }
 
@@ -33,8 +33,8 @@ impl Kind {
 /// What one run gave.
 pub struct Run {
     pub seconds: f64,
-    pub engram: Option<Usage>,
-    pub experts: Option<streamed::Usage>,
+    pub engram: Option<EngramUsage>,
+    pub experts: Option<ExpertUsage>,
     pub profile: Profile,
 }
 
@@ -46,9 +46,9 @@ pub struct Timing {
     /// Tokens per second of each run, ascending.
     rates: Vec<f64>,
     /// What Engram rows took in all of the runs, where there are any.
-    pub engram: Option<Usage>,
-    /// What experts took in all of the runs, if they are read from the disk.
-    pub experts: Option<streamed::Usage>,
+    pub engram: Option<EngramUsage>,
+    /// What experts took in all of the runs, if they are read from disk.
+    pub experts: Option<ExpertUsage>,
     /// What was done in all of the runs.
     pub profile: Profile,
 }
@@ -149,7 +149,7 @@ pub struct PerToken {
 }
 
 impl PerToken {
-    /// `work`, which was for so many tokens.
+    /// `work`, which was for that many tokens.
     pub fn new(work: Work, tokens: f64) -> Self {
         Self {
             seconds: work.time.as_secs_f64() / tokens,

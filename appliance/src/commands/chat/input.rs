@@ -1,4 +1,4 @@
-//! Messages from lines: a trailing backslash and `"""` make several lines one.
+//! Builds messages from lines: a trailing backslash and `"""` join several lines.
 
 use super::lines::{Line, Lines};
 

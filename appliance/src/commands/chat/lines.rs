@@ -1,4 +1,4 @@
-//! Where input lines come from: somebody typing, or a script.
+//! The source of input lines: a user at a terminal, or a script.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, Read};
@@ -12,8 +12,8 @@ use rustyline::history::DefaultHistory;
 use rustyline::{Cmd, Editor, KeyCode, KeyEvent, Modifiers};
 use v4_runtime::error_text;
 
+use crate::folders::{private_folder, state_folder};
 use crate::output::Notes;
-use crate::saved::{private_folder, state_folder};
 
 /// Longest input line in bytes.
 const MAX_LINE: u64 = 16 << 20;

@@ -1,4 +1,4 @@
-//! The clients, and the files in which their configurations stand as templates.
+//! The clients, and the templates of their configuration files.
 //!
 //! `@URL@` is the service's root, `@MODEL@`, `@CTX@`, `@OUTPUT@` and `@KEY@` are what
 //! they say.

@@ -1,4 +1,4 @@
-//! A safetensors file written piece by piece.
+//! Writes a safetensors file piece by piece.
 //!
 //! The `safetensors` crate wants every tensor in memory before it writes; the
 //! logits of a long text do not fit there (4,096 positions of V4 are 2 GB). The
@@ -71,7 +71,7 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
-    /// Creates the file beside its final name and writes the header.
+    /// Creates the file next to its final name and writes the header.
     pub fn create(path: &Path, tensors: &[Tensor]) -> anyhow::Result<Self> {
         let folder = folder_of(path);
         let file = tempfile::Builder::new()
@@ -122,7 +122,7 @@ impl TensorFile {
         self.named(written)
     }
 
-    /// Gives the file its name, on the disk and complete.
+    /// Gives the file its name, on disk and complete.
     pub fn finish(self) -> anyhow::Result<()> {
         if let Some((name, _)) = self.places.iter().find(|(_, p)| p.next != p.end) {
             bail!("{name}: fewer values than its shape has");

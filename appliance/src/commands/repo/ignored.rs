@@ -1,4 +1,4 @@
-//! The files that say what of a tree is not to be read.
+//! Checks the ignore files of a source tree.
 //!
 //! The walk passes over those that it cannot read, and then reads what they name: keys
 //! and passwords may be among it. So they are looked at first.

@@ -24,7 +24,7 @@ pub struct Filter {
 /// A file that is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceFile {
-    /// Path in the tree, with slashes; what is no UTF-8 in it is replaced.
+    /// Path in the tree, with slashes; what is not UTF-8 in it is replaced.
     pub path: String,
     /// Its text.
     pub text: String,
@@ -49,7 +49,7 @@ pub struct LeftOut {
     pub unreadable: usize,
     /// The first of these, and lines of ignore files that mean nothing.
     pub named: Vec<Unread>,
-    /// How many there are beside those named.
+    /// How many there are besides those named.
     pub more: usize,
 }
 

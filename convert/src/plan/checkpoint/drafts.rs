@@ -1,13 +1,14 @@
 //! Draft blocks: MTP and DSpark (spec/architecture.md sections 2.2 and 2.3).
 
-use super::{Block, Expected};
+use super::blocks::Block;
+use super::expected::Expected;
 use crate::checkpoint::Checkpoint;
-use crate::plan::PlanError;
+use crate::plan::error::PlanError;
 
 /// Draft blocks that a checkpoint may have.
 const MAX_DRAFT_BLOCKS: u32 = 16;
 
-/// The number of draft blocks, judged by the tensors that are there: the
+/// The number of draft blocks, judged by the tensors that exist: the
 /// configuration of DSpark checkpoints does not tell.
 pub(super) fn draft_blocks(checkpoint: &Checkpoint) -> u32 {
     let numbers = checkpoint.tensors.keys().filter_map(|name| {

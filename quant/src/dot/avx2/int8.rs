@@ -1,9 +1,9 @@
-//! Quantising activations, and what the int8 kernels share.
+//! Quantises activations, and code shared by the int8 kernels.
 
 use std::arch::x86_64::*;
 
-use super::{load_ps, sum8};
-use crate::dot::ActRow;
+use super::registers::{load_ps, sum8};
+use crate::dot::act::ActRow;
 use crate::dot::scalar::scales;
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -1,8 +1,9 @@
-//! Index keys: a lane is a key, and 16 of them meet one head after the other.
+//! Scores of index keys: a lane is a key, and 16 keys are compared with one head after the
+//! other.
 
 use std::arch::x86_64::*;
 
-use super::load_ps;
+use super::registers::load_ps;
 use crate::dot::IndexQuery;
 use crate::dot::index::{SHIFTED, scales, shape};
 

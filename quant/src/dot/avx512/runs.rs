@@ -1,10 +1,10 @@
-//! Formats whose block is 32 values with one scale.
+//! Formats with blocks of 32 values and one scale.
 
 use std::arch::x86_64::*;
 
 use super::group::{GROUP, Group, dots_of_halves};
-use super::panel::transpose_words;
-use super::{load_64, load_ps};
+use super::registers::{load_64, load_ps};
+use super::transpose::transpose_words;
 use crate::dot::layout::MXFP4_SCALE;
 use crate::dot::scratch::Line;
 use crate::tables::E2M1_DOUBLED;
@@ -44,7 +44,7 @@ impl Group<544> for Q8_0 {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn scales(group: &[u8; 544]) -> __m512 {
-        // The scales of a pair of blocks lie at its bytes 0 and 34.
+        // The scales of a pair of blocks are at its bytes 0 and 34.
         const ORDER: [u8; 64] = {
             let mut order = [0; 64];
             let mut i = 0;

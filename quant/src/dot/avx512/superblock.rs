@@ -1,9 +1,9 @@
-//! Formats whose block is 256 values with integer scales inside: two make a group.
+//! Formats with blocks of 256 values that contain integer scales; two blocks form a group.
 
 use std::arch::x86_64::*;
 
 use super::group::{Group, Minima, dots_of_halves, quarters};
-use super::{load_64, load_i8};
+use super::registers::{load_64, load_i8};
 use crate::dot::layout::q4_k_scales;
 use crate::tables::IQ2_XXS_GRID;
 

@@ -1,4 +1,4 @@
-//! Files that are written to while they are mapped.
+//! Detects files that are written to while they are mapped.
 //!
 //! What another process writes into a mapped file is in the mapping at once, whatever
 //! was checked before. The system notes the time before the bytes change, so a look at
@@ -169,7 +169,7 @@ mod tests {
         for (checked, keep_time, named) in [
             (true, false, true),
             (false, false, false),
-            // Only the blocks that something hangs on.
+            // Only the blocks that something depends on.
             (true, true, true),
             (false, true, false),
         ] {

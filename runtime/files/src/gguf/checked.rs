@@ -1,6 +1,5 @@
-//! Checks of an open file's bytes against hashes known beforehand, before anything is
-//! computed with them: what does not match is an error, and the file is not used any
-//! more.
+//! Compares an open file's bytes with known hashes before they are used. A mismatch is an
+//! error, and the file is not used any more.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -40,14 +39,14 @@ impl GgufFile {
         self.checks().map(|checks| &checks.hashes)
     }
 
-    /// What was found to be altered since the file was opened.
+    /// The first alteration found since the file was opened.
     #[must_use]
     pub fn altered(&self) -> Option<GgufError> {
         let altered = self.checks()?.altered()?;
         Some(self.error(altered))
     }
 
-    /// Sees that these of a tensor's bytes, as mapped, are what they should be. Blocks
+    /// Checks these bytes of a tensor, as mapped, against the hashes. Blocks
     /// that were checked before are not checked again. Returns at once for a file
     /// without hashes.
     ///
@@ -118,7 +117,7 @@ impl GgufFile {
         Ok(())
     }
 
-    /// Sees that `bytes`, read from the file before, are those of the tensor from
+    /// Checks that `bytes`, read from the file before, are those of the tensor from
     /// `start` on. They must be whole blocks, and are checked each time.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Which of a file's bytes have been compared with their hashes, block by block.
+//! Records which blocks of a file have been compared with their hashes.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -70,7 +70,7 @@ impl Checks {
         })
     }
 
-    /// Sees that the header names the very tensors that there are hashes of.
+    /// Checks that the header names exactly the tensors that have hashes.
     pub fn same_tensors(&self, header: &Header) -> Result<(), GgufError> {
         for info in &header.tensors {
             let position = header.data_offset + info.offset;
@@ -116,7 +116,7 @@ impl Checks {
         }))
     }
 
-    /// Remembers what did not match, if it is the first.
+    /// Records a mismatch, if it is the first.
     pub fn found(&self, altered: Altered) -> GgufError {
         let _ = self.first.set(altered.clone());
         self.error(altered)
@@ -142,7 +142,7 @@ impl Checks {
         }
     }
 
-    /// What did not match, if something did not.
+    /// The first mismatch, if there was one.
     pub fn altered(&self) -> Option<GgufError> {
         self.first.get().map(|first| self.error(first.clone()))
     }
@@ -186,7 +186,7 @@ impl Checks {
     }
 }
 
-/// Bytes of a tensor in its blocks: each block's number and where it lies in the tensor.
+/// Bytes of a tensor in its blocks: each block's number and its place in the tensor.
 pub(super) fn blocks_of(known: &TensorHashes, bytes: Range<u64>) -> Vec<(u64, Range<u64>)> {
     let first = bytes.start / known.block_bytes;
     let last = bytes.end.min(known.bytes).div_ceil(known.block_bytes);

@@ -98,7 +98,7 @@ pub enum GgufError {
         /// The longest allowed.
         most: u64,
     },
-    /// A string is no UTF-8.
+    /// A string is not UTF-8.
     #[error("{item}: the text is not UTF-8; the file is damaged, download or convert it again")]
     Utf8 {
         /// The entry.
@@ -146,7 +146,7 @@ pub enum GgufError {
         /// The byte found.
         byte: u8,
     },
-    /// An alignment that is no power of two, or out of range.
+    /// An alignment that is not a power of two, or out of range.
     #[error(
         "alignment {alignment} is not a power of two from {} to {}; convert the model again",
         super::MIN_ALIGNMENT,
@@ -199,7 +199,7 @@ pub enum GgufError {
         /// The dimensions, innermost first.
         dims: Vec<u64>,
     },
-    /// A row that is no whole number of blocks.
+    /// A row that is not a whole number of blocks.
     #[error(
         "tensor {} has rows of {values} values, but {ty} needs a multiple of {}; choose another \
          type for it",
@@ -241,7 +241,7 @@ pub enum GgufError {
         /// The file's alignment.
         alignment: u64,
     },
-    /// A tensor's data lie past the end of the file.
+    /// A tensor's data is past the end of the file.
     #[error(
         "tensor {} ends at byte {end}, but the file has only {file_len}; it is truncated or \
          damaged, download or convert it again",
@@ -330,7 +330,7 @@ pub enum GgufError {
         /// End of the block.
         to: u64,
     },
-    /// The header, or what lies between tensors, is not what the file's hashes say.
+    /// The header, or the data between tensors, does not match the file's hashes.
     #[error(
         "its header, or data between its tensors, does not match the manifest: the file was \
          altered, or its disk is damaged; copy the model again"

@@ -54,7 +54,7 @@ impl GgufFile {
     /// parsed, and tensors as [`Self::check`] and its like are called.
     ///
     /// # Errors
-    /// As [`Self::open`], and if something is not what the hashes say.
+    /// As [`Self::open`], and if something does not match the hashes.
     pub fn open_checked(path: &Path, hashes: Arc<FileHashes>) -> Result<Self, GgufError> {
         let files = set::open_files(path, hashes.parts().len())?;
         let checks = Checks::new(hashes, &files).map_err(|error| named(path, error))?;
@@ -135,8 +135,8 @@ impl GgufFile {
         &self.header
     }
 
-    /// Whether some bytes could not be read since the file was opened, as it was cut
-    /// short or its disk failed; zeros were read instead.
+    /// Whether some bytes could not be read since the file was opened, because it was
+    /// truncated or its disk failed; zeros were read instead.
     #[must_use]
     pub fn lost(&self) -> bool {
         self.parts.iter().any(Part::lost)
@@ -186,10 +186,10 @@ impl GgufFile {
         self.header.data_offset + tensor.offset
     }
 
-    /// A tensor's bytes, as the file has them.
+    /// A tensor's bytes, as in the file.
     ///
     /// # Panics
-    /// If the tensor is not one of this file's and would lie outside it.
+    /// If the tensor is not one of this file's and would be outside it.
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         // For this file's own tensors the reader has checked both bounds.
@@ -211,7 +211,7 @@ impl GgufFile {
     /// else the system needs memory for.
     ///
     /// # Errors
-    /// The system's: the process may not lock so much, or there is not so much memory.
+    /// The system's: the process may not lock that much, or there is not enough memory.
     pub fn lock(&self, tensor: &TensorInfo) -> std::io::Result<()> {
         let bytes = self.data(tensor);
         // SAFETY: the range is inside of the map, which `self` owns; locking changes
@@ -221,7 +221,7 @@ impl GgufFile {
     }
 
     /// Has a tensor's bytes kept in memory from when they are read first, so that what was
-    /// checked is not read anew from the disk. Reads nothing by itself, and does what the
+    /// checked is not read anew from disk. Reads nothing by itself, and does what the
     /// system allows: see [`Self::unlocked`].
     pub fn lock_as_read(&self, tensor: &TensorInfo) {
         let bytes = self.data(tensor);
@@ -239,7 +239,7 @@ impl GgufFile {
         self.unlocked.load(Ordering::Relaxed)
     }
 
-    /// Says that of a tensor's bytes a few are read here and there: what lies around
+    /// Declares that only a few of a tensor's bytes are read here and there: what is around
     /// them is then not read as well, nor kept.
     pub fn advise_random(&self, tensor: &TensorInfo) {
         #[cfg(unix)]

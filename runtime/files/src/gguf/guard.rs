@@ -1,6 +1,6 @@
-//! What happens when a mapped file is cut short: reading past its new end raises
-//! SIGBUS, which would kill the process. Here it marks the file as lost, and zeros
-//! are read from there on; whoever computes asks afterwards whether that happened.
+//! Handles mapped files that are truncated: reading past the new end raises SIGBUS, which
+//! would kill the process. Here it marks the file as lost, and zeros are read from there
+//! on; the caller checks afterwards whether that happened.
 #![allow(unsafe_code)]
 
 use std::sync::Once;
@@ -162,7 +162,7 @@ mod linux {
         not_ours(signal, info, context);
     }
 
-    /// Hands the signal to whoever had it before; without one, it ends the process as
+    /// Passes the signal to the previous handler; without one, it ends the process as
     /// if we had never been.
     fn not_ours(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
         let before = BEFORE.load(Ordering::Acquire);

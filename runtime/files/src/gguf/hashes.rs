@@ -1,4 +1,4 @@
-//! The hashes of a file's bytes, known beforehand.
+//! The known hashes of a file's bytes.
 //!
 //! Where they come from is the caller's business: a manifest, whose signature says who
 //! vouches for them.
@@ -132,7 +132,7 @@ impl FileHashes {
 }
 
 /// BLAKE3 of the bytes of a file outside of `tensors`, positions and lengths in the
-/// order of the file: its header, what lies between tensors, and what follows them.
+/// order of the file: its header, the data between tensors, and what follows them.
 #[must_use]
 pub fn frame_hash(file: &[u8], tensors: impl Iterator<Item = (u64, u64)>) -> Hash {
     let mut hash = blake3::Hasher::new();

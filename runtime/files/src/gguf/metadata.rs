@@ -61,7 +61,7 @@ impl Metadata {
         Some(&self.entries[self.sorted[at] as usize].1)
     }
 
-    /// Whether the key is there.
+    /// Whether the key exists.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
         self.find(key).is_ok()
@@ -109,37 +109,37 @@ impl Metadata {
     }
 
     /// # Errors
-    /// The key is missing, is no integer, or does not fit.
+    /// The key is missing, is not an integer, or does not fit.
     pub fn get_u32(&self, key: &str) -> Result<u32, GgufError> {
         integer(key, self.need(key)?, "U32")
     }
 
     /// # Errors
-    /// The key is missing, is no integer, or does not fit.
+    /// The key is missing, is not an integer, or does not fit.
     pub fn get_i32(&self, key: &str) -> Result<i32, GgufError> {
         integer(key, self.need(key)?, "I32")
     }
 
     /// # Errors
-    /// The key is missing, is no integer, or does not fit.
+    /// The key is missing, is not an integer, or does not fit.
     pub fn get_u64(&self, key: &str) -> Result<u64, GgufError> {
         integer(key, self.need(key)?, "U64")
     }
 
     /// # Errors
-    /// The key is missing, is no integer, or does not fit this machine's `usize`.
+    /// The key is missing, is not an integer, or does not fit this machine's `usize`.
     pub fn get_usize(&self, key: &str) -> Result<usize, GgufError> {
         integer(key, self.need(key)?, "U64")
     }
 
     /// # Errors
-    /// The key is missing, is no number, or is beyond an f32.
+    /// The key is missing, is not a number, or is beyond an f32.
     pub fn get_f32(&self, key: &str) -> Result<f32, GgufError> {
         float(key, self.need(key)?)
     }
 
     /// # Errors
-    /// The key is missing or no truth value.
+    /// The key is missing or not a boolean.
     pub fn get_bool(&self, key: &str) -> Result<bool, GgufError> {
         match self.need(key)? {
             Value::Bool(v) => Ok(*v),
@@ -148,7 +148,7 @@ impl Metadata {
     }
 
     /// # Errors
-    /// The key is missing or no string.
+    /// The key is missing or not a string.
     pub fn get_str(&self, key: &str) -> Result<&str, GgufError> {
         match self.need(key)? {
             Value::String(v) => Ok(v),
@@ -157,7 +157,7 @@ impl Metadata {
     }
 
     /// # Errors
-    /// The key is missing, is no array of strings.
+    /// The key is missing or not an array of strings.
     pub fn get_strs(&self, key: &str) -> Result<&Strings, GgufError> {
         const EXPECTED: &str = "ARRAY of STRING";
         match self.need(key)? {
@@ -167,28 +167,28 @@ impl Metadata {
     }
 
     /// # Errors
-    /// The key is missing, is no array of integers, or one does not fit.
+    /// The key is missing, is not an array of integers, or one does not fit.
     pub fn get_u32s(&self, key: &str) -> Result<Vec<u32>, GgufError> {
         let array = self.need_array(key, "ARRAY of U32")?;
         integers(key, array, "U32", "ARRAY of U32")
     }
 
     /// # Errors
-    /// The key is missing, is no array of integers, or one does not fit.
+    /// The key is missing, is not an array of integers, or one does not fit.
     pub fn get_i32s(&self, key: &str) -> Result<Vec<i32>, GgufError> {
         let array = self.need_array(key, "ARRAY of I32")?;
         integers(key, array, "I32", "ARRAY of I32")
     }
 
     /// # Errors
-    /// The key is missing, is no array of integers, or one does not fit.
+    /// The key is missing, is not an array of integers, or one does not fit.
     pub fn get_u64s(&self, key: &str) -> Result<Vec<u64>, GgufError> {
         let array = self.need_array(key, "ARRAY of U64")?;
         integers(key, array, "U64", "ARRAY of U64")
     }
 
     /// # Errors
-    /// The key is missing, is no array of numbers, or one is beyond an f32.
+    /// The key is missing, is not an array of numbers, or one is beyond an f32.
     pub fn get_f32s(&self, key: &str) -> Result<Vec<f32>, GgufError> {
         const EXPECTED: &str = "ARRAY of F32";
         match self.need_array(key, EXPECTED)? {
@@ -346,10 +346,7 @@ mod tests {
     fn errors_name_the_key_and_both_types() {
         let m = sample();
         let text = m.get_u32("a").unwrap_err().to_string();
-        assert!(
-            text.starts_with("key \"a\" is STRING, not U32"),
-            "{text}"
-        );
+        assert!(text.starts_with("key \"a\" is STRING, not U32"), "{text}");
         let text = m.get_strs("e").unwrap_err().to_string();
         assert!(
             text.starts_with("key \"e\": is ARRAY of I32, expected ARRAY of STRING"),

@@ -35,7 +35,7 @@ pub use writer::{PAGE_ALIGNMENT, data_bytes, encode_header, layout_offsets};
 
 const MAGIC: &[u8; 4] = b"GGUF";
 
-/// What a Git LFS pointer begins with: the few lines that stand in place of a large
+/// The beginning of a Git LFS pointer: the few lines that replace a large
 /// file in a repository that was cloned without Git LFS.
 pub const LFS_POINTER_START: &[u8; 23] = b"version https://git-lfs";
 
@@ -87,7 +87,7 @@ fn indices(len: usize) -> Vec<u32> {
     (0..u32::try_from(len).expect("fewer than 2^32 entries")).collect()
 }
 
-/// The indices of `items` in the order of their names, or a name that is there twice.
+/// The indices of `items` in the order of their names, or a name that occurs twice.
 fn sort_names<T>(items: &[T], name: impl Fn(&T) -> &str) -> Result<Vec<u32>, &str> {
     let name_at = |i: u32| name(&items[i as usize]);
     let mut sorted = indices(items.len());

@@ -7,7 +7,7 @@ use super::tensor::{TensorInfo, check_table};
 use super::value::{Array, Strings, Value, id};
 use super::{DEFAULT_ALIGNMENT, MAGIC, MAX_DIMS, MAX_KEY_BYTES, MAX_NAME_BYTES};
 
-/// Everything in a GGUF file but the tensors' data.
+/// Everything in a GGUF file except the tensors' data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
     /// 2 or 3.
@@ -18,7 +18,7 @@ pub struct Header {
     pub metadata: Metadata,
     /// The tensors in the file's order.
     pub tensors: Vec<TensorInfo>,
-    /// Where the tensors' data start, in bytes from the start of the file.
+    /// Where the tensors' data starts, in bytes from the start of the file.
     pub data_offset: u64,
 }
 
@@ -35,7 +35,7 @@ const FREE_TABLE_BYTES: u64 = 64 << 10;
 /// first (all of them, or at least the whole header).
 ///
 /// The bytes are not trusted: no single allocation is larger than the file (or
-/// 64 KiB), and every tensor of the result lies inside the file, aligned, apart
+/// 64 KiB), and every tensor of the result is inside the file, aligned, apart
 /// from the others, in whole blocks of a known type.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! When a file was last changed, as its file system says.
+//! When a file was last changed, according to its file system.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;

@@ -11,7 +11,7 @@ pub struct TensorInfo {
     pub ty: GgmlType,
     /// 1 to 4 dimensions in ggml's order: the innermost, a row's length, first.
     pub dims: Vec<u64>,
-    /// Where its data start, in bytes from [`Header::data_offset`](super::Header::data_offset).
+    /// Where its data starts, in bytes from [`Header::data_offset`](super::Header::data_offset).
     pub offset: u64,
     /// Length of its data in bytes.
     pub bytes: u64,
@@ -22,7 +22,7 @@ impl TensorInfo {
     ///
     /// # Errors
     /// The name's length, the number of dimensions, a dimension of 0, a shape too
-    /// large to count, or a row that is no whole number of the type's blocks.
+    /// large to count, or a row that is not a whole number of the type's blocks.
     pub fn new(name: String, ty: GgmlType, dims: Vec<u64>) -> Result<Self, GgufError> {
         let bytes = tensor_bytes(&name, ty, &dims)?;
         Ok(Self {

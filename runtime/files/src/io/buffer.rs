@@ -1,4 +1,4 @@
-//! Memory that direct reads can go to.
+//! Memory suitable for direct reads.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -17,7 +17,7 @@ pub struct AlignedBuffer {
 #[derive(Debug)]
 enum Memory {
     Heap(Vec<u8>),
-    /// Pages of its own, given back as soon as the buffer is dropped.
+    /// Separate pages, returned as soon as the buffer is dropped.
     Pages(MmapMut),
 }
 
@@ -38,7 +38,7 @@ impl AlignedBuffer {
     /// huge ones where the system has them; for what is large and lives long.
     ///
     /// # Errors
-    /// If the system has not so much memory.
+    /// If the system does not have that much memory.
     pub fn pages(len: usize, alignment: usize) -> io::Result<Self> {
         let room = len
             .checked_add(alignment)

@@ -1,4 +1,4 @@
-//! A second, private opening of a file, for reads that go around the page cache.
+//! A second, private file descriptor, for reads that bypass the page cache.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use rustix::fs::{Advice, AtFlags, Mode, OFlags, StatxFlags};
 
 use super::AlignedBuffer;
 
-/// Alignment of direct reads where the kernel does not tell (before Linux 6.1).
+/// Alignment of direct reads if the kernel does not report it (before Linux 6.1).
 const USUAL_UNIT: usize = 4096;
 /// Direct reads coarser than this are not worth it for rows of some hundred bytes.
 const MOST_UNIT: usize = 64 << 10;

@@ -1,6 +1,5 @@
-//! Many positioned reads at once, past the page cache's own pace: what mapped
-//! memory cannot give, since page faults come one after the other (design
-//! contract 5).
+//! Many positioned reads at once. Mapped memory cannot do that, because page faults happen
+//! one after the other (design contract 5).
 //!
 //! Who wants data hands a job to a reader. The reader asks it for one
 //! request after the other, as many as may be in flight, and gives each
@@ -32,10 +31,10 @@ pub use threads::read_into;
 /// How reads are submitted to the operating system. The results are the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ReadMode {
-    /// `io_uring` where the kernel allows it, threads elsewhere.
+    /// `io_uring` if the kernel allows it, threads otherwise.
     #[default]
     Auto,
-    /// `io_uring`; an error where the kernel refuses it.
+    /// `io_uring`; an error if the kernel refuses it.
     Uring,
     /// A pool of threads, each with one `pread` at a time.
     Threads,
@@ -65,7 +64,7 @@ pub trait ReadHook: Send + Sync + fmt::Debug {
     ) -> std::io::Result<usize>;
 }
 
-/// Most reads that may be in flight; what NVMe drives have queues for.
+/// The most reads that may be in flight, as many as the queues of NVMe drives hold.
 pub const MAX_IN_FLIGHT: usize = 1024;
 
 /// A read: the first `need` bytes at `offset` are wanted, up to `len` are asked
@@ -103,7 +102,7 @@ pub trait Job: Send + Sync {
 }
 
 /// Calls into a job. If that panics the job ends as if the reader had: whoever
-/// waits for it must not wait for ever.
+/// waits for it must not wait forever.
 fn guarded<T>(job: &Arc<dyn Job>, call: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(call));
     if result.is_err() {

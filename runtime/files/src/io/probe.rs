@@ -1,4 +1,4 @@
-//! What the disk under a file can do, measured with the reads that the engine makes.
+//! Measures the disk under a file with the same reads that the engine makes.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +19,7 @@ pub struct ReadSupport {
 }
 
 impl ReadSupport {
-    /// Tries both with a file that is not empty.
+    /// Tries both on a file that is not empty.
     ///
     /// # Errors
     /// If the file cannot be opened.
@@ -50,8 +50,8 @@ pub struct DiskRate {
     pub direct: bool,
 }
 
-/// Reads blocks from all over a file for about `time`, and tells how fast they came.
-/// `None` if the file has not even one block.
+/// Reads blocks from all over a file for about `time`, and measures their rate.
+/// `None` if the file does not contain a whole block.
 ///
 /// # Errors
 /// If the file cannot be opened or read, or the system refuses the mode.

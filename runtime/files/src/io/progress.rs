@@ -1,4 +1,5 @@
-//! What to do after each answer of the system: the same for every way to read.
+//! Decides what to do after each result of the system, in the same way for every read
+//! method.
 
 use std::io;
 use std::ops::Range;
@@ -80,7 +81,7 @@ impl Progress {
         if end >= self.need {
             return Step::Done;
         }
-        // A direct read goes on at a whole unit, so part of it comes again.
+        // A direct read continues at a whole unit, so part of it comes again.
         self.got = end / self.unit * self.unit;
         if self.got > before {
             self.retries = 0;

@@ -1,4 +1,4 @@
-//! What a reader and its threads share.
+//! State shared by a reader and its threads.
 
 use std::io;
 use std::os::fd::OwnedFd;

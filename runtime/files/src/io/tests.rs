@@ -1,4 +1,4 @@
-//! Readers of both kinds, with jobs that keep to the rules and jobs that do not.
+//! Readers of both kinds, with well-behaved and misbehaving jobs.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -10,7 +10,7 @@ use super::*;
 
 const PIECE: usize = 4096;
 
-/// A file of so many pieces, each filled with its number.
+/// A file of that many pieces, each filled with its number.
 fn file(pieces: usize) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for piece in 0..pieces {

@@ -1,5 +1,5 @@
-//! Reads by a pool of threads, each with one `pread` at a time. They sleep while
-//! there is nothing to do.
+//! Reads with a pool of threads, each with one `pread` at a time. They sleep when there is
+//! nothing to do.
 
 use std::io;
 use std::os::unix::fs::FileExt;

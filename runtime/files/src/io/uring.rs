@@ -1,4 +1,4 @@
-//! Reads through `io_uring`: one thread submits and collects.
+//! Reads with `io_uring`: one thread submits and collects.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -174,7 +174,7 @@ impl Ring {
                     let event = shared.queue.event().map(AsRawFd::as_raw_fd);
                     debug_assert!(event.is_some());
                     if let Some(event) = shared.queue.event() {
-                        // Sets it back; that it was zero already is no error.
+                        // Sets it back; that it was zero already is not an error.
                         let _ = rustix::io::read(event, &mut [0; 8]);
                     }
                 } else {

@@ -1,5 +1,5 @@
-//! A GGUF file written field by field, without the crate's own writer, so that
-//! a test can lie in any of them.
+//! A GGUF file written field by field, without the crate's own writer, so that a test can
+//! put a false value into any field.
 #![allow(dead_code)] // Each test program uses a part of it.
 
 /// A metadata entry: key, value type and the value's bytes.
@@ -179,7 +179,7 @@ impl RawGguf {
         }
         b.header_end = out.len();
         out.resize(out.len().next_multiple_of(self.padding), 0);
-        // Data that is no valid UTF-8 and no small number, should it be read as such.
+        // Data that is not valid UTF-8 and no small number, should it be read as such.
         out.extend((0..self.data_len).map(|i| (i * 37 + 129) as u8));
         b
     }

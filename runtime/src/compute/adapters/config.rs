@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::read::read;
 use crate::error::AdapterError;
 
-/// Larger ones are no configurations.
+/// Larger ones are not configurations.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Fields that say how it was trained or where it came from, and change no result.

@@ -13,7 +13,7 @@ use super::{Adapter, Pair, Part, Site, names};
 use crate::error::{AdapterError, EngineError};
 use crate::residency::{Budget, Share};
 
-/// Larger files are no adapters.
+/// Larger files are not adapters.
 const MAX_BYTES: u64 = 16 << 30;
 
 /// What PEFT puts before the trained model's names.

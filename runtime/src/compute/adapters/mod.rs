@@ -1,4 +1,4 @@
-//! Low-rank adapters (LoRA), applied beside the model's own weights.
+//! Low-rank adapters (LoRA), applied in addition to the model's own weights.
 //!
 //! A projection `y = W x` becomes `y = W x + scale B (A x)`, where `A` is
 //! `[rank, inputs]` and `B` `[outputs, rank]`. The weights stay as they are, so one model

@@ -1,5 +1,4 @@
-//! Which projection a module of the trained model is: its name in a PEFT file to the
-//! tensor's name in GGUF.
+//! Maps the names of modules in a PEFT file to the names of tensors in GGUF.
 //!
 //! Adapters are trained on the published layout (spec section 2.2) or on the one of the
 //! `transformers` library, which has other names for the same projections.
@@ -71,7 +70,7 @@ const IN_LAYER: &[(&str, &str, &str)] = &[
 ];
 
 /// The GGUF names that a module may have in a file, without the model's prefix
-/// (`model.`); none if it is no projection that adapters can change.
+/// (`model.`); none if it is not a projection that adapters can change.
 pub(super) fn gguf_names(module: &str) -> Vec<String> {
     let module = module.strip_prefix("model.").unwrap_or(module);
     if matches!(module, "head" | "lm_head") {

@@ -1,4 +1,4 @@
-//! Damaged files are refused, never worse.
+//! Damaged files are refused, and nothing worse happens.
 
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
@@ -59,7 +59,7 @@ fn a_sound_one_is_taken() {
     assert_eq!(Adapter::examine(CONFIG, &file(), &sites()).unwrap(), 2);
 }
 
-/// Whatever is taken lies in the file.
+/// Whatever is accepted is within the file.
 fn check(config: &[u8], bytes: &[u8]) {
     for pair in pairs(config, bytes).into_iter().flatten().flatten() {
         for part in [&pair.a, &pair.b] {

@@ -1,4 +1,4 @@
-//! The operations of the forward pass, on buffers that only a backend can open.
+//! The operations of the forward pass, on buffers that only a backend can access.
 //!
 //! The forward pass (`crate::compute::forward`) is written against [`Backend`] alone.
 //! `cpu` is one implementation. All matrices are row-major f32 `[rows, cols]`
@@ -208,7 +208,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn push_rows(&self, rows: &mut Self::Rows, x: &Self::Buf);
     /// Drops all rows; the next one pushed has the number `next`.
     fn restart_rows(&self, rows: &mut Self::Rows, next: usize);
-    /// Drops what lies before the last `keep` rows; they keep their numbers.
+    /// Drops all but the last `keep` rows; they keep their numbers.
     fn keep_last_rows(&self, rows: &mut Self::Rows, keep: usize);
 
     /// Number of the first row that is still held.
@@ -242,7 +242,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn pending_seen(&self, pending: &Self::Pending) -> usize;
     /// Appends a compressor state to `out`.
     fn export_pending(&self, pending: &Self::Pending, out: &mut Vec<u8>);
-    /// Makes a compressor's state one that has seen so many tokens, whose projections
+    /// Makes a compressor's state one that has seen that many tokens, whose projections
     /// are noise.
     fn fill_pending(
         &self,

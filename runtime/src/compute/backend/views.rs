@@ -1,4 +1,4 @@
-//! Weights in the host's memory, as products take them.
+//! Weights in the host's memory, in the form that products take.
 
 use v4_quant::GgmlType;
 
@@ -49,7 +49,7 @@ impl<'a> WeightRows<'a> {
     }
 }
 
-/// A low-rank pair of matrices, added beside a product.
+/// A low-rank pair of matrices, added to a product.
 #[derive(Debug, Clone, Copy)]
 pub struct LowRank<'a> {
     /// `[rank, inputs]`.

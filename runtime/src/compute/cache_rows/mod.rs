@@ -41,7 +41,7 @@ impl RowFormat {
     /// Bytes of a row of `width` channels.
     ///
     /// # Panics
-    /// If `width` is no whole number of the format's blocks; model dimensions
+    /// If `width` is not a whole number of the format's blocks; model dimensions
     /// are checked when a model is opened.
     #[must_use]
     pub fn row_bytes(self, width: usize) -> usize {

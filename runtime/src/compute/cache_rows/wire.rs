@@ -1,4 +1,4 @@
-//! Cache rows as they are kept in a session file: as stored, row after row.
+//! The format of cache rows in a session file: as stored in memory, row after row.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Rows that the decoder has not seen yet, kept while a prompt is read.
+//! Rows that the decoder has not processed yet, kept while a prompt is read.
 
 use super::{Scratch, Span};
 use crate::compute::backend::Backend;

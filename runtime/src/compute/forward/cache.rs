@@ -1,4 +1,4 @@
-//! What the model remembers of a sequence.
+//! The caches of a sequence.
 
 use super::KvPrecision;
 use super::backlog::Backlog;

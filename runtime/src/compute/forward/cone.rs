@@ -1,11 +1,11 @@
-//! Which rows of a prompt each layer has to compute.
+//! Determines which rows of a prompt each layer must compute.
 //!
 //! A layer that compresses its own input needs every token. The layers after
 //! the last such one (V4.1's decoder, spec 3.5) see earlier tokens through
-//! their windows only: what is wanted at one position hangs on `window - 1`
+//! their windows only: what is wanted at one position depends on `window - 1`
 //! positions before it in the layer below, on twice as many in the one below
 //! that, and on nothing else. Rows outside this cone are never computed, and
-//! since a row's bits do not depend on the rows beside it, the rest are the
+//! since a row's bits do not depend on the other rows, the rest are the
 //! same bits as in a full pass.
 
 use std::ops::Range;
@@ -47,7 +47,7 @@ impl Cone {
         }
     }
 
-    /// What it takes to know the outputs from `wanted` on and to go on after
+    /// What it takes to know the outputs from `wanted` on and to continue after
     /// `end`; `wanted` is at most `end`.
     #[must_use]
     pub fn new(cfg: &ModelConfig, wanted: usize, end: usize) -> Self {

@@ -1,4 +1,4 @@
-//! Caches of a sequence that was never run, to measure what long ones cost.
+//! Fills caches without running a sequence, to measure the cost of long contexts.
 
 use super::Cache;
 use crate::compute::backend::Backend;

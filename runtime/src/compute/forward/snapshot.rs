@@ -1,5 +1,4 @@
-//! What a sequence's caches are in a session file: rows that grow, and a state of
-//! constant size.
+//! A sequence's caches in a session file: rows that grow, and a state of constant size.
 //!
 //! ```text
 //! rows    per layer that compresses: new entries, then new index keys
@@ -39,7 +38,7 @@ impl<'a> Reader<'a> {
         self.bytes(n)
     }
 
-    /// `rows` rows of so many floats as stand before them.
+    /// `rows` rows of as many floats as the number before them says.
     fn floats(&mut self, rows: usize) -> Option<(Vec<f32>, usize)> {
         let cols = self.number()?;
         let bytes = self.bytes(rows.checked_mul(cols)?.checked_mul(4)?)?;

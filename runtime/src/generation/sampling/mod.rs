@@ -1,4 +1,4 @@
-//! Choosing the next token from logits.
+//! Chooses the next token from logits.
 //!
 //! The steps, in this order: repetition penalty, temperature, top-k, top-p, min-p,
 //! one draw. Each step sees the distribution that the one before has left.
@@ -45,7 +45,7 @@ impl Sampler {
         Self::resume(options, 0)
     }
 
-    /// A sampler that goes on where another with the same options stood after
+    /// A sampler that continues where another with the same options stood after
     /// [`draws`](Self::draws) random numbers.
     ///
     /// # Errors

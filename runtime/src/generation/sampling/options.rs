@@ -1,4 +1,4 @@
-//! What the choice of a token can be asked for.
+//! Options of the sampler.
 
 /// How to choose a token.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,4 @@
-//! What a V4.1 file says of its Engram tables (spec/gguf.md section 5).
+//! What a V4.1 file says about its Engram tables (spec/gguf.md section 5).
 
 use v4_tokenizer::Tokenizer;
 

@@ -1,4 +1,4 @@
-//! Metadata keys of one architecture, bounded, under all names in the wild.
+//! Metadata keys of one architecture, with limits, under all names in use.
 
 use v4_files::gguf::{GgufError, GgufFile, Metadata, Value};
 

@@ -1,4 +1,4 @@
-//! What differs from layer to layer.
+//! The parts of the configuration that differ from layer to layer.
 
 use v4_files::gguf::Value;
 

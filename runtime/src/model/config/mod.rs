@@ -55,7 +55,7 @@ pub enum IndexRole {
     Reuse,
 }
 
-/// How a layer attends beside its window.
+/// How a layer attends outside its window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attention {
     /// Window only (ratio 0).
@@ -106,7 +106,7 @@ impl Attention {
 /// What differs between layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerConfig {
-    /// Attention beside the window.
+    /// Attention outside the window.
     pub attention: Attention,
     /// Number of its Engram table, if it has one.
     pub engram: Option<usize>,

@@ -1,4 +1,4 @@
-//! The context extension that a file asks for.
+//! The context extension that a file specifies.
 
 /// YaRN's frequency interpolation.
 #[derive(Debug, Clone, Copy, PartialEq)]

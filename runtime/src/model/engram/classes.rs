@@ -1,5 +1,5 @@
-//! Token classes: ids that spell the same word, apart from case, accents and
-//! spaces around it, are one to the hash.
+//! Token classes: ids with the same spelling, apart from case, accents and surrounding
+//! spaces, are the same to the hash.
 
 use std::collections::HashMap;
 

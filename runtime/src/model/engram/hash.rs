@@ -1,4 +1,4 @@
-//! From token ids to rows.
+//! Maps token ids to rows.
 
 use super::multipliers::multipliers;
 use super::primes::primes_from;
@@ -72,7 +72,7 @@ impl LayerAddressing {
         let newest_first = classes.iter().rev().zip(&self.multipliers);
         for (back, (&class, multiplier)) in newest_first.enumerate() {
             hash ^= u64::from(class).wrapping_mul(*multiplier);
-            // One token alone is no n-gram.
+            // One token alone is not an n-gram.
             let Some(order) = back.checked_sub(1) else {
                 continue;
             };

@@ -39,7 +39,7 @@ const MAX_COLUMNS: usize = 1 << 12;
 /// Most rows per column accepted, so that row ids stay far below 2^63.
 const MAX_VOCAB_SIZE: u64 = 1 << 40;
 
-/// What the addresses depend on beside the tokenizer, as a configuration or a
+/// What the addresses depend on besides the tokenizer, as a configuration or a
 /// GGUF file states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngramConfig {

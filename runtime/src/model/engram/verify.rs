@@ -1,4 +1,4 @@
-//! Stored constants against derived ones.
+//! Compares stored constants with derived ones.
 
 use super::{Addressing, Constant, EngramError};
 

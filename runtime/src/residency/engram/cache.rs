@@ -1,6 +1,6 @@
-//! Rows read before, kept as stored.
+//! Caches rows that were read, in their stored form.
 
-/// Rows per set: a lookup compares so many keys, which are one cache line.
+/// Rows per set: a lookup compares that many keys, which are one cache line.
 const WAYS: usize = 8;
 /// Age of a row that was used since it came.
 const USED: u8 = 0;
@@ -13,7 +13,7 @@ const ROW_BITS: u32 = 54;
 
 /// A cache of rows in a fixed amount of memory, all of it taken at the start.
 ///
-/// Set-associative, so that no index beside the keys is needed. A set gives up a
+/// Set-associative, so that no index besides the keys is needed. A set gives up a
 /// row by SRRIP (Jaleel et al., ISCA 2010): rows come in nearly old and become
 /// young when they are used again, so the many rows that a long prompt reads once
 /// push out each other and not those that text needs all the time.
@@ -48,7 +48,7 @@ impl RowCache {
         }
     }
 
-    /// Bytes beside each row.
+    /// Bytes in addition to each row.
     const OVERHEAD: usize = size_of::<u64>() + size_of::<u8>();
 
     /// Rows that it can hold.

@@ -1,4 +1,4 @@
-//! Rows on their way: planned, read, kept as stored, decoded when taken.
+//! Rows in flight: planned, read, kept as stored, and decoded when taken.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use crate::error::EngineError;
 /// plans them, which is quicker than to wake a thread. Planning more would keep
 /// it from its own work.
 const FEW_ROWS: usize = 2048;
-/// After so many reads of a table failed, the others are not tried: each may
+/// After this many reads of a table failed, the others are not tried: each may
 /// take the disk half a minute.
 const MOST_FAILURES: usize = 4;
 /// Fewer rows are decoded by the caller alone.
@@ -103,7 +103,7 @@ impl Part {
 
 impl EngramStore {
     /// Starts reading the rows of `ids`, which follow `before` in the sequence
-    /// (see [`Addressing::rows`]), and returns without waiting for them.
+    /// (see [`Addressing::rows`](crate::model::engram::Addressing::rows)), and returns without waiting for them.
     ///
     /// # Errors
     /// [`EngineError::TokenId`] for an id beyond the vocabulary.
@@ -351,7 +351,7 @@ impl Fetch {
     ///
     /// # Errors
     /// [`EngineError::EngramRow`] naming the first row that could not be read or
-    /// holds something that is no number, [`EngineError::Gguf`] for one that was
+    /// holds something that is not a number, [`EngineError::Gguf`] for one that was
     /// altered; `out` is then of no use.
     ///
     /// # Panics

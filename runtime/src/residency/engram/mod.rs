@@ -1,6 +1,6 @@
-//! Engram rows in the file and in memory: which rows a token selects is said by
-//! [`crate::model::engram`]; here they are read, from the disk or from memory, while the
-//! layers before them are computed.
+//! Engram rows in the file and in memory. [`crate::model::engram`] determines which rows a
+//! token selects; here they are read, from disk or memory, while the layers before them are
+//! computed.
 
 mod cache;
 mod fetch;

@@ -1,4 +1,4 @@
-//! Which reads get the rows of a chunk.
+//! Plans the reads that fetch a chunk's rows.
 
 use super::table::Table;
 

@@ -1,4 +1,4 @@
-//! What was asked of a store, and what that took.
+//! Counts of rows requested from a store, and their cost.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub struct EngramStats {
     pub bytes_read: u64,
     /// Pages of 4096 bytes that these reads touched.
     pub pages: u64,
-    /// Reads that failed or were cut short, and were repeated.
+    /// Reads that failed or were truncated, and were repeated.
     pub retries: u64,
     /// Reads in flight when a read was started, itself included, added up over
     /// all reads.
@@ -79,7 +79,7 @@ impl EngramStats {
     }
 }
 
-/// The counters behind [`EngramStats`], beside those of the reader.
+/// The counters behind [`EngramStats`], besides those of the reader.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     fetches: AtomicU64,
@@ -93,14 +93,14 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// A fetch of so many tokens, with rows of all tables.
+    /// A fetch of that many tokens, with rows of all tables.
     pub fn asked(&self, tokens: usize, rows: usize) {
         self.fetches.fetch_add(1, Relaxed);
         self.tokens.fetch_add(tokens as u64, Relaxed);
         self.rows.fetch_add(rows as u64, Relaxed);
     }
 
-    /// What a plan found, for rows of so many bytes.
+    /// What a plan found, for rows of that many bytes.
     pub fn planned(&self, distinct: usize, missing: usize, row_bytes: usize, pages: u64) {
         self.distinct.fetch_add(distinct as u64, Relaxed);
         self.hits.fetch_add((distinct - missing) as u64, Relaxed);

@@ -1,4 +1,4 @@
-//! The Engram tables of an open model, and how their rows are got.
+//! The Engram tables of an open model, and how their rows are fetched.
 
 use std::ops::Range;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! One layer's table in a GGUF file: where its rows are and what they mean.
+//! One layer's table in a GGUF file: the position and encoding of its rows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -145,7 +145,7 @@ impl Table {
         })
     }
 
-    /// A table of rows of so many bytes without a file.
+    /// A table of rows of that many bytes, without a file.
     #[cfg(test)]
     pub fn of_bytes(position: u64, row_bytes: usize, rows: u64) -> Self {
         Self {
@@ -224,7 +224,7 @@ impl Table {
     /// Decodes a row.
     ///
     /// # Errors
-    /// What is wrong with the row, if one of its values is no number.
+    /// What is wrong with the row, if one of its values is not a number.
     pub fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
         match self.format {
             RowFormat::Fp8 => decode_fp8(bytes, self.width, out),
@@ -392,7 +392,7 @@ mod tests {
 
     proptest! {
         /// Whatever bytes a row has: its values as `v4_quant` gives them, or an
-        /// error; never a value that is no number.
+        /// error; never a value that is not a number.
         #[test]
         fn any_bytes_are_numbers_or_an_error(
             ty in prop::sample::select(GgmlType::ALL),

@@ -1,4 +1,4 @@
-//! Routed experts that are read from the disk as tokens need them (design contract 5).
+//! Routed experts that are read from disk when tokens need them (design contract 5).
 //!
 //! A layer hands the experts that its tokens chose to [`StreamedLayer::each`], which
 //! gives them back as they come into memory: those that are there at once, the others

@@ -1,4 +1,4 @@
-//! Which expert gives way to another.
+//! Decides which expert to evict.
 
 /// What an expert is worth: uses count, and count less the longer they are ago
 /// (LRFU, Lee et al., IEEE Transactions on Computers 50(12), 2001).

@@ -1,4 +1,4 @@
-//! What sessions and the reading threads share.
+//! State shared by sessions and the reading threads.
 
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub fn lock(&self) -> MutexGuard<'_, Slots> {
-        // What panics while it is held is a fault in `Slots`; results do not hang on it.
+        // What panics while it is held is a fault in `Slots`; results do not depend on it.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,4 +1,4 @@
-//! Which experts are in memory, on their way, or waited for.
+//! Tracks which experts are in memory, in flight, or waited for.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

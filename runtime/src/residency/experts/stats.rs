@@ -1,4 +1,4 @@
-//! What was asked of a store of experts, and what that took.
+//! Counts of experts requested from a store, and their cost.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub struct ExpertStats {
     pub loads: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// Reads that failed or were cut short, and were repeated.
+    /// Reads that failed or were truncated, and were repeated.
     pub retries: u64,
     /// Experts that could not be read.
     pub errors: u64,

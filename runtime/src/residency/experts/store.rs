@@ -1,4 +1,4 @@
-//! The routed experts of an open model that are read as tokens need them.
+//! The routed experts of an open model, read from disk when tokens need them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -50,7 +50,7 @@ impl Default for ExpertOptions {
     }
 }
 
-/// The routed experts of a model that stay on the disk, and as many of them in memory
+/// The routed experts of a model that stay on disk, and as many of them in memory
 /// as have room. Shared by all sessions.
 pub struct ExpertStore {
     shared: Arc<Shared>,
@@ -302,7 +302,7 @@ impl StreamedLayer {
     }
 
     /// Sees that what was read is what the file's hashes say: each time that it comes
-    /// from the disk.
+    /// from disk.
     fn check(&self, ready: &[Resident]) -> Result<(), EngineError> {
         let tensors = &self.store.shared.layers[self.layer as usize].tensors;
         if !tensors[0].is_checked() {

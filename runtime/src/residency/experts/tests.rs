@@ -1,5 +1,5 @@
-//! Experts of a small file: the right bytes, whatever the order, the room, the
-//! number of sessions and the disk's mood.
+//! Experts of a small file: the right bytes, whatever the order, the number of slots and
+//! sessions, and the state of the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

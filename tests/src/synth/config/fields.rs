@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
-/// The fields of a `config.json`. Those of the language model stand beside the
+/// No published size comes near it; it keeps products inside `u64`.
+pub(super) const LARGEST_DIMENSION: u64 = 1 << 21;
+
+/// The fields of a `config.json`. Those of the language model are next to the
 /// others, or in `text_config`, as V4.1 has them.
 #[derive(Debug, Clone)]
 pub(super) struct Fields {
@@ -25,7 +28,7 @@ impl Fields {
                 text,
                 outer: Some(json),
             }),
-            Some(_) => bail!("{TEXT}: an object expected"),
+            Some(_) => bail!("{TEXT} must be an object"),
         }
     }
 
@@ -38,7 +41,7 @@ impl Fields {
         all
     }
 
-    /// A field of the language model, or else one beside it.
+    /// A field of the language model, or else one next to it.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
         let outer = || self.outer.as_ref().and_then(|outer| outer.get(key));
         self.text.get(key).or_else(outer)
@@ -76,7 +79,7 @@ impl Fields {
         let value = self.get(key).with_context(|| format!("{key} is missing"))?;
         value
             .as_u64()
-            .with_context(|| format!("{key} is {value}: a whole number expected"))
+            .with_context(|| format!("{key} is {value}, but must be a whole number"))
     }
 
     /// A number from 1 to `most`.
@@ -84,7 +87,7 @@ impl Fields {
         let value = self.number(key)?;
         ensure!(
             (1..=most).contains(&value),
-            "{key} is {value}: must be 1 to {most}"
+            "{key} is {value}, but must be 1 to {most}"
         );
         Ok(value)
     }
@@ -93,6 +96,6 @@ impl Fields {
         self.get(key)
             .and_then(Value::as_array)
             .and_then(|array| array.iter().map(Value::as_u64).collect())
-            .with_context(|| format!("{key}: an array of whole numbers expected"))
+            .with_context(|| format!("{key} must be an array of whole numbers"))
     }
 }

@@ -1,4 +1,4 @@
-//! The `config.json` of a synthetic checkpoint, and the sizes it demands.
+//! The `config.json` of a synthetic checkpoint, and the sizes it implies.
 //!
 //! Field names and published values are those of spec/architecture.md section 1.
 
@@ -11,18 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use self::fields::Fields;
+use self::fields::{Fields, LARGEST_DIMENSION};
 pub use self::v41::{Engram, V41, Vision};
+use super::family::Family;
 use super::tokenizer;
-
-/// The generation of a model, which decides names and roles of tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// DeepSeek-V4.
-    V4,
-    /// DeepSeek-V4.1.
-    V41,
-}
 
 /// Where the widths come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +29,7 @@ pub enum Source {
     File(PathBuf),
 }
 
-/// Which draft blocks (`mtp.*`) the checkpoint carries beside the model.
+/// Which draft blocks (`mtp.*`) the checkpoint contains in addition to the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Draft {
     /// None.
@@ -48,7 +40,7 @@ pub enum Draft {
     Dspark,
 }
 
-/// What a checkpoint carries beside the model.
+/// What a checkpoint contains in addition to the model.
 #[derive(Debug, Clone)]
 pub struct Extras {
     /// Draft blocks.
@@ -128,9 +120,6 @@ pub struct Config {
     pub tokenizer: tokenizer::Files,
 }
 
-/// No published size comes near it; it keeps products inside `u64`.
-const LARGEST_DIMENSION: u64 = 1 << 21;
-
 impl Config {
     /// Reads `source`, applies `overrides` and checks the result.
     ///
@@ -177,7 +166,7 @@ impl Config {
         for (key, value) in &o.set {
             ensure!(
                 !["model_type", "text_config"].contains(&key.as_str()),
-                "{key} cannot be set to {value}: pass the config.json of such a model"
+                "{key} cannot be set to {value}; pass the config.json of such a model"
             );
             fields.insert(key, value.clone());
         }
@@ -224,10 +213,7 @@ impl Config {
         )?;
         let v41 = match family {
             Family::V4 => {
-                ensure!(
-                    !extras.vision,
-                    "--vision: no V4 release has the tower of V4.1"
-                );
+                ensure!(!extras.vision, "--vision: only V4.1 has a vision tower");
                 V41::default()
             }
             Family::V41 => {
@@ -265,8 +251,8 @@ fn family(fields: &Fields) -> Result<Family> {
 fn fit_ratios(source: &[u64], source_layers: u64, layers: u64) -> Result<Vec<u64>> {
     ensure!(
         layers <= source_layers && layers as usize <= source.len(),
-        "{layers} layers asked for, but the config describes {source_layers}: \
-         add --set compress_ratios=[...] with one entry per layer"
+        "{layers} layers requested, but the config describes {source_layers}; add --set \
+         compress_ratios=[...] with one entry per layer"
     );
     let mut ratios = source[..layers as usize].to_vec();
     let lost = |ratio| source.contains(&ratio) && !ratios.contains(&ratio);
@@ -298,7 +284,7 @@ fn write_draft(fields: &mut Fields, family: Family, ratios: &[u64], draft: Draft
     }
     ensure!(
         layers >= 3,
-        "DSpark blocks read three layers, the model has {layers}"
+        "DSpark blocks read three layers, but the model has only {layers}"
     );
     let vocab = fields.size("vocab_size", LARGEST_DIMENSION)?;
     let mut published = vec![
@@ -340,7 +326,7 @@ impl Dims {
             .and_then(Value::as_array)
             .map(|b| b.iter().filter_map(Value::as_u64).collect::<Vec<_>>());
         let Some(&[rows, cols]) = block.as_deref() else {
-            bail!("quantization_config.weight_block_size: two numbers expected");
+            bail!("quantization_config.weight_block_size must be two numbers");
         };
         ensure!(
             rows > 0 && cols > 0,
@@ -394,7 +380,7 @@ impl Dims {
         ] {
             ensure!(
                 value.is_multiple_of(32),
-                "{key} is {value}: FP4 rows are multiples of 32"
+                "{key} is {value}, but FP4 rows must be multiples of 32"
             );
         }
         ensure!(
@@ -403,10 +389,14 @@ impl Dims {
             self.hash_layers,
             self.layers
         );
-        ensure!(self.hc <= 64, "hc_mult is {}: at most 64", self.hc);
+        ensure!(
+            self.hc <= 64,
+            "hc_mult is {}, but must be at most 64",
+            self.hc
+        );
         ensure!(
             self.ratios.iter().all(|&r| r <= 4096),
-            "compress_ratios: at most 4096"
+            "compress_ratios has too many entries: at most 4096"
         );
         Ok(())
     }
@@ -417,7 +407,10 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
     let size = std::fs::metadata(path)
         .with_context(|| format!("{name}"))?
         .len();
-    ensure!(size < 1 << 20, "{name}: {size} bytes is no config.json");
+    ensure!(
+        size < 1 << 20,
+        "{name}: too large for a config.json ({size} bytes)"
+    );
     let text = std::fs::read(path).with_context(|| format!("{name}"))?;
     serde_json::from_slice(&text).with_context(|| format!("{name}: not a JSON object"))
 }

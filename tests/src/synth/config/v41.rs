@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use v4_runtime::model::engram::{Addressing, EngramConfig, TokenClasses};
 use v4_tokenizer::Tokenizer;
 
-use super::fields::Fields;
+use super::fields::{Fields, LARGEST_DIMENSION};
 
 /// The sizes and layers of V4.1 that tensors depend on, checked.
 #[derive(Debug, Clone, Default)]
@@ -67,8 +67,8 @@ const SOURCE_DISTANCE: usize = 6;
 pub(super) fn squeeze(layers: u64) -> Result<[(&'static str, Value); 5]> {
     ensure!(
         layers >= FEWEST_LAYERS,
-        "{layers} layers cannot have all kinds of V4.1: ask for {FEWEST_LAYERS} or more, or \
-         --set all of {}",
+        "{layers} layers cannot include all kinds of V4.1's layers; use {FEWEST_LAYERS} or more, \
+         or --set all of {}",
         LAYER_FIELDS.join(", ")
     );
     let middle = layers / 2;
@@ -111,7 +111,7 @@ impl V41 {
             let ids = fields.numbers(key)?;
             ensure!(
                 ids.is_sorted_by(|a, b| a < b) && ids.iter().all(|&id| id < layers),
-                "{key} is {ids:?}: layers below {layers} in ascending order expected"
+                "{key} is {ids:?}, but must be layers below {layers} in ascending order"
             );
             Ok(ids)
         };
@@ -122,7 +122,8 @@ impl V41 {
             let id = fields.number("candidate_source_layer_id")?;
             ensure!(
                 kv_sources.contains(&id),
-                "candidate_source_layer_id is {id}: not among kv_source_layer_ids {kv_sources:?}"
+                "candidate_source_layer_id is {id}, which is not among kv_source_layer_ids \
+                 {kv_sources:?}"
             );
         }
         let engram_layers = list("engram_layer_ids")?;
@@ -175,10 +176,10 @@ fn engram(
     kept: impl Fn(&str) -> bool,
 ) -> Result<Vec<Engram>> {
     let size = |key| -> Result<usize> { Ok(fields.size(key, 4096)? as usize) };
-    let width = fields.size("engram_head_dim", super::LARGEST_DIMENSION)?;
+    let width = fields.size("engram_head_dim", LARGEST_DIMENSION)?;
     ensure!(
         width.is_multiple_of(32),
-        "engram_head_dim is {width}: rows are scaled in blocks of 32"
+        "engram_head_dim is {width}, but must be a multiple of 32"
     );
     let ids = layers.iter().map(|&layer| u32::try_from(layer));
     let config = EngramConfig {
@@ -209,7 +210,7 @@ fn engram(
     let rows = fields.numbers("engram_num_embeddings")?;
     ensure!(
         rows.len() == layers.len() && rows.iter().all(|&rows| rows > 0),
-        "engram_num_embeddings is {rows:?}: one number above 0 for each of {} layers expected",
+        "engram_num_embeddings is {rows:?}, but must be one number above 0 for each of {} layers",
         layers.len()
     );
     let columns = addressing.columns() as u64;
@@ -225,7 +226,7 @@ fn engram(
 impl Vision {
     fn new(fields: &Fields) -> Result<Self> {
         let config = fields.get("vision_config").and_then(Value::as_object);
-        let config = config.context("vision_config is missing: leave --vision out")?;
+        let config = config.context("vision_config is missing; leave out --vision")?;
         let config = Fields::new(config.clone())?;
         let size = |key: &str| {
             let value = config.size(key, 1 << 16);

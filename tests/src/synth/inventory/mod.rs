@@ -1,10 +1,11 @@
-//! The tensors that a config demands: spec/architecture.md sections 2.2 and 2.3.
+//! The tensors that a configuration requires: spec/architecture.md sections 2.2 and 2.3.
 
 mod v41;
 
 use anyhow::{Context, Result};
 
-use super::config::{Config, Dims, Draft, Family};
+use super::config::{Config, Dims, Draft};
+use super::family::Family;
 use super::fill::Fill;
 
 /// One tensor of the checkpoint.
@@ -96,7 +97,7 @@ pub fn tensors(config: &Config) -> Result<Vec<Tensor>> {
     Ok(out.tensors)
 }
 
-/// What a layer has beside the sublayers that all have.
+/// What a layer has in addition to the sublayers that all have.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     /// A layer of V4 with a compressor of this ratio if not 0, routed by `hash`
@@ -203,7 +204,7 @@ impl List {
         self.norm(&format!("{prefix}.norm.weight"), width)
     }
 
-    /// What the DSpark blocks have beside their layers.
+    /// What the DSpark blocks have in addition to their layers.
     fn dspark(&mut self, d: &Dims, family: Family) -> Result<()> {
         self.fp8(d, "mtp.0.main_proj", d.hidden, DRAFT_BLOCKS * d.hidden)?;
         self.norm("mtp.0.main_norm.weight", d.hidden)?;

@@ -32,7 +32,7 @@ impl List {
     ///
     /// Rows have the deviation of token embeddings, so keys and values have it too.
     /// Stream and key are normalised before their product: with weights around 1
-    /// the gate sees deviations of 1, most gates lie between 0.2 and 0.8, and a
+    /// the gate sees deviations of 1, most gates are between 0.2 and 0.8, and a
     /// value adds about a quarter to the mean square of a stream.
     pub(super) fn engram(&mut self, d: &Dims, prefix: &str, table: Engram) -> Result<()> {
         let std = 1.0;

@@ -1,4 +1,4 @@
-//! The fields of a request for raw text, as they are read.
+//! Reads the fields of a request for raw text.
 
 use serde_json::{Map, Value};
 
@@ -51,7 +51,7 @@ impl Fields {
         let Value::Object(mut fields) = body else {
             return Err(ApiError::new(
                 Kind::Invalid,
-                "The request is no JSON object.",
+                "The request is not a JSON object.",
             ));
         };
         fields.retain(|_, value| !value.is_null());
@@ -84,7 +84,7 @@ impl Fields {
         if fields.contains_key("prompt") && fields.contains_key("segments") {
             return Err(ApiError::invalid(
                 "segments",
-                "segments is not supported beside prompt; send one of them.",
+                "segments and prompt cannot be combined; send one of them.",
             ));
         }
         for (name, others) in SAME {
@@ -151,7 +151,7 @@ impl Fields {
 
     pub fn whole(&self, name: &'static str) -> Result<Option<usize>, ApiError> {
         let most = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        self.read(name, "a whole number, not negative", |value| {
+        self.read(name, "a whole number of at least 0", |value| {
             value.as_u64().map(most)
         })
     }
@@ -161,12 +161,9 @@ impl Fields {
         match self.get(name).and_then(Value::as_i64) {
             // llama-server has -2 for the same.
             Some(-2 | -1) => Ok(Some(usize::MAX)),
-            _ => self.whole(name).map_err(|_| {
-                wrong(
-                    name,
-                    "a whole number, or -1 for as many as there is room for",
-                )
-            }),
+            _ => self
+                .whole(name)
+                .map_err(|_| wrong(name, "a whole number, or -1 for as many as fit")),
         }
     }
 

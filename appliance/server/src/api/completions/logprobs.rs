@@ -1,4 +1,4 @@
-//! Probabilities in Completions' own form: maps by text, and offsets into the text.
+//! Probabilities in the form of Completions: maps by text, and offsets into the text.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;

@@ -1,10 +1,10 @@
-//! Answers in OpenAI's form, and in that of Codestral's gaps, which are messages.
+//! Answers in OpenAI's form, and as messages for Codestral's gaps.
 
 use serde_json::{Value, json};
 
 use super::logprobs::Logprobs;
 use super::writing::{End, Step, Writing};
-use crate::api::generation::{Progress, Writer};
+use crate::api::respond::{Progress, Writer};
 use crate::http::{ApiError, Sse, Style};
 use crate::jobs::Output;
 

@@ -10,10 +10,10 @@ use crate::http::{ApiError, Completing, Kind};
 
 /// The marks of fill-in-the-middle prompts: begin, text before, hole, text after, end.
 const FIM: [&str; 3] = ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"];
-/// The last tokens of a text may be others when it goes on. Where a gap is filled, what is
-/// typed next stands so many tokens before the hole.
+/// The last tokens of a text may be others when it continues. Where a gap is filled, what is
+/// typed next is this many tokens before the hole.
 const TAILS: [usize; 2] = [64, 16];
-/// Texts beside the one with the gap.
+/// Texts in addition to the one with the gap.
 const MOST_EXTRA: usize = 1024;
 
 /// Which marks in a text are marks; the others are letters.
@@ -54,14 +54,14 @@ fn gaps(tokenizer: &Tokenizer, text: &str) -> Vec<Range<usize>> {
     all
 }
 
-/// A text beside the one with the gap.
+/// A text in addition to the one with the gap.
 #[derive(Debug, PartialEq, Eq)]
 struct Extra {
     name: Option<String>,
     text: String,
 }
 
-/// What is to go on.
+/// The text to continue.
 #[derive(Debug)]
 enum Wanted {
     /// A text, or ids, or both.
@@ -80,7 +80,7 @@ enum Piece {
     Id(u32),
 }
 
-/// The ids of a request's prompt, and where later ones may go on from.
+/// The ids of a request's prompt, and where later ones may continue from.
 pub(super) fn read(
     tokenizer: &Tokenizer,
     fields: &Fields,
@@ -146,10 +146,7 @@ fn wanted(
         return tabby(segments);
     }
     let Some(prompt) = prompt else {
-        return Err(ApiError::invalid(
-            "prompt",
-            "The request has no prompt: say what is to go on.",
-        ));
+        return Err(ApiError::invalid("prompt", "The request has no prompt."));
     };
     let pieces = pieces(tokenizer, prompt)?;
     match (fields.text("suffix")?, completing) {
@@ -173,7 +170,7 @@ fn tabby(segments: &Value) -> Result<Wanted, ApiError> {
     let wrong = || {
         wrong(
             "segments",
-            "an object with prefix and suffix, which are strings; or send a prompt",
+            "an object with the strings prefix and suffix; or send a prompt",
         )
     };
     let text = |name: &str| match &segments[name] {
@@ -214,7 +211,7 @@ fn extra(fields: &Fields) -> Result<Vec<Extra>, ApiError> {
     let wrong = || {
         wrong(
             "input_extra",
-            "a list of objects with text and filename, which are strings",
+            "a list of objects with the strings text and filename",
         )
     };
     let all = match fields.get("input_extra") {
@@ -241,7 +238,7 @@ fn pieces(tokenizer: &Tokenizer, prompt: &Value) -> Result<Vec<Piece>, ApiError>
     let wrong = || {
         ApiError::invalid(
             "prompt",
-            "Invalid prompt: it must be one string, or one list of token ids.",
+            "Invalid prompt: it must be one string or one list of token ids.",
         )
     };
     let id = |value: &Value| {
@@ -287,16 +284,21 @@ fn encode_pieces(
 
 /// With what begins every text, unless ids begin with it themselves.
 fn begun(tokenizer: &Tokenizer, ids: Vec<u32>, begins: bool) -> Result<Vec<u32>, ApiError> {
-    let bos = tokenizer
-        .bos()
-        .ok_or_else(|| ApiError::new(Kind::Internal, "The tokenizer cannot begin a text."))?;
+    let bos = tokenizer.bos().ok_or_else(|| {
+        ApiError::new(
+            Kind::Internal,
+            "The tokenizer has no begin-of-sentence \
+                                                      token.",
+        )
+    })?;
     Ok(match ids.first() {
         Some(&first) if first == bos => ids,
         _ if begins => [vec![bos], ids].concat(),
         None => {
             return Err(ApiError::invalid(
                 "prompt",
-                "The prompt is empty, and add_special_tokens leaves out what begins a text.",
+                "The prompt is empty, and add_special_tokens turns off the begin-of-sentence \
+                 token.",
             ));
         }
         Some(_) => ids,
@@ -307,7 +309,7 @@ fn mark(tokenizer: &Tokenizer, mark: &'static str) -> Result<u32, ApiError> {
     tokenizer.mark(mark).ok_or_else(|| {
         ApiError::invalid(
             "suffix",
-            format!("This model cannot fill a gap: its tokenizer has no {mark}."),
+            format!("This model cannot fill in the middle: its tokenizer has no {mark}."),
         )
     })
 }

@@ -1,4 +1,4 @@
-//! Which fields of a request for raw text are read, which change nothing, and which would
+//! The fields of a request for raw text that are read, that have no effect, and that would
 //! change the answer and are refused by name.
 
 use serde_json::Value;
@@ -129,28 +129,24 @@ fn text_format(value: &Value) -> bool {
 }
 
 const CHAT: &str = "use /v1/chat/completions";
-const FORMAT: &str = "use response_format of /v1/chat/completions";
+const FORMAT: &str = "use response_format on /v1/chat/completions";
 const STOP: &str = "use stop";
 const LIMIT: &str = "use max_tokens";
 const BIAS: &str = "use logit_bias";
 const SAMPLER: &str = "use temperature, top_p, top_k or min_p";
-const LLAMA: &str = "/completion and /infill have it";
+const LLAMA: &str = "use /completion or /infill";
 const INFILL: &str = "use prompt and suffix, or /infill";
 
 /// Fields that would change the answer and are not there.
 pub(super) const REFUSED: &[Refused] = &[
-    refused("n", one, "send the request as often as answers are wanted"),
+    refused("n", one, "send one request per answer"),
     refused(
         "best_of",
         |v| one(v) || zero(v),
-        "send the request several times",
+        "send one request per answer",
     ),
-    refused(
-        "n_cmpl",
-        one,
-        "send the request as often as answers are wanted",
-    ),
-    refused("echo", off, "the client has the prompt"),
+    refused("n_cmpl", one, "send one request per answer"),
+    refused("echo", off, "the client already has the prompt"),
     refused("messages", never, CHAT),
     refused("input", never, "use prompt, or /v1/responses"),
     refused(
@@ -177,7 +173,7 @@ pub(super) const REFUSED: &[Refused] = &[
     refused("guided_grammar", empty, FORMAT),
     refused("regex", empty, FORMAT),
     refused("ebnf", empty, FORMAT),
-    refused("min_tokens", zero, "there is no least length"),
+    refused("min_tokens", zero, "there is no minimum length"),
     refused("max_new_tokens", never, LIMIT),
     refused("max_output_tokens", never, LIMIT),
     refused("max_length", never, LIMIT),
@@ -187,13 +183,17 @@ pub(super) const REFUSED: &[Refused] = &[
     refused(
         "include_stop_str_in_output",
         off,
-        "the client knows what it stops at",
+        "the client already knows the stop string",
     ),
-    refused("no_stop_trim", off, "the client knows what it stops at"),
+    refused(
+        "no_stop_trim",
+        off,
+        "the client already knows the stop string",
+    ),
     refused(
         "ignore_eos",
         off,
-        "a bias on the token that ends a text can be had with logit_bias",
+        "use logit_bias on the end-of-sentence token",
     ),
     refused("bad_words", empty, BIAS),
     refused("allowed_token_ids", empty, BIAS),
@@ -201,10 +201,14 @@ pub(super) const REFUSED: &[Refused] = &[
     refused(
         "truncate_prompt_tokens",
         never,
-        "cut the prompt before it is sent",
+        "shorten the prompt before sending it",
     ),
-    refused("prompt_logprobs", zero, "logprobs are those of the answer"),
-    refused("post_sampling_probs", off, "logprobs are the model's own"),
+    refused("prompt_logprobs", zero, "logprobs cover only the answer"),
+    refused(
+        "post_sampling_probs",
+        off,
+        "logprobs are those of the model",
+    ),
     refused("use_beam_search", off, SAMPLER),
     refused("length_penalty", one, SAMPLER),
     refused("typical_p", one, SAMPLER),
@@ -220,15 +224,15 @@ pub(super) const REFUSED: &[Refused] = &[
     refused("dynatemp_range", zero, SAMPLER),
     refused("xtc_probability", zero, SAMPLER),
     refused("dry_multiplier", zero, "use frequency_penalty"),
-    refused("image_data", empty, "this model takes text alone"),
-    refused("images", empty, "this model takes text alone"),
-    refused("multimodal_data", empty, "this model takes text alone"),
-    refused("lora", empty, "ask for an adapter by the model's name"),
-    refused("template", empty, "write the prompt whole"),
+    refused("image_data", empty, "this model accepts only text"),
+    refused("images", empty, "this model accepts only text"),
+    refused("multimodal_data", empty, "this model accepts only text"),
+    refused("lora", empty, "name the adapter as the model"),
+    refused("template", empty, "send the complete prompt"),
     refused(
         "options",
         empty,
-        "Ollama's options are fields of the request here",
+        "send Ollama's options as fields of the request",
     ),
     refused("mode", |v| v == "standard", "there is no other mode"),
     refused("input_prefix", empty, INFILL),

@@ -1,4 +1,5 @@
-//! Raw text from tokens: characters whole, stop strings found, the block kept to.
+//! Converts tokens to raw text: whole characters, stop strings, and the limits of an
+//! indented block.
 
 use v4_runtime::generation::StopFilter;
 use v4_tokenizer::{DecodeStream, Tokenizer};
@@ -50,7 +51,7 @@ impl Text {
         let text = text.transpose().map_err(|e| {
             ApiError::new(
                 Kind::Internal,
-                format!("The model's choice has no text: {e}"),
+                format!("The token that the model chose has no text: {e}"),
             )
         })?;
         Ok(self.take(&text.unwrap_or_default()))

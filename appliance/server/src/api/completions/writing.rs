@@ -1,4 +1,4 @@
-//! What every form of answer is made from.
+//! The input of every form of answer.
 
 use tokio::time::Instant;
 use v4_chat::Logprob;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Keywords, Read, Reader, Rigor, Way};
+use super::reader::{Keywords, Read, Reader, Rigor, Way};
 
 impl Reader<'_> {
     /// Items and their number.
@@ -48,7 +48,7 @@ impl Reader<'_> {
             Some(_) => self.let_go(place, first, "it must be a list of schemas")?,
         }
         if least.zip(most).is_some_and(|(least, most)| least > most) {
-            self.let_go(place, "minItems", "it is more than maxItems")?;
+            self.let_go(place, "minItems", "it is larger than maxItems")?;
             return Ok(());
         }
         for (keyword, count) in [("minItems", least), ("maxItems", most)] {

@@ -1,12 +1,11 @@
-//! Whether an answer can come to an end.
+//! Whether an answer can end.
 //!
 //! A property that is required and is of the schema that requires it never does. Where
 //! such a schema is optional it is forbidden, and where it is not there is no answer.
 
 use serde_json::{Map, Value};
 
-use super::Held;
-use super::unions::reference;
+use super::held::{Held, reference};
 
 /// Forbids what cannot end; false if nothing is left.
 pub(super) fn cut(held: &mut Held) -> bool {

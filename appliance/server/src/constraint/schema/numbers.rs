@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Keywords, Read, Reader};
+use super::reader::{Keywords, Read, Reader};
 
 /// Whole numbers up to here are held exactly as the grammar counts, with room to spare.
 const LARGEST: f64 = 1e15;
@@ -77,7 +77,7 @@ impl Reader<'_> {
                 false => (n, excluded),
             };
             if n.abs() > SAFE as f64 || (n.fract() != 0.0 && !held(n)) {
-                let why = "the number has more digits than can be held exactly";
+                let why = "the number has more digits than can be enforced exactly";
                 self.let_go(place, inclusive, why)?;
                 continue;
             }
@@ -99,7 +99,7 @@ impl Reader<'_> {
                 out.insert("multipleOf".into(), Value::Number(n.clone()));
             }
             Some(_) => {
-                let why = "it must be a number above 0, of at most 6 digits";
+                let why = "it must be a number above 0 with at most 6 digits";
                 self.let_go(place, "multipleOf", why)?;
             }
         }
@@ -155,7 +155,7 @@ impl Reader<'_> {
                 Ok(None)
             }
             None => {
-                self.let_go(place, keyword, "it must be a whole number, not negative")?;
+                self.let_go(place, keyword, "it must be a whole number of at least 0")?;
                 Ok(None)
             }
         }

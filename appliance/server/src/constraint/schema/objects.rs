@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use super::reader::{IN_PLACE, Keywords, MOST_DEPTH, Read, Reader, Rigor, Way, deeper};
 use super::strings::readable;
-use super::{IN_PLACE, Keywords, MOST_DEPTH, Read, Reader, Rigor, Way, deeper};
 
 /// Keywords that say nothing of which names there may be.
 const SILENT: [&str; 6] = [
@@ -43,7 +43,7 @@ impl Reader<'_> {
         };
         for pattern in all.patterns.keys().cloned().collect::<Vec<_>>() {
             if let Err(why) = readable(&pattern) {
-                let why = format!("the expression {pattern:?} cannot be held: {why}");
+                let why = format!("the expression {pattern:?} cannot be enforced: {why}");
                 self.let_go(place, "patternProperties", why)?;
                 // Names that it matches would be forbidden if others are.
                 all.patterns.remove(&pattern);
@@ -208,7 +208,8 @@ impl Reader<'_> {
             }
             _ => {}
         }
-        let why = "names are held to one enum, one pattern, or lengths, where there are no others";
+        let why = "names can be restricted by one enum, one pattern, or lengths, if there are no \
+                   other restrictions";
         self.let_go(place, "propertyNames", why)
     }
 
@@ -226,7 +227,7 @@ impl Reader<'_> {
             Some(Value::Bool(false)) => true,
             Some(Value::Object(any)) if any.is_empty() => false,
             Some(_) => {
-                let why = "an answer cannot be held to it; use additionalProperties";
+                let why = "this cannot be enforced; use additionalProperties";
                 self.let_go(place, "unevaluatedProperties", why)?;
                 false
             }
@@ -259,7 +260,7 @@ impl Reader<'_> {
             }
             all.others = Some(Value::Bool(false));
         } else if by_word {
-            let why = "the names that are evaluated cannot be told; use additionalProperties";
+            let why = "the evaluated names cannot be determined; use additionalProperties";
             self.let_go(place, "unevaluatedProperties", why)?;
         }
         Ok(())
@@ -325,7 +326,7 @@ impl Reader<'_> {
             return Ok(());
         }
         if least.zip(most).is_some_and(|(least, most)| least > most) {
-            return self.let_go(place, "minProperties", "it is more than maxProperties");
+            return self.let_go(place, "minProperties", "it is larger than maxProperties");
         }
         let one = required + 1;
         let choice = closed && least.is_none_or(|l| l == one) && most.is_none_or(|m| m == one);
@@ -337,8 +338,8 @@ impl Reader<'_> {
             } else {
                 "maxProperties"
             };
-            let why = "properties can be counted where all are required, or one of several is; \
-                       make them required, or leave the count out";
+            let why = "properties can be counted only if all of them are required, or one of \
+                       several; make them required, or leave out the count";
             return self.let_go(place, keyword, why);
         }
         for (keyword, count) in [("minProperties", least), ("maxProperties", most)] {

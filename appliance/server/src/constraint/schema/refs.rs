@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::{Read, Reader, Way, deeper};
+use super::reader::{Read, Reader, Way, deeper};
 
 /// Deeper, ids are not looked for: JSON from a request is no deeper than this.
 const MOST_DEPTH: usize = 128;
@@ -32,7 +32,7 @@ fn find(value: &Value, place: &str, depth: usize, all: &mut HashMap<String, Stri
                 }
             }
             for (name, value) in map {
-                // A default's or an example's contents are no schemas.
+                // A default's or an example's contents are not schemas.
                 if !matches!(
                     name.as_str(),
                     "default" | "example" | "examples" | "const" | "enum"
@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
         way: &Way,
     ) -> Read<Option<Value>> {
         let Some((target, schema)) = self.resolve(to) else {
-            let why = format!("there is no {to:?} in the schema; references go within it");
+            let why = format!("the schema does not contain {to:?}; references must stay within it");
             self.let_go(place, "$ref", why)?;
             return Ok(None);
         };

@@ -4,7 +4,7 @@ use llguidance::derivre::{RegexAst, RegexBuilder};
 use serde_json::{Map, Value, json};
 
 use super::formats::{self, Format};
-use super::{Keywords, Read, Reader, Rigor};
+use super::reader::{Keywords, Read, Reader, Rigor};
 
 /// The grammar's form of a pattern that is looked for in a string.
 fn ast(pattern: &str) -> RegexAst {
@@ -83,7 +83,7 @@ impl Reader<'_> {
         let least = self.count(schema, "minLength", place)?;
         let most = self.count(schema, "maxLength", place)?;
         if least.zip(most).is_some_and(|(least, most)| least > most) {
-            self.let_go(place, "minLength", "it is more than maxLength")?;
+            self.let_go(place, "minLength", "it is larger than maxLength")?;
         } else {
             for (keyword, count) in [("minLength", least), ("maxLength", most)] {
                 if let Some(count) = count {
@@ -96,11 +96,11 @@ impl Reader<'_> {
             Some(Value::String(pattern)) => match readable(pattern) {
                 Ok(()) => drop(out.insert("pattern".into(), pattern.as_str().into())),
                 Err(why) => {
-                    let why = format!("the expression cannot be held: {why}");
+                    let why = format!("the expression cannot be enforced: {why}");
                     self.let_go(place, "pattern", why)?;
                 }
             },
-            Some(_) => self.let_go(place, "pattern", "it must be text")?,
+            Some(_) => self.let_go(place, "pattern", "it must be a string")?,
         }
         let text = types.is_none_or(|types| types.iter().any(|t| t == "string"));
         match schema.get("format") {
@@ -111,21 +111,21 @@ impl Reader<'_> {
                 },
                 Format::Known => drop(out.insert("format".into(), format.as_str().into())),
                 Format::Hint => {}
-                // Where a pattern stands beside it, that is what it means.
+                // If there is a pattern next to it, the pattern defines the meaning.
                 Format::Unknown if self.rigor == Rigor::Strict && !has_pattern(schema) => {
-                    let why = format!("the format {format:?} is not known, and strict holds to it");
+                    let why = format!("the format {format:?} is unknown, which strict excludes");
                     return Err(self.refuse(place, "format", why));
                 }
                 Format::Unknown => {}
             },
             Some(Value::String(_)) | None => {}
-            Some(_) => self.let_go(place, "format", "it must be text")?,
+            Some(_) => self.let_go(place, "format", "it must be a string")?,
         }
         Ok(())
     }
 }
 
-/// Whether a schema, or one of those that hold beside it, has a pattern.
+/// Whether a schema, or one that applies in addition to it, has a pattern.
 fn has_pattern(schema: &Keywords<'_>) -> bool {
     let all = schema.get("allOf").and_then(Value::as_array);
     schema.contains_key("pattern")

@@ -1,4 +1,4 @@
-//! How much work several expressions at once are.
+//! Estimates the cost of several expressions at once.
 //!
 //! An automaton for texts that match several expressions is in a state of each: where
 //! these are many, their products are more than memory holds, and nothing in the library
@@ -8,8 +8,8 @@ use llguidance::derivre::HashMap;
 use regex_syntax::hir::{Hir, HirKind};
 use serde_json::{Map, Value};
 
-use super::unions::reference;
-use super::{Held, formats};
+use super::formats;
+use super::held::{Held, reference};
 
 /// The most states that expressions have together.
 const MOST: u64 = 200_000;

@@ -1,4 +1,4 @@
-//! Answers that the prompt has begun.
+//! Answers that begin in the prompt.
 
 use super::*;
 

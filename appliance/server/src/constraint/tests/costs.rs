@@ -1,4 +1,4 @@
-//! Hostile and large requests: what is too much is refused, and nothing takes long.
+//! Hostile and large requests: excessive ones are refused, and nothing takes long.
 
 use std::time::{Duration, Instant};
 

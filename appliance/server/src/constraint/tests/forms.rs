@@ -1,4 +1,4 @@
-//! Schemas, and what is written under them.
+//! Schemas, and the answers that they allow.
 
 use super::*;
 

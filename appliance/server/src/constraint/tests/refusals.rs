@@ -1,4 +1,4 @@
-//! What is refused, and by which words.
+//! What is refused, and with which message.
 
 use super::*;
 
@@ -153,7 +153,7 @@ fn a_tool_is_named() {
         assert_eq!(refusal.part, Part::Tool("f".to_owned()));
         assert_eq!(refusal.keyword.as_deref(), Some(keyword));
         assert_eq!(refusal.place.as_deref(), Some("#/properties/p"));
-        // One tool of fifty is no reason to refuse them all.
+        // One tool of fifty is not a reason to refuse them all.
         assert!(V4.of(&wanted(tool("f", one(p), false))).unwrap().is_some());
     }
     for odd in ["a b", "a\"b", "a\\b", ""] {

@@ -1,4 +1,4 @@
-//! A model that writes noise writes what its schema allows.
+//! A model that writes noise writes only what its schema allows.
 
 use super::*;
 
@@ -83,7 +83,7 @@ fn noise_obeys() {
                 };
                 ended += 1;
                 let value: Value = match serde_json::from_str(&text) {
-                    // A number with hundreds of digits is no number to this reader.
+                    // A number with hundreds of digits is not a number to this reader.
                     Err(e) if e.to_string().contains("out of range") => continue,
                     value => value.unwrap_or_else(|e| panic!("{e}: {text}")),
                 };

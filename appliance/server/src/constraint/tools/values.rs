@@ -1,4 +1,4 @@
-//! Values of parameters: text as it is, or JSON.
+//! Values of parameters: plain text or JSON.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ const MOST_DEPTH: usize = 24;
 pub(super) struct Forms {
     /// Text, as a terminal's expression.
     pub text: Option<Text>,
-    /// JSON that is no text.
+    /// JSON that is not text.
     pub json: Option<Value>,
 }
 
@@ -51,7 +51,7 @@ fn text(held: &Held, schema: &Value, depth: usize) -> Result<Option<Text>, Unhel
         _ => return Ok(Some(Text::Any)),
     };
     if depth > MOST_DEPTH {
-        return Err(("$ref", "the references go too deep".to_owned()));
+        return Err(("$ref", "the references are nested too deeply".to_owned()));
     }
     let mut all = Vec::new();
     let named = |t: &Value| {
@@ -86,7 +86,7 @@ fn text(held: &Held, schema: &Value, depth: usize) -> Result<Option<Text>, Unhel
     ] {
         let Some(pattern) = pattern else { continue };
         let whole = search(pattern).ok_or_else(|| {
-            let why = "the expression's groups are not closed".to_owned();
+            let why = "the expression has unclosed groups".to_owned();
             (keyword, why)
         })?;
         all.push(Text::Like(regex(&whole).map_err(|why| (keyword, why))?));
@@ -149,7 +149,9 @@ fn joined(mut all: Vec<Text>, by: &str) -> Text {
 fn regex(whole: &str) -> Result<String, String> {
     let text = llguidance::regex_to_lark(whole, "dw");
     let made = llguidance::derivre::RegexBuilder::new().mk_regex(&text);
-    made.map_err(|_| "its anchors stand where they cannot be held for text".to_owned())?;
+    made.map_err(|_| {
+        "its anchors are in a place where they cannot be enforced for plain text".to_owned()
+    })?;
     Ok(format!("/{text}/"))
 }
 

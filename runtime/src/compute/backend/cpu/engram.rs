@@ -1,4 +1,4 @@
-//! Adding what the Engram tables remember to the streams (spec 3.7).
+//! Adds Engram rows to the streams (spec 3.7).
 
 use rayon::prelude::*;
 

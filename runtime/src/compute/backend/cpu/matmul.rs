@@ -38,7 +38,7 @@ const STREAMS: usize = 8;
 const PANEL_ROWS: usize = 16;
 
 /// Rows of activations that an adapter's product takes at a time: what it adds is held
-/// in memory beside the result.
+/// in memory in addition to the result.
 pub(crate) const LOW_RANK_ROWS: usize = 128;
 
 /// What a worker's products reuse.

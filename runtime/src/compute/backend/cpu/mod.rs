@@ -409,7 +409,7 @@ impl Backend for Cpu {
     }
 }
 
-/// Work of reading weights once for so many operations.
+/// Work of reading weights once for that many operations.
 fn weights(bytes: usize, operations: usize) -> Work {
     Work {
         weight_bytes: bytes as u64,

@@ -57,7 +57,7 @@ impl Selection {
 const TASKS: usize = 32;
 
 /// Bytes at most that [`select`] and what it chose take, for `rows` queries that choose
-/// `chosen` entries and blocks each, with so many threads.
+/// `chosen` entries and blocks each, with that many threads.
 pub(crate) fn bytes(chosen: usize, rows: usize, threads: usize) -> u64 {
     if chosen == 0 {
         return 0;

@@ -1,4 +1,4 @@
-//! The best of many scores, in room for a few of them.
+//! Finds the best of many scores in a small buffer.
 
 use super::Chosen;
 

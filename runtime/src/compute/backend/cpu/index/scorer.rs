@@ -64,7 +64,7 @@ impl<'a> Scorer<'a> {
         }
     }
 
-    /// `out[query, key]` of keys as they lie in a cache.
+    /// `out[query, key]` of keys in the format of the cache.
     pub(super) fn scores(&self, keys: &[u8], out: &mut [f32]) {
         match self {
             Self::Fp4 { kernel, queries } => kernel(keys, queries, out),

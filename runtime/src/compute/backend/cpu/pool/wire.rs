@@ -1,4 +1,4 @@
-//! A compressor's state as it is kept in a session file.
+//! The format of a compressor's state in a session file.
 
 use super::Pending;
 

@@ -1,4 +1,4 @@
-//! Bodies of requests as JSON: what other writers of JSON send, read without loss.
+//! Reads request bodies as JSON without losing anything that other writers of JSON send.
 //!
 //! Two things that clients write are more than `serde_json` takes. Half of a surrogate
 //! pair, as languages with UTF-16 strings write where they cut a text, becomes U+FFFD, as
@@ -172,7 +172,7 @@ pub(crate) struct Digits;
 
 impl Digits {
     /// The prompt without marks, and its special ranges moved to where they are then.
-    /// A parameter that is nothing but an integer is no text: `string="true"` before it
+    /// A parameter that is nothing but an integer is not text: `string="true"` before it
     /// becomes `string="false"`.
     pub fn write(prompt: &str, ranges: &[Range<usize>]) -> Option<(String, Vec<Range<usize>>)> {
         if !prompt.contains(MARK) {
@@ -227,7 +227,7 @@ pub fn whole(value: &Value) -> Option<i64> {
         return Some(i64::try_from(n).unwrap_or(i64::MAX));
     }
     let n = value.as_f64().filter(|n| n.fract() == 0.0)?;
-    // Saturates; nobody asks for so many of anything.
+    // Saturates; no request needs that many of anything.
     Some(n as i64)
 }
 

@@ -125,9 +125,9 @@ impl Progress {
         match (self.started, self.left()) {
             (None, _) => "waiting".to_owned(),
             _ if self.answering => "writing".to_owned(),
-            (Some(_), None) => format!("{read} of {total} tokens of the prompt read"),
+            (Some(_), None) => format!("{read} of {total} prompt tokens read"),
             (Some(_), Some(left)) => format!(
-                "{read} of {total} tokens of the prompt read, about {} seconds left",
+                "{read} of {total} prompt tokens read, about {} seconds left",
                 left.as_secs()
             ),
         }
@@ -139,7 +139,7 @@ pub(super) fn gone() -> ApiError {
 }
 
 /// Answers with events as they come, or with the whole response at the end.
-pub(super) async fn answer(
+pub(super) async fn respond(
     outputs: UnboundedReceiver<Output>,
     writer: impl Writer,
     streams: bool,
@@ -422,7 +422,7 @@ mod tests {
             // Ten tokens took a while: fifty more take five times as long.
             let (spent, left) = (first["time_ms"].as_u64(), first["left_ms"].as_u64());
             assert!(left.unwrap().abs_diff(5 * spent.unwrap()) <= 5, "{first}");
-            assert!(said.contains(": 50 of 100 tokens of the prompt read, about"));
+            assert!(said.contains(": 50 of 100 prompt tokens read, about"));
             let later: Vec<Value> = after.iter().filter_map(alive).collect();
             assert!(later.len() >= 2, "{said}");
             assert!(later.iter().all(Value::is_null), "it is read");

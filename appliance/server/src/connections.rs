@@ -13,10 +13,10 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_io_timeout::TimeoutStream;
 
-use super::guard::Peer;
-use super::handle;
 use crate::error::ServeError;
+use crate::http::Peer;
 use crate::listen::{Listener, Peers};
+use crate::router::handle;
 use crate::service::Service;
 
 /// Longest head of a request.
@@ -214,7 +214,7 @@ where
         .serve_connection(TokioIo::new(Box::pin(stream)), answer);
     let mut conversation = std::pin::pin!(conversation);
     tokio::select! {
-        // A client that breaks off or sends nonsense is no error of ours.
+        // A client that breaks off or sends nonsense is not an error of ours.
         _ = conversation.as_mut() => return,
         () = async { drop(closing.wait_for(|closing| *closing).await) } => {}
     }

@@ -15,8 +15,8 @@ use crate::output::Notes;
 /// Prompts from this length on show a progress bar, in new tokens.
 const LONG_PROMPT: usize = 512;
 
-/// A prompt that is kept can be gone on from so many tokens before its end as well: the
-/// last ones may be others when the text goes on.
+/// A prompt that is kept can be continued from so many tokens before its end as well: the
+/// last ones may be others when the text continues.
 const TAIL: usize = 16;
 
 /// What a generation did.
