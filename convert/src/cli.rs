@@ -19,6 +19,10 @@ Examples:
       show what would be written, without reading any weights
   v4-convert v4-flash.gguf v4-flash-q4.gguf --recipe q4
       apply another recipe to a converted file
+  v4-convert v4-flash.gguf /media/stick/v4-flash.gguf --split 4G
+      cut a file into parts for a stick whose files must be shorter than 4 GiB
+  v4-convert v4-flash-00001-of-00040.gguf v4-flash.gguf
+      merge a set of parts, which must be in one folder, into one file
   v4-convert inspect v4-flash.gguf
       show what a file contains
   v4-convert sign v4-flash.gguf --key release.key
@@ -180,7 +184,8 @@ pub struct KeygenArgs {
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// Checkpoint folder (config.json, tokenizer.json, shards), or GGUF file
+    /// Checkpoint folder (config.json, tokenizer.json, shards), GGUF file, or first part of a
+    /// set of them
     #[arg(value_name = "CHECKPOINT", required = true)]
     pub input: Option<PathBuf>,
     /// File to write
@@ -204,6 +209,10 @@ pub struct ConvertArgs {
     /// Model name to write into the file
     #[arg(long, value_name = "TEXT")]
     pub name: Option<String>,
+    /// Write parts that are all shorter than this, named OUT-00001-of-0000N.gguf, for example
+    /// for a file system whose files are below 4G
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub split: Option<u64>,
     /// Threads; does not affect the output [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -251,4 +260,10 @@ pub struct InspectArgs {
     /// With --json, print all entries of arrays longer than 1024
     #[arg(long, requires = "json")]
     pub full: bool,
+}
+
+/// A number of bytes such as 4G, in units of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let parsed = parse_size::Config::new().with_binary().parse_size(text);
+    parsed.map_err(|e| format!("{e}; give a number with K, M, G or T"))
 }

@@ -114,6 +114,7 @@ fn convert(args: &ConvertArgs) -> anyhow::Result<()> {
             KeepArg::Keep => Vision::Keep,
         },
         name: args.name.clone(),
+        split: args.split,
     };
     // Clap has made sure that both are there where they are needed.
     let input = args.input.as_deref().context("no checkpoint given")?;
@@ -234,6 +235,11 @@ fn plan_as_text(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
             bytes(sum)
         )?;
     }
+    if plan.files.len() > 1 {
+        let longest = plan.files.iter().map(|file| file.bytes).max();
+        let (parts, longest) = (plan.files.len(), bytes(longest.unwrap_or(0)));
+        writeln!(out, "  in {parts} parts of at most {longest}")?;
+    }
     writeln!(
         out,
         "  {} tensors, {} ({} bytes)",
@@ -244,16 +250,20 @@ fn plan_as_text(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn plan_as_json(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
+    let several = plan.files.len() > 1;
     let tensors: Vec<_> = plan
         .outputs
         .iter()
-        .map(|output| {
+        .enumerate()
+        .map(|(number, output)| {
+            let (file, offset) = plan.place(number);
             json!({
                 "name": output.info.name,
                 "type": output.info.ty.name(),
                 "dims": output.info.dims,
                 "bytes": output.info.bytes,
-                "offset": plan.header.len() as u64 + output.info.offset,
+                "part": several.then_some(file + 1),
+                "offset": offset,
                 "from": output.source.form(),
                 "instead_of": output.instead_of.map(|ty| ty.name()),
             })
@@ -273,6 +283,7 @@ fn plan_as_json(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
     let report = json!({
         "name": plan.metadata.get_str("general.name").ok(),
         "file_bytes": plan.file_bytes,
+        "parts": several.then(|| plan.files.iter().map(|file| file.bytes).collect::<Vec<_>>()),
         "totals": totals,
         "engram": engram,
         "warnings": plan.warnings,

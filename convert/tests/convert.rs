@@ -333,6 +333,7 @@ fn draft_blocks_are_dropped_or_kept() {
         drafts: Drafts::Keep,
         vision: Vision::Drop,
         name: None,
+        split: None,
     };
     let kept = Plan::new(copy.path(), &options).unwrap();
     let names: Vec<&str> = kept.outputs.iter().map(|o| o.info.name.as_str()).collect();

@@ -138,7 +138,7 @@ fn verify_finds_finished_parts_that_changed() {
     let out = dir.path().join("out.gguf");
     let plan = stop_at(&trap, &out);
     let file = File::options().write(true).open(part(&out)).unwrap();
-    file.write_all_at(&[0xa5; 64], plan.header.len() as u64 + 100)
+    file.write_all_at(&[0xa5; 64], plan.files[0].header.len() as u64 + 100)
         .unwrap();
     drop(file);
     let options = WriteOptions {

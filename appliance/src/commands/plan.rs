@@ -97,11 +97,12 @@ impl Planned {
             drafts: Drafts::Drop,
             vision: Vision::Drop,
             name: None,
+            split: None,
         };
         let plan = Plan::new(path, &options)?;
         // The header, and a hole in place of the weights: nothing reads them.
         let mut made = tempfile::NamedTempFile::new().context("cannot create a temporary file")?;
-        made.write_all(&plan.header)?;
+        made.write_all(&plan.files[0].header)?;
         made.as_file().set_len(plan.file_bytes)?;
         let largest = plan.inputs.iter().max_by_key(|input| {
             let facts = std::fs::metadata(input.path());

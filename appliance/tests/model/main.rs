@@ -48,6 +48,7 @@ fn convert(checkpoint: &Path, recipe: &str) -> Converted {
         drafts: Drafts::Drop,
         vision: Vision::Drop,
         name: None,
+        split: None,
     };
     let plan = Plan::new(checkpoint, &options).unwrap();
     write(&plan, &path, WriteOptions::default(), &Watch::default()).unwrap();

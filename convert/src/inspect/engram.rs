@@ -37,11 +37,12 @@ impl<'a> Engram<'a> {
         let tables = file.tensors().iter().filter(|info| {
             let layer = info.name.strip_prefix("blk.");
             layer.is_some_and(|name| name.ends_with(".engram_embd.weight"))
+                || info.name == "per_layer_token_embd.weight"
         });
         let tables: Vec<Table<'_>> = tables
             .map(|info| Table {
                 info,
-                position: file.position(info),
+                position: file.position(info) - file.part_of(info).start(),
                 width: match info.ty {
                     ENGRAM_FP8 => published_width(file.metadata(), info.row_bytes()),
                     _ => Ok(info.dims.first().copied().unwrap_or(0)),

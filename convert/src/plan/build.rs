@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use v4_files::gguf::{Metadata, PAGE_ALIGNMENT, data_bytes, encode_header, layout_offsets};
+use v4_files::gguf::{Metadata, PAGE_ALIGNMENT, layout_offsets};
 use v4_quant::GgmlType;
 
 use super::error::{MAX_COLUMNS, PlanError};
+use super::files::PlannedFile;
+use super::options::PlanOptions;
 use super::tensor::{Output, Untyped, shorten};
-use super::{engram, metadata};
+use super::{engram, files, metadata};
 use crate::files::InputFile;
 use crate::recipe::{Choice, ENGRAM_FP8, Projection, Recipe, Role, type_name};
 use crate::source::{Source, fp8_row_bytes};
@@ -19,11 +21,11 @@ pub struct Plan {
     pub inputs: Vec<InputFile>,
     /// The tensors in the order of the file.
     pub outputs: Vec<Output>,
-    /// The file's bytes before the tensors' data.
-    pub header: Vec<u8>,
-    /// The metadata in the header.
+    /// The files: one, or the parts of a set.
+    pub files: Vec<PlannedFile>,
+    /// The metadata in the first file's header.
     pub metadata: Metadata,
-    /// The output's length in bytes.
+    /// The output's length in bytes, of all files together.
     pub file_bytes: u64,
     /// Things that the user should know, one line each.
     pub warnings: Vec<String>,
@@ -48,14 +50,24 @@ impl Plan {
         totals
     }
 
-    /// Engram tables: their number, their bytes, and where in the file they begin.
+    /// Engram tables: their number, their bytes, and where in their file they begin.
     #[must_use]
     pub fn engram_tables(&self) -> Option<(usize, u64, u64)> {
         let tables = self.outputs.iter().filter(|output| output.is_engram);
-        let first = tables.clone().next()?;
+        let first = self.outputs.iter().position(|output| output.is_engram)?;
         let bytes = tables.clone().map(|output| output.info.bytes).sum();
-        let begin = self.header.len() as u64 + first.info.offset;
-        Some((tables.count(), bytes, begin))
+        Some((tables.count(), bytes, self.place(first).1))
+    }
+
+    /// The file that a tensor goes to, and where its data begins in it.
+    #[must_use]
+    pub fn place(&self, output: usize) -> (usize, u64) {
+        let after = self
+            .files
+            .partition_point(|file| file.outputs.end <= output);
+        let file = after.min(self.files.len() - 1);
+        let header = self.files[file].header.len() as u64;
+        (file, header + self.outputs[output].info.offset)
     }
 
     /// Chooses types, lays the file out and makes its header.
@@ -64,9 +76,10 @@ impl Plan {
         input_facts: blake3::Hash,
         mut tensors: Vec<Untyped>,
         mut metadata: Metadata,
-        recipe: &Recipe,
+        options: &PlanOptions,
         mut warnings: Vec<String>,
     ) -> Result<Self, PlanError> {
+        let recipe = &options.recipe;
         // Tables are read row by row from disk; what is loaded lies before them
         // in one piece.
         tensors.sort_by_key(|tensor| tensor.role == Role::Engram);
@@ -78,7 +91,7 @@ impl Plan {
         warn(recipe, &tensors, &choices, &mut warnings);
 
         let shapes = tensors.iter().zip(&choices);
-        let infos = layout_offsets(
+        let mut infos = layout_offsets(
             shapes.map(|(tensor, choice)| {
                 let mut dims = tensor.dims.clone();
                 if tensor.role == Role::Engram && choice.ty == ENGRAM_FP8 {
@@ -90,14 +103,8 @@ impl Plan {
         )?;
         metadata::describe_output(&mut metadata, recipe, &infos);
         engram::describe_rows(&mut metadata, tensors.iter().zip(&infos));
-        let header = encode_header(&metadata, &infos, PAGE_ALIGNMENT)?;
-        let file_bytes = (header.len() as u64)
-            .checked_add(data_bytes(&infos, PAGE_ALIGNMENT))
-            .filter(|&bytes| i64::try_from(bytes).is_ok())
-            .ok_or_else(|| PlanError::RowTooLong {
-                tensor: "the whole file".to_owned(),
-                columns: u64::MAX,
-            })?;
+        let files = files::lay_out(&metadata, &mut infos, options.split)?;
+        let file_bytes = files.iter().map(|file| file.bytes).sum();
         let outputs: Vec<Output> = infos
             .into_iter()
             .zip(tensors)
@@ -109,11 +116,11 @@ impl Plan {
                 source: tensor.source,
             })
             .collect();
-        let fingerprint = fingerprint(&inputs, input_facts, &header, &outputs);
+        let fingerprint = fingerprint(&inputs, input_facts, &files, &outputs);
         Ok(Self {
             inputs,
             outputs,
-            header,
+            files,
             metadata,
             file_bytes,
             warnings,
@@ -242,7 +249,7 @@ fn warn(recipe: &Recipe, tensors: &[Untyped], choices: &[Choice], warnings: &mut
 fn fingerprint(
     inputs: &[InputFile],
     input_facts: blake3::Hash,
-    header: &[u8],
+    files: &[PlannedFile],
     outputs: &[Output],
 ) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
@@ -259,7 +266,9 @@ fn fingerprint(
         hasher.update(&seconds.to_le_bytes());
         hasher.update(&nanoseconds.to_le_bytes());
     }
-    hasher.update(blake3::hash(header).as_bytes());
+    for file in files {
+        hasher.update(blake3::hash(&file.header).as_bytes());
+    }
     for output in outputs {
         for part in output.source.parts() {
             hasher.update(&part.file.to_le_bytes());

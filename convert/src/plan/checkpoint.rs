@@ -44,7 +44,7 @@ pub(super) fn plan(checkpoint: Checkpoint, options: &PlanOptions) -> Result<Plan
         facts.finalize(),
         tensors,
         metadata,
-        &options.recipe,
+        options,
         warnings,
     )
 }

@@ -65,6 +65,21 @@ pub(super) fn verify(file: &GgufFile) -> Result<(), PlanError> {
     let addressing = engram
         .addressing(&tokenizer)
         .map_err(|e| fail(e.to_string()))?;
+    if let Some(firsts) = &engram.first_rows {
+        // llama.cpp's layout: one table for all layers.
+        let name = "per_layer_token_embd.weight";
+        let rows = file.tensor(name).map(TensorInfo::rows);
+        let rows = rows.ok_or_else(|| fail(format!("tensor {name:?} is missing")))?;
+        let last = addressing.layers().iter().zip(firsts);
+        let needed = last.map(|(layer, first)| first.saturating_add(layer.rows()));
+        let needed = needed.max().unwrap_or(0);
+        if rows < needed {
+            return Err(fail(format!(
+                "tensor {name:?} has {rows} rows, but the offsets and primes need {needed}"
+            )));
+        }
+        return Ok(());
+    }
     for layer in addressing.layers() {
         let name = format!("blk.{}.engram_embd.weight", layer.layer());
         let Some(rows) = file.tensor(&name).map(TensorInfo::rows) else {

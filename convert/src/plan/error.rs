@@ -184,6 +184,29 @@ pub enum PlanError {
         /// Values per row.
         columns: u64,
     },
+    /// A tensor is longer than a part may be.
+    #[error(
+        "{tensor} takes {}, which does not fit into a part of {}; use --split {least} or more",
+        crate::units::bytes(*bytes), crate::units::bytes(*limit)
+    )]
+    PartTooSmall {
+        /// The tensor.
+        tensor: String,
+        /// Its length in bytes.
+        bytes: u64,
+        /// The length that no part may reach.
+        limit: u64,
+        /// The smallest limit with room for it.
+        least: u64,
+    },
+    /// More parts than a set may have.
+    #[error(
+        "the output would have {count} parts, but at most 512 are allowed; use a larger --split"
+    )]
+    TooManyParts {
+        /// The number of parts.
+        count: usize,
+    },
     /// There is nothing to write.
     #[error("{}: contains no tensors; give a file with a model", path.display())]
     Empty {

@@ -14,8 +14,9 @@ use crate::files::InputFile;
 use crate::recipe::{ENGRAM_FP8, Projection, Role};
 use crate::source::{Part, Source};
 
-/// Weights of Engram gates, under our names and ds4's.
-const GATES: [&str; 4] = [
+/// Weights of Engram gates, under llama.cpp's names, ours and ds4's.
+const GATES: [&str; 5] = [
+    "engram_gate.weight",
     "engram_q.weight",
     "engram_k.weight",
     "engram_q_norm.weight",
@@ -36,7 +37,10 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
     if architecture == "deepseek41" {
         engram::verify(&file)?;
     }
-    let input = InputFile::open(path)?;
+    let parts = file.parts().iter();
+    let inputs = parts
+        .map(|part| InputFile::open(part.path()))
+        .collect::<Result<_, _>>()?;
     let tensors = file.tensors().iter();
     let tensors: Vec<Untyped> = tensors
         .map(|info| untyped(&file, info))
@@ -51,23 +55,20 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
         metadata.insert("general.name", name.as_str());
     }
     let facts = blake3::hash(b"gguf");
-    Plan::build(
-        vec![input],
-        facts,
-        tensors,
-        metadata,
-        &options.recipe,
-        Vec::new(),
-    )
+    Plan::build(inputs, facts, tensors, metadata, options, Vec::new())
 }
 
 /// A tensor of the file as one of the output.
 fn untyped(file: &GgufFile, info: &TensorInfo) -> Result<Untyped, PlanError> {
     let role = role(&info.name, info.ty, info.dims.len());
+    let own = file.part_of(info);
+    let mut before = file.parts().iter();
     let part = Part {
         name: info.name.clone(),
-        file: 0,
-        offset: file.position(info),
+        file: before
+            .position(|part| part.start() == own.start())
+            .unwrap_or(0) as u32,
+        offset: file.position(info) - own.start(),
         bytes: info.bytes,
     };
     let mut dims = info.dims.clone();
@@ -107,7 +108,7 @@ fn role(name: &str, ty: GgmlType, dims: usize) -> Role {
     if dims < 2 || GATES.contains(&part) {
         return Role::Vector;
     }
-    if part == "engram_embd.weight" {
+    if part == "engram_embd.weight" || name == "per_layer_token_embd.weight" {
         return Role::Engram;
     }
     match name.rsplit_once(".ffn_") {

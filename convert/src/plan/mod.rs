@@ -5,6 +5,7 @@ mod build;
 mod checkpoint;
 pub(crate) mod engram;
 mod error;
+mod files;
 mod gguf;
 mod metadata;
 mod options;
@@ -14,6 +15,7 @@ use std::path::Path;
 
 pub use build::Plan;
 pub use error::PlanError;
+pub use files::PlannedFile;
 pub use options::{Drafts, PlanOptions, Vision};
 pub use tensor::Output;
 

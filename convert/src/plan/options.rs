@@ -32,4 +32,6 @@ pub struct PlanOptions {
     pub vision: Vision,
     /// The model's name in the file (`general.name`).
     pub name: Option<String>,
+    /// Writes a set of parts that are all shorter than so many bytes.
+    pub split: Option<u64>,
 }

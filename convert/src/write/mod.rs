@@ -7,8 +7,8 @@
 //! bytes do not depend on the number of workers or on interruptions.
 
 mod journal;
+mod target;
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -17,12 +17,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, RenameFlags};
-
 use crate::files::ReadError;
 use crate::plan::{Output, Plan};
 use crate::rows::{Buffers, Converter, RowError};
-use journal::{Done, Found, Journal};
+use journal::{Done, Journal};
+use target::Target;
 
 /// Most bytes of input or output in one unit of work.
 pub const UNIT_BYTES: u64 = 8 << 20;
@@ -141,7 +140,7 @@ pub struct Watch {
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// The file's length.
+    /// The length of all files together.
     pub bytes: u64,
     /// Bytes that an earlier run had finished.
     pub resumed: u64,
@@ -177,10 +176,10 @@ fn cut(plan: &Plan) -> Vec<Unit> {
     units
 }
 
-/// Writes the planned file to `out`.
+/// Writes the planned file to `out`, or the parts of a set, whose names are made of it.
 ///
-/// Until it is whole it is `OUT.part`, with a journal next to it; running again
-/// with the same plan continues it.
+/// Until all is whole, names end in `.part`, with a journal next to the first; running again
+/// with the same plan continues them.
 ///
 /// # Errors
 /// [`WriteError`]; nothing is left under the final name then.
@@ -195,155 +194,11 @@ pub fn write(
     let mut work = target.open(plan, units, options)?;
     let resumed = work.load_finished(options.verify, watch)?;
     work.run(options, watch)?;
-    target.publish(&work.part, options.force)?;
+    target.publish(&work.parts, options.force)?;
     Ok(Summary {
         bytes: plan.file_bytes,
         resumed,
     })
-}
-
-/// The names of one output.
-struct Target {
-    out: PathBuf,
-    folder: PathBuf,
-    part: PathBuf,
-    journal: PathBuf,
-}
-
-impl Target {
-    /// Checks that `out` may be written.
-    fn new(plan: &Plan, out: &Path, options: WriteOptions) -> Result<Self, WriteError> {
-        let folder = match out.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-            Some(parent) => parent.to_owned(),
-            None => PathBuf::from("/"),
-        };
-        if !folder.is_dir() {
-            return Err(WriteError::NoFolder { path: folder });
-        }
-        if let Ok(meta) = std::fs::metadata(out) {
-            let path = out.to_owned();
-            let identity = (meta.dev(), meta.ino());
-            if plan.inputs.iter().any(|file| file.identity() == identity) {
-                return Err(WriteError::IsInput { path });
-            }
-            if !options.force || !meta.is_file() {
-                return Err(WriteError::Exists { path });
-            }
-        }
-        let with = |suffix: &str| {
-            let mut name: OsString = out.as_os_str().to_owned();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        Ok(Self {
-            out: out.to_owned(),
-            folder,
-            part: with(".part"),
-            journal: with(".part.journal"),
-        })
-    }
-
-    /// Opens the unfinished output, new or from an earlier run.
-    fn open<'a>(
-        &self,
-        plan: &'a Plan,
-        units: Vec<Unit>,
-        options: WriteOptions,
-    ) -> Result<Work<'a>, WriteError> {
-        let part_error = |source| WriteError::io(&self.part, source);
-        let journal_error = |source| WriteError::io(&self.journal, source);
-        let had_journal = self.journal.exists();
-        let had_part = self.part.exists();
-        if had_part && !had_journal && !options.restart {
-            return Err(WriteError::OtherPlan {
-                path: self.part.clone(),
-            });
-        }
-        let mut journal = Journal::open_file(&self.journal).map_err(journal_error)?;
-        if rustix::fs::flock(&journal, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(WriteError::Busy {
-                path: self.part.clone(),
-            });
-        }
-        let found = Journal::read(&mut journal, plan.fingerprint).map_err(journal_error)?;
-        let (finished, keep) = match found {
-            _ if options.restart || !had_part => (Vec::new(), 0),
-            Found::Nothing => (Vec::new(), 0),
-            Found::OtherPlan => {
-                return Err(WriteError::OtherPlan {
-                    path: self.part.clone(),
-                });
-            }
-            // Started anew, so that nothing unknown is left between tensors.
-            Found::Units(done, _) if done.is_empty() => (done, 0),
-            Found::Units(done, keep) => (done, keep),
-        };
-        let journal = Journal::resume(journal, plan.fingerprint, keep).map_err(journal_error)?;
-        let part = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(keep == 0)
-            .open(&self.part)
-            .map_err(part_error)?;
-        let work = Work {
-            plan,
-            units,
-            part,
-            part_path: self.part.clone(),
-            journal: Mutex::new(journal),
-            finished,
-            pending: Mutex::new(Pending::default()),
-        };
-        if let Err(error) = work.prepare() {
-            if finished_nothing(&work) {
-                // Nothing worth keeping: leave the folder as it was.
-                let _ = std::fs::remove_file(&self.part);
-                let _ = std::fs::remove_file(&self.journal);
-            }
-            return Err(error);
-        }
-        Ok(work)
-    }
-
-    /// Gives the whole file its final name.
-    fn publish(&self, part: &File, force: bool) -> Result<(), WriteError> {
-        part.sync_all()
-            .map_err(|source| WriteError::io(&self.part, source))?;
-        let renamed = if force {
-            std::fs::rename(&self.part, &self.out)
-        } else {
-            rename_new(&self.part, &self.out)
-        };
-        renamed.map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => WriteError::Exists {
-                path: self.out.clone(),
-            },
-            _ => WriteError::io(&self.out, source),
-        })?;
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|source| WriteError::io(&self.folder, source))?;
-        // The file is whole and in place; a journal left behind does no harm.
-        let _ = std::fs::remove_file(&self.journal);
-        Ok(())
-    }
-}
-
-/// Renames without replacing a file that came up in the meantime.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    let cwd = rustix::fs::CWD;
-    match rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE) {
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            // The file system cannot do it in one step.
-            if to.exists() {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            std::fs::rename(from, to)
-        }
-        other => Ok(other?),
-    }
 }
 
 fn finished_nothing(work: &Work<'_>) -> bool {
@@ -358,12 +213,19 @@ struct Pending {
     since: Option<Instant>,
 }
 
+/// A file of the output that is not whole yet.
+struct Unfinished {
+    file: File,
+    path: PathBuf,
+    /// Whether something was written that may not be on the disk yet.
+    dirty: AtomicBool,
+}
+
 /// An open, unfinished output.
 struct Work<'a> {
     plan: &'a Plan,
     units: Vec<Unit>,
-    part: File,
-    part_path: PathBuf,
+    parts: Vec<Unfinished>,
     journal: Mutex<Journal>,
     finished: Vec<Done>,
     pending: Mutex<Pending>,
@@ -376,54 +238,63 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Work<'_> {
-    /// Checks the room on disk, sets the length and writes the header.
+    /// Checks the room on disk, sets lengths and writes headers.
     fn prepare(&self) -> Result<(), WriteError> {
-        let fail = |source| WriteError::io(&self.part_path, source);
-        let meta = self.part.metadata().map_err(fail)?;
-        let present = meta.blocks().saturating_mul(512);
-        let needs = self.plan.file_bytes.saturating_sub(present);
+        let needs = self.missing()?;
         // Where the file system cannot tell, writing will.
-        if let Ok(stat) = rustix::fs::fstatvfs(&self.part) {
+        if let Ok(stat) = rustix::fs::fstatvfs(&self.parts[0].file) {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             if free < needs {
                 return Err(self.no_space(needs, free));
             }
         }
-        self.part
-            .set_len(self.plan.file_bytes)
-            .map_err(|source| self.write_error(source))?;
-        self.part
-            .write_all_at(&self.plan.header, 0)
-            .map_err(|source| self.write_error(source))
+        for (part, planned) in self.parts.iter().zip(&self.plan.files) {
+            part.file
+                .set_len(planned.bytes)
+                .and_then(|()| part.file.write_all_at(&planned.header, 0))
+                .map_err(|source| self.write_error(part, source))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that have no place on the disk yet.
+    fn missing(&self) -> Result<u64, WriteError> {
+        let mut present = 0u64;
+        for part in &self.parts {
+            let meta = part.file.metadata();
+            let meta = meta.map_err(|source| WriteError::io(&part.path, source))?;
+            present = present.saturating_add(meta.blocks().saturating_mul(512));
+        }
+        Ok(self.plan.file_bytes.saturating_sub(present))
     }
 
     fn no_space(&self, needs: u64, free: u64) -> WriteError {
         WriteError::NoSpace {
-            path: self.part_path.clone(),
+            path: self.parts[0].path.clone(),
             needs,
             free,
         }
     }
 
-    fn write_error(&self, source: io::Error) -> WriteError {
+    fn write_error(&self, part: &Unfinished, source: io::Error) -> WriteError {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                let present = self.part.metadata().map_or(0, |meta| meta.blocks() * 512);
-                let free = rustix::fs::fstatvfs(&self.part)
+                let free = rustix::fs::fstatvfs(&part.file)
                     .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-                self.no_space(self.plan.file_bytes.saturating_sub(present), free)
+                self.no_space(self.missing().unwrap_or(0), free)
             }
-            _ => WriteError::io(&self.part_path, source),
+            _ => WriteError::io(&part.path, source),
         }
     }
 
-    /// Place and length of a unit in the file.
-    fn place(&self, unit: Unit) -> (u64, u64) {
-        let info = &self.plan.outputs[unit.output as usize].info;
-        let start = self.plan.header.len() as u64 + info.offset;
+    /// File, place and length of a unit.
+    fn place(&self, unit: Unit) -> (&Unfinished, u64, u64) {
+        let row_bytes = self.plan.outputs[unit.output as usize].info.row_bytes();
+        let (file, start) = self.plan.place(unit.output as usize);
         (
-            start + unit.first_row * info.row_bytes(),
-            unit.rows * info.row_bytes(),
+            &self.parts[file],
+            start + unit.first_row * row_bytes,
+            unit.rows * row_bytes,
         )
     }
 
@@ -440,12 +311,12 @@ impl Work<'_> {
         let mut buffer = Vec::new();
         for (number, slot) in known.iter_mut().enumerate() {
             let Some(hash) = *slot else { continue };
-            let (offset, bytes) = self.place(self.units[number]);
+            let (part, offset, bytes) = self.place(self.units[number]);
             if verify {
                 buffer.resize(bytes as usize, 0);
-                self.part
+                part.file
                     .read_exact_at(&mut buffer, offset)
-                    .map_err(|source| WriteError::io(&self.part_path, source))?;
+                    .map_err(|source| WriteError::io(&part.path, source))?;
                 if blake3::hash(&buffer) != hash {
                     *slot = None;
                     continue;
@@ -527,9 +398,11 @@ impl Work<'_> {
         };
         let rows = unit.first_row..unit.first_row + unit.rows;
         let bytes = converter.convert(rows, buffers)?;
-        self.part
-            .write_all_at(bytes, self.place(unit).0)
-            .map_err(|source| self.write_error(source))?;
+        let (part, offset, _) = self.place(unit);
+        part.file
+            .write_all_at(bytes, offset)
+            .map_err(|source| self.write_error(part, source))?;
+        part.dirty.store(true, Ordering::Release);
         let (hash, written) = (blake3::hash(bytes), bytes.len() as u64);
         watch.done.fetch_add(written, Ordering::Relaxed);
         let due = {
@@ -560,10 +433,16 @@ impl Work<'_> {
         if pending.done.is_empty() {
             return Ok(());
         }
-        self.part
-            .sync_data()
-            .and_then(|()| journal.append(&pending.done))
-            .map_err(|source| self.write_error(source))
+        for part in &self.parts {
+            if part.dirty.swap(false, Ordering::AcqRel) {
+                part.file
+                    .sync_data()
+                    .map_err(|source| self.write_error(part, source))?;
+            }
+        }
+        journal
+            .append(&pending.done)
+            .map_err(|source| self.write_error(&self.parts[0], source))
     }
 }
 

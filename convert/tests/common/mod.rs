@@ -43,6 +43,7 @@ pub fn options(recipe: &str) -> PlanOptions {
         drafts: Drafts::Drop,
         vision: Vision::Drop,
         name: None,
+        split: None,
     }
 }
 

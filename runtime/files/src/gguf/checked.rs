@@ -207,7 +207,7 @@ mod tests {
             })
             .collect();
         let frame = frame_hash(bytes, tensors.iter().map(|t| (t.position, t.bytes)));
-        Arc::new(FileHashes::new(one(&bytes, frame), tensors).unwrap())
+        Arc::new(FileHashes::new(one(bytes, frame), tensors).unwrap())
     }
 
     fn one(bytes: &[u8], frame: Hash) -> Vec<PartHashes> {
