@@ -41,7 +41,7 @@ pub(super) fn lay_out(
 ) -> Result<Vec<PlannedFile>, PlanError> {
     let ranges = match limit {
         Some(limit) => cut(metadata, infos, limit)?,
-        None => Vec::from([0..infos.len()]),
+        None => std::iter::once(0..infos.len()).collect(),
     };
     let count = ranges.len();
     if count > MAX_PARTS {
