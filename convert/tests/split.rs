@@ -45,10 +45,8 @@ fn set(input: &Path) -> (tempfile::TempDir, PathBuf) {
     let summary = write(&plan, &out, WriteOptions::default(), &Watch::default()).unwrap();
     let written = files(dir.path());
     assert_eq!(written.len(), plan.files.len());
-    assert_eq!(
-        summary.bytes,
-        written.iter().map(|f| f.1.len() as u64).sum()
-    );
+    let lengths = written.iter().map(|f| f.1.len() as u64);
+    assert_eq!(summary.bytes, lengths.sum::<u64>());
     let first = dir.path().join(&written[0].0);
     (dir, first)
 }
