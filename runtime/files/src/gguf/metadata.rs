@@ -346,10 +346,7 @@ mod tests {
     fn errors_name_the_key_and_both_types() {
         let m = sample();
         let text = m.get_u32("a").unwrap_err().to_string();
-        assert!(
-            text.starts_with("key \"a\": is STRING, expected U32"),
-            "{text}"
-        );
+        assert!(text.starts_with("key \"a\" is STRING, not U32"), "{text}");
         let text = m.get_strs("e").unwrap_err().to_string();
         assert!(
             text.starts_with("key \"e\": is ARRAY of I32, expected ARRAY of STRING"),
