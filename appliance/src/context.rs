@@ -10,7 +10,7 @@ use v4_runtime::model::ModelConfig;
 use v4_runtime::plan::{MemoryPlan, kv_bytes};
 use v4_runtime::{EngineError, EngineOptions};
 
-use crate::cli::MAX_CONTEXT;
+use crate::args::values::MAX_CONTEXT;
 use crate::model::DEFAULT_CONTEXT;
 
 /// By default, the caches of all parallel requests together may take this fraction of the

@@ -6,18 +6,20 @@
 
 #![forbid(unsafe_code)]
 
+mod args;
 mod cli;
 mod commands;
 mod context;
-mod generate;
+mod conversation;
+mod detokenizer;
+mod expert_usage;
+mod folders;
+mod generation;
 mod interrupt;
 mod model;
 mod options;
 mod output;
-mod prompt;
-mod reply;
-mod saved;
-mod streamed;
+mod session_files;
 mod trust;
 
 use std::io::{self, Write};
@@ -27,10 +29,14 @@ use clap::{CommandFactory, Parser};
 use clap_complete::generate;
 
 use cli::{Cli, Command};
-use v4_runtime::error_text;
+use output::{is_broken_pipe, print_error};
 
 fn main() -> ExitCode {
-    match run() {
+    let result = run().or_else(|error| match error.downcast_ref() {
+        Some(missing) => cli::explain_missing(missing),
+        None => Err(error),
+    });
+    match result {
         Ok(code) => code,
         // Standard output may be a pipe whose reader has seen enough, as in
         // `v4-run … | head`. Rust ignores SIGPIPE, so the write returns an error
@@ -109,18 +115,4 @@ For everything else, see v4-run --help.
 ";
     io::stderr().write_all(text.as_bytes())?;
     Ok(ExitCode::from(2))
-}
-
-/// One line on standard error. If that is closed too, the exit code must do.
-fn print_error(error: &anyhow::Error) {
-    let line = output::one_line(&error_text(error.as_ref()));
-    let _ = writeln!(io::stderr(), "v4-run: {line}");
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
-    })
 }

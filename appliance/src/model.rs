@@ -13,7 +13,8 @@ use v4_runtime::residency::limits;
 use v4_runtime::{Adapter, Engine, EngineOptions, Session, WeightPlacement};
 use v4_trust::{Policy, check_adapter};
 
-use crate::cli::{EngineArgs, LoraArg, MAX_CONTEXT};
+use crate::args::values::MAX_CONTEXT;
+use crate::args::{EngineArgs, GenerationArgs, LoraArg};
 use crate::output::Notes;
 use crate::{options, trust};
 
@@ -23,6 +24,15 @@ pub const DEFAULT_CONTEXT: usize = 32_768;
 /// Room for an answer of no given length after a prompt that fills the default
 /// context, in tokens.
 const DEFAULT_ANSWER: usize = 4_096;
+
+/// Opens the model file to generate text with.
+pub fn open_to_generate(
+    path: &Path,
+    args: &GenerationArgs,
+    notes: Notes,
+) -> anyhow::Result<Arc<Engine>> {
+    open(path, &args.engine, args.length.ctx, notes)
+}
 
 /// Opens the model file for sessions of up to `context` tokens, or of the default.
 pub fn open(

@@ -10,7 +10,7 @@ use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::residency::limits;
 use v4_runtime::{EngineOptions, KvPrecision, Precision, RopeAngles, WeightPlacement};
 
-use crate::cli::{
+use crate::args::{
     DiskArgs, EffortArg, EngineArgs, EngramArg, KvArg, LoraArg, PrecisionArg, PromptArgs, ReadsArg,
     RopeArg, SamplingArgs, WeightsArg,
 };
@@ -139,11 +139,19 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::Cli;
 
-    fn parsed(more: &[&str]) -> crate::cli::AskArgs {
-        let args = ["v4-run", "m", "-p", "x"].iter().chain(more);
-        Cli::try_parse_from(args).unwrap().ask
+    #[derive(Parser)]
+    struct Parsed {
+        #[command(flatten)]
+        chat: PromptArgs,
+        #[command(flatten)]
+        sampling: SamplingArgs,
+        #[command(flatten)]
+        engine: EngineArgs,
+    }
+
+    fn parsed(more: &[&str]) -> Parsed {
+        Parsed::try_parse_from(["v4-run"].iter().chain(more)).unwrap()
     }
 
     #[test]

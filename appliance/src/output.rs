@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use v4_runtime::error_text;
 
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
@@ -15,7 +16,7 @@ const REASONING_CLOSE: &str = "\n</think>\n\n";
 
 /// Standard output for streamed answers: flushed piece by piece, reasoning set
 /// apart, control characters made visible on a terminal.
-pub struct Answer<W: Write> {
+pub struct AnswerWriter<W: Write> {
     out: W,
     terminal: bool,
     colour: bool,
@@ -23,18 +24,18 @@ pub struct Answer<W: Write> {
     at_line_start: bool,
 }
 
-impl Answer<io::Stdout> {
+impl AnswerWriter<io::Stdout> {
     /// Writes to the process's standard output.
     pub fn stdout() -> Self {
         let out = io::stdout();
         let terminal = out.is_terminal();
-        Answer::new(out, terminal, terminal && colours_wanted())
+        AnswerWriter::new(out, terminal, terminal && colours_wanted())
     }
 }
 
-impl<W: Write> Answer<W> {
+impl<W: Write> AnswerWriter<W> {
     fn new(out: W, terminal: bool, colour: bool) -> Self {
-        Answer {
+        AnswerWriter {
             out,
             terminal,
             colour,
@@ -135,6 +136,22 @@ pub fn one_line(text: &str) -> String {
     visible(words.join(" ").trim()).into_owned()
 }
 
+/// An error in one line on standard error. If that is closed too, the exit
+/// code must do.
+pub fn print_error(error: &anyhow::Error) {
+    let line = one_line(&error_text(error.as_ref()));
+    let _ = writeln!(io::stderr(), "v4-run: {line}");
+}
+
+/// Whether whoever read our output has gone.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
 /// Notes on standard error: progress where somebody watches, statistics unless
 /// `--quiet`.
 #[derive(Debug, Clone, Copy)]
@@ -201,8 +218,8 @@ impl Notes {
 mod tests {
     use super::*;
 
-    fn written(terminal: bool, colour: bool, f: impl FnOnce(&mut Answer<Vec<u8>>)) -> String {
-        let mut answer = Answer::new(Vec::new(), terminal, colour);
+    fn written(terminal: bool, colour: bool, f: impl FnOnce(&mut AnswerWriter<Vec<u8>>)) -> String {
+        let mut answer = AnswerWriter::new(Vec::new(), terminal, colour);
         f(&mut answer);
         String::from_utf8(answer.out).unwrap()
     }
@@ -217,7 +234,7 @@ mod tests {
 
     #[test]
     fn reasoning_is_set_apart_with_and_without_colour() {
-        let both = |a: &mut Answer<Vec<u8>>| {
+        let both = |a: &mut AnswerWriter<Vec<u8>>| {
             a.reasoning("hm").unwrap();
             a.reasoning("…").unwrap();
             a.content("yes").unwrap();
@@ -232,7 +249,7 @@ mod tests {
 
     #[test]
     fn dimming_ends_even_when_no_answer_follows() {
-        let cut = |a: &mut Answer<Vec<u8>>| {
+        let cut = |a: &mut AnswerWriter<Vec<u8>>| {
             a.reasoning("hm").unwrap();
             a.end().unwrap();
         };
@@ -241,7 +258,7 @@ mod tests {
 
     #[test]
     fn raw_text_gains_no_newline_in_a_pipe() {
-        let raw = |a: &mut Answer<Vec<u8>>| {
+        let raw = |a: &mut AnswerWriter<Vec<u8>>| {
             a.content("x").unwrap();
             a.end_raw().unwrap();
         };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use v4_trust::{Policy, TrustError, Trusted, Verify};
 
-use crate::cli::{TrustArgs, VerifyArg};
+use crate::args::{TrustArgs, VerifyArg};
 use crate::interrupt;
 use crate::output::Notes;
 

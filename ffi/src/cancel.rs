@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::failure::Outcome;
+use crate::guard::guard;
 use crate::pointer;
-use crate::status::{Outcome, guard, v4_status};
+use crate::status::v4_status;
 
 /// A request to stop.
 #[derive(Debug, Default)]

@@ -8,11 +8,13 @@ use serde_json::Value;
 use v4_runtime::Engine;
 
 use crate::engine::v4_engine;
+use crate::failure::{Failure, Outcome};
+use crate::guard::guard;
 use crate::handle::Exclusive;
 use crate::layout::{Filled, c_struct, read, size32};
 use crate::pointer::{self, Out};
 use crate::session::v4_session;
-use crate::status::{Failure, Outcome, Status, guard, v4_status};
+use crate::status::{Status, v4_status};
 
 /// Longest request, in bytes.
 const MOST_REQUEST: usize = 256 << 20;

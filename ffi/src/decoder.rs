@@ -5,9 +5,11 @@ use std::ffi::c_char;
 use v4_tokenizer::{DecodeStream, Tokenizer};
 
 use crate::engine::v4_engine;
+use crate::failure::Outcome;
+use crate::guard::guard;
 use crate::handle::Exclusive;
 use crate::pointer::{self, Out};
-use crate::status::{Outcome, guard, v4_status};
+use crate::status::v4_status;
 
 /// Text that is lent to the caller, with a NUL behind it.
 #[derive(Debug, Default)]

@@ -20,10 +20,12 @@ use v4_runtime::{
 use v4_trust::{Policy, Trusted, Verify};
 
 use crate::callback::{NO_TOKEN, v4_progress_fn};
+use crate::failure::{Failure, Outcome};
+use crate::guard::guard;
 use crate::layout::{Filled, c_struct, read, size32};
 use crate::log::{self, Level};
 use crate::pointer::{self, User};
-use crate::status::{Failure, Outcome, guard, v4_status};
+use crate::status::v4_status;
 
 /// Context that memory is planned for where the caller names none, in tokens.
 const DEFAULT_CONTEXT: u32 = 32_768;

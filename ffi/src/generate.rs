@@ -10,11 +10,14 @@ use v4_tokenizer::DecodeStream;
 use crate::callback::{NO_TOKEN, v4_token, v4_token_fn};
 use crate::cancel::{Cancel, v4_cancel};
 use crate::decoder::Lent;
+use crate::failure::{Failure, Outcome};
+use crate::guard::guard;
 use crate::layout::{Filled, c_struct, read, size32};
 use crate::pointer::{self, User};
 use crate::sampler::v4_sampler;
-use crate::session::{Timeline, v4_session};
-use crate::status::{Failure, Outcome, guard, v4_status};
+use crate::session::v4_session;
+use crate::status::v4_status;
+use crate::timeline::Timeline;
 
 c_struct! {
     /// How long to continue.

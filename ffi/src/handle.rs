@@ -2,7 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use crate::status::{Failure, Outcome, Status};
+use crate::failure::{Failure, Outcome};
+use crate::status::Status;
 
 /// Who comes second is told so, on whichever thread, and whoever comes after a panic.
 #[derive(Debug)]

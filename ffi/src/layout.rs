@@ -1,6 +1,7 @@
 //! Structs that carry their size and may grow at the end.
 
-use crate::status::{Failure, Outcome, Status};
+use crate::failure::{Failure, Outcome};
+use crate::status::Status;
 
 /// A struct of the header.
 ///

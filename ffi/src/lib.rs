@@ -1,8 +1,8 @@
 //! The C interface over `Engine` and `Session`.
 //!
 //! What it promises is written in `include/v4.h`; this crate keeps it. Each exported
-//! function is one call of [`status::guard`], which turns errors and panics into a
-//! status. Pointers from C are only touched in [`pointer`] and [`layout`], where they
+//! function is one call of `guard::guard`, which turns errors and panics into a
+//! status. Pointers from C are only touched in `pointer` and [`layout`], where they
 //! are checked as far as they can be: for NULL, alignment and absurd lengths.
 //!
 //! The tests compare this crate with the header: names, prototypes, and the size and
@@ -16,7 +16,9 @@ mod cancel;
 mod chat;
 mod decoder;
 mod engine;
+mod failure;
 mod generate;
+mod guard;
 mod handle;
 pub mod layout;
 mod log;
@@ -24,7 +26,9 @@ mod parser;
 mod pointer;
 mod sampler;
 mod session;
+mod session_file;
 pub mod status;
+mod timeline;
 mod tokenizer;
 
 pub use callback::*;
@@ -37,9 +41,11 @@ pub use log::*;
 pub use parser::*;
 pub use sampler::*;
 pub use session::*;
+pub use session_file::*;
+pub use timeline::*;
 pub use tokenizer::*;
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 
 use status::{Status, v4_status};
 
@@ -74,5 +80,11 @@ pub extern "C" fn v4_status_name(status: v4_status) -> *const c_char {
 /// See `v4.h`.
 #[unsafe(no_mangle)]
 pub extern "C" fn v4_last_error() -> *const c_char {
-    status::last_error()
+    guard::last_error()
+}
+
+/// See `v4.h`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn v4_set_log(log: v4_log_fn, user: *mut c_void, level: i32) -> v4_status {
+    guard::guard(|| log::set(log, user, level))
 }

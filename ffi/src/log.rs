@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::ffi::{CString, c_char, c_void};
 use std::sync::{PoisonError, RwLock};
 
+use crate::failure::{Failure, Outcome};
 use crate::pointer::User;
-use crate::status::{Failure, Outcome, Status, guard, v4_status};
+use crate::status::Status;
 
 /// Takes one line.
 pub type v4_log_fn =
@@ -56,13 +57,8 @@ pub(crate) fn write(level: Level, message: impl FnOnce() -> String) {
     let _ = INSIDE.try_with(|inside| inside.set(false));
 }
 
-/// See `v4.h`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn v4_set_log(log: v4_log_fn, user: *mut c_void, level: i32) -> v4_status {
-    guard(|| set(log, user, level))
-}
-
-fn set(log: v4_log_fn, user: *mut c_void, level: i32) -> Outcome {
+/// Replaces the callback.
+pub(crate) fn set(log: v4_log_fn, user: *mut c_void, level: i32) -> Outcome {
     if inside() {
         return Err(Failure::new(
             Status::Busy,

@@ -9,11 +9,13 @@ use ::v4_chat::{Event, Finish, Part, Parts, Responder};
 use crate::callback::{v4_event, v4_event_fn};
 use crate::chat::{Chat, v4_chat};
 use crate::decoder::Lent;
+use crate::failure::{Failure, Outcome};
 use crate::generate::End;
+use crate::guard::guard;
 use crate::handle::Exclusive;
 use crate::layout::size32;
 use crate::pointer::{self, Out, User};
-use crate::status::{Failure, Outcome, Status, guard, v4_status};
+use crate::status::{Status, v4_status};
 use crate::tokenizer::check_flags;
 
 const PROTOCOL: u32 = 1;

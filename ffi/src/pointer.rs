@@ -4,8 +4,9 @@ use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::failure::{Failure, Outcome};
 use crate::handle::Exclusive;
-use crate::status::{Failure, Outcome, Status};
+use crate::status::Status;
 
 /// Longest text, in bytes.
 pub(crate) const MOST_TEXT: usize = 1 << 30;

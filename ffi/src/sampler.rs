@@ -2,11 +2,13 @@
 
 use v4_runtime::generation::{Sampler, SamplerOptions};
 
+use crate::failure::{Failure, Outcome};
+use crate::guard::guard;
 use crate::handle::Exclusive;
 use crate::layout::{c_struct, read};
 use crate::pointer::{self, Out};
 use crate::session::v4_session;
-use crate::status::{Failure, Outcome, guard, v4_status};
+use crate::status::v4_status;
 
 /// Tokens back that the repetition penalty looks at where the caller does not say.
 const REPEAT_LAST_N: u32 = 64;

@@ -5,8 +5,10 @@ use std::ffi::c_char;
 use v4_tokenizer::Marks;
 
 use crate::engine::v4_engine;
+use crate::failure::{Failure, Outcome};
+use crate::guard::guard;
 use crate::pointer::{self, MOST_TEXT, Out};
-use crate::status::{Failure, Outcome, Status, guard, v4_status};
+use crate::status::{Status, v4_status};
 
 const MARKS: u32 = 1;
 const BOS: u32 = 2;

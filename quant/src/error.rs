@@ -1,4 +1,4 @@
-use crate::GgmlType;
+use crate::types::GgmlType;
 
 /// What can go wrong with rows of numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -23,6 +23,7 @@ pub mod fp4;
 pub mod fp8;
 mod grids;
 pub mod rounding;
+mod rows;
 mod tables;
 mod types;
 

@@ -1,7 +1,5 @@
 use std::fmt;
 
-use crate::QuantError;
-
 macro_rules! ggml_types {
     ($($variant:ident = $id:literal, $name:literal, $values:literal, $bytes:literal;)*) => {
         /// A ggml tensor type: its number in GGUF files, name and block layout.
@@ -90,23 +88,6 @@ impl GgmlType {
             .copied()
             .find(|ty| ty.name().eq_ignore_ascii_case(name))
     }
-
-    /// Bytes of a row of `values` values.
-    ///
-    /// # Errors
-    /// [`QuantError::RowLength`] if the row is not a whole number of blocks.
-    pub fn row_bytes(self, values: usize) -> Result<usize, QuantError> {
-        let block = self.block_values();
-        if !values.is_multiple_of(block) {
-            return Err(QuantError::RowLength {
-                ty: self,
-                block,
-                values,
-            });
-        }
-        // A row in memory has fewer than isize::MAX / 8 values, so no overflow.
-        Ok((values / block).saturating_mul(self.block_bytes()))
-    }
 }
 
 impl fmt::Display for GgmlType {
@@ -130,12 +111,5 @@ mod tests {
         }
         assert_eq!(GgmlType::from_id(4), None);
         assert_eq!(GgmlType::from_id(u32::MAX), None);
-    }
-
-    #[test]
-    fn a_row_must_be_whole_blocks() {
-        assert_eq!(GgmlType::Q4_K.row_bytes(512), Ok(288));
-        assert!(GgmlType::Q4_K.row_bytes(128).is_err());
-        assert_eq!(GgmlType::MXFP4.row_bytes(64), Ok(34));
     }
 }

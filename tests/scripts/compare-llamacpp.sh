@@ -3,8 +3,8 @@
 #
 #   tests/scripts/compare-llamacpp.sh LLAMA_BIN_DIR CHECKPOINT TEXT [RECIPE...]
 #
-# LLAMA_BIN_DIR contains llama-perplexity. Run `cargo build --release` first. Fails
-# if a recipe's mean divergence is 0.01 or more.
+# LLAMA_BIN_DIR contains llama-perplexity. Run `cargo build --release --workspace` first.
+# Fails if a recipe's mean divergence is 0.01 or more.
 set -euo pipefail
 if (($# < 3)); then
     sed -n '2,7s/^# \{0,1\}//p' "$0" >&2

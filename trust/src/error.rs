@@ -95,7 +95,7 @@ pub enum TrustError {
     /// A signature is required, but no key is trusted.
     #[error(
         "{}: no key is trusted; give the signer's public key with --signer, or put it in {}",
-        model.display(), super::KEYS_FOLDER
+        model.display(), crate::folders::KEYS_FOLDER
     )]
     NoKeys {
         /// The model.

@@ -29,6 +29,7 @@
 mod adapter;
 mod error;
 mod files;
+mod folders;
 mod hash;
 mod manifest;
 mod measure;
@@ -38,8 +39,9 @@ mod signature;
 pub use adapter::{AdapterFiles, adapter_manifest, check_adapter, measure_adapter};
 pub use error::TrustError;
 pub use files::{Beside, replace};
+pub use folders::KEYS_FOLDER;
 pub use hash::HexHash;
 pub use manifest::{BlockFacts, FileFacts, MANIFEST_FORMAT, Manifest, TensorFacts};
 pub use measure::{Measured, Progress, measure, verify_blocks};
-pub use policy::{KEYS_FOLDER, Policy, Signer, Trusted, Verify, check};
+pub use policy::{Policy, Signer, Trusted, Verify, check};
 pub use signature::{Keys, SecretKey, new_key_pair, sign};

@@ -8,13 +8,11 @@ use v4_files::gguf::{FileHashes, GgufFile};
 
 use crate::error::TrustError;
 use crate::files::{Beside, is_missing};
+use crate::folders::KEYS_FOLDER;
 use crate::hash::HexHash;
 use crate::manifest::Manifest;
 use crate::measure::{Progress, verify_blocks};
 use crate::signature::Keys;
-
-/// Where an administrator puts the trusted public keys.
-pub const KEYS_FOLDER: &str = "/etc/v4-run/keys";
 
 /// When a model's bytes are compared with its manifest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use v4_tokenizer::Tokenizer;
 
 use crate::encoder::{ModelVersion, Rendered};
 use crate::error::ChatError;
-use crate::reply::Reply;
+use crate::reply_parser::ReplyParser;
 
 /// How hard the model is to think.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +89,8 @@ impl Conversation {
 
     /// What splits the model's next turn into reasoning and answer.
     #[must_use]
-    pub fn reply(&self, tokenizer: &Tokenizer) -> Reply {
-        Reply::new(tokenizer, self.thinking)
+    pub fn reply_parser(&self, tokenizer: &Tokenizer) -> ReplyParser {
+        ReplyParser::new(tokenizer, self.thinking)
     }
 
     fn message(&self, turn: &Turn) -> InputMessage {

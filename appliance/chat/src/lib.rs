@@ -11,7 +11,7 @@
 //!   tool calls as they come.
 //! - [`intake`]: what clients send -> a request that its protocol accepts.
 //! - [`Conversation`]: turns of a conversation -> prompt and ids, without any
-//!   protocol, and [`Reply`]: ids -> reasoning and answer as they come.
+//!   protocol, and [`ReplyParser`]: ids -> reasoning and answer as they come.
 //! - [`continuing`]: the ids of a prompt that a session continues with.
 
 mod continuing;
@@ -19,11 +19,13 @@ mod conversation;
 mod encoder;
 mod error;
 pub mod intake;
+mod json;
+mod output;
 mod parts;
 mod pump;
 mod repair;
 mod replay;
-mod reply;
+mod reply_parser;
 mod request;
 mod responder;
 
@@ -31,11 +33,12 @@ pub use continuing::continuing;
 pub use conversation::{Conversation, Effort, Turn};
 pub use encoder::{ModelVersion, Rendered};
 pub use error::{ChatError, ProtocolError};
+pub use output::{Event, Finish, Logprob};
 pub use parts::{Part, Parts};
 pub use replay::{Opening, Place, Written};
-pub use reply::{Piece, Reply};
+pub use reply_parser::{Piece, ReplyParser};
 pub use request::{Protocol, Request};
-pub use responder::{Event, Finish, Logprob, Responder};
+pub use responder::Responder;
 
 pub use deepseek_recipe::request::{InferenceOptions, OutputConstraint};
 pub use deepseek_recipe_core::tools::ToolDefinition;

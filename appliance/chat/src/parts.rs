@@ -5,8 +5,9 @@ use deepseek_recipe::stream::{
 use v4_tokenizer::Tokenizer;
 
 use crate::encoder::Encoder;
+use crate::error::ChatError;
+use crate::output::Finish;
 use crate::pump::Pump;
-use crate::{ChatError, Finish};
 
 /// A part of the model's turn, before any protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::Event;
+use crate::output::Event;
 
 /// Opens a call and a parameter in the markup of both versions, after their mark.
 const CALL: &str = "invoke name=\"";

@@ -15,8 +15,8 @@ use deepseek_recipe::stream::ParsingOptions;
 use serde_json::Value;
 use v4_tokenizer::Tokenizer;
 
-use crate::Finish;
 use crate::encoder::Rendered;
+use crate::output::Finish;
 use crate::parts::{Part, Parts};
 
 const ASSISTANT: &str = "<｜Assistant｜>";

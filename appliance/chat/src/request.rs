@@ -12,7 +12,7 @@ use v4_tokenizer::Tokenizer;
 
 use crate::encoder::{ModelVersion, Rendered};
 use crate::error::{ChatError, ProtocolError};
-use crate::intake::json::{self, Digits};
+use crate::json::{self, Digits};
 use crate::parts::Parts;
 use crate::responder::Responder;
 

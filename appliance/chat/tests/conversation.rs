@@ -4,7 +4,7 @@ mod common;
 
 use serde_json::json;
 use v4_chat::{
-    ChatError, Conversation, Effort, ModelVersion, Piece, Protocol, Reply, Request, Turn,
+    ChatError, Conversation, Effort, ModelVersion, Piece, Protocol, ReplyParser, Request, Turn,
 };
 use v4_tokenizer::{Marks, Tokenizer};
 
@@ -91,7 +91,7 @@ fn a_tokenizer_without_the_marks_of_the_format_is_an_error() {
 
 /// The pieces of a reply, joined where they are of one kind.
 fn read(t: &Tokenizer, thinking: bool, ids: &[u32]) -> (String, String) {
-    let mut reply = Reply::new(t, thinking);
+    let mut reply = ReplyParser::new(t, thinking);
     let mut pieces = Vec::new();
     for &id in ids {
         pieces.extend(reply.push(id).unwrap());
@@ -128,7 +128,7 @@ fn reasoning_ends_at_its_mark_and_not_at_its_spelling() {
 #[test]
 fn a_reply_comes_out_as_it_comes_in() {
     let t = tiny();
-    let mut reply = Reply::new(&t, false);
+    let mut reply = ReplyParser::new(&t, false);
     let text = "one two three four";
     let mut seen = String::new();
     for id in t.encode(text, Marks::Plain).unwrap() {

@@ -1,3 +1,5 @@
+//! How to serve.
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use v4_runtime::storage::SessionKey;
 
 use crate::http::Cors;
 use crate::keys::Keys;
-use crate::warm::Recorded;
+use crate::recorded::Recorded;
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -37,7 +39,7 @@ pub struct Config {
     /// Memory for sessions that nobody uses at the moment, in bytes.
     pub idle_bytes: u64,
     /// Where sessions are kept from run to run, if they are.
-    pub sessions: Option<SessionStore>,
+    pub sessions: Option<SessionFolder>,
     /// Whether answers that repeat themselves end, where a request does not say.
     pub stop_loops: bool,
     /// First requests of agents, whose prompts are read at the start.
@@ -50,7 +52,7 @@ pub struct Config {
 
 /// Where sessions are kept.
 #[derive(Debug, Clone)]
-pub struct SessionStore {
+pub struct SessionFolder {
     /// The folder, which is theirs alone.
     pub folder: PathBuf,
     /// Bytes that they may take.

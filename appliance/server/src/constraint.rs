@@ -6,13 +6,14 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
-use place::Place;
-use schema::{Held, Rigor};
+use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
-use tools::Answer;
 use v4_chat::ModelVersion;
 use v4_tokenizer::Tokenizer;
+
+use place::Place;
+use schema::{Held, Rigor};
+use tools::Answer;
 
 mod place;
 mod schema;
@@ -29,16 +30,12 @@ const TOOL_MARK: &str = "｜DSML｜";
 /// Before a mark's name in the trie, so that its spelling is never taken for it.
 const MARK: u8 = 0xff;
 
-/// White space between the tokens of JSON: enough to indent, not enough to continue for
-/// ever.
-const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
-
 /// Schemas are read and compiled by functions that call themselves, on a stack that is
 /// large enough for the deepest that are taken.
 const STACK: usize = 32 << 20;
 
 /// Grammars that are kept, and how long what asks for one may be.
-const MOST_KEPT: usize = 32;
+const MOST_CACHED: usize = 32;
 const MOST_TEXT: usize = 1 << 20;
 
 /// Makes constraints for a tokenizer.
@@ -48,7 +45,7 @@ pub struct Grammars {
     factory: OnceLock<Result<ParserFactory, String>>,
     /// Grammars by what asked for them, the latest last: agents have the same tools in each
     /// turn.
-    kept: Mutex<VecDeque<(blake3::Hash, Matcher)>>,
+    cache: Mutex<VecDeque<(blake3::Hash, Matcher)>>,
 }
 
 impl fmt::Debug for Grammars {
@@ -92,7 +89,7 @@ impl Grammars {
             tokenizer,
             version,
             factory: OnceLock::new(),
-            kept: Mutex::default(),
+            cache: Mutex::default(),
         }
     }
 
@@ -104,17 +101,17 @@ impl Grammars {
     /// in any.
     ///
     /// # Errors
-    /// [`ConstraintError::Grammar`] names what cannot be held to.
+    /// `ConstraintError::Grammar` names what cannot be held to.
     pub fn of(&self, wanted: &Wanted) -> Result<Option<Constraint>, ConstraintError> {
-        // The text after the beginning, which is not part of what is kept.
+        // The text after the beginning, which is not part of what is cache.
         let text = serde_json::to_vec(wanted).map_err(run)?;
         let key = (text.len() <= MOST_TEXT).then(|| blake3::hash(&text));
-        let matcher = match key.and_then(|key| self.known(key)) {
+        let matcher = match key.and_then(|key| self.cached(key)) {
             Some(matcher) => matcher,
             None => match self.made_aside(wanted)? {
                 Some(matcher) => {
                     if let Some(key) = key {
-                        self.keep(key, &matcher);
+                        self.remember(key, &matcher);
                     }
                     matcher
                 }
@@ -130,26 +127,26 @@ impl Grammars {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(blake3::Hash, Matcher)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A grammar that was made before, at its start.
-    fn known(&self, key: blake3::Hash) -> Option<Matcher> {
-        let mut kept = self.lock();
-        let i = kept.iter().position(|(known, _)| *known == key)?;
-        let found = kept.remove(i)?;
+    fn cached(&self, key: blake3::Hash) -> Option<Matcher> {
+        let mut cache = self.lock();
+        let i = cache.iter().position(|(known, _)| *known == key)?;
+        let found = cache.remove(i)?;
         let matcher = found.1.deep_clone();
-        kept.push_back(found);
+        cache.push_back(found);
         Some(matcher)
     }
 
-    fn keep(&self, key: blake3::Hash, matcher: &Matcher) {
+    fn remember(&self, key: blake3::Hash, matcher: &Matcher) {
         let matcher = matcher.deep_clone();
-        let mut kept = self.lock();
-        if kept.len() >= MOST_KEPT {
-            kept.pop_front();
+        let mut cache = self.lock();
+        if cache.len() >= MOST_CACHED {
+            cache.pop_front();
         }
-        kept.push_back((key, matcher));
+        cache.push_back((key, matcher));
     }
 
     /// On a thread with a stack of its own.
@@ -179,9 +176,7 @@ impl Grammars {
         let held = held.transpose().map_err(ConstraintError::Grammar)?;
         if !callable {
             let source = match (&held, &wanted.format) {
-                (Some(held), _) => {
-                    Source::Json(with_options(held.alone(&held.root), held.mixed_names))
-                }
+                (Some(held), _) => Source::Json(held.grammar(&held.root)),
                 (None, Some(Format::Regex(regex))) => {
                     Source::Lark(format!("start: {}", lark_regex(regex)?))
                 }
@@ -199,7 +194,7 @@ impl Grammars {
         }
         let answer = match (&held, &wanted.format) {
             (Some(held), _) => {
-                let schema = with_options(held.alone(&held.root), held.mixed_names);
+                let schema = held.grammar(&held.root);
                 Answer::Form(format!("answer: %json {schema}"))
             }
             (None, Some(Format::Regex(regex))) => {
@@ -229,7 +224,7 @@ impl Grammars {
             Err(why) => why,
         };
         if let (Some(held), Calls::May) = (held, wanted.calls) {
-            let alone = with_options(held.alone(&held.root), held.mixed_names);
+            let alone = held.grammar(&held.root);
             if let Err(why) = self.make(Source::Json(alone)) {
                 return Err(self.place(held, &Part::Format, &why));
             }
@@ -261,7 +256,7 @@ impl Grammars {
 
     fn place(&self, held: &Held, part: &Part, why: &str) -> ConstraintError {
         let fails = |schema: &Value| {
-            let alone = with_options(held.alone(schema), held.mixed_names);
+            let alone = held.grammar(schema);
             self.make(Source::Json(alone)).err()
         };
         let found = Place::find(held, why, fails);
@@ -355,23 +350,6 @@ fn lark_regex(regex: &str) -> Result<String, ConstraintError> {
         true => "\"\"".to_owned(),
         false => format!("/{text}/"),
     })
-}
-
-/// A schema with how it is written: white space within bounds, and no name spelled with
-/// escapes where that would make it another.
-fn with_options(schema: Value, mixed_names: bool) -> Value {
-    let mut schema = match schema {
-        Value::Bool(false) => json!({"anyOf": [false]}),
-        Value::Object(_) => schema,
-        _ => json!({}),
-    };
-    let options = JsonCompileOptions {
-        whitespace_pattern: Some(WHITESPACE.to_owned()),
-        json_allowed_escapes: mixed_names.then(|| "nrbtf\\\"".to_owned()),
-        ..JsonCompileOptions::default()
-    };
-    options.apply_to(&mut schema);
-    schema
 }
 
 fn refused(part: Part, why: impl Into<String>) -> ConstraintError {

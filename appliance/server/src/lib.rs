@@ -16,6 +16,7 @@
 
 mod api;
 mod config;
+mod connections;
 mod constraint;
 mod error;
 mod http;
@@ -26,16 +27,21 @@ mod metrics;
 mod models;
 mod notify;
 mod picker;
+pub mod recorded;
+mod router;
 pub mod scheduler;
+mod serve;
 mod service;
+mod stamp;
 mod turns;
-pub mod warm;
+mod warm;
 
 pub use api::models::CODEX_MODELS;
-pub use config::{Config, SessionStore};
+pub use config::{Config, SessionFolder};
 pub use constraint::Grammars;
 pub use error::ServeError;
 pub use http::Cors;
 pub use metrics::Metrics;
 pub use notify::Notifier;
-pub use service::{Service, serve, serve_on};
+pub use serve::{serve, serve_on};
+pub use service::Service;

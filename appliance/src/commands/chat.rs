@@ -1,5 +1,6 @@
 //! `v4-run chat`: a conversation.
 
+mod args;
 mod input;
 mod lines;
 mod slash;
@@ -10,9 +11,9 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 
-use crate::cli::ChatArgs;
 use crate::model;
-use crate::output::Notes;
+use crate::output::{Notes, is_broken_pipe, print_error};
+pub use args::ChatArgs;
 use input::{Input, read};
 use lines::{Lines, Piped, Typed};
 use slash::Slash;
@@ -29,7 +30,7 @@ enum Next {
 /// script it ends the program, because nobody is there to react.
 pub fn run(args: ChatArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
-    let engine = model::open(&args.model, &args.engine, args.length.ctx, notes)?;
+    let engine = model::open_to_generate(&args.model, &args.generation, notes)?;
     let typed = io::stdin().is_terminal() && io::stdout().is_terminal();
     let mut talk = Talk::new(&engine, &args, notes)?;
     let mut lines: Box<dyn Lines> = if typed {
@@ -60,8 +61,8 @@ pub fn run(args: ChatArgs) -> anyhow::Result<ExitCode> {
         match done {
             Ok(Next::Go) => {}
             Ok(Next::Leave) => return Ok(ExitCode::SUCCESS),
-            Err(error) if typed && !crate::is_broken_pipe(&error) => {
-                crate::print_error(&error);
+            Err(error) if typed && !is_broken_pipe(&error) => {
+                print_error(&error);
             }
             Err(error) => return Err(error),
         }

@@ -4,78 +4,20 @@
 //! It only prints. It does not check whether a service answers there: nothing in this
 //! repository contains a network client.
 
+mod args;
 mod service;
 mod table;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::Args;
-use clap::builder::PossibleValuesParser;
 use serde_json::json;
 
 use super::print_json;
-use super::serve::Where;
-use crate::cli::positive;
+pub use args::ClientConfigArgs;
 use service::Service;
 use table::{CLIENTS, Client, Content};
-
-/// Arguments of `client-config`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  v4-run client-config --list
-  v4-run client-config codex --ctx 131072
-  v4-run client-config opencode --only opencode.json > ~/.config/opencode/opencode.json
-  eval \"$(v4-run client-config claude-code --only env --url http://127.0.0.1:9000)\"
-  v4-run client-config claude-code --listen unix:/run/v4-run/v4-run.sock
-
-`v4-run serve` prints its context and model name at startup. A smaller context than the
-service's is safe: a client that counts tokens then shortens its history earlier.
-docs/clients.md says what each client still requests from the network, and how large
-its first prompt is.")]
-pub struct ClientConfigArgs {
-    /// Client to configure
-    #[arg(
-        required_unless_present = "list",
-        value_parser = PossibleValuesParser::new(CLIENTS.iter().map(|c| c.name)),
-        hide_possible_values = true
-    )]
-    client: Option<String>,
-    /// List the clients
-    #[arg(long, conflicts_with_all = ["client", "only"])]
-    list: bool,
-    /// Address of the service
-    #[arg(
-        long,
-        value_name = "http://HOST:PORT",
-        default_value = "http://127.0.0.1:8080"
-    )]
-    url: String,
-    /// The address as given to `v4-run serve --listen`
-    #[arg(long, value_name = "WHERE", conflicts_with = "url")]
-    listen: Option<Where>,
-    /// The model name as given to `v4-run serve --name`
-    #[arg(long, value_name = "NAME", default_value = "v4-flash")]
-    model: String,
-    /// Tokens of context available to the client, prompt and answer together
-    #[arg(long, visible_alias = "context", value_name = "N", default_value = "65536", value_parser = positive)]
-    ctx: usize,
-    /// API key, if the service requires one
-    #[arg(long, value_name = "KEY", conflicts_with = "key_file")]
-    key: Option<String>,
-    /// File whose first line is the API key, such as the service's key file
-    #[arg(long, value_name = "FILE")]
-    key_file: Option<PathBuf>,
-    /// Print only one part: env, run, or a file name
-    #[arg(long, value_name = "PART")]
-    only: Option<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
 
 /// Runs the command.
 pub fn run(args: ClientConfigArgs) -> anyhow::Result<ExitCode> {

@@ -1,17 +1,55 @@
 //! `v4-run complete`: continues raw text, or fills the gap between two files.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use clap::Args;
 use v4_tokenizer::{Marks, Tokenizer};
 
-use super::answer::Request;
+use super::one_shot::OneShot;
 use super::{prompt_text, read_text};
-use crate::cli::{self, CompleteArgs};
+use crate::args::{GenerationArgs, Missing};
+use crate::detokenizer::Detokenizer;
 use crate::model;
 use crate::output::Notes;
-use crate::reply::Reply;
-use crate::saved::Sessions;
+use crate::session_files::SessionFiles;
+
+/// Arguments of `complete`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run complete model.gguf -p \"Once upon a time\" -n 100
+  v4-run complete model.gguf < story.txt
+  v4-run complete model.gguf --prefix before.rs --suffix after.rs --temp 0
+
+The model gets the text as is, after the begin-of-sentence token. Marks such as
+<think> in it are plain text unless --marks is given.")]
+pub struct CompleteArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// Text to continue [default: standard input]
+    #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["prefix", "suffix"])]
+    pub prompt: Option<String>,
+    /// Fill in the middle: file with the text before the gap
+    #[arg(long, value_name = "FILE", requires = "suffix")]
+    pub prefix: Option<PathBuf>,
+    /// Fill in the middle: file with the text after the gap
+    #[arg(long, value_name = "FILE", requires = "prefix")]
+    pub suffix: Option<PathBuf>,
+    /// Read the tokenizer's marks, such as <think>, as the tokens they name
+    #[arg(long, conflicts_with_all = ["prefix", "suffix"])]
+    pub marks: bool,
+    /// Print one JSON object at the end instead of streaming text
+    #[arg(long)]
+    pub json: bool,
+    /// Do not print progress or statistics to standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How text is generated.
+    #[command(flatten)]
+    pub generation: GenerationArgs,
+}
 
 /// The marks of fill-in-the-middle prompts (architecture.md, section 5): begin,
 /// text before, hole, text after, end.
@@ -44,28 +82,30 @@ pub fn run(args: CompleteArgs) -> anyhow::Result<ExitCode> {
                 },
             },
             None => {
-                return cli::usage_error(
-                    "give the text with -p \"…\", on standard input, or as --prefix and --suffix files",
-                );
+                bail!(Missing(
+                    "give the text with -p \"…\", on standard input, or as --prefix and --suffix files"
+                ));
             }
         },
     };
 
-    let engine = model::open(&args.model, &args.engine, args.length.ctx, notes)?;
+    let engine = model::open_to_generate(&args.model, &args.generation, notes)?;
     let tokenizer = engine.tokenizer();
     let ids = encode(tokenizer, &source).with_context(|| args.model.display().to_string())?;
 
-    Request {
-        length: &args.length,
-        sampling: &args.sampling,
-        sessions: &Sessions::new(&args.keep)?,
-        session: args.keep.session.as_deref(),
-        engine: &args.engine,
+    OneShot {
+        args: &args.generation,
+        sessions: &SessionFiles::new(&args.generation.sessions)?,
+        session: args.generation.sessions.session.as_deref(),
         json: args.json,
         raw: true,
         notes,
     }
-    .run(&engine, &ids, Reply::raw(tokenizer, &args.length.stop))
+    .run(
+        &engine,
+        &ids,
+        Detokenizer::raw(tokenizer, &args.generation.length.stop),
+    )
 }
 
 fn encode(tokenizer: &Tokenizer, source: &Source) -> anyhow::Result<Vec<u32>> {

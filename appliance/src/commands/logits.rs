@@ -5,16 +5,53 @@ mod tensors;
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::Args;
 use v4_runtime::{Engine, EngineError, Hooks, Logits, Session, Trace, Want};
 
-use crate::cli::LogitsArgs;
+use crate::args::EngineArgs;
+use crate::args::values::positive;
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
 use crate::model;
 use crate::output::Notes;
 use tensors::{Element, Tensor, TensorFile};
+
+/// Arguments of `logits`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  v4-run logits model.gguf --ids ids.txt --out out.safetensors --precision exact --trace
+
+The file holds `logits` (F32, positions x vocabulary) and `positions` (I32). With
+--trace, it also holds for each layer L the chosen experts `L.experts` (I32, all
+positions x used), the Engram rows `L.engram_rows` (I32) if the layer has any, and
+the streams after the layer at the last position, `L.streams` (F32, streams x width).
+The file appears under its name only once it is complete.")]
+pub struct LogitsArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// File with token ids, separated by whitespace
+    #[arg(long, value_name = "FILE")]
+    pub ids: PathBuf,
+    /// Output file (safetensors)
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
+    /// Write only the logits of the last K positions
+    #[arg(long, value_name = "K", value_parser = positive)]
+    pub last: Option<usize>,
+    /// Also write chosen experts, Engram rows and residual streams
+    #[arg(long)]
+    pub trace: bool,
+    /// Do not print progress to standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
 
 /// Runs the command.
 pub fn run(args: LogitsArgs) -> anyhow::Result<ExitCode> {

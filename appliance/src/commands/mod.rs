@@ -17,7 +17,7 @@ pub mod sessions;
 pub mod tokenize;
 pub mod verify;
 
-mod answer;
+mod one_shot;
 mod vocabulary;
 
 use std::fs::File;

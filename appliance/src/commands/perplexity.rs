@@ -1,19 +1,67 @@
 //! `v4-run perplexity`: measures how well the model predicts a text.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use clap::Args;
 use serde_json::json;
 use v4_runtime::{EngineError, Session, Want};
 use v4_tokenizer::Marks;
 
 use super::{print_json, read_text};
-use crate::cli::PerplexityArgs;
+use crate::args::EngineArgs;
+use crate::args::values::positive;
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
 use crate::model;
 use crate::output::Notes;
+
+/// Arguments of `perplexity`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  v4-run perplexity model.gguf book.txt
+  v4-run perplexity model.gguf book.txt --tokens 20000 --window 4096 --json
+
+Method: the text is tokenized once, with marks as plain text, and split into pieces
+of WINDOW-1 tokens. Each piece is read by itself after a begin-of-sentence token, and
+the negative log-likelihood (natural logarithm) of each of its tokens is added up,
+except for the first SKIP. nll is the mean, ppl is exp(nll), and the figure after ±
+is one standard error of the mean, carried over to ppl. With --skip WINDOW/2, which
+skips the first half of each window, results come close to llama-perplexity's.")]
+pub struct PerplexityArgs {
+    /// Model file (GGUF)
+    pub model: PathBuf,
+    /// Text file (UTF-8)
+    pub file: PathBuf,
+    /// Read only the first N tokens of the text
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub tokens: Option<usize>,
+    /// Tokens per window, including the begin-of-sentence token
+    #[arg(long, visible_alias = "ctx", value_name = "N", default_value = "2048", value_parser = at_least_two)]
+    pub window: usize,
+    /// Do not score the first N text tokens of each window
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub skip: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Do not print progress to standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+fn at_least_two(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        1 => Err("must be at least 2".into()),
+        n => Ok(n),
+    }
+}
 
 /// Runs the command.
 pub fn run(args: PerplexityArgs) -> anyhow::Result<ExitCode> {

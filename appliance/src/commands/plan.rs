@@ -21,7 +21,8 @@ use v4_runtime::residency::{Limits, limits};
 use v4_runtime::{EngineOptions, Roofline};
 
 use super::print_json;
-use crate::cli::{EngineArgs, MAX_CONTEXT, WeightsArg, tokens_or_max};
+use crate::args::values::{MAX_CONTEXT, tokens_or_max};
+use crate::args::{EngineArgs, WeightsArg};
 use crate::options;
 use crate::output::Notes;
 

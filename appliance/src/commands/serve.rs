@@ -1,6 +1,5 @@
 //! `v4-run serve`: serves the model to other programs.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,12 +11,13 @@ use v4_runtime::residency::limits;
 use v4_runtime::storage::SessionKey;
 use v4_server::keys::Keys;
 use v4_server::listen::{Listener, Peers, Who};
-use v4_server::{Config, Cors, Notifier, SessionStore, serve};
+use v4_server::{Config, Cors, Notifier, SessionFolder, serve};
 
-use crate::cli::{EngineArgs, count, size, tokens_or_max};
+use crate::args::values::{count, size, tokens_or_max};
+use crate::args::{EngineArgs, Where};
 use crate::model::DEFAULT_CONTEXT;
 use crate::output::Notes;
-use crate::{context, model, options, saved, trust};
+use crate::{context, folders, model, options, trust};
 
 /// Names of the credentials that systemd passes keys in.
 const API_KEYS: &str = "api-keys";
@@ -127,31 +127,6 @@ pub struct ServeArgs {
     pub engine: EngineArgs,
 }
 
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Where {
-    /// A Unix socket.
-    Unix(PathBuf),
-    /// A TCP address.
-    Tcp(SocketAddr),
-}
-
-impl std::str::FromStr for Where {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path {
-                "" => Err("give the socket's path after unix:".into()),
-                path => Ok(Self::Unix(path.into())),
-            };
-        }
-        text.parse().map(Self::Tcp).map_err(|_| {
-            "must be unix:PATH or ADDRESS:PORT, as in 127.0.0.1:8080 or [::1]:8080".into()
-        })
-    }
-}
-
 fn octal(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 => Ok(mode),
@@ -173,7 +148,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let keys = keys(&args)?;
     let mut warm = Vec::new();
     for path in &args.warm {
-        warm.extend(v4_server::warm::read(path).context("--warm")?);
+        warm.extend(v4_server::recorded::read(path).context("--warm")?);
     }
     if args.cors.contains(&Cors::Any) && !keys.wanted() {
         bail!(
@@ -241,7 +216,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             let bound = allowed.or_else(|| limits().safe());
             bound.map_or(IDLE_BYTES, |bytes| bytes / IDLE_SHARE)
         }),
-        sessions: session_store(&args)?,
+        sessions: session_folder(&args)?,
         warm,
         keys,
         cors: args.cors,
@@ -304,7 +279,7 @@ fn default_socket() -> anyhow::Result<PathBuf> {
     }
 }
 
-fn session_store(args: &ServeArgs) -> anyhow::Result<Option<SessionStore>> {
+fn session_folder(args: &ServeArgs) -> anyhow::Result<Option<SessionFolder>> {
     if args.no_sessions {
         return Ok(None);
     }
@@ -313,7 +288,7 @@ fn session_store(args: &ServeArgs) -> anyhow::Result<Option<SessionStore>> {
     let folder = match (&args.sessions, state) {
         (Some(folder), _) => folder.clone(),
         (None, Some(state)) => state.join("sessions"),
-        (None, None) => saved::state_folder()
+        (None, None) => folders::state_folder()
             .map(|state| state.join("served"))
             .context(
                 "neither XDG_STATE_HOME nor HOME is set, so there is no default folder for \
@@ -321,7 +296,7 @@ fn session_store(args: &ServeArgs) -> anyhow::Result<Option<SessionStore>> {
             )?,
     };
     let key = args.session_key.clone().or_else(|| credential(SESSION_KEY));
-    Ok(Some(SessionStore {
+    Ok(Some(SessionFolder {
         folder,
         max_bytes: args.sessions_size as u64,
         key: key.map(|path| SessionKey::read(&path)).transpose()?,
@@ -333,16 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_paths_or_addresses() {
-        let parse = |text: &str| text.parse::<Where>();
-        assert_eq!(parse("unix:/x/y"), Ok(Where::Unix("/x/y".into())));
-        assert_eq!(
-            parse("[::1]:80"),
-            Ok(Where::Tcp("[::1]:80".parse().unwrap()))
-        );
-        for bad in ["unix:", "8080", "localhost:80", "/x/y", ""] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
+    fn permissions_are_octal_and_times_positive() {
         assert_eq!(octal("660"), Ok(0o660));
         assert!(octal("1777").is_err() && octal("9").is_err());
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));

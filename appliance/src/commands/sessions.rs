@@ -11,8 +11,9 @@ use v4_files::ByteSize;
 use v4_runtime::storage::{Store, Stored};
 
 use super::print_json;
+use crate::args::SessionArgs;
 use crate::output::{one_line, visible};
-use crate::saved::{SessionArgs, Sessions};
+use crate::session_files::SessionFiles;
 
 /// Arguments of `sessions`.
 #[derive(Debug, Args)]
@@ -33,9 +34,9 @@ pub struct SessionsArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// What is kept.
+    /// Sessions on the disk.
     #[command(flatten)]
-    pub keep: SessionArgs,
+    pub sessions: SessionArgs,
 }
 
 /// What to do with sessions.
@@ -52,7 +53,7 @@ pub enum Action {
     /// Delete the sessions unused longest, until the rest take no more than SIZE.
     Trim {
         /// Disk space to keep, such as 8G
-        #[arg(value_parser = crate::cli::size)]
+        #[arg(value_parser = crate::args::values::size)]
         size: usize,
     },
     /// Delete all sessions, with their prompts and answers.
@@ -65,10 +66,10 @@ pub enum Action {
 
 /// Runs the command.
 pub fn run(args: SessionsArgs) -> anyhow::Result<ExitCode> {
-    if args.keep.session.is_some() {
+    if args.sessions.session.is_some() {
         bail!("--session cannot be used here; give the name after remove");
     }
-    let store = Sessions::new(&args.keep)?.store()?;
+    let store = SessionFiles::new(&args.sessions)?.store()?;
     let deleted = match args.action {
         None | Some(Action::List) => {
             list(&store, args.json)?;

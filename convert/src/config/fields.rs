@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::ConfigError;
+use super::error::ConfigError;
 
 /// A JSON object's fields.
 pub(super) type Object = serde_json::Map<String, Value>;

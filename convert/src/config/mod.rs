@@ -1,155 +1,24 @@
 //! `config.json` of a checkpoint, typed and checked (spec/architecture.md
 //! section 1).
 
+mod error;
 mod fields;
+mod model;
 mod rope;
 mod v41;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
-use crate::files::{ReadError, read_small};
+use crate::files::read_small;
 use crate::json::{Unique, UniqueValue, quote_non_numbers};
+pub use error::ConfigError;
 use fields::Fields;
-pub use v41::{Candidates, Engram, V41, Vision};
+pub use model::{Candidates, Dspark, Engram, ModelConfig, V41, Vision, Yarn};
 
 /// The largest `config.json` accepted.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
-
-/// What is wrong with `config.json`.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The file could not be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The file is not a JSON object.
-    #[error("{}: {reason}; the file is damaged, download it again", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// What the parser said.
-        reason: String,
-    },
-    /// The model is of another architecture.
-    #[error("{}: `model_type` is {found}; this program converts deepseek_v4 and deepseek_v41 checkpoints", path.display())]
-    Architecture {
-        /// The file.
-        path: PathBuf,
-        /// The architecture that the file names.
-        found: String,
-    },
-    /// The routed experts are stored in another form than FP4.
-    #[error("{}: `{field}` is {found}: the routed experts are stored as {form}, but this version \
-             converts only FP4; convert the published checkpoint, whose experts are FP4", path.display())]
-    Experts {
-        /// The file.
-        path: PathBuf,
-        /// The field that says so, with dots between levels.
-        field: String,
-        /// The value found, shortened.
-        found: String,
-        /// The form in a word.
-        form: String,
-    },
-    /// A field is missing.
-    #[error("{}: `{field}` is missing; use the config.json published with the checkpoint", path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-        /// The field, with dots between levels.
-        field: String,
-    },
-    /// A field has a value that no model of this family has.
-    #[error("{}: `{field}` is {found}, but must be {expected}; use the config.json published with \
-             the checkpoint", path.display())]
-    Field {
-        /// The file.
-        path: PathBuf,
-        /// The field, with dots between levels.
-        field: String,
-        /// The value found, shortened.
-        found: String,
-        /// What it must be.
-        expected: String,
-    },
-}
-
-/// YaRN scaling of the compressed layers' rotary embedding.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Yarn {
-    /// Ratio of the extended to the original context.
-    pub factor: f32,
-    /// Rotations above which a channel is left alone.
-    pub beta_fast: f32,
-    /// Rotations below which a channel is interpolated.
-    pub beta_slow: f32,
-    /// Context length before the extension.
-    pub original_context: u32,
-}
-
-/// Facts of DSpark draft blocks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dspark {
-    /// Tokens drafted at a time.
-    pub block_size: u32,
-    /// The token id that stands for a position to be drafted.
-    pub noise_token_id: u32,
-    /// Layers whose states the drafts read.
-    pub target_layers: Vec<u32>,
-    /// Width of the Markov head.
-    pub markov_rank: u32,
-    /// Routed experts of a draft block.
-    pub n_routed_experts: u32,
-    /// Routed experts that a token uses in a draft block.
-    pub num_experts_per_tok: u32,
-}
-
-/// A DeepSeek-V4 or V4.1 model's dimensions and constants.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)] // The names are those of config.json.
-pub struct ModelConfig {
-    pub vocab_size: u32,
-    pub hidden_size: u32,
-    pub num_hidden_layers: u32,
-    pub num_attention_heads: u32,
-    pub head_dim: u32,
-    pub qk_rope_head_dim: u32,
-    pub q_lora_rank: u32,
-    pub o_groups: u32,
-    pub o_lora_rank: u32,
-    pub sliding_window: u32,
-    /// One entry per layer, then one per draft block.
-    pub compress_ratios: Vec<u32>,
-    pub compress_rope_theta: f32,
-    pub rope_theta: f32,
-    pub rope_scaling: Yarn,
-    pub max_position_embeddings: u32,
-    pub index_n_heads: u32,
-    pub index_head_dim: u32,
-    pub index_topk: u32,
-    pub n_routed_experts: u32,
-    pub n_shared_experts: u32,
-    pub num_experts_per_tok: u32,
-    pub moe_intermediate_size: u32,
-    /// 0 in V4.1.
-    pub num_hash_layers: u32,
-    pub routed_scaling_factor: f32,
-    pub swiglu_limit: f32,
-    pub hc_mult: u32,
-    pub hc_sinkhorn_iters: u32,
-    pub hc_eps: f32,
-    pub rms_norm_eps: f32,
-    pub bos_token_id: u32,
-    pub eos_token_id: u32,
-    pub pad_token_id: Option<u32>,
-    /// Rows and columns that share one scale in FP8 matrices.
-    pub weight_block_size: [u32; 2],
-    pub dspark: Option<Dspark>,
-    /// What V4.1 has and V4 has not.
-    pub v41: Option<V41>,
-}
 
 /// The families of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,27 +75,6 @@ impl ModelConfig {
         let config = fields.model(family)?;
         fields.check_consistency(&config)?;
         Ok(config)
-    }
-
-    /// The architecture's name in GGUF files, which starts its keys.
-    #[must_use]
-    pub fn gguf_architecture(&self) -> &'static str {
-        match self.v41 {
-            None => "deepseek4",
-            Some(_) => "deepseek41",
-        }
-    }
-
-    /// Width of the concatenated residual streams.
-    #[must_use]
-    pub fn stream_width(&self) -> u64 {
-        u64::from(self.hc_mult) * u64::from(self.hidden_size)
-    }
-
-    /// Compression ratios of the main model's layers.
-    #[must_use]
-    pub fn layer_ratios(&self) -> &[u32] {
-        &self.compress_ratios[..self.num_hidden_layers as usize]
     }
 }
 

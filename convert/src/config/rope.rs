@@ -3,7 +3,9 @@
 
 use serde_json::Value;
 
-use super::{ConfigError, Fields, Yarn};
+use super::error::ConfigError;
+use super::fields::Fields;
+use super::model::Yarn;
 
 /// What `config.json` says of rotary embeddings.
 pub(super) struct Rope {

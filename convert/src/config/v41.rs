@@ -3,80 +3,12 @@
 
 use serde_json::Value;
 
-use super::{ConfigError, Fields, ModelConfig};
+use super::error::ConfigError;
+use super::fields::Fields;
+use super::model::{Candidates, Engram, ModelConfig, V41, Vision};
 
 /// Engram tables that a model may have.
 const MAX_TABLES: usize = 256;
-
-/// The blocks of entries among which later index layers choose.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidates {
-    /// The layer whose scores choose the blocks.
-    pub source_layer: u32,
-    /// Entries in a block.
-    pub block_size: u32,
-    /// Blocks chosen.
-    pub topk_blocks: u32,
-}
-
-/// The Engram tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)] // The names are those of config.json.
-pub struct Engram {
-    /// Layers with a table, ascending.
-    pub layer_ids: Vec<u32>,
-    /// Rows of each table.
-    pub num_embeddings: Vec<u64>,
-    pub max_ngram_size: u32,
-    pub n_heads: u32,
-    /// Values per row.
-    pub head_dim: u32,
-    /// Least number of rows per order and head.
-    pub vocab_size: u64,
-    pub pad_token_id: u32,
-    /// Number of token classes.
-    pub compressed_vocab_size: u32,
-}
-
-impl Engram {
-    /// Values of all rows of one token in one layer.
-    #[must_use]
-    pub fn row_values(&self) -> u64 {
-        let columns = u64::from(self.max_ngram_size - 1) * u64::from(self.n_heads);
-        columns * u64::from(self.head_dim)
-    }
-}
-
-/// The vision tower.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)] // The names are those of config.json.
-pub struct Vision {
-    pub num_hidden_layers: u32,
-    pub hidden_size: u32,
-    pub num_attention_heads: u32,
-    pub intermediate_size: u32,
-    /// Pixels on each side of a patch.
-    pub patch_size: u32,
-    pub rope_theta: f32,
-    /// Patches on each side of what becomes one token.
-    pub downsample_ratio: u32,
-    pub max_image_tokens: u32,
-    pub min_pixels: u32,
-}
-
-/// What V4.1 has and V4 has not.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)] // The names are those of config.json.
-pub struct V41 {
-    /// Layers with a compressor; those that follow share its entries.
-    pub kv_source_layer_ids: Vec<u32>,
-    /// Layers that choose entries; those that follow reuse the choice.
-    pub index_source_layer_ids: Vec<u32>,
-    pub candidates: Candidates,
-    pub engram: Engram,
-    pub image_token_id: Option<u32>,
-    pub vision: Option<Vision>,
-}
 
 impl Fields<'_> {
     pub(super) fn v41(&self, vocab_size: u32, layers: u32) -> Result<V41, ConfigError> {

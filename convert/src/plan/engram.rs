@@ -8,7 +8,8 @@ use v4_runtime::model::ModelConfig;
 use v4_runtime::model::engram::{Addressing, EngramConfig, LayerAddressing, TokenClasses};
 use v4_tokenizer::Tokenizer;
 
-use super::{Draft, PlanError};
+use super::error::PlanError;
+use super::tensor::Untyped;
 use crate::config::Engram;
 use crate::recipe::{ENGRAM_FP8, Role};
 use crate::source::{ENGRAM_BLOCK, fp8_row_bytes};
@@ -178,11 +179,11 @@ fn narrow(numbers: Vec<u64>) -> Value {
 /// States the rows' encoding if any table has rows as published.
 pub(super) fn describe_rows<'a>(
     metadata: &mut Metadata,
-    tensors: impl Iterator<Item = (&'a Draft, &'a TensorInfo)>,
+    tensors: impl Iterator<Item = (&'a Untyped, &'a TensorInfo)>,
 ) {
     let key = stated_encoding(metadata).map_or(ENCODING[0], |(key, _)| key);
     let mut as_published =
-        tensors.filter(|(draft, info)| draft.role == Role::Engram && info.ty == ENGRAM_FP8);
+        tensors.filter(|(tensor, info)| tensor.role == Role::Engram && info.ty == ENGRAM_FP8);
     match as_published.next() {
         Some((_, info)) => {
             metadata.insert(key, encoding(info.row_bytes()).as_str());

@@ -5,7 +5,11 @@ use std::path::Path;
 use v4_files::gguf::{GgufFile, TensorInfo};
 use v4_quant::GgmlType;
 
-use super::{Draft, Plan, PlanError, PlanOptions, engram};
+use super::build::Plan;
+use super::engram;
+use super::error::PlanError;
+use super::options::PlanOptions;
+use super::tensor::Untyped;
 use crate::files::InputFile;
 use crate::recipe::{ENGRAM_FP8, Projection, Role};
 use crate::source::{Part, Source};
@@ -33,11 +37,11 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
         engram::verify(&file)?;
     }
     let input = InputFile::open(path)?;
-    let drafts = file.tensors().iter();
-    let drafts: Vec<Draft> = drafts
-        .map(|info| draft(&file, info))
+    let tensors = file.tensors().iter();
+    let tensors: Vec<Untyped> = tensors
+        .map(|info| untyped(&file, info))
         .collect::<Result<_, _>>()?;
-    if drafts.is_empty() {
+    if tensors.is_empty() {
         return Err(PlanError::Empty {
             path: path.to_owned(),
         });
@@ -50,7 +54,7 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
     Plan::build(
         vec![input],
         facts,
-        drafts,
+        tensors,
         metadata,
         &options.recipe,
         Vec::new(),
@@ -58,7 +62,7 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
 }
 
 /// A tensor of the file as one of the output.
-fn draft(file: &GgufFile, info: &TensorInfo) -> Result<Draft, PlanError> {
+fn untyped(file: &GgufFile, info: &TensorInfo) -> Result<Untyped, PlanError> {
     let role = role(&info.name, info.ty, info.dims.len());
     let part = Part {
         name: info.name.clone(),
@@ -81,7 +85,7 @@ fn draft(file: &GgufFile, info: &TensorInfo) -> Result<Draft, PlanError> {
     } else {
         Source::Rows { ty: info.ty, part }
     };
-    Ok(Draft {
+    Ok(Untyped {
         name: info.name.clone(),
         dims,
         role,

@@ -9,7 +9,10 @@ use v4_quant::GgmlType;
 use v4_runtime::golden::Golden;
 use v4_tokenizer::{SpecialIds, Tokenizer, TokenizerError};
 
-use super::{Draft, Drafts, PlanError, PlanOptions, Vision, engram};
+use super::engram;
+use super::error::PlanError;
+use super::options::{Drafts, PlanOptions, Vision};
+use super::tensor::Untyped;
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, ModelConfig, V41};
 use crate::files::{ReadError, read_small};
@@ -25,13 +28,13 @@ const MAX_TEXT_BYTES: u64 = 1 << 20;
 /// Metadata of a checkpoint's conversion, but for what the recipe decides.
 pub(super) fn of_checkpoint(
     checkpoint: &Checkpoint,
-    drafts: &[Draft],
+    tensors: &[Untyped],
     options: &PlanOptions,
     draft_blocks: u32,
 ) -> Result<Metadata, PlanError> {
     let config = &checkpoint.config;
     let mut metadata = Metadata::new();
-    let size = Parameters::count(config, drafts);
+    let size = Parameters::count(config, tensors);
     let name = match &options.name {
         Some(name) => name.clone(),
         None if config.v41.is_some() => format!("DeepSeek-V4.1 {}", size.label()),
@@ -200,20 +203,21 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn count(config: &ModelConfig, drafts: &[Draft]) -> Self {
+    fn count(config: &ModelConfig, tensors: &[Untyped]) -> Self {
         let (mut total, mut active, mut engram) = (0u64, 0u64, 0u64);
-        for draft in drafts {
+        for tensor in tensors {
             let other = ["mtp.", "v.", "mm."];
-            if draft.role == Role::Table || other.iter().any(|part| draft.name.starts_with(part)) {
+            if tensor.role == Role::Table || other.iter().any(|part| tensor.name.starts_with(part))
+            {
                 continue;
             }
             // Bounded by the checkpoint's bytes, which have been counted.
-            let values = draft
+            let values = tensor
                 .dims
                 .iter()
                 .fold(1u64, |n, &dim| n.saturating_mul(dim));
             total = total.saturating_add(values);
-            active = active.saturating_add(match draft.role {
+            active = active.saturating_add(match tensor.role {
                 Role::Experts(_) => {
                     values / u64::from(config.n_routed_experts)
                         * u64::from(config.num_experts_per_tok)
@@ -223,7 +227,7 @@ impl Parameters {
                     config.v41.as_ref().map_or(0, |v41| v41.engram.row_values())
                 }
                 // A token looks up one row; published figures count it so.
-                _ if draft.name == "token_embd.weight" => config.hidden_size.into(),
+                _ if tensor.name == "token_embd.weight" => config.hidden_size.into(),
                 _ => values,
             });
         }

@@ -6,8 +6,8 @@
 
 use half::f16;
 
-use super::f16_at;
 use super::iq_decode::signed_group;
+use super::scale::f16_at;
 use super::search::{SMALLEST, each};
 use crate::tables::{IQ2_XXS_GRID, even_signs};
 

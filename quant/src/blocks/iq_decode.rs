@@ -3,7 +3,7 @@
 //! A group of 8 (or 4) values is an entry of a codebook times a scale; signs
 //! are separate bits. Bytes are named in the order of the block.
 
-use super::f16_at;
+use super::scale::f16_at;
 use crate::tables::{
     E2M1_DOUBLED, IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ3_S_GRID, IQ3_XXS_GRID, IQ4_LEVELS,
     even_signs,

@@ -5,7 +5,7 @@
 //! then in Q5_0 and Q5_1 a u32 of fifth bits (bit `i`: value `i`); then 16
 //! bytes: value `i` in the low, value `i + 16` in the high nibble.
 
-use super::f16_at;
+use super::scale::f16_at;
 
 #[inline(always)]
 fn codes(fifths: u32, nibbles: &[u8]) -> [u8; 32] {

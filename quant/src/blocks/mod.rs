@@ -4,6 +4,7 @@
 //! `tests/data` hold the decoders to them bit by bit.
 
 mod affine;
+mod encode;
 mod iq2_xxs;
 mod iq_decode;
 mod legacy;
@@ -14,15 +15,13 @@ mod q3_k;
 mod q45_k;
 mod q6_k;
 mod q8_0;
+mod scale;
 mod search;
 mod symmetric;
 mod wide;
 
+use self::encode::encode_any;
 use crate::{GgmlType, QuantError};
-
-/// The largest magnitude that types with f16 scales take. Their blocks could
-/// hold somewhat more, depending on the type; no weights come near.
-const F16_SCALE_LIMIT: f32 = 65504.0;
 
 /// Whether [`decode_row`] knows the type.
 #[must_use]
@@ -129,52 +128,6 @@ fn decode_any(ty: GgmlType, src: &[u8], dst: &mut [f32]) -> Result<(), QuantErro
     Ok(())
 }
 
-/// Encodes block by block. A macro, since a function given another function
-/// would not have it inlined, and so not compiled for the instruction set.
-macro_rules! encode_blocks {
-    ($src:ident, $importance:ident, $dst:ident, $encode:path) => {{
-        let blocks = $dst.as_chunks_mut().0;
-        for (i, (x, block)) in $src.as_chunks().0.iter().zip(blocks).enumerate() {
-            let weights = $importance.map(|weights| &weights.as_chunks().0[i]);
-            $encode(x, &block_weights(weights), block);
-        }
-    }};
-}
-
-/// Lengths, values and importance are checked before. Inlined, like all that
-/// it calls, into one function per instruction set (see [`wide`]).
-#[inline(always)]
-fn encode_any(
-    ty: GgmlType,
-    src: &[f32],
-    importance: Option<&[f32]>,
-    dst: &mut [u8],
-) -> Result<(), QuantError> {
-    let out_of_range = |index| QuantError::OutOfRange { ty, index };
-    let has_f16_scale = !matches!(
-        ty,
-        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::MXFP4
-    );
-    if has_f16_scale && let Some(index) = src.iter().position(|x| x.abs() > F16_SCALE_LIMIT) {
-        return Err(out_of_range(index));
-    }
-    match ty {
-        GgmlType::F32 => plain::encode_f32(src, dst),
-        GgmlType::F16 => plain::encode_f16(src, dst).map_err(out_of_range)?,
-        GgmlType::BF16 => plain::encode_bf16(src, dst).map_err(out_of_range)?,
-        GgmlType::Q8_0 => encode_blocks!(src, importance, dst, q8_0::encode),
-        GgmlType::Q2_K => encode_blocks!(src, importance, dst, q2_k::encode),
-        GgmlType::Q3_K => encode_blocks!(src, importance, dst, q3_k::encode),
-        GgmlType::Q4_K => encode_blocks!(src, importance, dst, q45_k::encode_q4),
-        GgmlType::Q5_K => encode_blocks!(src, importance, dst, q45_k::encode_q5),
-        GgmlType::Q6_K => encode_blocks!(src, importance, dst, q6_k::encode),
-        GgmlType::IQ2_XXS => encode_blocks!(src, importance, dst, iq2_xxs::encode),
-        GgmlType::MXFP4 => encode_blocks!(src, importance, dst, mxfp4::encode),
-        _ => return Err(QuantError::CannotEncode(ty)),
-    }
-    Ok(())
-}
-
 #[inline(always)]
 fn decode_blocks<const BYTES: usize, const VALUES: usize>(
     src: &[u8],
@@ -185,25 +138,4 @@ fn decode_blocks<const BYTES: usize, const VALUES: usize>(
     for (block, values) in src.iter().zip(dst) {
         decode(block, values);
     }
-}
-
-/// The weights of one block, scaled so that the largest is 1 and no sum of
-/// weighted squares can overflow or vanish.
-#[inline(always)]
-fn block_weights<const VALUES: usize>(importance: Option<&[f32; VALUES]>) -> [f32; VALUES] {
-    let Some(importance) = importance else {
-        return [1.0; VALUES];
-    };
-    let largest = importance.iter().copied().fold(0.0f32, f32::max);
-    if largest == 0.0 {
-        return [1.0; VALUES];
-    }
-    // The floor keeps values near where they were even if they count for nothing.
-    importance.map(|w| (w / largest).max(1e-6))
-}
-
-/// The f16 in two bytes.
-#[inline(always)]
-fn f16_at(bytes: &[u8], at: usize) -> f32 {
-    half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }

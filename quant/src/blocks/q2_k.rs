@@ -5,7 +5,8 @@
 //! Half a block (128 values) shares 32 bytes of codes: byte `l` holds values
 //! `l`, `32 + l`, `64 + l`, `96 + l`, from the low bits up.
 
-use super::{affine, f16_at};
+use super::affine;
+use super::scale::f16_at;
 
 const VALUES: usize = 256;
 const BYTES: usize = 84;

@@ -6,7 +6,8 @@
 //! in nibble `i / 8` of byte `i % 8`, its high two in pair `i / 4` of byte
 //! `8 + i % 4`.
 
-use super::{f16_at, symmetric};
+use super::scale::f16_at;
+use super::symmetric;
 
 const VALUES: usize = 256;
 const BYTES: usize = 110;

@@ -5,7 +5,8 @@
 //! (bit `j` of byte `l`: value `32 j + l`), 128 of low nibbles: 32 bytes for
 //! each pair of runs, the first in the low nibbles.
 
-use super::{affine, f16_at};
+use super::affine;
+use super::scale::f16_at;
 
 const VALUES: usize = 256;
 const Q4_BYTES: usize = 144;

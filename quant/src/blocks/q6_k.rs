@@ -5,7 +5,8 @@
 //! values `k` and `64 + k`), 64 of high pairs (32 for each half: byte `l` holds
 //! values `l`, `32 + l`, `64 + l`, `96 + l`), 16 scales, f16 d.
 
-use super::{f16_at, symmetric};
+use super::scale::f16_at;
+use super::symmetric;
 
 const VALUES: usize = 256;
 const BYTES: usize = 210;

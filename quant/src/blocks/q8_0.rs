@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::f16_at;
+use super::scale::f16_at;
 
 const VALUES: usize = 32;
 const BYTES: usize = 34;

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use super::encode::encode_any;
 use crate::{GgmlType, QuantError};
 
 /// Encodes with the widest instructions that this CPU has.
@@ -17,7 +18,7 @@ pub fn encode(
         // SAFETY: the CPU has AVX2.
         return unsafe { encode_avx2(ty, src, importance, dst) };
     }
-    super::encode_any(ty, src, importance, dst)
+    encode_any(ty, src, importance, dst)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -28,12 +29,11 @@ fn encode_avx2(
     importance: Option<&[f32]>,
     dst: &mut [u8],
 ) -> Result<(), QuantError> {
-    super::encode_any(ty, src, importance, dst)
+    encode_any(ty, src, importance, dst)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::encode_any;
     use super::*;
     use crate::can_encode;
     use proptest::prelude::*;

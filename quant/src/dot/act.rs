@@ -1,10 +1,5 @@
 //! Activations quantised to int8.
 
-use rayon::prelude::*;
-
-use super::Kernels;
-use crate::{GgmlType, QuantError};
-
 /// Values that share one scale.
 pub(super) const BLOCK: usize = 32;
 
@@ -24,8 +19,8 @@ pub(super) const TINY: f32 = f32::from_bits((127 - 100) << 23);
 /// The buffers are reused by [`ActQ8::quantize_into`].
 #[derive(Debug, Clone, Default)]
 pub struct ActQ8 {
-    rows: usize,
-    cols: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
     pub(super) q: Vec<i8>,
     pub(super) d: Vec<f32>,
     pub(super) sums: Vec<i16>,
@@ -38,145 +33,13 @@ pub struct ActQ8 {
 }
 
 /// Blocks that [`ActRow::halves`] has side by side.
-const QUAD: usize = 4;
-
-/// Quantises some rows of `blocks` blocks each into those of `part`.
-fn fill(kernels: &Kernels, x: &[f32], blocks: usize, part: Part<'_>) {
-    (kernels.quantize)(
-        x.as_chunks().0,
-        part.q.as_chunks_mut().0,
-        part.d,
-        part.sums.as_chunks_mut().0,
-    );
-    let sums = part.sums.as_chunks::<2>().0;
-    for (i, ([a, b], d)) in sums.iter().zip(part.d.iter()).enumerate() {
-        let sum = i32::from(*a) + i32::from(*b);
-        part.offset[i] = -128 * sum;
-        part.scaled[i] = sum as f32 * d;
-        part.scaled_firsts[i] = f32::from(*a) * d;
-        part.scaled_lasts[i] = f32::from(*b) * d;
-    }
-    let quads = blocks.div_ceil(QUAD);
-    let rows = part.q.chunks(blocks * BLOCK);
-    for (q, halves) in rows.zip(part.halves.chunks_mut(quads * QUAD * BLOCK)) {
-        let q = q.as_chunks::<16>().0;
-        for (i, half) in halves.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let (quad, second, block) = (i / (2 * QUAD), i / QUAD % 2, i % QUAD);
-            let from = 2 * (QUAD * quad + block) + second;
-            *half = q.get(from).copied().unwrap_or([0; 16]);
-        }
-    }
-}
-
-/// Some rows of an [`ActQ8`].
-struct Part<'a> {
-    q: &'a mut [i8],
-    d: &'a mut [f32],
-    sums: &'a mut [i16],
-    halves: &'a mut [i8],
-    offset: &'a mut [i32],
-    scaled: &'a mut [f32],
-    scaled_firsts: &'a mut [f32],
-    scaled_lasts: &'a mut [f32],
-}
-
-/// Values quantised by one task.
-const TASK_VALUES: usize = 1 << 15;
+pub(super) const QUAD: usize = 4;
 
 impl ActQ8 {
     /// An empty set of rows, to be filled by [`ActQ8::quantize_into`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// Quantises `rows` rows of `cols` values each, row after row in `x`.
-    ///
-    /// # Errors
-    /// [`QuantError::RowLength`] if `cols` is not a multiple of 32,
-    /// [`QuantError::BufferSize`] if `x` has not `rows * cols` values.
-    pub fn quantize(
-        kernels: &Kernels,
-        x: &[f32],
-        rows: usize,
-        cols: usize,
-    ) -> Result<Self, QuantError> {
-        let mut act = Self::new();
-        act.quantize_into(kernels, x, rows, cols)?;
-        Ok(act)
-    }
-
-    /// As [`ActQ8::quantize`], into the buffers of `self`.
-    ///
-    /// # Errors
-    /// As [`ActQ8::quantize`]; `self` then keeps what it held.
-    pub fn quantize_into(
-        &mut self,
-        kernels: &Kernels,
-        x: &[f32],
-        rows: usize,
-        cols: usize,
-    ) -> Result<(), QuantError> {
-        if !cols.is_multiple_of(BLOCK) {
-            return Err(QuantError::RowLength {
-                ty: GgmlType::Q8_0,
-                block: BLOCK,
-                values: cols,
-            });
-        }
-        let values = rows.saturating_mul(cols);
-        if x.len() != values {
-            return Err(QuantError::BufferSize {
-                ty: GgmlType::F32,
-                values,
-                expected: values.saturating_mul(size_of::<f32>()),
-                actual: size_of_val(x),
-            });
-        }
-        self.rows = rows;
-        self.cols = cols;
-        self.q.resize(values, 0);
-        self.d.resize(values / BLOCK, 0.0);
-        self.sums.resize(values / 16, 0);
-        let blocks = cols / BLOCK;
-        let padded = blocks.next_multiple_of(QUAD) * BLOCK;
-        self.halves.resize(rows * padded, 0);
-        self.offset.resize(values / BLOCK, 0);
-        self.scaled.resize(values / BLOCK, 0.0);
-        self.scaled_firsts.resize(values / BLOCK, 0.0);
-        self.scaled_lasts.resize(values / BLOCK, 0.0);
-        if values == 0 {
-            return Ok(());
-        }
-        let step = (TASK_VALUES / cols).max(1);
-        (
-            x.par_chunks(step * cols),
-            self.q.par_chunks_mut(step * cols),
-            self.d.par_chunks_mut(step * blocks),
-            self.sums.par_chunks_mut(2 * step * blocks),
-            self.halves.par_chunks_mut(step * padded),
-            self.offset.par_chunks_mut(step * blocks),
-            self.scaled.par_chunks_mut(step * blocks),
-            self.scaled_firsts.par_chunks_mut(step * blocks),
-            self.scaled_lasts.par_chunks_mut(step * blocks),
-        )
-            .into_par_iter()
-            .for_each(
-                |(x, q, d, sums, halves, offset, scaled, scaled_firsts, scaled_lasts)| {
-                    let part = Part {
-                        q,
-                        d,
-                        sums,
-                        halves,
-                        offset,
-                        scaled,
-                        scaled_firsts,
-                        scaled_lasts,
-                    };
-                    fill(kernels, x, blocks, part);
-                },
-            );
-        Ok(())
     }
 
     /// Number of rows.
@@ -275,14 +138,6 @@ pub struct ActRows<'a> {
 }
 
 impl<'a> ActRows<'a> {
-    /// Puts rows of one length together.
-    #[must_use]
-    pub fn new(kernels: &Kernels, rows: Vec<ActRow<'a>>) -> Self {
-        let mut packed = Vec::new();
-        (kernels.pack)(&rows, &mut packed);
-        Self { rows, packed }
-    }
-
     /// Number of rows.
     #[must_use]
     pub fn len(&self) -> usize {

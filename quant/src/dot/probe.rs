@@ -1,8 +1,6 @@
 //! Loops that measure the peak rate of an instruction set, to see how close the kernels
 //! come to it.
 
-use super::Kernels;
-
 /// Loops of one instruction set. What they return must be used, or a compiler may
 /// leave them out.
 #[derive(Clone, Copy)]
@@ -13,28 +11,6 @@ pub(super) struct Probe {
     pub int8: fn(rounds: usize) -> u64,
     /// Multiplies and adds f32 in registers; returns the number of operations.
     pub f32: fn(rounds: usize) -> u64,
-}
-
-impl Kernels {
-    /// Reads all bytes as fast as this instruction set can, for measuring a
-    /// memory's bandwidth. The result depends on every byte.
-    #[must_use]
-    pub fn probe_read(&self, bytes: &[u8]) -> u64 {
-        (self.probe.read)(bytes)
-    }
-
-    /// Does nothing but int8 dot products on registers, with the best instruction
-    /// that the kernels use; returns the number of operations, two per product.
-    #[must_use]
-    pub fn probe_int8(&self, rounds: usize) -> u64 {
-        (self.probe.int8)(rounds)
-    }
-
-    /// The same with f32 multiplications and additions.
-    #[must_use]
-    pub fn probe_f32(&self, rounds: usize) -> u64 {
-        (self.probe.f32)(rounds)
-    }
 }
 
 /// Independent sums of a loop: enough to hide the latency of an instruction.
@@ -75,7 +51,7 @@ pub(super) const SCALAR: Probe = Probe {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::dot::Kernels;
 
     /// Else a compiler could leave reading out, or a probe could.
     #[test]

@@ -2,9 +2,11 @@
 
 use half::{bf16, f16};
 
-use super::act::{BLOCK, TINY};
+use super::act::{ActRow, ActRows, BLOCK, TINY};
+use super::kernels::{Isa, Kernels};
 use super::layout::{IQ2_XXS_SIGNS, MXFP4_SCALE, q3_k_scales, q4_k_scales};
-use super::{ActRow, ActRows, Isa, Kernels, Scratch, blocks_of, by_row};
+use super::rows::{blocks_of, by_row};
+use super::scratch::Scratch;
 use crate::tables::{E2M1_DOUBLED, IQ2_XXS_GRID};
 
 pub(super) static KERNELS: Kernels = Kernels {

@@ -2,7 +2,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
 use super::*;
-use crate::QuantError;
+use crate::{GgmlType, QuantError};
 
 const INT8: [GgmlType; 8] = [
     GgmlType::Q8_0,

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
-use super::config::Family;
+use super::family::Family;
 
 /// Tokens below the bytes, in order from id 0.
 const SPECIALS: [&str; 3] = [

@@ -7,7 +7,7 @@ use deepseek_recipe_core::conversation::ResponseFormat;
 use deepseek_recipe_core::messages::InputMessage;
 use deepseek_recipe_core::tools::{ToolChoice, ToolDefinition};
 
-use super::Refusal;
+use super::refusal::Refusal;
 use super::tools::{Choice, Tool, Tools, unknown_tool};
 use super::wanted::{Calls, Format, Wanted, WantedTool};
 use crate::Request;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use serde_json::Value;
 
-use super::json::hold;
+use crate::json::hold;
 
 /// The result of a call that has none.
 pub(super) const INTERRUPTED: &str =

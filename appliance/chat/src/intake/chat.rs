@@ -5,9 +5,11 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use super::billing::without_billing;
 use super::calls::{Answered, arguments, call_id};
-use super::content::{self, Part, is_foreign};
-use super::{Notes, Refusal, without_billing};
+use super::content::{self, Content, Part, is_foreign};
+use super::notes::Notes;
+use super::refusal::Refusal;
 
 const PARAM: &str = "messages";
 
@@ -107,33 +109,23 @@ fn texts(
     found: &mut Found,
     notes: &mut Notes,
 ) -> Result<Value, Refusal> {
-    let parts = match content {
-        Value::Null => return Ok("".into()),
-        Value::String(text) => return Ok(text.into()),
-        Value::Array(parts) => parts,
-        part @ Value::Object(_) => vec![part],
-        _ => {
-            return Err(Refusal::new(
-                PARAM,
-                format!("{place}.content: must be a string or a list of parts."),
-            ));
-        }
+    let parts = match Content::of(PARAM, place, Some(content), "parts")? {
+        Content::Text(text) => return Ok(text.into()),
+        Content::Parts(parts) => parts,
     };
     let mut out = Vec::with_capacity(parts.len());
-    for (i, part) in parts.into_iter().enumerate() {
-        let place = format!("{place}.content[{i}]");
-        let text = match content::part(PARAM, &place, part)? {
-            None => continue,
-            Some(Part::Text(text)) => text,
+    for part in content::parts(PARAM, format!("{place}.content"), parts) {
+        let (place, part) = part?;
+        let text = match part {
             // As Messages has them.
-            Some(Part::Other(kind, part)) if role == "assistant" && kind == "tool_use" => {
+            Part::Other(kind, part) if role == "assistant" && kind == "tool_use" => {
                 let arguments = part.get("input").cloned().unwrap_or_default();
                 let call = json!({"id": part.get("id"),
                     "function": {"name": part.get("name"), "arguments": arguments}});
                 found.calls.push(tool_call(&place, call)?);
                 continue;
             }
-            Some(Part::Other(kind, mut part)) if role == "user" && kind == "tool_result" => {
+            Part::Other(kind, mut part) if role == "user" && kind == "tool_result" => {
                 let result = json!({"role": "tool", "tool_call_id": part.get("tool_use_id"),
                     "content": part.remove("content")});
                 if let Value::Object(result) = result {
@@ -143,7 +135,7 @@ fn texts(
                 }
                 continue;
             }
-            Some(Part::Other(kind, part)) if role == "assistant" && is_foreign(&kind) => {
+            Part::Other(kind, part) if role == "assistant" && is_foreign(&kind) => {
                 match part
                     .get(&*kind)
                     .or_else(|| part.get("text"))
@@ -156,7 +148,7 @@ fn texts(
                 }
                 continue;
             }
-            Some(Part::Other(kind, part)) => content::readable(PARAM, &place, &kind, &part)?,
+            part => part.into_text(PARAM, &place)?,
         };
         out.push(json!({"type": "text", "text": text}));
     }

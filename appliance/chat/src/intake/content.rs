@@ -4,7 +4,7 @@
 use ct_codecs::{Base64NoPadding, Base64UrlSafeNoPadding, Decoder};
 use serde_json::{Map, Value, json};
 
-use super::Refusal;
+use super::refusal::Refusal;
 
 /// An object and where it stands, as in `messages[3]`.
 pub(super) type Placed = (String, Map<String, Value>);
@@ -74,8 +74,64 @@ const TEXT: [&str; 7] = [
     "refusal",
 ];
 
+impl Part {
+    /// The text that it has.
+    ///
+    /// # Errors
+    /// As [`readable`].
+    pub fn into_text(self, param: &'static str, place: &str) -> Result<String, Refusal> {
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Other(kind, part) => readable(param, place, &kind, &part),
+        }
+    }
+}
+
+/// A message's content.
+pub(super) enum Content {
+    /// A text alone.
+    Text(String),
+    /// What may be read by [`parts`]; empty where there is nothing.
+    Parts(Vec<Value>),
+}
+
+impl Content {
+    /// Reads the content of the message at `place`, whose protocol calls its parts `parts`.
+    pub fn of(
+        param: &'static str,
+        place: &str,
+        content: Option<Value>,
+        parts: &str,
+    ) -> Result<Self, Refusal> {
+        match content {
+            None | Some(Value::Null) => Ok(Self::Parts(Vec::new())),
+            Some(Value::String(text)) => Ok(Self::Text(text)),
+            Some(Value::Array(parts)) => Ok(Self::Parts(parts)),
+            Some(part @ Value::Object(_)) => Ok(Self::Parts(vec![part])),
+            Some(_) => Err(Refusal::new(
+                param,
+                format!("{place}.content: must be a string or a list of {parts}."),
+            )),
+        }
+    }
+}
+
+/// Reads the parts of the list at `place`, each with its own place; those that are nothing
+/// are passed over.
+pub(super) fn parts(
+    param: &'static str,
+    place: String,
+    list: Vec<Value>,
+) -> impl Iterator<Item = Result<(String, Part), Refusal>> {
+    let parts = list.into_iter().enumerate().map(move |(i, value)| {
+        let place = format!("{place}[{i}]");
+        Ok(part(param, &place, value)?.map(|part| (place, part)))
+    });
+    parts.filter_map(Result::transpose)
+}
+
 /// Reads a part of a message; `None` for one that is nothing.
-pub(super) fn part(param: &'static str, place: &str, part: Value) -> Result<Option<Part>, Refusal> {
+fn part(param: &'static str, place: &str, part: Value) -> Result<Option<Part>, Refusal> {
     let part = match part {
         Value::Null => return Ok(None),
         Value::String(text) => return Ok(Some(Part::Text(text))),
@@ -166,21 +222,15 @@ fn document(
         "content" => match source.get("content") {
             Some(Value::Array(blocks)) => {
                 let mut texts = Vec::new();
-                for (i, block) in blocks.iter().enumerate() {
-                    let place = format!("{place}.source.content[{i}]");
-                    match self::part(param, &place, block.clone())? {
-                        None => {}
-                        Some(Part::Text(text)) => texts.push(text),
-                        Some(Part::Other(kind, part)) if kind != "document" => {
-                            texts.push(readable(param, &place, &kind, &part)?);
-                        }
-                        Some(Part::Other(..)) => {
-                            return Err(Refusal::new(
-                                param,
-                                format!("{place}: a document inside a document is not supported."),
-                            ));
-                        }
+                for block in parts(param, format!("{place}.source.content"), blocks.clone()) {
+                    let (place, block) = block?;
+                    if matches!(&block, Part::Other(kind, _) if kind == "document") {
+                        return Err(Refusal::new(
+                            param,
+                            format!("{place}: a document inside a document is not supported."),
+                        ));
                     }
+                    texts.push(block.into_text(param, &place)?);
                 }
                 texts.join("\n\n")
             }
@@ -299,13 +349,13 @@ mod tests {
     use super::*;
 
     fn read(value: Value) -> Result<String, Refusal> {
-        match part("messages", "messages[0].content[1]", value)? {
-            None => Ok(String::new()),
-            Some(Part::Text(text)) => Ok(text),
-            Some(Part::Other(kind, part)) => {
-                readable("messages", "messages[0].content[1]", &kind, &part)
-            }
+        let list = vec![Value::Null, value];
+        let mut text = String::new();
+        for part in parts("messages", "messages[0].content".into(), list) {
+            let (place, part) = part?;
+            text += &part.into_text("messages", &place)?;
         }
+        Ok(text)
     }
 
     #[test]

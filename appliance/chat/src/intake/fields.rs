@@ -10,8 +10,8 @@
 
 use serde_json::{Map, Value};
 
-use super::Refusal;
-use super::json::present;
+use super::refusal::Refusal;
+use crate::json::present;
 
 /// A path of a chat protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

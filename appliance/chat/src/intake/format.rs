@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value};
 
+use super::refusal::Refusal;
 use super::wanted::Format;
-use super::{Refusal, json::present};
 use crate::Protocol;
+use crate::json::present;
 
 /// A form that was asked for.
 #[derive(Debug, Default)]

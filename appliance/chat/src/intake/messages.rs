@@ -5,9 +5,11 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use super::billing::without_billing;
 use super::calls::{Answered, INTERRUPTED, call_id};
-use super::content::{self, Part, is_foreign};
-use super::{Notes, Refusal, without_billing};
+use super::content::{self, Content, Part, is_foreign};
+use super::notes::Notes;
+use super::refusal::Refusal;
 
 const PARAM: &str = "messages";
 
@@ -58,14 +60,9 @@ fn system(body: &mut Map<String, Value>) -> Result<(), Refusal> {
         Value::String(text) => text.into(),
         Value::Array(blocks) => {
             let mut out = Vec::with_capacity(blocks.len());
-            for (i, block) in blocks.into_iter().enumerate() {
-                let place = format!("system[{i}]");
-                let text = match content::part(NAME, &place, block)? {
-                    None => continue,
-                    Some(Part::Text(text)) => text,
-                    Some(Part::Other(kind, part)) => content::readable(NAME, &place, &kind, &part)?,
-                };
-                out.push(json!({"type": "text", "text": text}));
+            for block in content::parts(NAME, NAME.to_owned(), blocks) {
+                let (place, block) = block?;
+                out.push(text_block(&block.into_text(NAME, &place)?));
             }
             Value::Array(out)
         }
@@ -110,9 +107,8 @@ fn one(
             ));
         }
     };
-    let content = match message.remove("content") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::String(text)) => {
+    let content = match Content::of(PARAM, place, message.remove("content"), "blocks")? {
+        Content::Text(text) => {
             // Not as a block: the reader keeps the two apart.
             items.push(match role {
                 "assistant" => Item::Turn {
@@ -127,14 +123,7 @@ fn one(
             });
             return Ok(());
         }
-        Some(Value::Array(blocks)) => blocks,
-        Some(block @ Value::Object(_)) => vec![block],
-        Some(_) => {
-            return Err(Refusal::new(
-                PARAM,
-                format!("{place}.content: must be a string or a list of blocks."),
-            ));
-        }
+        Content::Parts(blocks) => blocks,
     };
     match role {
         "assistant" => turn(place, content, items, notes),
@@ -149,15 +138,11 @@ fn turn(
     notes: &mut Notes,
 ) -> Result<(), Refusal> {
     let (mut blocks, mut calls) = (Vec::new(), Vec::new());
-    for (i, block) in content.into_iter().enumerate() {
-        let place = format!("{place}.content[{i}]");
-        let (kind, mut block) = match content::part(PARAM, &place, block)? {
-            None => continue,
-            Some(Part::Text(text)) => {
-                blocks.push(text_block(&text));
-                continue;
-            }
-            Some(Part::Other(kind, block)) => (kind, block),
+    for block in content::parts(PARAM, format!("{place}.content"), content) {
+        let (place, block) = block?;
+        let Part::Other(kind, mut block) = block else {
+            blocks.push(text_block(&block.into_text(PARAM, &place)?));
+            continue;
         };
         match &*kind {
             "thinking" | "reasoning" => {
@@ -206,7 +191,7 @@ fn input(input: Option<Value>) -> Value {
         None | Some(Value::Null) => json!({}),
         Some(Value::String(text)) if text.trim().is_empty() => json!({}),
         Some(Value::String(text)) => {
-            let held = super::json::hold(&text);
+            let held = crate::json::hold(&text);
             match serde_json::from_str(&held) {
                 Ok(object @ Value::Object(_)) => object,
                 _ => Value::String(text),
@@ -224,15 +209,11 @@ fn said(
     notes: &mut Notes,
 ) -> Result<(), Refusal> {
     let mut blocks = Vec::new();
-    for (i, block) in content.into_iter().enumerate() {
-        let place = format!("{place}.content[{i}]");
-        let (kind, mut block) = match content::part(PARAM, &place, block)? {
-            None => continue,
-            Some(Part::Text(text)) => {
-                blocks.push(text_block(&text));
-                continue;
-            }
-            Some(Part::Other(kind, block)) => (kind, block),
+    for block in content::parts(PARAM, format!("{place}.content"), content) {
+        let (place, block) = block?;
+        let Part::Other(kind, mut block) = block else {
+            blocks.push(text_block(&block.into_text(PARAM, &place)?));
+            continue;
         };
         match &*kind {
             "tool_result" => {
@@ -265,16 +246,12 @@ fn result(place: &str, content: Option<Value>) -> Result<Value, Refusal> {
         Some(other) => return Ok(other.to_string().into()),
     };
     let mut out = Vec::with_capacity(parts.len());
-    for (i, part) in parts.into_iter().enumerate() {
-        let place = format!("{place}.content[{i}]");
-        match content::part(PARAM, &place, part)? {
-            None => {}
-            Some(Part::Text(text)) => out.push(text_block(&text)),
-            Some(Part::Other(kind, part)) if kind == "tool_reference" => out.push(part.into()),
-            Some(Part::Other(kind, part)) => {
-                out.push(text_block(&content::readable(PARAM, &place, &kind, &part)?));
-            }
-        }
+    for part in content::parts(PARAM, format!("{place}.content"), parts) {
+        let (place, part) = part?;
+        out.push(match part {
+            Part::Other(kind, part) if kind == "tool_reference" => part.into(),
+            part => text_block(&part.into_text(PARAM, &place)?),
+        });
     }
     Ok(match out.is_empty() {
         true => "".into(),

@@ -11,14 +11,16 @@
 //! history is in [`Accepted::notes`].
 
 mod amend;
+mod billing;
 mod calls;
 mod chat;
 mod content;
 mod echo;
 pub mod fields;
 mod format;
-pub(crate) mod json;
 mod messages;
+mod notes;
+mod refusal;
 mod responses;
 mod schema;
 mod thinking;
@@ -27,34 +29,14 @@ mod wanted;
 
 use serde_json::{Map, Value};
 
+use crate::json;
+pub use crate::json::whole;
 use crate::{ChatError, ModelVersion, Protocol, Request};
 use echo::Echo;
 pub use fields::Path;
-pub use json::whole;
+use notes::Notes;
+pub use refusal::Refusal;
 pub use wanted::{Calls, Format, Wanted, WantedTool};
-
-/// Lines of this beginning change with each request and say nothing to a model: they
-/// would keep any prompt from continuing from the one before.
-const BILLING: &str = "x-anthropic-billing-header";
-
-/// A request that cannot be answered as it is meant.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Refusal {
-    /// The field that is at fault.
-    pub param: &'static str,
-    /// What is wrong with it, and what helps.
-    pub message: String,
-}
-
-impl Refusal {
-    pub(crate) fn new(param: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            param,
-            message: message.into(),
-        }
-    }
-}
 
 /// Why a request is not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -80,33 +62,6 @@ pub struct Accepted {
     pub no_calls: bool,
     /// What was left out or filled in, for a log: a line each.
     pub notes: Vec<String>,
-}
-
-/// Most lines of notes; histories repeat themselves.
-const MOST_NOTES: usize = 8;
-
-/// What was left out or filled in.
-#[derive(Debug, Default)]
-struct Notes {
-    lines: Vec<String>,
-    more: usize,
-}
-
-impl Notes {
-    fn add(&mut self, line: String) {
-        match self.lines.len() < MOST_NOTES {
-            true => self.lines.push(line),
-            false => self.more += 1,
-        }
-    }
-
-    fn lines(mut self) -> Vec<String> {
-        if self.more > 0 {
-            self.lines
-                .push(format!("and {} more like these", self.more));
-        }
-        self.lines
-    }
 }
 
 /// Reads a request.
@@ -376,42 +331,6 @@ fn begun(protocol: Protocol, body: &mut Map<String, Value>) -> Result<bool, Refu
 fn is_call(message: &Value) -> bool {
     let blocks = message["content"].as_array();
     blocks.is_some_and(|blocks| blocks.iter().any(|block| block["type"] == "tool_use"))
-}
-
-/// Takes lines out of a system prompt that change with each request and mean nothing.
-fn without_billing(content: &mut Value) {
-    let strip = |text: &str| -> Option<String> {
-        let billing = |line: &str| {
-            let line = line.trim_start();
-            line.get(..BILLING.len())
-                .is_some_and(|s| s.eq_ignore_ascii_case(BILLING))
-        };
-        if !text.lines().any(billing) {
-            return None;
-        }
-        let lines = text.split_inclusive('\n').filter(|line| !billing(line));
-        Some(lines.collect())
-    };
-    match content {
-        Value::String(text) => {
-            if let Some(new) = strip(text) {
-                *text = new;
-            }
-        }
-        Value::Array(parts) => parts.retain_mut(|part| {
-            let Some(Value::String(text)) = part.get_mut("text") else {
-                return true;
-            };
-            match strip(text) {
-                Some(new) => {
-                    *text = new;
-                    !text.trim().is_empty()
-                }
-                None => true,
-            }
-        }),
-        _ => {}
-    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use super::billing::without_billing;
 use super::calls::{Answered, INTERRUPTED, arguments, call_id};
-use super::content::{self, Part, is_foreign};
-use super::{Notes, Refusal, without_billing};
+use super::content::{self, Content, Part, is_foreign};
+use super::notes::Notes;
+use super::refusal::Refusal;
 
 const PARAM: &str = "input";
 
@@ -183,37 +185,25 @@ fn message(
     } else {
         "input_text"
     };
-    let parts = match item.remove("content") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::String(text)) => {
+    let parts = match Content::of(PARAM, place, item.remove("content"), "parts")? {
+        Content::Text(text) => {
             let mut content = text.into();
             if role != "user" && role != "assistant" {
                 without_billing(&mut content);
             }
             return Ok(Some(shaped(&role, content, &item)));
         }
-        Some(Value::Array(parts)) => parts,
-        Some(part @ Value::Object(_)) => vec![part],
-        Some(_) => {
-            return Err(Refusal::new(
-                PARAM,
-                format!("{place}.content: must be a string or a list of parts."),
-            ));
-        }
+        Content::Parts(parts) => parts,
     };
     let mut out = Vec::with_capacity(parts.len());
-    for (i, part) in parts.into_iter().enumerate() {
-        let place = format!("{place}.content[{i}]");
-        let text = match content::part(PARAM, &place, part)? {
-            None => continue,
-            Some(Part::Text(text)) => text,
-            Some(Part::Other(kind, _)) if role == "assistant" && is_foreign(&kind) => {
+    for part in content::parts(PARAM, format!("{place}.content"), parts) {
+        let (place, part) = part?;
+        match part {
+            Part::Other(kind, _) if role == "assistant" && is_foreign(&kind) => {
                 notes.add(format!("{place}: {kind} from another provider; left out"));
-                continue;
             }
-            Some(Part::Other(kind, part)) => content::readable(PARAM, &place, &kind, &part)?,
-        };
-        out.push(json!({"type": word, "text": text}));
+            part => out.push(json!({"type": word, "text": part.into_text(PARAM, &place)?})),
+        }
     }
     let mut content = Value::Array(out);
     if role != "user" && role != "assistant" {
@@ -303,14 +293,9 @@ fn output_of(place: &str, output: Option<Value>) -> Result<Value, Refusal> {
         Some(other) => return Ok(other.to_string().into()),
     };
     let mut out = Vec::with_capacity(parts.len());
-    for (i, part) in parts.into_iter().enumerate() {
-        let place = format!("{place}.output[{i}]");
-        let text = match content::part(PARAM, &place, part)? {
-            None => continue,
-            Some(Part::Text(text)) => text,
-            Some(Part::Other(kind, part)) => content::readable(PARAM, &place, &kind, &part)?,
-        };
-        out.push(json!({"type": "input_text", "text": text}));
+    for part in content::parts(PARAM, format!("{place}.output"), parts) {
+        let (place, part) = part?;
+        out.push(json!({"type": "input_text", "text": part.into_text(PARAM, &place)?}));
     }
     Ok(match out.is_empty() {
         true => "".into(),

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Refusal;
-use super::json::{present, whole};
+use super::refusal::Refusal;
 use crate::Protocol;
+use crate::json::{present, whole};
 
 /// What a request says of thinking.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -7,8 +7,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::notes::Notes;
+use super::refusal::Refusal;
+use super::schema;
 use super::wanted::Calls;
-use super::{Notes, Refusal, schema};
 use crate::{ModelVersion, Protocol};
 
 /// Longest name of a tool, in bytes.

@@ -12,14 +12,15 @@ use v4_runtime::Adapter;
 use v4_runtime::generation::SamplerOptions;
 
 use super::extras::Extras;
-use super::generation::{self, Progress, Writer};
 use super::ignored::Ignored;
 use super::marks::Marks;
+use super::respond::{self, Progress, Writer, respond};
 use crate::constraint::{ConstraintError, Part};
 use crate::http::{ApiError, Body, Kind, Sse, Style};
 use crate::jobs::{Client, Finish, Job, Output};
 use crate::picker::{Picking, Reasoning};
-use crate::service::{Service, new_id, now};
+use crate::service::Service;
+use crate::stamp::{new_id, now};
 
 /// Ends the reasoning.
 const THINK_END: &str = "</think>";
@@ -37,7 +38,7 @@ struct Prepared {
 }
 
 /// Answers a request.
-pub(crate) async fn answer(
+pub(crate) async fn generate(
     service: &Arc<Service>,
     protocol: Protocol,
     client: Client,
@@ -78,7 +79,7 @@ pub(crate) async fn answer(
         events: 0,
     };
     let keep_alive = service.config().keep_alive;
-    let answered = generation::answer(receiver, writer, streams, prompt, keep_alive).await;
+    let answered = respond(receiver, writer, streams, prompt, keep_alive).await;
     Ok(prepared.ignored.tell(answered?))
 }
 
@@ -104,7 +105,7 @@ pub(crate) async fn read_beforehand(
     })?;
     let mut known = 0;
     loop {
-        match receiver.recv().await.ok_or_else(generation::gone)? {
+        match receiver.recv().await.ok_or_else(respond::gone)? {
             Output::Started { cached } => known = cached,
             Output::Reading { .. } | Output::Token { .. } => {}
             Output::Done(_) => return Ok((tokens, known)),

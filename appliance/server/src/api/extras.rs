@@ -76,7 +76,7 @@ impl Extras {
                 repetition_penalty: self
                     .repetition_penalty
                     .unwrap_or(defaults.repetition_penalty),
-                seed: self.seed.unwrap_or_else(crate::service::new_seed),
+                seed: self.seed.unwrap_or_else(crate::stamp::new_seed),
                 ..sampler
             },
             frequency_penalty: self.frequency_penalty,

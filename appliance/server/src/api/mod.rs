@@ -3,10 +3,10 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 mod extras;
-mod generation;
 mod ignored;
 mod marks;
 pub(crate) mod models;
+mod respond;
 pub(crate) mod tokens;
 
 use hyper::header::{CONTENT_TYPE, HeaderValue};

@@ -2,7 +2,7 @@
 //! its few keywords, what cannot change an answer is left out, and what it cannot enforce
 //! is refused by keyword, or ignored if the client did not ask for strictness.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
@@ -14,6 +14,7 @@ mod formats;
 mod held;
 mod numbers;
 mod objects;
+mod reader;
 mod refs;
 mod strings;
 mod unions;
@@ -21,33 +22,11 @@ mod weight;
 
 pub(super) use formats::pattern as format_pattern;
 pub(super) use held::Held;
+pub(super) use reader::{MOST_NODES, Rigor};
 pub(super) use strings::search;
 pub(super) use unions::kinds;
 
-/// The most schemas that a schema may contain.
-pub(super) const MOST_NODES: usize = 10_000;
-/// Schemas within schemas, references followed.
-const MOST_DEPTH: usize = 200;
-
-/// What is done with a keyword that the grammar cannot hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rigor {
-    /// It is refused, and properties that are not named are forbidden.
-    Strict,
-    /// It is refused.
-    Plain,
-    /// It is let go.
-    Loose,
-}
-
-/// How a schema is read where it stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-struct Way {
-    /// Others say more of the same value: it is not closed here.
-    open: bool,
-    /// A property that must be there: its value says which of several schemas is meant.
-    tag: Option<String>,
-}
+use reader::{IN_PLACE, Keywords, MOST_DEPTH, Read, Reader, Way, refuse};
 
 /// Reads a schema of a part of a request.
 pub(super) fn read(schema: &Value, rigor: Rigor, part: &Part) -> Result<Held, Box<Refusal>> {
@@ -120,59 +99,6 @@ pub(super) fn read(schema: &Value, rigor: Rigor, part: &Part) -> Result<Held, Bo
     Ok(held)
 }
 
-fn refuse(part: &Part, place: &str, keyword: &str, why: impl Into<String>) -> Box<Refusal> {
-    Box::new(Refusal {
-        part: part.clone(),
-        place: Some(place.to_owned()),
-        keyword: Some(keyword.to_owned()),
-        why: why.into(),
-    })
-}
-
-/// One keyword deeper, in a JSON pointer.
-fn deeper(place: &str, name: &str) -> String {
-    format!("{place}/{}", name.replace('~', "~0").replace('/', "~1"))
-}
-
-/// The keywords of one schema, but for those that are null.
-struct Keywords<'v>(BTreeMap<&'v str, &'v Value>);
-
-impl<'v> Keywords<'v> {
-    fn of(schema: &'v Map<String, Value>) -> Self {
-        let there = |(name, value): &(&String, &Value)| !value.is_null() || *name == "const";
-        let all = schema.iter().filter(there);
-        Self(all.map(|(name, value)| (name.as_str(), value)).collect())
-    }
-
-    fn get(&self, keyword: &str) -> Option<&'v Value> {
-        self.0.get(keyword).copied()
-    }
-
-    fn contains_key(&self, keyword: &str) -> bool {
-        self.0.contains_key(keyword)
-    }
-}
-
-struct Reader<'a> {
-    document: &'a Value,
-    /// Where schemas with ids and anchors are.
-    ids: HashMap<String, String>,
-    rigor: Rigor,
-    part: &'a Part,
-    nodes: usize,
-    /// Definitions by where they are and how they are read.
-    known: HashMap<(String, Way), usize>,
-    defs: Vec<Option<Value>>,
-    /// What `oneOf` chooses from.
-    unions: Vec<(String, Vec<Value>)>,
-    mixed_names: bool,
-}
-
-type Read<T> = Result<T, Box<Refusal>>;
-
-/// Keywords that say something of a value where it stands, by way of other schemas.
-const IN_PLACE: [&str; 4] = ["$ref", "allOf", "anyOf", "oneOf"];
-
 /// Keywords that no grammar of ours holds, with what may be done instead.
 const NOT_HELD: [(&str, &str); 14] = [
     ("if", "write the cases as anyOf"),
@@ -191,19 +117,7 @@ const NOT_HELD: [(&str, &str); 14] = [
     ("uniqueItems", "leave it out and check the answer"),
 ];
 
-impl<'a> Reader<'a> {
-    fn refuse(&self, place: &str, keyword: &str, why: impl Into<String>) -> Box<Refusal> {
-        refuse(self.part, place, keyword, why)
-    }
-
-    /// A keyword that is not held: refused, or let go.
-    fn let_go(&self, place: &str, keyword: &str, why: impl Into<String>) -> Read<()> {
-        match self.rigor {
-            Rigor::Loose => Ok(()),
-            Rigor::Strict | Rigor::Plain => Err(self.refuse(place, keyword, why)),
-        }
-    }
-
+impl Reader<'_> {
     fn read(&mut self, schema: &Value, place: &str, depth: usize, way: &Way) -> Read<Value> {
         self.nodes += 1;
         if self.nodes > MOST_NODES || depth > MOST_DEPTH {

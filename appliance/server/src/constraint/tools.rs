@@ -8,7 +8,6 @@ use v4_chat::ModelVersion;
 
 use super::schema::{self, Held, Rigor};
 use super::wanted::{Calls, Part, Refusal, Wanted, WantedTool};
-use super::with_options;
 use values::{Forms, Text, forms, quoted};
 
 mod values;
@@ -377,7 +376,7 @@ impl Block {
         match simple {
             Some(simple) => self.terminal(simple.to_owned()),
             None => {
-                let schema = with_options(held.alone(schema), held.mixed_names);
+                let schema = held.grammar(schema);
                 self.named('v', format!("%json {schema}"))
             }
         }

@@ -9,7 +9,7 @@ use hyper::header::{
     ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
 
-use super::body::Body;
+use super::response::Body;
 
 const PRIVATE_NETWORK: HeaderName =
     HeaderName::from_static("access-control-request-private-network");
@@ -63,18 +63,18 @@ impl Cors {
 }
 
 /// Whether a request comes from a page that may ask.
-pub(super) fn allowed(cors: &[Cors], headers: &HeaderMap) -> bool {
+pub(crate) fn allowed(cors: &[Cors], headers: &HeaderMap) -> bool {
     let origin = headers.get(ORIGIN);
     origin.is_some_and(|origin| cors.iter().any(|own| own.allows(origin)))
 }
 
 /// Whether it asks what it may ask.
-pub(super) fn is_preflight(headers: &HeaderMap) -> bool {
+pub(crate) fn is_preflight(headers: &HeaderMap) -> bool {
     headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// What a page may ask of a path with these methods.
-pub(super) fn preflight(headers: &HeaderMap, methods: &'static str, response: &mut Response<Body>) {
+pub(crate) fn preflight(headers: &HeaderMap, methods: &'static str, response: &mut Response<Body>) {
     let answer = response.headers_mut();
     answer.insert(
         ACCESS_CONTROL_ALLOW_METHODS,
@@ -91,7 +91,7 @@ pub(super) fn preflight(headers: &HeaderMap, methods: &'static str, response: &m
 }
 
 /// Lets the page read the response, an error as well.
-pub(super) fn show(origin: Option<HeaderValue>, response: &mut Response<Body>) {
+pub(crate) fn show(origin: Option<HeaderValue>, response: &mut Response<Body>) {
     let answer = response.headers_mut();
     answer.append(VARY, HeaderValue::from_static("origin"));
     if let Some(origin) = origin {

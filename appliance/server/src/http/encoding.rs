@@ -11,7 +11,7 @@ use ruzstd::decoding::StreamingDecoder;
 use super::error::{ApiError, Kind};
 
 /// What can be read, for `Accept-Encoding` in a refusal.
-pub(super) const ACCEPTED: &str = "gzip, deflate, br, zstd";
+const ACCEPTED: &str = "gzip, deflate, br, zstd";
 /// Encodings one inside of another; none is known to need a second.
 const MOST_LAYERS: usize = 3;
 /// Bytes that brotli reads at once.
@@ -65,7 +65,7 @@ pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
 }
 
 fn refused(message: String) -> ApiError {
-    ApiError::new(Kind::Encoding, message)
+    ApiError::new(Kind::Encoding(ACCEPTED), message)
 }
 
 /// The body as it was before the encodings were applied, of at most `most` bytes at every
@@ -75,7 +75,7 @@ pub(super) fn decode(codings: &[Coding], body: Bytes, most: usize) -> Result<Byt
         let mut decoded = Vec::new();
         let read = unfold(coding, &body, most, &mut decoded);
         if decoded.len() > most {
-            return Err(super::body::too_large(most));
+            return Err(ApiError::too_large(most));
         }
         read.map_err(|error| {
             ApiError::new(
@@ -209,10 +209,10 @@ mod tests {
     fn what_is_not_known_or_not_so_encoded_is_refused_by_name() {
         for name in ["compress", "snappy", "gzip, aes128gcm"] {
             let error = read(&[name], TEXT, 100).unwrap_err();
-            assert_eq!(error.kind, Kind::Encoding);
+            assert_eq!(error.kind, Kind::Encoding(ACCEPTED));
         }
         let error = codings(&headers(&["gzip,gzip,gzip,gzip"])).unwrap_err();
-        assert_eq!(error.kind, Kind::Encoding);
+        assert_eq!(error.kind, Kind::Encoding(ACCEPTED));
         let cut = gzip(TEXT);
         for (name, body) in [
             ("gzip", &cut[..cut.len() - 9]),

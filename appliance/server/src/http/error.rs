@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use v4_chat::intake::NotAccepted;
 use v4_chat::{ChatError, ProtocolError};
 
-use super::body::{Body, full};
+use super::response::{Body, full};
 use crate::jobs::{Failure, Refused};
 
 /// Whose format errors have.
@@ -52,8 +52,8 @@ pub(crate) enum Kind {
     Timeout,
     /// The body is too long.
     TooLarge,
-    /// The body is compressed in a way that is not known.
-    Encoding,
+    /// The body is compressed in a way that is not known; these are.
+    Encoding(&'static str),
     /// A newer request of the same client took its place.
     Replaced,
     /// As many requests wait as may.
@@ -104,6 +104,14 @@ impl ApiError {
         Self::new(kind, message)
     }
 
+    /// A body that is longer than `most` bytes.
+    pub fn too_large(most: usize) -> Self {
+        Self::new(
+            Kind::TooLarge,
+            format!("The request exceeds this service's limit of {most} bytes."),
+        )
+    }
+
     /// The message as a protocol's clients look for it.
     fn message(&self, style: Style) -> Cow<'_, str> {
         match (self.kind, style) {
@@ -125,7 +133,7 @@ impl ApiError {
             Kind::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Kind::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Kind::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             // Clients repeat what gets 409, and would then replace their own newer request.
             Kind::Replaced => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Kind::Overloaded | Kind::Stopping => match style {
@@ -146,7 +154,7 @@ impl ApiError {
                 ("invalid_request_error", "invalid_request_error")
             }
             (Kind::ContextLength { .. }, _) => ("invalid_request_error", CONTEXT_LENGTH),
-            (Kind::Encoding, _) => ("invalid_request_error", "unsupported_encoding"),
+            (Kind::Encoding(_), _) => ("invalid_request_error", "unsupported_encoding"),
             (Kind::Replaced, _) => ("invalid_request_error", "replaced"),
             (Kind::Unauthorized, Style::OpenAi) => ("invalid_request_error", "invalid_api_key"),
             (Kind::Unauthorized, Style::Anthropic) => ("authentication_error", "invalid_api_key"),
@@ -191,9 +199,8 @@ impl ApiError {
             Kind::Unauthorized => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
             }
-            Kind::Encoding => {
-                let known = HeaderValue::from_static(super::encoding::ACCEPTED);
-                headers.insert(ACCEPT_ENCODING, known);
+            Kind::Encoding(known) => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(known));
             }
             Kind::Overloaded | Kind::Stopping => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));

@@ -26,7 +26,7 @@ static KEY_FIELDS: [HeaderName; 2] = [
 
 /// Finds out who asks by the keys in the request: one that is known lets it in, whatever
 /// stands in another field. Clients send two where two programs set one each.
-pub(super) fn client(headers: &HeaderMap, peer: Peer, keys: &Keys) -> Result<Client, ApiError> {
+pub(crate) fn client(headers: &HeaderMap, peer: Peer, keys: &Keys) -> Result<Client, ApiError> {
     if !keys.wanted() {
         return Ok(match peer {
             Peer::User(user) => Client::User(user),
@@ -56,7 +56,7 @@ pub(super) fn client(headers: &HeaderMap, peer: Peer, keys: &Keys) -> Result<Cli
 
 /// The one host that a request of HTTP/1.1 must name (RFC 9112, 3.2): who passes requests
 /// on may have taken another field of several for it.
-pub(super) fn one_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn one_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
     let wrong = |message: &str| Err(ApiError::new(Kind::Invalid, message));
     let mut hosts = headers.get_all(HOST).into_iter();
     match (hosts.next(), hosts.next()) {
@@ -76,7 +76,7 @@ fn is_host(host: &[u8]) -> bool {
 
 /// Refuses what a browser sends for some page: without keys, any page that a user of
 /// this machine has open could reach a loopback port. Pages of the origins in `cors` may.
-pub(super) fn not_from_a_page(
+pub(crate) fn not_from_a_page(
     headers: &HeaderMap,
     peer: Peer,
     keys: &Keys,

@@ -1,17 +1,16 @@
-//! HTTP: connections, routes, bodies, errors.
+//! HTTP without what is answered: paths, bodies, errors, who may ask.
 
-mod body;
-mod connection;
-mod cors;
+pub(crate) mod cors;
 mod encoding;
 mod error;
-mod guard;
+pub(crate) mod guard;
 mod path;
-mod route;
+mod request;
+mod response;
 
-pub(crate) use body::{Body, Sse, full, stream};
-pub(crate) use connection::{Connections, accept};
 pub use cors::Cors;
 pub(crate) use error::{ApiError, Kind, Style};
-pub(crate) use path::Completing;
-pub(crate) use route::{handle, json_body, json_response};
+pub(crate) use guard::Peer;
+pub(crate) use path::{Completing, Path, Route};
+pub(crate) use request::read_body;
+pub(crate) use response::{Body, Sse, full, json_body, json_response, stream};

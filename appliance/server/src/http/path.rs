@@ -15,7 +15,7 @@ const MOST_BEGINNINGS: usize = 3;
 
 /// What a path stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Route {
+pub(crate) enum Route {
     Health,
     Metrics,
     Models,
@@ -49,7 +49,7 @@ pub(crate) enum Completing {
 
 /// A path, taken apart.
 #[derive(Debug)]
-pub(super) struct Path {
+pub(crate) struct Path {
     /// Without the beginnings and what is empty.
     segments: Vec<String>,
     versioned: bool,

@@ -50,10 +50,10 @@ impl Scheduler {
         if let Some(name) = &job.keep_as {
             (named.name, named.from, named.stays) = (Some(name.clone()), None, true);
         }
-        if let Some(kept) = &mut self.kept {
+        if let Some(disk) = &mut self.disk {
             named.name = match &job.keep_as {
-                Some(name) => kept.claim_as(name),
-                None => Some(kept.claim(named.name)),
+                Some(name) => disk.claim_as(name),
+                None => Some(disk.claim(named.name)),
             };
         }
         Sequence::new(job, named, self.numbers, eos, arrived).map_err(|e| e.to_string())
@@ -89,9 +89,9 @@ impl Scheduler {
         let known = idle.map_or(0, |best| best.tokens);
         let running = self.longest_running(engine, ids, known);
         let known = running.as_ref().map_or(known, Session::len);
-        if let Some(kept) = &self.kept {
+        if let Some(disk) = &self.disk {
             // A file that cannot be used costs time, and nothing else.
-            match kept.find(engine, ids, known, context, chunk) {
+            match disk.find(engine, ids, known, context, chunk) {
                 Ok(Some(named)) => return Ok(named),
                 Ok(None) => {}
                 Err(error) => self

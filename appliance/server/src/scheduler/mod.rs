@@ -10,8 +10,8 @@
 //! have had alone.
 
 mod begin;
+mod disk;
 mod idle;
-mod kept;
 mod pace;
 mod places;
 mod queue;
@@ -21,19 +21,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use idle::{Idle, Named};
-use kept::Kept;
-use pace::Pace;
-use queue::Queue;
-use sequence::{End, Sequence};
 use v4_runtime::storage::Landmark;
 use v4_runtime::{Batch, Engine, EngineError, Session};
 
-use crate::config::SessionStore;
+use crate::config::SessionFolder;
 use crate::error::ServeError;
 use crate::jobs::{Failure, Inbox, Job, Output};
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
+use disk::DiskSessions;
+use idle::{Idle, Named};
+use pace::Pace;
+use queue::Queue;
+use sequence::{End, Sequence};
 
 /// How long the thread sleeps without work before it says that it lives.
 const NAP: Duration = Duration::from_millis(200);
@@ -65,7 +65,7 @@ pub struct Scheduler {
     /// Gave their memory to others; they continue when one of those has ended.
     parked: VecDeque<Sequence>,
     idle: Idle,
-    kept: Option<Kept>,
+    disk: Option<DiskSessions>,
     pace: Pace,
     batch: Batch,
     /// Whose prompt was read last.
@@ -84,7 +84,7 @@ impl Scheduler {
     pub fn new(
         engine: &Arc<Engine>,
         settings: Settings,
-        sessions: Option<&SessionStore>,
+        sessions: Option<&SessionFolder>,
         inbox: Inbox,
         metrics: Arc<Metrics>,
         notifier: Arc<Notifier>,
@@ -96,7 +96,7 @@ impl Scheduler {
             // It reads a little of every tensor: now, and not while a client waits.
             let _ = engine.fingerprint();
         }
-        let kept = sessions.map(Kept::open);
+        let disk = sessions.map(DiskSessions::open);
         Ok(Self {
             engine: Arc::clone(engine),
             settings,
@@ -105,7 +105,7 @@ impl Scheduler {
             running: Vec::new(),
             parked: VecDeque::new(),
             idle: Idle::new(settings.idle_bytes, 2 * settings.parallel + 8),
-            kept: kept.transpose()?,
+            disk: disk.transpose()?,
             pace: Pace::new(chunk),
             batch: Batch::new(),
             turn: 0,
@@ -210,12 +210,12 @@ impl Scheduler {
     }
 
     /// Writes what a session has that the disk has not.
-    fn save(kept: Option<&Kept>, notifier: &Notifier, sequence: &Sequence) {
-        let (Some(kept), Some(name), Some(session)) = (kept, &sequence.name, &sequence.session)
+    fn save(disk: Option<&DiskSessions>, notifier: &Notifier, sequence: &Sequence) {
+        let (Some(disk), Some(name), Some(session)) = (disk, &sequence.name, &sequence.session)
         else {
             return;
         };
-        if let Err(error) = kept.save(session, name) {
+        if let Err(error) = disk.save(session, name) {
             notifier.log(&format!("a session was not saved: {error}"));
         }
     }
@@ -289,7 +289,7 @@ impl Scheduler {
                     match result {
                         Ok(logits) => {
                             let place = self.running[i].stepped(&logits, &self.metrics);
-                            self.keep(i, place);
+                            self.mark_and_save(i, place);
                         }
                         // It has to find room first.
                         Err(EngineError::Memory { .. }) => drop(self.advance(i, 1)?),
@@ -328,7 +328,7 @@ impl Scheduler {
             match sequence.advance(rows, &self.metrics) {
                 Ok(place) => {
                     let ran = sequence.held() - before;
-                    self.keep(i, place);
+                    self.mark_and_save(i, place);
                     return Ok(ran);
                 }
                 Err(error @ EngineError::Memory { .. }) => {
@@ -350,14 +350,14 @@ impl Scheduler {
     }
 
     /// Marks and saves what a sequence's next requests continue from.
-    fn keep(&mut self, i: usize, place: Option<Landmark>) {
+    fn mark_and_save(&mut self, i: usize, place: Option<Landmark>) {
         let sequence = &mut self.running[i];
         if let (Some(landmark), Some(session)) = (place, &mut sequence.session) {
             session.mark(landmark);
         }
         if sequence.wants_saving(place.is_some()) {
-            Self::save(self.kept.as_ref(), &self.notifier, sequence);
-            sequence.saved();
+            Self::save(self.disk.as_ref(), &self.notifier, sequence);
+            sequence.mark_saved();
         }
     }
 
@@ -386,7 +386,7 @@ impl Scheduler {
             .find(|s| s.background && s.end.is_none());
         if let Some(sequence) = background {
             sequence.end = Some(End::Failed(Failure::Memory(error.to_string())));
-            Self::save(self.kept.as_ref(), &self.notifier, sequence);
+            Self::save(self.disk.as_ref(), &self.notifier, sequence);
             sequence.session = None;
             return;
         }
@@ -439,14 +439,14 @@ impl Scheduler {
             self.metrics.took(sequence.arrived.elapsed());
         }
         // On the disk before the client knows that it is done.
-        Self::save(self.kept.as_ref(), &self.notifier, &sequence);
+        Self::save(self.disk.as_ref(), &self.notifier, &sequence);
         if let Some(output) = output {
             // Who has gone needs no answer.
             let _ = sequence.outputs.send(output);
         }
         let Sequence { session, name, .. } = sequence;
-        if let (Some(kept), Some(name)) = (&mut self.kept, &name) {
-            kept.release(name);
+        if let (Some(disk), Some(name)) = (&mut self.disk, &name) {
+            disk.release(name);
         }
         if let Some(session) = session {
             self.idle.add(Named {
@@ -466,7 +466,7 @@ impl Scheduler {
     fn give_up(&mut self, why: &Failure) {
         for sequence in self.running.drain(..).chain(self.parked.drain(..)) {
             let _ = sequence.outputs.send(Output::Failed(why.clone()));
-            Self::save(self.kept.as_ref(), &self.notifier, &sequence);
+            Self::save(self.disk.as_ref(), &self.notifier, &sequence);
             if !sequence.background {
                 self.inbox.ended();
             }

@@ -65,7 +65,7 @@ pub(super) struct Sequence {
     prompt: usize,
     cached: usize,
     /// Tokens when the session was last saved.
-    saved: usize,
+    on_disk: usize,
     max_tokens: usize,
     limits: Limits,
     replaces: Option<String>,
@@ -98,7 +98,7 @@ impl Sequence {
             engine: Arc::clone(session.engine()),
             session: Some(session),
             name,
-            saved: cached,
+            on_disk: cached,
             outputs: job.outputs,
             arrived,
             end: None,
@@ -154,7 +154,7 @@ impl Sequence {
     /// Whether the session has grown enough to be saved, or has come to a place that
     /// later prompts continue from.
     pub fn wants_saving(&self, at_place: bool) -> bool {
-        let new = self.held().saturating_sub(self.saved);
+        let new = self.held().saturating_sub(self.on_disk);
         let (reading, answering) = SAVED_EVERY;
         let most = match self.held() < self.prompt {
             true => reading,
@@ -164,8 +164,8 @@ impl Sequence {
     }
 
     /// The session was saved.
-    pub fn saved(&mut self) {
-        self.saved = self.held();
+    pub fn mark_saved(&mut self) {
+        self.on_disk = self.held();
     }
 
     /// Runs up to `rows` tokens, and chooses the next one when all are run. Returns what

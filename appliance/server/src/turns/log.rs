@@ -21,7 +21,7 @@ use rustix::fs::{FlockOperation, flock};
 use v4_chat::{Place, Written};
 use v4_runtime::storage::{Fingerprint, SessionKey};
 
-use crate::config::SessionStore;
+use crate::config::SessionFolder;
 
 const MAGIC: &[u8; 8] = b"V4TURNS\0";
 const VERSION: u32 = 1;
@@ -63,7 +63,7 @@ impl TurnLog {
     /// one that is damaged or has another key the sound beginning is kept; what is wrong
     /// is returned as well.
     pub fn open(
-        store: &SessionStore,
+        store: &SessionFolder,
         model: Fingerprint,
         each: impl FnMut(Written),
     ) -> io::Result<(Self, Option<&'static str>)> {
@@ -271,8 +271,8 @@ mod tests {
 
     const MODEL: Fingerprint = Fingerprint([7; 32]);
 
-    fn store(folder: &Path, key: Option<[u8; 32]>) -> SessionStore {
-        SessionStore {
+    fn store(folder: &Path, key: Option<[u8; 32]>) -> SessionFolder {
+        SessionFolder {
             folder: folder.to_owned(),
             max_bytes: 0,
             key: key.map(SessionKey::new),
@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    fn open(store: &SessionStore) -> (TurnLog, Vec<Written>, Option<&'static str>) {
+    fn open(store: &SessionFolder) -> (TurnLog, Vec<Written>, Option<&'static str>) {
         let mut all = Vec::new();
         let (log, damage) = TurnLog::open(store, MODEL, |turn| all.push(turn)).unwrap();
         (log, all, damage)

@@ -14,7 +14,7 @@ use v4_chat::{Place, Written};
 use v4_runtime::storage::Fingerprint;
 use v4_tokenizer::Tokenizer;
 
-use crate::config::SessionStore;
+use crate::config::SessionFolder;
 use crate::notify::Notifier;
 
 /// Ids of all turns together.
@@ -107,7 +107,7 @@ impl Turns {
     /// With those that are stored next to the sessions. A file that cannot be
     /// used costs what was in it, and is logged.
     pub fn open(
-        store: &SessionStore,
+        store: &SessionFolder,
         model: Fingerprint,
         tokenizer: &Tokenizer,
         notifier: &Notifier,

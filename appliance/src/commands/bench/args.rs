@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::{EngineArgs, positive};
+use crate::args::EngineArgs;
+use crate::args::values::positive;
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod args;
 mod engram;
+mod engram_usage;
 mod report;
 mod timing;
 mod tokens;
@@ -15,13 +16,14 @@ use v4_runtime::residency::limits;
 use v4_runtime::{Engine, EngineOptions, Session, Want};
 
 pub use self::args::{BenchArgs, EngramBench};
-use self::engram::Usage;
+use self::engram_usage::EngramUsage;
 use self::report::{Machine, Report};
 use self::timing::{Kind, Run, Timing};
 use self::tokens::Tokens;
 use super::print_json;
+use crate::expert_usage::{self, ExpertUsage};
 use crate::output::Notes;
-use crate::{model, options, streamed, trust};
+use crate::{model, options, trust};
 
 /// Prompt length where none is named, in tokens.
 const PROMPTS: [usize; 1] = [512];
@@ -174,7 +176,7 @@ fn cases(args: &BenchArgs) -> Vec<Kind> {
 fn time(engine: &Engine, mut session: Session, kind: Kind, ids: &[u32]) -> anyhow::Result<Run> {
     let stats = || engine.engram().map(|store| store.stats());
     let stats_before = stats();
-    let experts_before = streamed::stats(engine);
+    let experts_before = expert_usage::stats(engine);
     // What was done before is not asked for.
     let _ = engine.take_profile();
     let started = Instant::now();
@@ -189,11 +191,13 @@ fn time(engine: &Engine, mut session: Session, kind: Kind, ids: &[u32]) -> anyho
         }
     }
     let seconds = started.elapsed().as_secs_f64().max(1e-9);
-    let engram = stats().zip(stats_before).map(|(after, before)| Usage {
-        stats: after.since(&before),
-        seconds,
-    });
-    let experts = streamed::Usage::since(engine, experts_before, kind.tokens(), seconds);
+    let engram = stats()
+        .zip(stats_before)
+        .map(|(after, before)| EngramUsage {
+            stats: after.since(&before),
+            seconds,
+        });
+    let experts = ExpertUsage::since(engine, experts_before, kind.tokens(), seconds);
     Ok(Run {
         seconds,
         engram,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use v4_runtime::{Engine, Roofline};
 
-use super::BenchArgs;
+use super::args::BenchArgs;
 use super::timing::{Kind, PerToken, Timing};
 use crate::options;
 

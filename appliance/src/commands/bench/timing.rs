@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use v4_runtime::profile::{Profile, Work};
 
-use super::engram::Usage;
-use crate::streamed;
+use super::engram_usage::EngramUsage;
+use crate::expert_usage::ExpertUsage;
 
 /// One thing to time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +33,8 @@ impl Kind {
 /// What one run gave.
 pub struct Run {
     pub seconds: f64,
-    pub engram: Option<Usage>,
-    pub experts: Option<streamed::Usage>,
+    pub engram: Option<EngramUsage>,
+    pub experts: Option<ExpertUsage>,
     pub profile: Profile,
 }
 
@@ -46,9 +46,9 @@ pub struct Timing {
     /// Tokens per second of each run, ascending.
     rates: Vec<f64>,
     /// What Engram rows took in all of the runs, where there are any.
-    pub engram: Option<Usage>,
+    pub engram: Option<EngramUsage>,
     /// What experts took in all of the runs, if they are read from disk.
-    pub experts: Option<streamed::Usage>,
+    pub experts: Option<ExpertUsage>,
     /// What was done in all of the runs.
     pub profile: Profile,
 }

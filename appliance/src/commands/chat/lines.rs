@@ -12,8 +12,8 @@ use rustyline::history::DefaultHistory;
 use rustyline::{Cmd, Editor, KeyCode, KeyEvent, Modifiers};
 use v4_runtime::error_text;
 
+use crate::folders::{private_folder, state_folder};
 use crate::output::Notes;
-use crate::saved::{private_folder, state_folder};
 
 /// Longest input line in bytes.
 const MAX_LINE: u64 = 16 << 20;

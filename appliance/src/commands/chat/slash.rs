@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::cli::{EffortArg, temperature};
+use crate::args::EffortArg;
+use crate::args::values::temperature;
 use crate::options::Thinking;
 
 /// What `/help` prints.

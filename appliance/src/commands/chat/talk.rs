@@ -12,15 +12,15 @@ use v4_chat::{Conversation, Turn, continuing};
 use v4_runtime::generation::{Finish, Sampler, SamplerOptions};
 use v4_runtime::{Engine, Session};
 
+use super::args::ChatArgs;
 use super::slash::{HELP, Slash};
-use crate::cli::ChatArgs;
-use crate::generate::{Limits, Outcome, Sampled, statistics};
+use crate::detokenizer::{self, Detokenizer};
+use crate::generation::{Limits, Outcome, Sampled, statistics};
 use crate::interrupt::Busy;
 use crate::options::Thinking;
-use crate::output::{Answer, Notes};
-use crate::reply::{self, Reply};
-use crate::saved::{Saved, Sessions};
-use crate::{model, options, prompt};
+use crate::output::{AnswerWriter, Notes};
+use crate::session_files::{SessionFile, SessionFiles};
+use crate::{conversation, model, options};
 
 /// A conversation.
 pub struct Talk<'a> {
@@ -34,7 +34,7 @@ pub struct Talk<'a> {
     limits: Limits,
     stops: Vec<String>,
     last: Option<Outcome>,
-    saved: Option<Saved>,
+    file: Option<SessionFile>,
     notes: Notes,
 }
 
@@ -42,20 +42,25 @@ impl<'a> Talk<'a> {
     /// Nothing said yet.
     pub fn new(engine: &'a Arc<Engine>, args: &ChatArgs, notes: Notes) -> anyhow::Result<Self> {
         let model_max = engine.config().context_length;
-        let context = model::context(args.length.ctx, 0, None, model_max);
+        let context = model::context(args.generation.length.ctx, 0, None, model_max);
         let thinking = options::thinking(&args.chat);
-        let sampling = options::sampler(&args.sampling);
-        let saved = match &args.keep.session {
-            Some(name) => Some(Sessions::new(&args.keep)?.open(engine, name)?),
+        let sampling = options::sampler(&args.generation.sampling);
+        let file = match &args.generation.sessions.session {
+            Some(name) => Some(SessionFiles::new(&args.generation.sessions)?.open(engine, name)?),
             None => None,
         };
-        let session = match &saved {
-            Some(saved) => saved.whole(engine, context, args.engine.chunk)?,
-            None => model::session(engine, context, args.engine.chunk)?,
+        let session = match &file {
+            Some(file) => file.whole(engine, context, args.generation.engine.chunk)?,
+            None => model::session(engine, context, args.generation.engine.chunk)?,
         };
         let mut system = args.chat.system.clone();
-        let mut conversation = prompt::conversation(engine, thinking)?;
-        if let Some(said) = saved.as_ref().map(Saved::read_notes).transpose()?.flatten() {
+        let mut conversation = conversation::new(engine, thinking)?;
+        if let Some(said) = file
+            .as_ref()
+            .map(SessionFile::read_conversation)
+            .transpose()?
+            .flatten()
+        {
             let mut turns = turns(&said)
                 .context("the session's conversation is damaged; use another session")?;
             if let Some(Turn::System(text)) = turns.first() {
@@ -70,17 +75,17 @@ impl<'a> Talk<'a> {
             session,
             system,
             conversation,
-            saved,
+            file,
             thinking,
             sampler: Sampler::new(sampling.clone())?,
             sampling,
             limits: Limits {
-                max_tokens: args.length.max_tokens,
+                max_tokens: args.generation.length.max_tokens,
                 eos: engine.tokenizer().eos(),
                 model_max,
-                stop_loops: args.length.stop_loops,
+                stop_loops: args.generation.length.stop_loops,
             },
-            stops: args.length.stop.clone(),
+            stops: args.generation.length.stop.clone(),
             last: None,
             notes,
         })
@@ -113,16 +118,16 @@ impl<'a> Talk<'a> {
         self.conversation.turns.extend(said);
         self.say_how_it_ended(&outcome, answered);
         self.last = Some(outcome);
-        self.keep()
+        self.save_session()
     }
 
     /// Writes the session and what was said, if they are kept.
-    fn keep(&mut self) -> anyhow::Result<()> {
+    fn save_session(&mut self) -> anyhow::Result<()> {
         let messages = self.messages();
-        if let Some(saved) = &mut self.saved {
-            self.session.save(&mut saved.log)?;
-            saved.write_notes(&messages)?;
-            saved.make_room(self.notes)?;
+        if let Some(file) = &mut self.file {
+            self.session.save(&mut file.log)?;
+            file.write_conversation(&messages)?;
+            file.make_room(self.notes)?;
         }
         Ok(())
     }
@@ -142,28 +147,30 @@ impl<'a> Talk<'a> {
         self.limits
             .check_room(self.session.context(), ids.len())
             .map_err(|e| anyhow!("{e}; use /reset to start over"))?;
-        let mut reply = Reply::chat(self.conversation.reply(tokenizer), &self.stops);
-        let mut answer = Answer::stdout();
+        let mut detokenizer =
+            Detokenizer::chat(self.conversation.reply_parser(tokenizer), &self.stops);
+        let mut answer = AnswerWriter::stdout();
         let mut model = Sampled {
             session: &mut self.session,
             sampler: &mut self.sampler,
-            log: self.saved.as_mut().map(|saved| &mut saved.log),
+            log: self.file.as_mut().map(|file| &mut file.log),
         };
         let busy = Busy::start()?;
-        let outcome = reply::stream(
+        let outcome = detokenizer::stream(
             &mut model,
             &ids,
             self.limits,
             self.notes,
-            &mut reply,
+            &mut detokenizer,
             Some(&mut answer),
         );
         drop(busy);
         answer.end()?;
         let outcome = outcome?;
-        let said = (!reply.content().is_empty()).then(|| Turn::Assistant {
-            reasoning: (!reply.reasoning().is_empty()).then(|| reply.reasoning().to_owned()),
-            answer: reply.content().to_owned(),
+        let said = (!detokenizer.content().is_empty()).then(|| Turn::Assistant {
+            reasoning: (!detokenizer.reasoning().is_empty())
+                .then(|| detokenizer.reasoning().to_owned()),
+            answer: detokenizer.content().to_owned(),
         });
         Ok((outcome, said))
     }
@@ -199,14 +206,14 @@ impl<'a> Talk<'a> {
             Slash::Reset => {
                 self.conversation.turns.clear();
                 self.session.reset();
-                self.keep()?;
+                self.save_session()?;
                 "(forgotten)".to_owned()
             }
             Slash::Think(given) => {
                 if let Some(thinking) = given {
                     self.thinking = thinking;
                     self.conversation.thinking = thinking.on;
-                    self.conversation.effort = prompt::effort(thinking);
+                    self.conversation.effort = conversation::effort(thinking);
                 }
                 self.describe_thinking()
             }
@@ -241,7 +248,7 @@ impl<'a> Talk<'a> {
             }
             Slash::Stats => self.describe_state(),
             Slash::Save(path) => {
-                self.save(&path)?;
+                self.export(&path)?;
                 format!("(saved to {})", path.display())
             }
         };
@@ -282,7 +289,7 @@ impl<'a> Talk<'a> {
 
     /// Writes the conversation to a file that must not exist: an answer is not
     /// worth more than what would be overwritten. Its owner alone can read it.
-    fn save(&self, path: &Path) -> anyhow::Result<()> {
+    fn export(&self, path: &Path) -> anyhow::Result<()> {
         let mut text = serde_json::to_vec_pretty(&self.messages())?;
         text.push(b'\n');
         OpenOptions::new()

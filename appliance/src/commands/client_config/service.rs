@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 
-use super::ClientConfigArgs;
-use crate::commands::serve::Where;
+use super::args::ClientConfigArgs;
+use crate::args::Where;
 
 /// The key of a service that asks for none: clients want one all the same.
 const NO_KEY: &str = "none";

@@ -19,14 +19,15 @@ use v4_runtime::{Engine, EngineError, Hooks, Want};
 use v4_tokenizer::{Marks, Tokenizer};
 use walk::{Filter, LeftOut, SourceFile, walk};
 
-use super::answer::Request;
+use super::one_shot::OneShot;
 use super::print_json;
-use crate::cli::{EngineArgs, LengthArgs, MAX_CONTEXT, PromptArgs, SamplingArgs, positive, size};
+use crate::args::values::{MAX_CONTEXT, positive, size};
+use crate::args::{GenerationArgs, PromptArgs};
+use crate::detokenizer::Detokenizer;
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
 use crate::output::{Notes, one_line};
-use crate::reply::Reply;
-use crate::saved::{SessionArgs, Sessions};
-use crate::{model, options, prompt};
+use crate::session_files::SessionFiles;
+use crate::{conversation, model, options};
 
 /// Room for the question and its answer if the context is not given.
 const ROOM: usize = 4096;
@@ -106,18 +107,9 @@ pub struct RepoArgs {
     /// The chat prompt around it.
     #[command(flatten)]
     pub chat: PromptArgs,
-    /// Bounds.
+    /// How text is generated.
     #[command(flatten)]
-    pub length: LengthArgs,
-    /// What is kept.
-    #[command(flatten)]
-    pub keep: SessionArgs,
-    /// Sampler.
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
-    /// Engine.
-    #[command(flatten)]
-    pub engine: EngineArgs,
+    pub generation: GenerationArgs,
 }
 
 /// A file and its tokens.
@@ -127,7 +119,7 @@ struct Encoded {
 }
 
 /// Runs the command.
-pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
+pub fn run(mut args: RepoArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
     model::check_is_file(&args.model)?;
     let root = args
@@ -158,7 +150,7 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
         print_counts(&files, &left_out, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let engine = model::open(&args.model, &args.engine, args.length.ctx, notes)?;
+    let engine = model::open_to_generate(&args.model, &args.generation, notes)?;
     let mut encoded = encode(engine.tokenizer(), &files, args.layout)?;
     let name = root
         .file_name()
@@ -166,19 +158,24 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
         .unwrap_or("repository");
     let around = Around::new(&args, &engine, name)?;
     let model_max = engine.config().context_length;
-    let context = args.length.ctx.unwrap_or(model_max).min(model_max);
-    let room = args.length.max_tokens.unwrap_or(ROOM).min(ROOM);
+    let context = args
+        .generation
+        .length
+        .ctx
+        .unwrap_or(model_max)
+        .min(model_max);
+    let room = args.generation.length.max_tokens.unwrap_or(ROOM).min(ROOM);
     fit(&mut encoded, around.len() + room, context, &args, notes)?;
 
-    let session = match &args.keep.session {
+    let session = match &args.generation.sessions.session {
         Some(name) => name.clone(),
         None => format!("repo-{}-{:08x}", plain(name), hash(&root)),
     };
     let (ids, ends) = around.whole(&encoded);
     // Only as much as needed, so that memory is not set aside for a million tokens.
-    let asked = args.length.ctx.filter(|&ctx| ctx != MAX_CONTEXT);
+    let asked = args.generation.length.ctx.filter(|&ctx| ctx != MAX_CONTEXT);
     let context = asked.unwrap_or((ids.len() + room).min(model_max));
-    let sessions = Sessions::new(&args.keep)?;
+    let sessions = SessionFiles::new(&args.generation.sessions)?;
     let ahead = Ahead {
         ids: &ids,
         ends: &ends,
@@ -187,19 +184,13 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     if read_ahead(&args, &engine, &sessions, &session, &ahead, notes)?.is_break() {
         return Ok(ExitCode::from(EXIT_INTERRUPTED));
     }
+    args.generation.length.ctx = Some(context);
     let conversation = around.conversation;
     let tokenizer = engine.tokenizer();
-    Request {
-        length: &LengthArgs {
-            ctx: Some(context),
-            max_tokens: args.length.max_tokens,
-            stop: args.length.stop.clone(),
-            stop_loops: args.length.stop_loops,
-        },
-        sampling: &args.sampling,
+    OneShot {
+        args: &args.generation,
         sessions: &sessions,
         session: Some(&session),
-        engine: &args.engine,
         json: args.json,
         raw: false,
         notes,
@@ -207,7 +198,10 @@ pub fn run(args: RepoArgs) -> anyhow::Result<ExitCode> {
     .run(
         &engine,
         &ids,
-        Reply::chat(conversation.reply(tokenizer), &args.length.stop),
+        Detokenizer::chat(
+            conversation.reply_parser(tokenizer),
+            &args.generation.length.stop,
+        ),
     )
 }
 
@@ -290,7 +284,7 @@ struct Around {
 impl Around {
     fn new(args: &RepoArgs, engine: &Engine, name: &str) -> anyhow::Result<Self> {
         let tokenizer = engine.tokenizer();
-        let mut conversation = prompt::conversation(engine, options::thinking(&args.chat))?;
+        let mut conversation = conversation::new(engine, options::thinking(&args.chat))?;
         let system = args.chat.system.clone().map(Turn::System);
         conversation.turns.extend(system);
         let question = args.prompt.clone().unwrap_or_default();
@@ -388,15 +382,15 @@ struct Ahead<'a> {
 fn read_ahead(
     args: &RepoArgs,
     engine: &Arc<Engine>,
-    sessions: &Sessions,
+    sessions: &SessionFiles,
     session: &str,
     ahead: &Ahead<'_>,
     notes: Notes,
 ) -> anyhow::Result<ControlFlow<()>> {
     let &Ahead { ids, ends, context } = ahead;
-    let mut saved = sessions.open(engine, session)?;
-    let chunk = args.engine.chunk;
-    let mut session = sessions.beginning_of(engine, Some(&mut saved), ids, context, chunk)?;
+    let mut file = sessions.open(engine, session)?;
+    let chunk = args.generation.engine.chunk;
+    let mut session = sessions.beginning_of(engine, Some(&mut file), ids, context, chunk)?;
     let read_before = session.len();
     let last = ends.last().copied().unwrap_or(0);
     let bar = notes.bar("reading files", last.max(read_before));
@@ -425,8 +419,8 @@ fn read_ahead(
             Err(error) => return Err(error.into()),
         };
         // Even if Ctrl-C stopped it: what was read is kept.
-        session.save(&mut saved.log)?;
-        saved.make_room(notes)?;
+        session.save(&mut file.log)?;
+        file.make_room(notes)?;
         if stopped {
             bar.finish_and_clear();
             return Ok(ControlFlow::Break(()));

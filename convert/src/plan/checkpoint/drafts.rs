@@ -1,8 +1,9 @@
 //! Draft blocks: MTP and DSpark (spec/architecture.md sections 2.2 and 2.3).
 
-use super::{Block, Expected};
+use super::blocks::Block;
+use super::expected::Expected;
 use crate::checkpoint::Checkpoint;
-use crate::plan::PlanError;
+use crate::plan::error::PlanError;
 
 /// Draft blocks that a checkpoint may have.
 const MAX_DRAFT_BLOCKS: u32 = 16;

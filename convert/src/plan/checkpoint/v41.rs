@@ -1,8 +1,8 @@
 //! Tensors that V4.1's layers have and V4's do not (spec/architecture.md section 2.3).
 
-use super::Expected;
+use super::expected::Expected;
 use crate::config::{Engram, V41};
-use crate::plan::Draft;
+use crate::plan::tensor::Untyped;
 use crate::recipe::{ENGRAM_FP8, Role};
 use crate::safetensors::Dtype;
 use crate::source::{ENGRAM_BLOCK, Source};
@@ -67,7 +67,7 @@ impl Expected<'_> {
             &[rows, width / ENGRAM_BLOCK],
         );
         if let (Some((weight, _)), Some((scale, _))) = (weight, scale) {
-            self.drafts.push(Draft {
+            self.tensors.push(Untyped {
                 name: format!("{to}.engram_embd.weight"),
                 dims: vec![width, rows],
                 role: Role::Engram,
@@ -83,9 +83,9 @@ impl Expected<'_> {
 
     /// Weights of the Engram gates, a norm weight for each stream.
     fn gates(&mut self, to: &str, from: &str, shape: [u64; 2]) {
-        let before = self.drafts.len();
+        let before = self.tensors.len();
         self.plain(to, from, &shape);
-        for draft in &mut self.drafts[before..] {
+        for draft in &mut self.tensors[before..] {
             draft.role = Role::Vector;
         }
     }

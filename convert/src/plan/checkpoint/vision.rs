@@ -3,9 +3,9 @@
 
 use v4_quant::GgmlType;
 
-use super::Expected;
+use super::expected::Expected;
 use crate::config::Vision;
-use crate::plan::Draft;
+use crate::plan::tensor::Untyped;
 use crate::recipe::Role;
 use crate::safetensors::Dtype;
 use crate::source::{Part, Source};
@@ -77,13 +77,13 @@ impl Expected<'_> {
     /// The patches' projection; readers take it as a convolution's kernel.
     fn patch_embedding(&mut self, width: u64, patch: u64) {
         let shape = [width, COLOURS * patch * patch];
-        let before = self.drafts.len();
+        let before = self.tensors.len();
         self.plain(
             "v.patch_embd.weight",
             "vision.patch_embed.proj.weight",
             &shape,
         );
-        for draft in &mut self.drafts[before..] {
+        for draft in &mut self.tensors[before..] {
             draft.dims = vec![patch, patch, COLOURS, width];
         }
     }
@@ -100,7 +100,7 @@ impl Expected<'_> {
         };
         let half = part.bytes / 2;
         for (name, start) in [("ffn_gate", 0), ("ffn_up", half)] {
-            self.drafts.push(Draft {
+            self.tensors.push(Untyped {
                 name: format!("{to}.{name}.weight"),
                 dims: vec![width, inner],
                 role: Role::Matrix,

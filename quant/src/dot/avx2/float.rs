@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{load_16, load_ps, prefetch, store_ps, sum8};
-use crate::dot::by_row;
+use super::registers::{load_16, load_ps, prefetch, store_ps, sum8};
+use crate::dot::rows::by_row;
 
 /// A float format of weights, read 32 values (`BYTES` bytes) at a time.
 pub(super) trait Float<const BYTES: usize> {
@@ -28,7 +28,7 @@ impl Float<128> for F32 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn load(chunk: &[u8; 128], v: usize) -> __m256 {
-        _mm256_castsi256_ps(super::load_32(chunk, 32 * v))
+        _mm256_castsi256_ps(super::registers::load_32(chunk, 32 * v))
     }
 
     fn one(bytes: &[u8]) -> f32 {

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{load_ps, store_ps};
+use super::registers::{load_ps, store_ps};
 use crate::dot::IndexQuery;
 use crate::dot::index::{SHIFTED, scales, shape};
 

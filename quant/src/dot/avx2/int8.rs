@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{load_ps, sum8};
-use crate::dot::ActRow;
+use super::registers::{load_ps, sum8};
+use crate::dot::act::ActRow;
 use crate::dot::scalar::scales;
 
 #[target_feature(enable = "avx2,fma,f16c")]

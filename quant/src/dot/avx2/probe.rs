@@ -25,7 +25,7 @@ fn read(bytes: &[u8]) -> u64 {
     let mut sums = [_mm256_setzero_si256(); 4];
     for block in blocks {
         for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = _mm256_xor_si256(*sum, super::load_32(block, 32 * i));
+            *sum = _mm256_xor_si256(*sum, super::registers::load_32(block, 32 * i));
         }
     }
     let (a, b) = (

@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::int8::{dot_fours, finish, sums};
-use super::{load_16, load_32, load_i8, load_ps, prefetch};
+use super::registers::{load_16, load_32, load_i8, load_ps, prefetch};
+use crate::dot::act::ActRow;
 use crate::dot::layout::MXFP4_SCALE;
-use crate::dot::{ActRow, blocks_of, by_row, few};
+use crate::dot::rows::{blocks_of, by_row, few};
 use crate::tables::E2M1_DOUBLED;
 
 pub(super) trait Run<const BYTES: usize> {

@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::int8::{dot_fours, finish, sums, values};
-use super::{f16_at, load_16, load_32, load_i8, load_ps, prefetch};
+use super::registers::{f16_at, load_16, load_32, load_i8, load_ps, prefetch};
+use crate::dot::act::ActRow;
 use crate::dot::layout::{IQ2_XXS_SIGNS, q3_k_scales, q4_k_scales};
-use crate::dot::{ActRow, blocks_of, by_row, few};
+use crate::dot::rows::{blocks_of, by_row, few};
 use crate::tables::IQ2_XXS_GRID;
 
 /// What a block has once.

@@ -5,9 +5,14 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{STREAMS, load_ps, prefetch_stream, sum32};
+use super::registers::{load_ps, prefetch_stream, sum32};
+use crate::dot::rows::shape;
 use crate::dot::scratch::{Lanes, Scratch};
-use crate::dot::shape;
+
+/// Weight rows of floats that a lone activation row meets at a time: memory gives
+/// more to several streams than to one. (Quantised rows are too short, and take too
+/// long, to gain by it.)
+const STREAMS: usize = 8;
 
 /// A float format of weights, read 32 values (`BYTES` bytes) at a time.
 pub(super) trait Float<const BYTES: usize> {

@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::panel::transpose;
-use super::{load_i8, load_ps, prefetch, sum16};
-use crate::dot::ActRow;
+use super::registers::{load_i8, load_ps, prefetch, sum16};
+use super::transpose::transpose;
+use crate::dot::act::ActRow;
 use crate::dot::scratch::Line;
 
 /// Blocks of 32 values in a group.

@@ -11,15 +11,19 @@ mod group;
 mod index;
 mod panel;
 mod probe;
+mod registers;
 mod runs;
 mod sums;
 mod superblock;
-
-use std::arch::x86_64::*;
+mod transpose;
 
 use self::group::{Group, few_rows};
+use self::panel::FEW;
+use super::act::ActRows;
 use super::avx2::{self, Avx2};
-use super::{ActRows, Isa, Kernels, Scratch, by_row, few, shape};
+use super::kernels::{Isa, Kernels};
+use super::rows::{by_row, few, shape};
+use super::scratch::Scratch;
 
 /// Proof that the CPU has AVX2, FMA and F16C, of AVX-512 F, BW, DQ, VL, VNNI and
 /// VBMI, and GFNI.
@@ -62,14 +66,6 @@ macro_rules! float {
         }
     };
 }
-
-/// Weight rows of floats that a lone activation row meets at a time: memory gives
-/// more to several streams than to one. (Quantised rows are too short, and take too
-/// long, to gain by it.)
-const STREAMS: usize = 8;
-
-/// Activation rows for which it does not pay to take weights apart.
-const FEW: usize = 4;
 
 static KERNELS: Kernels = Kernels {
     isa: Isa::Avx512,
@@ -117,72 +113,4 @@ fn matmul<F: Group<GROUP>, const GROUP: usize>(
         let (row, acts) = (&row[..bytes], &acts.rows[t]);
         few!(few_rows<F, GROUP>, row, acts, out);
     });
-}
-
-/// Lanes `l` and `l + 8` added, then the eight as the tree.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn sum16(v: __m512) -> f32 {
-    let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
-    avx2::sum8(eight)
-}
-
-/// The 32 lanes of a float sum added: lane `l` of eight is
-/// `(l + (l + 8)) + ((l + 16) + (l + 24))`, then the tree.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn sum32(v: [__m512; 2]) -> f32 {
-    let half = |v: __m512| _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
-    avx2::sum8(_mm256_add_ps(half(v[0]), half(v[1])))
-}
-
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn load_ps(v: &[f32; 16]) -> __m512 {
-    // SAFETY: reads the 64 bytes of `v`.
-    unsafe { _mm512_loadu_ps(v.as_ptr()) }
-}
-
-/// The 64 bytes from `at` on.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn load_64<const N: usize>(bytes: &[u8; N], at: usize) -> __m512i {
-    let v = &bytes[at..at + 64];
-    // SAFETY: reads the 64 bytes of `v`.
-    unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
-}
-
-/// The same of signed bytes.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn load_i8<const N: usize>(values: &[i8; N], at: usize) -> __m512i {
-    let v = &values[at..at + 64];
-    // SAFETY: reads the 64 bytes of `v`.
-    unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
-}
-
-/// Asks for the memory that comes a little after these bytes of a row, of which
-/// `left` remain with them. The row that follows in its stream begins `skip` bytes
-/// after this row's end.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn prefetch_stream<T>(bytes: std::ops::Range<*const T>, left: usize, skip: usize) {
-    const AHEAD: usize = 512;
-    let mut line = bytes.start.cast::<i8>().wrapping_add(AHEAD);
-    let mut end = bytes.end.cast::<i8>().wrapping_add(AHEAD);
-    if AHEAD >= left {
-        line = line.wrapping_add(skip);
-        end = end.wrapping_add(skip);
-    }
-    while line < end {
-        _mm_prefetch::<_MM_HINT_T0>(line);
-        line = line.wrapping_add(64);
-    }
-}
-
-/// See [`avx2::prefetch`].
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn prefetch<T>(bytes: std::ops::Range<*const T>) {
-    avx2::prefetch(bytes);
 }

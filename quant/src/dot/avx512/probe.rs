@@ -25,7 +25,7 @@ fn read(bytes: &[u8]) -> u64 {
     let (blocks, rest) = bytes.as_chunks::<256>();
     for block in blocks {
         for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = _mm512_xor_si512(*sum, super::load_64(block, 64 * i));
+            *sum = _mm512_xor_si512(*sum, super::registers::load_64(block, 64 * i));
         }
     }
     let a = _mm512_xor_si512(sums[0], sums[1]);

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::group::{GROUP, Group, dots_of_halves};
-use super::panel::transpose_words;
-use super::{load_64, load_ps};
+use super::registers::{load_64, load_ps};
+use super::transpose::transpose_words;
 use crate::dot::layout::MXFP4_SCALE;
 use crate::dot::scratch::Line;
 use crate::tables::E2M1_DOUBLED;

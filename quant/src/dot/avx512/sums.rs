@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::load_ps;
+use super::registers::load_ps;
 use crate::dot::avx2;
 
 /// Sums and channels of a tile, the latter in vectors: as many as registers allow.

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::group::{Group, Minima, dots_of_halves, quarters};
-use super::{load_64, load_i8};
+use super::registers::{load_64, load_i8};
 use crate::dot::layout::q4_k_scales;
 use crate::tables::IQ2_XXS_GRID;
 

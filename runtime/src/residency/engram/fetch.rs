@@ -103,7 +103,7 @@ impl Part {
 
 impl EngramStore {
     /// Starts reading the rows of `ids`, which follow `before` in the sequence
-    /// (see [`Addressing::rows`]), and returns without waiting for them.
+    /// (see [`Addressing::rows`](crate::model::engram::Addressing::rows)), and returns without waiting for them.
     ///
     /// # Errors
     /// [`EngineError::TokenId`] for an id beyond the vocabulary.

@@ -3,6 +3,9 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
+/// No published size comes near it; it keeps products inside `u64`.
+pub(super) const LARGEST_DIMENSION: u64 = 1 << 21;
+
 /// The fields of a `config.json`. Those of the language model are next to the
 /// others, or in `text_config`, as V4.1 has them.
 #[derive(Debug, Clone)]

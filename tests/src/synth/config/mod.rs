@@ -11,18 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use self::fields::Fields;
+use self::fields::{Fields, LARGEST_DIMENSION};
 pub use self::v41::{Engram, V41, Vision};
+use super::family::Family;
 use super::tokenizer;
-
-/// The generation of a model, which decides names and roles of tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// DeepSeek-V4.
-    V4,
-    /// DeepSeek-V4.1.
-    V41,
-}
 
 /// Where the widths come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,9 +119,6 @@ pub struct Config {
     /// The tokenizer's files.
     pub tokenizer: tokenizer::Files,
 }
-
-/// No published size comes near it; it keeps products inside `u64`.
-const LARGEST_DIMENSION: u64 = 1 << 21;
 
 impl Config {
     /// Reads `source`, applies `overrides` and checks the result.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use v4_runtime::model::engram::{Addressing, EngramConfig, TokenClasses};
 use v4_tokenizer::Tokenizer;
 
-use super::fields::Fields;
+use super::fields::{Fields, LARGEST_DIMENSION};
 
 /// The sizes and layers of V4.1 that tensors depend on, checked.
 #[derive(Debug, Clone, Default)]
@@ -176,7 +176,7 @@ fn engram(
     kept: impl Fn(&str) -> bool,
 ) -> Result<Vec<Engram>> {
     let size = |key| -> Result<usize> { Ok(fields.size(key, 4096)? as usize) };
-    let width = fields.size("engram_head_dim", super::LARGEST_DIMENSION)?;
+    let width = fields.size("engram_head_dim", LARGEST_DIMENSION)?;
     ensure!(
         width.is_multiple_of(32),
         "engram_head_dim is {width}, but must be a multiple of 32"

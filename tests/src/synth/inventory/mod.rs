@@ -4,7 +4,8 @@ mod v41;
 
 use anyhow::{Context, Result};
 
-use super::config::{Config, Dims, Draft, Family};
+use super::config::{Config, Dims, Draft};
+use super::family::Family;
 use super::fill::Fill;
 
 /// One tensor of the checkpoint.

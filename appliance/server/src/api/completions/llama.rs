@@ -9,7 +9,7 @@ use super::fields::{Fields, wrong};
 use super::logprobs::spelled;
 use super::text::Cut;
 use super::writing::{End, Step, Token, Writing};
-use crate::api::generation::{Progress, Writer};
+use crate::api::respond::{Progress, Writer};
 use crate::http::{ApiError, Sse, Style};
 use crate::jobs::Output;
 

@@ -12,12 +12,13 @@ use v4_runtime::Adapter;
 use v4_runtime::generation::SamplerOptions;
 
 use super::extras::Extras;
-use super::generation;
 use super::ignored::Ignored;
+use super::respond::respond;
 use crate::http::{ApiError, Body, Completing, Kind};
 use crate::jobs::{Client, Job, Limits};
 use crate::picker::Picking;
-use crate::service::{Service, new_id, now};
+use crate::service::Service;
+use crate::stamp::{new_id, now};
 
 mod fields;
 mod llama;
@@ -74,7 +75,7 @@ enum FormOf {
 }
 
 /// Answers a request.
-pub(crate) async fn answer(
+pub(crate) async fn complete(
     service: &Arc<Service>,
     completing: Completing,
     client: Client,
@@ -121,7 +122,7 @@ pub(crate) async fn answer(
                 logprobs: logprobs.map(|_| Logprobs::default()),
                 whole: String::new(),
             };
-            generation::answer(receiver, writer, streams, prompt, keep_alive).await
+            respond(receiver, writer, streams, prompt, keep_alive).await
         }
         FormOf::Llama(form) => {
             let writer = LlamaWriter {
@@ -136,7 +137,7 @@ pub(crate) async fn answer(
                 probabilities: Vec::new(),
                 told: 0,
             };
-            generation::answer(receiver, writer, streams, prompt, keep_alive).await
+            respond(receiver, writer, streams, prompt, keep_alive).await
         }
     };
     Ok(prepared.ignored.tell(answered?))

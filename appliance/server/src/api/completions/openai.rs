@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::logprobs::Logprobs;
 use super::writing::{End, Step, Writing};
-use crate::api::generation::{Progress, Writer};
+use crate::api::respond::{Progress, Writer};
 use crate::http::{ApiError, Sse, Style};
 use crate::jobs::Output;
 

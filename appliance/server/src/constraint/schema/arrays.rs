@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Keywords, Read, Reader, Rigor, Way};
+use super::reader::{Keywords, Read, Reader, Rigor, Way};
 
 impl Reader<'_> {
     /// Items and their number.

@@ -5,8 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Held;
-use super::unions::reference;
+use super::held::{Held, reference};
 
 /// Forbids what cannot end; false if nothing is left.
 pub(super) fn cut(held: &mut Held) -> bool {

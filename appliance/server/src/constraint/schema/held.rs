@@ -1,8 +1,11 @@
 //! A schema in the grammar's keywords.
 
-use serde_json::{Map, Value};
+use llguidance::JsonCompileOptions;
+use serde_json::{Map, Value, json};
 
-use super::unions::reference;
+/// White space between the tokens of JSON: enough to indent, not enough to continue for
+/// ever.
+const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
 
 /// A schema that the grammar takes: `$defs` are at its root, and references go there.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +59,11 @@ impl Held {
         Value::Object(all)
     }
 
+    /// The same as the grammar's library takes it.
+    pub fn grammar(&self, schema: &Value) -> Value {
+        with_options(self.alone(schema), self.mixed_names)
+    }
+
     /// What a schema is behind references that stand alone.
     pub fn target<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
         for _ in 0..=self.defs.len() {
@@ -67,6 +75,29 @@ impl Held {
         }
         schema
     }
+}
+
+/// A schema with how it is written: white space within bounds, and no name spelled with
+/// escapes where that would make it another.
+fn with_options(schema: Value, mixed_names: bool) -> Value {
+    let mut schema = match schema {
+        Value::Bool(false) => json!({"anyOf": [false]}),
+        Value::Object(_) => schema,
+        _ => json!({}),
+    };
+    let options = JsonCompileOptions {
+        whitespace_pattern: Some(WHITESPACE.to_owned()),
+        json_allowed_escapes: mixed_names.then(|| "nrbtf\\\"".to_owned()),
+        ..JsonCompileOptions::default()
+    };
+    options.apply_to(&mut schema);
+    schema
+}
+
+/// The definition that a schema refers to.
+pub(super) fn reference(schema: &Map<String, Value>) -> Option<usize> {
+    let to = schema.get("$ref")?.as_str()?;
+    to.strip_prefix("#/$defs/")?.parse().ok()
 }
 
 /// The definitions that a schema names.

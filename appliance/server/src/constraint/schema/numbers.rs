@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Keywords, Read, Reader};
+use super::reader::{Keywords, Read, Reader};
 
 /// Whole numbers up to here are held exactly as the grammar counts, with room to spare.
 const LARGEST: f64 = 1e15;

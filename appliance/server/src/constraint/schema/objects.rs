@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use super::reader::{IN_PLACE, Keywords, MOST_DEPTH, Read, Reader, Rigor, Way, deeper};
 use super::strings::readable;
-use super::{IN_PLACE, Keywords, MOST_DEPTH, Read, Reader, Rigor, Way, deeper};
 
 /// Keywords that say nothing of which names there may be.
 const SILENT: [&str; 6] = [

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::{Read, Reader, Way, deeper};
+use super::reader::{Read, Reader, Way, deeper};
 
 /// Deeper, ids are not looked for: JSON from a request is no deeper than this.
 const MOST_DEPTH: usize = 128;

@@ -4,7 +4,7 @@ use llguidance::derivre::{RegexAst, RegexBuilder};
 use serde_json::{Map, Value, json};
 
 use super::formats::{self, Format};
-use super::{Keywords, Read, Reader, Rigor};
+use super::reader::{Keywords, Read, Reader, Rigor};
 
 /// The grammar's form of a pattern that is looked for in a string.
 fn ast(pattern: &str) -> RegexAst {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Held;
+use super::held::{Held, reference};
 
 /// Types of values, as a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,12 +66,6 @@ impl Kinds {
 
 /// References deeper than this are taken for anything.
 const MOST_DEPTH: usize = 24;
-
-/// The definition that a schema refers to.
-pub(super) fn reference(schema: &Map<String, Value>) -> Option<usize> {
-    let to = schema.get("$ref")?.as_str()?;
-    to.strip_prefix("#/$defs/")?.parse().ok()
-}
 
 /// The types that values of a schema can have; perhaps more.
 pub(in super::super) fn kinds(held: &Held, schema: &Value) -> Kinds {

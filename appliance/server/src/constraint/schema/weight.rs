@@ -8,8 +8,8 @@ use llguidance::derivre::HashMap;
 use regex_syntax::hir::{Hir, HirKind};
 use serde_json::{Map, Value};
 
-use super::unions::reference;
-use super::{Held, formats};
+use super::formats;
+use super::held::{Held, reference};
 
 /// The most states that expressions have together.
 const MOST: u64 = 200_000;

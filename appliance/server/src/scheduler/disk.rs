@@ -8,23 +8,23 @@ use v4_runtime::storage::{SessionError, Store};
 use v4_runtime::{Engine, EngineError, Session};
 
 use super::idle::{Named, same_conversation};
-use crate::config::SessionStore;
-use crate::service::new_id;
+use crate::config::SessionFolder;
+use crate::stamp::new_id;
 
 /// Fewer tokens are read again sooner than they are looked for.
 const LEAST: usize = 32;
 
 /// A store of sessions, each written as it grows.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct DiskSessions {
     store: Store,
     limit: u64,
     /// Names of sessions that running requests write to.
     in_use: HashSet<String>,
 }
 
-impl Kept {
-    pub fn open(config: &SessionStore) -> Result<Self, SessionError> {
+impl DiskSessions {
+    pub fn open(config: &SessionFolder) -> Result<Self, SessionError> {
         Ok(Self {
             store: Store::open(&config.folder, config.key.clone())?,
             limit: config.max_bytes,

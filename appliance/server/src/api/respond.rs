@@ -139,7 +139,7 @@ pub(super) fn gone() -> ApiError {
 }
 
 /// Answers with events as they come, or with the whole response at the end.
-pub(super) async fn answer(
+pub(super) async fn respond(
     outputs: UnboundedReceiver<Output>,
     writer: impl Writer,
     streams: bool,

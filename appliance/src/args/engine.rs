@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use v4_runtime::Session;
 
-use super::{positive, size};
+use super::values::{positive, size};
 
 /// How weights meet activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

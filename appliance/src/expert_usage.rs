@@ -11,13 +11,13 @@ pub fn stats(engine: &Engine) -> Option<ExpertStats> {
 
 /// What a store of experts did in some time.
 #[derive(Debug, Clone, Copy)]
-pub struct Usage {
+pub struct ExpertUsage {
     pub stats: ExpertStats,
     pub tokens: u64,
     pub seconds: f64,
 }
 
-impl Usage {
+impl ExpertUsage {
     /// What the engine's experts took since `before`, in so many tokens; `None` if all
     /// are in memory.
     pub fn since(

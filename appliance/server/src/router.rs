@@ -1,4 +1,4 @@
-//! From a request to what answers it.
+//! Requests are taken to what answers them.
 
 use std::sync::Arc;
 
@@ -7,14 +7,13 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORI
 use hyper::{Method, Request, Response, StatusCode};
 use v4_chat::Protocol;
 
-use super::body::{self, Body, full};
-use super::cors;
-use super::error::{ApiError, Kind, Style};
-use super::guard::{self, Peer};
-use super::path::{Path, Route};
 use crate::api;
+use crate::http::{
+    ApiError, Body, Kind, Path, Peer, Route, Style, cors, full, guard, json_response, read_body,
+};
 use crate::jobs::Client;
-use crate::service::{Service, new_id};
+use crate::service::Service;
+use crate::stamp::new_id;
 
 /// Sent by Anthropic's clients on every path.
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
@@ -160,10 +159,10 @@ async fn post(
     let config = service.config();
     // Bodies and prompts in the making take memory: some at a time.
     let turn = service.body_turn().await?;
-    let body = body::read(request, config.max_body, config.read_timeout).await?;
+    let body = read_body(request, config.max_body, config.read_timeout).await?;
     match route {
         Route::Generate(protocol) => {
-            api::chat::answer(service, *protocol, client, body, turn).await
+            api::chat::generate(service, *protocol, client, body, turn).await
         }
         Route::Prompt(protocol) => api::chat::prompt(service, *protocol, body)
             .await
@@ -174,7 +173,7 @@ async fn post(
         Route::Tokenize => api::tokens::tokenize(service, &body).map(|v| json_response(&v)),
         Route::Detokenize => api::tokens::detokenize(service, &body).map(|v| json_response(&v)),
         Route::Complete(completing) => {
-            api::completions::answer(service, completing.clone(), client, body, turn).await
+            api::completions::complete(service, completing.clone(), client, body, turn).await
         }
         Route::Health | Route::Metrics | Route::Models | Route::Model(_) | Route::Props => Err(
             ApiError::new(Kind::Method(route.methods()), "Only GET is accepted here."),
@@ -185,19 +184,6 @@ async fn post(
 fn metrics(service: &Service) -> Response<Body> {
     let mut response = Response::new(full(service.metrics_text()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
-}
-
-/// A response in JSON.
-pub(crate) fn json_response(value: &serde_json::Value) -> Response<Body> {
-    json_body(full(value.to_string()))
-}
-
-/// A response whose body is JSON in the end.
-pub(crate) fn json_body(body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }

@@ -17,11 +17,11 @@ pub enum Piece {
 /// Only the mark itself ends the reasoning, not a text that spells it. Half a
 /// character is held back until its last byte is there. Newlines between the
 /// reasoning and the answer are dropped, as the protocols do.
-pub struct Reply {
+pub struct ReplyParser {
     parts: Parts,
 }
 
-impl Reply {
+impl ReplyParser {
     /// The model's turn after a prompt in thinking mode or not.
     #[must_use]
     pub fn new(tokenizer: &Tokenizer, thinking: bool) -> Self {

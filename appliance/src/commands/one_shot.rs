@@ -1,4 +1,4 @@
-//! One prompt, one answer: what `v4-run MODEL -p` and `complete` share.
+//! One prompt, one answer: what `v4-run MODEL -p`, `complete` and `repo` share.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,26 +8,23 @@ use v4_runtime::Engine;
 use v4_runtime::generation::{Finish, Sampler};
 
 use super::print_json;
-use crate::cli::{EngineArgs, LengthArgs, SamplingArgs};
-use crate::generate::{Limits, Outcome, Sampled, statistics, timings};
+use crate::args::GenerationArgs;
+use crate::detokenizer::{self, Detokenizer};
+use crate::expert_usage::{self, ExpertUsage};
+use crate::generation::{Limits, Outcome, Sampled, statistics, timings};
 use crate::interrupt::{Busy, EXIT_INTERRUPTED};
-use crate::output::{Answer, Notes};
-use crate::reply::{self, Reply};
-use crate::saved::Sessions;
-use crate::{model, options, streamed};
+use crate::output::{AnswerWriter, Notes};
+use crate::session_files::SessionFiles;
+use crate::{model, options};
 
 /// How to answer.
-pub struct Request<'a> {
-    /// Bounds.
-    pub length: &'a LengthArgs,
-    /// Sampler.
-    pub sampling: &'a SamplingArgs,
-    /// What is kept.
-    pub sessions: &'a Sessions,
-    /// Name of the session that is kept.
+pub struct OneShot<'a> {
+    /// Bounds, sampler, engine.
+    pub args: &'a GenerationArgs,
+    /// Where sessions are.
+    pub sessions: &'a SessionFiles,
+    /// The session that is gone on with and written.
     pub session: Option<&'a str>,
-    /// Engine.
-    pub engine: &'a EngineArgs,
     /// One JSON object instead of a stream of text.
     pub json: bool,
     /// Text for a program: no newline is added at its end.
@@ -36,65 +33,66 @@ pub struct Request<'a> {
     pub notes: Notes,
 }
 
-impl Request<'_> {
+impl OneShot<'_> {
     /// Continues `ids` and prints the answer.
     pub fn run(
         &self,
         engine: &Arc<Engine>,
         ids: &[u32],
-        mut reply: Reply,
+        mut detokenizer: Detokenizer,
     ) -> anyhow::Result<ExitCode> {
         let model_max = engine.config().context_length;
-        let max_tokens = self.length.max_tokens;
-        let context = model::context(self.length.ctx, ids.len(), max_tokens, model_max);
+        let length = &self.args.length;
+        let max_tokens = length.max_tokens;
+        let context = model::context(length.ctx, ids.len(), max_tokens, model_max);
         let limits = Limits {
             max_tokens,
             eos: engine.tokenizer().eos(),
             model_max,
-            stop_loops: self.length.stop_loops,
+            stop_loops: length.stop_loops,
         };
         limits.check_room(context, ids.len())?;
-        let mut saved = match self.session {
+        let mut file = match self.session {
             Some(name) => Some(self.sessions.open(engine, name)?),
             None => None,
         };
-        let chunk = self.engine.chunk;
-        let mut session =
-            self.sessions
-                .beginning_of(engine, saved.as_mut(), ids, context, chunk)?;
-        let sampling = options::sampler(self.sampling);
+        let chunk = self.args.engine.chunk;
+        let mut session = self
+            .sessions
+            .beginning_of(engine, file.as_mut(), ids, context, chunk)?;
+        let sampling = options::sampler(&self.args.sampling);
         let seed = sampling.seed;
         let mut sampler = Sampler::new(sampling)?;
         let mut model = Sampled {
             session: &mut session,
             sampler: &mut sampler,
-            log: saved.as_mut().map(|saved| &mut saved.log),
+            log: file.as_mut().map(|file| &mut file.log),
         };
 
-        let mut answer = (!self.json).then(Answer::stdout);
-        let before = streamed::stats(engine);
+        let mut answer = (!self.json).then(AnswerWriter::stdout);
+        let before = expert_usage::stats(engine);
         let busy = Busy::start()?;
-        let outcome = reply::stream(
+        let outcome = detokenizer::stream(
             &mut model,
             ids,
             limits,
             self.notes,
-            &mut reply,
+            &mut detokenizer,
             answer.as_mut(),
         )?;
         model.save()?;
-        if let Some(saved) = &saved {
-            saved.make_room(self.notes)?;
+        if let Some(file) = &file {
+            file.make_room(self.notes)?;
         }
         drop(busy);
 
         let tokens = outcome.prompt_tokens - outcome.reused_tokens + outcome.decoded;
         let seconds = (outcome.prefill + outcome.decode).as_secs_f64();
-        let experts = streamed::Usage::since(engine, before, tokens, seconds);
+        let experts = ExpertUsage::since(engine, before, tokens, seconds);
         match &mut answer {
             Some(answer) if self.raw => answer.end_raw()?,
             Some(answer) => answer.end()?,
-            None => print_json(&as_json(&reply, &outcome, seed, experts.as_ref()))?,
+            None => print_json(&as_json(&detokenizer, &outcome, seed, experts.as_ref()))?,
         }
         if outcome.finish == Finish::ContextFull {
             self.notes.line(&format!(
@@ -117,20 +115,20 @@ impl Request<'_> {
 }
 
 fn as_json(
-    reply: &Reply,
+    detokenizer: &Detokenizer,
     outcome: &Outcome,
     seed: u64,
-    experts: Option<&streamed::Usage>,
+    experts: Option<&ExpertUsage>,
 ) -> serde_json::Value {
     json!({
-        "text": reply.content(),
-        "reasoning": (!reply.reasoning().is_empty()).then_some(reply.reasoning()),
+        "text": detokenizer.content(),
+        "reasoning": (!detokenizer.reasoning().is_empty()).then_some(detokenizer.reasoning()),
         "ids": outcome.ids,
         "finish_reason": outcome.finish.name(),
         "prompt_tokens": outcome.prompt_tokens,
         "completion_tokens": outcome.ids.len(),
         "seed": seed,
         "timings": timings(outcome),
-        "experts": experts.map(streamed::Usage::json),
+        "experts": experts.map(ExpertUsage::json),
     })
 }

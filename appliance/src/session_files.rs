@@ -1,68 +1,32 @@
-//! Sessions saved on disk under a name.
+//! Sessions in files, by name: in the user's own store, or where a path says.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use clap::Args;
 use v4_files::ByteSize;
 use v4_runtime::storage::{Found, SessionKey, SessionLog, Store};
 use v4_runtime::{Engine, Session};
 
-use crate::cli::size;
+use crate::args::SessionArgs;
+use crate::folders::state_folder;
 use crate::output::{Notes, visible};
 
-/// The user's folder for state that programs keep between runs.
-pub fn state_folder() -> Option<PathBuf> {
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|p| p.is_absolute())
-    };
-    let state =
-        absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
-    Some(state.join("v4-run"))
-}
-
-/// Creates a folder that only its owner can enter, with missing parents.
-pub fn private_folder(folder: &Path) -> std::io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// Arguments for what is kept between runs.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Session")]
-pub struct SessionArgs {
-    /// Save the session under NAME and continue from it: the part of a prompt that matches its
-    /// beginning is not computed again. A NAME with a slash is a path
-    #[arg(long, value_name = "NAME")]
-    pub session: Option<String>,
-    /// Encrypt sessions with the key in FILE: 32 bytes or 64 hexadecimal digits
-    #[arg(long, value_name = "FILE")]
-    pub session_key: Option<PathBuf>,
-    /// Disk space for all sessions; those unused longest are deleted first
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "32G")]
-    pub session_limit: usize,
-    /// Do not reuse another session that begins like the prompt
-    #[arg(long)]
-    pub no_reuse: bool,
-}
-
-/// Fewer tokens are faster to compute again than to look for.
+/// Fewer tokens are read again sooner than they are looked for.
 const LEAST_REUSED: usize = 32;
 
-/// What is kept from run to run, and how.
+/// How sessions are kept from run to run.
 #[derive(Debug)]
-pub struct Sessions {
+pub struct SessionFiles {
     key: Option<SessionKey>,
     limit: u64,
     reuse: bool,
 }
 
-impl Sessions {
+impl SessionFiles {
     /// As the arguments say.
     pub fn new(args: &SessionArgs) -> anyhow::Result<Self> {
         let key = args.session_key.as_deref().map(SessionKey::read);
@@ -76,57 +40,57 @@ impl Sessions {
     /// The user's own store.
     pub fn store(&self) -> anyhow::Result<Store> {
         let state = state_folder().context(
-            "neither XDG_STATE_HOME nor HOME is set: give --session a path that contains a slash",
+            "neither XDG_STATE_HOME nor HOME is set: give --session a path with a slash in it",
         )?;
         Ok(Store::open(&state.join("sessions"), self.key.clone())?)
     }
 
     /// Opens the session of that name for this model, or makes it: a path if it has a
     /// slash in it, or else a name in the user's own store.
-    pub fn open(&self, engine: &Engine, name: &str) -> anyhow::Result<Saved> {
+    pub fn open(&self, engine: &Engine, name: &str) -> anyhow::Result<SessionFile> {
         let model = engine.fingerprint();
         if name.contains('/') {
             let log = SessionLog::open(Path::new(name), model, self.key.as_ref())?;
-            return Ok(Saved {
+            return Ok(SessionFile {
                 log,
                 store: None,
                 key: self.key.clone(),
             });
         }
         let store = self.store()?;
-        Ok(Saved {
+        Ok(SessionFile {
             log: store.session(name, model)?,
             store: Some((store, self.limit)),
             key: self.key.clone(),
         })
     }
 
-    /// A session that holds as much of the beginning of `ids` as `saved`, or another in the
+    /// A session that holds as much of the beginning of `ids` as `file`, or another in the
     /// store, has; at least the last id is left to be run.
     pub fn beginning_of(
         &self,
         engine: &Arc<Engine>,
-        saved: Option<&mut Saved>,
+        file: Option<&mut SessionFile>,
         ids: &[u32],
         context: usize,
         chunk: usize,
     ) -> anyhow::Result<Session> {
         let ids = &ids[..ids.len().saturating_sub(1)];
         let chunk = chunk.min(context);
-        let own = saved.as_ref().map_or(0, |saved| saved.log.in_common(ids));
+        let own = file.as_ref().map_or(0, |file| file.log.in_common(ids));
         if let Some(found) = self.look_for(engine, ids, own + LEAST_REUSED) {
             // One that is damaged is as if it were not there.
             if let Ok(session) = Session::restore(engine, context, chunk, &found.log, found.tokens)
             {
-                if let Some(saved) = saved {
-                    // So that it can be continued from here without the other.
-                    session.save(&mut saved.log)?;
+                if let Some(file) = file {
+                    // So that it can be gone on from here without the other.
+                    session.save(&mut file.log)?;
                 }
                 return Ok(session);
             }
         }
-        Ok(match saved {
-            Some(saved) => Session::restore(engine, context, chunk, &saved.log, own)?,
+        Ok(match file {
+            Some(file) => Session::restore(engine, context, chunk, &file.log, own)?,
             None => Session::new(engine, context, chunk)?,
         })
     }
@@ -145,7 +109,7 @@ impl Sessions {
 
 /// A session file in use.
 #[derive(Debug)]
-pub struct Saved {
+pub struct SessionFile {
     /// The log.
     pub log: SessionLog,
     /// The store it is in, and how large that may get.
@@ -154,7 +118,7 @@ pub struct Saved {
     key: Option<SessionKey>,
 }
 
-impl Saved {
+impl SessionFile {
     /// The whole session.
     pub fn whole(
         &self,
@@ -180,7 +144,7 @@ impl Saved {
         for gone in store.evict(*limit, Some(self.log.path()))? {
             let name = gone.file_stem().unwrap_or_default().to_string_lossy();
             notes.line(&format!(
-                "v4-run: deleted session {}: sessions together exceed {} (--session-limit)",
+                "v4-run: session {} is deleted: sessions may take {} (--session-limit)",
                 visible(&name),
                 ByteSize(*limit)
             ));
@@ -194,7 +158,7 @@ impl Saved {
     }
 
     /// What was said, if anything was kept.
-    pub fn read_notes(&self) -> anyhow::Result<Option<serde_json::Value>> {
+    pub fn read_conversation(&self) -> anyhow::Result<Option<serde_json::Value>> {
         let path = self.notes();
         /// Longest conversation.
         const MOST: u64 = 1 << 30;
@@ -202,26 +166,26 @@ impl Saved {
         let text = match std::fs::metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e).with_context(name),
-            Ok(facts) if facts.len() > MOST => bail!("{}: larger than {MOST} bytes", name()),
+            Ok(facts) if facts.len() > MOST => bail!("{}: longer than {MOST} bytes", name()),
             Ok(_) => std::fs::read(&path).with_context(name)?,
         };
         let text = match (&self.key, SessionKey::sealed(&text)) {
             (None, false) => text,
             (Some(key), true) => match key.open(&text) {
                 Some(text) => text,
-                None => bail!("{}: damaged, or encrypted with another key", name()),
+                None => bail!("{}: is damaged, or encrypted with another key", name()),
             },
             (None, true) => bail!(
-                "{}: encrypted; give its key with --session-key FILE",
+                "{}: is encrypted; give its key (--session-key FILE)",
                 name()
             ),
-            (Some(_), false) => bail!("{}: not encrypted; leave out --session-key", name()),
+            (Some(_), false) => bail!("{}: is not encrypted, and a key was given", name()),
         };
         serde_json::from_slice(&text).map(Some).with_context(name)
     }
 
     /// Keeps what was said: all of it or, if that fails, what was kept before.
-    pub fn write_notes(&self, said: &serde_json::Value) -> anyhow::Result<()> {
+    pub fn write_conversation(&self, said: &serde_json::Value) -> anyhow::Result<()> {
         let path = self.notes();
         let made = path.with_extension("json.part");
         let mut text = serde_json::to_vec(said)?;

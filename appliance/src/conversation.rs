@@ -3,11 +3,11 @@
 use v4_chat::{Conversation, Effort, ModelVersion};
 use v4_runtime::Engine;
 
-use crate::cli::EffortArg;
+use crate::args::EffortArg;
 use crate::options::Thinking;
 
 /// A conversation in the format of the engine's model.
-pub fn conversation(engine: &Engine, thinking: Thinking) -> anyhow::Result<Conversation> {
+pub fn new(engine: &Engine, thinking: Thinking) -> anyhow::Result<Conversation> {
     let version = ModelVersion::from_architecture(&engine.config().arch)?;
     let mut conversation = Conversation::new(version, thinking.on);
     conversation.effort = effort(thinking);

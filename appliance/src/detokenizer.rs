@@ -10,13 +10,13 @@ use v4_chat::Piece;
 use v4_runtime::generation::StopFilter;
 use v4_tokenizer::{DecodeStream, Tokenizer};
 
-use crate::generate::{Continuation, Limits, Outcome, generate};
-use crate::output::{Answer, Notes};
+use crate::generation::{Continuation, Limits, Outcome, generate};
+use crate::output::{AnswerWriter, Notes};
 
 /// What makes text of tokens.
 enum Decoder {
     /// The model's turn in a chat.
-    Chat(v4_chat::Reply),
+    Chat(v4_chat::ReplyParser),
     /// Raw text, marks shown as they are spelt.
     Raw(DecodeStream),
     /// Nothing more comes.
@@ -25,16 +25,16 @@ enum Decoder {
 
 /// Takes tokens, gives pieces, and keeps the whole. Stop strings count in the
 /// answer alone, not in the reasoning before it.
-pub struct Reply {
+pub struct Detokenizer {
     decoder: Decoder,
     stops: StopFilter,
     reasoning: String,
     content: String,
 }
 
-impl Reply {
+impl Detokenizer {
     /// The model's turn in a chat.
-    pub fn chat(parser: v4_chat::Reply, stops: &[String]) -> Self {
+    pub fn chat(parser: v4_chat::ReplyParser, stops: &[String]) -> Self {
         Self::new(Decoder::Chat(parser), stops)
     }
 
@@ -44,7 +44,7 @@ impl Reply {
     }
 
     fn new(decoder: Decoder, stops: &[String]) -> Self {
-        Reply {
+        Detokenizer {
             decoder,
             stops: StopFilter::new(stops),
             reasoning: String::new(),
@@ -120,15 +120,15 @@ impl Reply {
 /// Where pieces go as they come.
 pub type Show<'a> = &'a mut dyn FnMut(Piece) -> anyhow::Result<()>;
 
-/// Generates an answer into `reply`, and onto `answer` where there is one. The
+/// Generates an answer into `detokenizer`, and onto `answer` where there is one. The
 /// caller ends the answer's line.
 pub fn stream<W: Write>(
     model: &mut dyn Continuation,
     prompt: &[u32],
     limits: Limits,
     notes: Notes,
-    reply: &mut Reply,
-    mut answer: Option<&mut Answer<W>>,
+    detokenizer: &mut Detokenizer,
+    mut answer: Option<&mut AnswerWriter<W>>,
 ) -> anyhow::Result<Outcome> {
     let mut show = |piece: Piece| -> anyhow::Result<()> {
         if let Some(answer) = answer.as_deref_mut() {
@@ -140,8 +140,8 @@ pub fn stream<W: Write>(
         Ok(())
     };
     let outcome = generate(model, prompt, limits, notes, &mut |id| {
-        reply.push(id, &mut show)
+        detokenizer.push(id, &mut show)
     })?;
-    reply.finish(&mut show)?;
+    detokenizer.finish(&mut show)?;
     Ok(outcome)
 }

@@ -13,10 +13,10 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_io_timeout::TimeoutStream;
 
-use super::guard::Peer;
-use super::handle;
 use crate::error::ServeError;
+use crate::http::Peer;
 use crate::listen::{Listener, Peers};
+use crate::router::handle;
 use crate::service::Service;
 
 /// Longest head of a request.

@@ -1,0 +1,182 @@
+//! The kernels of an instruction set as a table of functions.
+
+use super::act::{ActRow, ActRows};
+use super::index::IndexScores;
+use super::probe::Probe;
+use super::scratch::Scratch;
+use crate::GgmlType;
+
+/// Some weight rows, as their bytes in a file, against some activation rows:
+/// `out[t * rows + r] = w[r] . acts[t]`, with `rows = out.len() / acts.len()`.
+///
+/// Each activation row has as many values as a weight row, and `w` is `rows` rows
+/// of one length. Debug builds check that; otherwise what is too long is ignored.
+pub type MatmulI8 = fn(w: &[u8], acts: &ActRows<'_>, out: &mut [f32], scratch: &mut Scratch);
+
+/// As [`MatmulI8`], for weight rows of floats and float32 activations.
+pub type MatmulF32 = fn(w: &[u8], x: &[&[f32]], out: &mut [f32], scratch: &mut Scratch);
+
+/// Adds value rows to sums: `out[h] += sum_i weights[h][i] * values[i]`, where
+/// `values` is `[n, width]`, `out` is `[heads, width]`, and each head's weights are
+/// the `n` at the start of `stride`, the last head's possibly of fewer. Values are
+/// added in order, by `fma(weight, value, sum)`.
+pub type WeightedSums =
+    fn(weights: &[f32], stride: usize, values: &[f32], width: usize, out: &mut [f32]);
+
+/// One float32 weight row against several activation rows: `out[i] = w . x[i]`;
+/// lengths as for [`MatmulI8`].
+pub type DotF32Rows = fn(w: &[f32], x: &[&[f32]], out: &mut [f32]);
+
+/// An instruction set that kernels are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Portable code.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// The same with AVX-512 F, BW, DQ, VL, VNNI and VBMI, and GFNI.
+    Avx512,
+}
+
+impl Isa {
+    /// The name that `V4_ISA` takes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// Lays rows out once for all weights that they meet, if that helps.
+pub(super) type Pack = fn(acts: &[ActRow<'_>], packed: &mut Vec<u32>);
+
+pub(super) type Quantize =
+    fn(x: &[[f32; 32]], q: &mut [[i8; 32]], d: &mut [f32], sums: &mut [[i16; 2]]);
+
+/// The kernels of one instruction set. Holding one proves that the CPU has it.
+pub struct Kernels {
+    pub(super) isa: Isa,
+    pub(super) probe: Probe,
+    pub(super) quantize: Quantize,
+    pub(super) pack: Pack,
+    pub(super) dot_f32: fn(&[f32], &[f32]) -> f32,
+    pub(super) dot_f32_rows: DotF32Rows,
+    pub(super) rows_f32: MatmulF32,
+    pub(super) rows_f16: MatmulF32,
+    pub(super) rows_bf16: MatmulF32,
+    pub(super) weighted_sums: WeightedSums,
+    pub(super) index_scores: IndexScores,
+    pub(super) q8_0: MatmulI8,
+    pub(super) mxfp4: MatmulI8,
+    pub(super) q2_k: MatmulI8,
+    pub(super) q3_k: MatmulI8,
+    pub(super) q4_k: MatmulI8,
+    pub(super) q5_k: MatmulI8,
+    pub(super) q6_k: MatmulI8,
+    pub(super) iq2_xxs: MatmulI8,
+}
+
+impl Kernels {
+    /// The instruction set.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The int8 kernel for rows of that type. `None` if there is none: then there
+    /// is [`Kernels::matmul_f32`], for decoded rows or for floats as they are.
+    #[must_use]
+    pub fn matmul_i8(&self, ty: GgmlType) -> Option<MatmulI8> {
+        Some(match ty {
+            GgmlType::Q8_0 => self.q8_0,
+            GgmlType::MXFP4 => self.mxfp4,
+            GgmlType::Q2_K => self.q2_k,
+            GgmlType::Q3_K => self.q3_k,
+            GgmlType::Q4_K => self.q4_k,
+            GgmlType::Q5_K => self.q5_k,
+            GgmlType::Q6_K => self.q6_k,
+            GgmlType::IQ2_XXS => self.iq2_xxs,
+            _ => return None,
+        })
+    }
+
+    /// The kernel for rows of floats (F32, F16, BF16) in their file bytes against
+    /// float32 activations; `None` for other types. Same bits as decoding the rows
+    /// and [`Kernels::dot_f32`].
+    #[must_use]
+    pub fn matmul_f32(&self, ty: GgmlType) -> Option<MatmulF32> {
+        Some(match ty {
+            GgmlType::F32 => self.rows_f32,
+            GgmlType::F16 => self.rows_f16,
+            GgmlType::BF16 => self.rows_bf16,
+            _ => return None,
+        })
+    }
+
+    /// As [`Kernels::matmul_f32`], for weight rows that were decoded.
+    pub fn matmul_decoded(&self, w: &[f32], x: &[&[f32]], out: &mut [f32], scratch: &mut Scratch) {
+        // File bytes are little-endian; so are all machines with other kernels than
+        // the portable ones, which read them one by one.
+        if cfg!(target_endian = "little") {
+            (self.rows_f32)(bytemuck::cast_slice(w), x, out, scratch);
+        } else {
+            let bytes: Vec<u8> = w.iter().flat_map(|w| w.to_le_bytes()).collect();
+            (self.rows_f32)(&bytes, x, out, scratch);
+        }
+    }
+
+    /// The dot product of two float32 rows of one length.
+    #[must_use]
+    pub fn dot_f32(&self) -> fn(&[f32], &[f32]) -> f32 {
+        self.dot_f32
+    }
+
+    /// One float32 row against several; each result has the bits of
+    /// [`Kernels::dot_f32`].
+    #[must_use]
+    pub fn dot_f32_rows(&self) -> DotF32Rows {
+        self.dot_f32_rows
+    }
+
+    /// Sums of value rows, as attention needs them.
+    #[must_use]
+    pub fn weighted_sums(&self) -> WeightedSums {
+        self.weighted_sums
+    }
+
+    /// Scores of index keys.
+    #[must_use]
+    pub fn index_scores(&self) -> IndexScores {
+        self.index_scores
+    }
+
+    /// Reads all bytes as fast as this instruction set can, for measuring a
+    /// memory's bandwidth. The result depends on every byte.
+    #[must_use]
+    pub fn probe_read(&self, bytes: &[u8]) -> u64 {
+        (self.probe.read)(bytes)
+    }
+
+    /// Does nothing but int8 dot products on registers, with the best instruction
+    /// that the kernels use; returns the number of operations, two per product.
+    #[must_use]
+    pub fn probe_int8(&self, rounds: usize) -> u64 {
+        (self.probe.int8)(rounds)
+    }
+
+    /// The same with f32 multiplications and additions.
+    #[must_use]
+    pub fn probe_f32(&self, rounds: usize) -> u64 {
+        (self.probe.f32)(rounds)
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Kernels").field(&self.isa).finish()
+    }
+}
