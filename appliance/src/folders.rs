@@ -1,4 +1,4 @@
-//! Folders outside of the model's.
+//! The user's folders.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;

@@ -1,4 +1,4 @@
-//! Sessions in files, by name: in the user's own store, or where a path says.
+//! Session files, by name in the user's store or by path.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -114,7 +114,7 @@ pub struct SessionFile {
     pub log: SessionLog,
     /// The store it is in, and how large that may get.
     store: Option<(Store, u64)>,
-    /// What is beside it is encrypted as well.
+    /// Files next to it are encrypted as well.
     key: Option<SessionKey>,
 }
 
@@ -152,7 +152,7 @@ impl SessionFile {
         Ok(())
     }
 
-    /// Where what was said is kept, beside the session.
+    /// The conversation's file, next to the session.
     fn notes(&self) -> PathBuf {
         self.log.path().with_extension("json")
     }

@@ -1,4 +1,4 @@
-//! Arguments of sessions on the disk.
+//! Arguments for sessions on disk.
 
 use std::path::PathBuf;
 
