@@ -1,4 +1,4 @@
-//! Conversations in the format of a model.
+//! Conversations in a model's prompt format.
 
 use v4_chat::{Conversation, Effort, ModelVersion};
 use v4_runtime::Engine;

@@ -1,5 +1,5 @@
-//! From generated tokens to the text of an answer: reasoning apart, stop
-//! strings found, characters whole.
+//! Converts generated tokens to the text of an answer: separates reasoning, finds stop
+//! strings, and completes characters.
 
 use std::io::Write;
 use std::mem;

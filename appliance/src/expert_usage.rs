@@ -1,4 +1,4 @@
-//! What experts that are read from disk took.
+//! Measures the cost of experts that are read from disk.
 
 use serde_json::{Value, json};
 use v4_runtime::Engine;
@@ -18,7 +18,7 @@ pub struct ExpertUsage {
 }
 
 impl ExpertUsage {
-    /// What the engine's experts took since `before`, in so many tokens; `None` if all
+    /// The cost of the engine's experts since `before`, over that many tokens; `None` if all
     /// are in memory.
     pub fn since(
         engine: &Engine,

@@ -1,10 +1,10 @@
-//! Folders outside of the model's.
+//! The user's folders.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// The user's own folder for what programs keep from run to run.
+/// The user's folder for state that programs keep between runs.
 pub fn state_folder() -> Option<PathBuf> {
     let absolute = |name| {
         std::env::var_os(name)
@@ -16,7 +16,7 @@ pub fn state_folder() -> Option<PathBuf> {
     Some(state.join("v4-run"))
 }
 
-/// Makes a folder that its owner alone can enter, with those above it.
+/// Creates a folder that only its owner can enter, with missing parents.
 pub fn private_folder(folder: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }

@@ -1,5 +1,5 @@
-//! The loop that every generating command shares: prompt in, tokens out, until
-//! something says stop.
+//! The loop shared by all generating commands: prompt in, tokens out, until a stop
+//! condition holds.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::output::Notes;
 /// Prompts from this length on show a progress bar, in new tokens.
 const LONG_PROMPT: usize = 512;
 
-/// A prompt that is kept can be continued from so many tokens before its end as well: the
+/// A saved prompt can also be continued from this many tokens before its end: the
 /// last ones may be others when the text continues.
 const TAIL: usize = 16;
 

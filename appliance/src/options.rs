@@ -82,7 +82,7 @@ pub fn engram(args: &DiskArgs) -> EngramOptions {
     }
 }
 
-/// The word for it on the command line.
+/// Its name on the command line.
 pub fn precision_name(precision: Precision) -> &'static str {
     match precision {
         Precision::Exact => "exact",
@@ -90,7 +90,7 @@ pub fn precision_name(precision: Precision) -> &'static str {
     }
 }
 
-/// The word for it on the command line.
+/// Its name on the command line.
 pub fn kv_name(kv: KvPrecision) -> &'static str {
     match kv {
         KvPrecision::F32 => "f32",

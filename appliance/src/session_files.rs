@@ -1,4 +1,4 @@
-//! Sessions in files, by name: in the user's own store, or where a path says.
+//! Session files, by name in the user's store or by path.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -15,7 +15,7 @@ use crate::args::SessionArgs;
 use crate::folders::state_folder;
 use crate::output::{Notes, visible};
 
-/// Fewer tokens are read again sooner than they are looked for.
+/// Fewer tokens are faster to compute again than to look for.
 const LEAST_REUSED: usize = 32;
 
 /// How sessions are kept from run to run.
@@ -40,7 +40,7 @@ impl SessionFiles {
     /// The user's own store.
     pub fn store(&self) -> anyhow::Result<Store> {
         let state = state_folder().context(
-            "neither XDG_STATE_HOME nor HOME is set: give --session a path with a slash in it",
+            "neither XDG_STATE_HOME nor HOME is set: give --session a path that contains a slash",
         )?;
         Ok(Store::open(&state.join("sessions"), self.key.clone())?)
     }
@@ -114,7 +114,7 @@ pub struct SessionFile {
     pub log: SessionLog,
     /// The store it is in, and how large that may get.
     store: Option<(Store, u64)>,
-    /// What is beside it is encrypted as well.
+    /// Files next to it are encrypted as well.
     key: Option<SessionKey>,
 }
 
@@ -144,7 +144,7 @@ impl SessionFile {
         for gone in store.evict(*limit, Some(self.log.path()))? {
             let name = gone.file_stem().unwrap_or_default().to_string_lossy();
             notes.line(&format!(
-                "v4-run: session {} is deleted: sessions may take {} (--session-limit)",
+                "v4-run: deleted session {}: sessions together exceed {} (--session-limit)",
                 visible(&name),
                 ByteSize(*limit)
             ));
@@ -152,7 +152,7 @@ impl SessionFile {
         Ok(())
     }
 
-    /// Where what was said is kept, beside the session.
+    /// The conversation's file, next to the session.
     fn notes(&self) -> PathBuf {
         self.log.path().with_extension("json")
     }
@@ -166,20 +166,20 @@ impl SessionFile {
         let text = match std::fs::metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e).with_context(name),
-            Ok(facts) if facts.len() > MOST => bail!("{}: longer than {MOST} bytes", name()),
+            Ok(facts) if facts.len() > MOST => bail!("{}: larger than {MOST} bytes", name()),
             Ok(_) => std::fs::read(&path).with_context(name)?,
         };
         let text = match (&self.key, SessionKey::sealed(&text)) {
             (None, false) => text,
             (Some(key), true) => match key.open(&text) {
                 Some(text) => text,
-                None => bail!("{}: is damaged, or encrypted with another key", name()),
+                None => bail!("{}: damaged, or encrypted with another key", name()),
             },
             (None, true) => bail!(
-                "{}: is encrypted; give its key (--session-key FILE)",
+                "{}: encrypted; give its key with --session-key FILE",
                 name()
             ),
-            (Some(_), false) => bail!("{}: is not encrypted, and a key was given", name()),
+            (Some(_), false) => bail!("{}: not encrypted; leave out --session-key", name()),
         };
         serde_json::from_slice(&text).map(Some).with_context(name)
     }

@@ -64,7 +64,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Verify(args)) => trust::verify(&args),
         Some(Command::Keygen(args)) => trust::keygen(&args),
         Some(Command::Completion { shell }) => {
-            // Into memory first: clap takes it for granted that its output can be written.
+            // Into memory first: clap panics if its output cannot be written.
             let mut script = Vec::new();
             generate(shell, &mut Cli::command(), "v4-convert", &mut script);
             let mut out = io::stdout().lock();

@@ -1,4 +1,4 @@
-//! Why calls fail: the errors of the crates below as statuses and messages.
+//! Converts the errors of the crates below to statuses and messages.
 
 use std::fmt::Display;
 

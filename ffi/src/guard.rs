@@ -1,4 +1,4 @@
-//! The wall that panics do not pass, and the messages of what failed behind it.
+//! The barrier that stops panics, and the messages of failed calls.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

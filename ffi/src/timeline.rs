@@ -1,4 +1,4 @@
-//! A session with what its caller sees of it, and what a call looks at on its way.
+//! A session with the state that its caller sees and that calls check.
 
 use std::cell::Cell;
 use std::ffi::c_void;

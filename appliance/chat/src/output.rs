@@ -1,4 +1,4 @@
-//! What responses are made of.
+//! The parts of responses.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! Connections: accepted within a limit, with time limits, ended in peace.
+//! Accepts connections within a limit, applies time limits, and ends them cleanly.
 
 use std::convert::Infallible;
 use std::io;

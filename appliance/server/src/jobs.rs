@@ -11,7 +11,7 @@ use v4_runtime::Adapter;
 
 use crate::picker::Picking;
 
-/// Who a request comes from, for taking turns.
+/// The client of a request, for fair scheduling.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Client {
     /// The holder of a key, by its place in the file.
@@ -32,7 +32,7 @@ pub struct Limits {
     pub answering: Option<Duration>,
 }
 
-/// A prompt to continue from. Begin with [`Job::new`], which asks for nothing special.
+/// A prompt to continue. Start with [`Job::new`], which requests nothing special.
 #[derive(Debug)]
 pub struct Job {
     /// The prompt.
@@ -43,7 +43,7 @@ pub struct Job {
     /// The end of what other conversations begin with as well, such as the system prompt
     /// and tools: there it is kept as long as the session is.
     pub root: Option<usize>,
-    /// Tokens at most. With none the prompt is read and kept, and the job ends with
+    /// Maximum number of tokens. With 0 the prompt is read and kept, and the job ends with
     /// [`Finish::Length`].
     pub max_tokens: usize,
     /// How long it may take.
@@ -51,7 +51,7 @@ pub struct Job {
     /// A place that one job of a client can have: a waiting or running job of the same
     /// client with the same name ends with [`Failure::Replaced`] when this one comes.
     pub replaces: Option<String>,
-    /// Run only while there is nothing else to do, and not counted among those that wait.
+    /// Run only while the service is idle, and not counted among waiting jobs.
     pub background: bool,
     /// The session is kept under this name on disk, given up after all others, and
     /// others continue from a copy of it.
@@ -67,8 +67,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job that reads a prompt and writes nothing, for a client that asks for nothing
-    /// special; set what is wanted.
+    /// A job that reads a prompt and writes nothing, with default
+    /// settings; set the fields that differ.
     #[must_use]
     pub fn new(ids: Vec<u32>, client: Client, outputs: outputs::UnboundedSender<Output>) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Job {
     }
 }
 
-/// What becomes of a job, in this order: `Started`, some `Reading`, some `Token`, and
+/// The events of a job, in this order: `Started`, some `Reading`, some `Token`, and
 /// `Done` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
@@ -117,7 +117,7 @@ pub enum Output {
     },
     /// The end.
     Done(Finish),
-    /// An end before the end.
+    /// A premature end.
     Failed(Failure),
 }
 
@@ -133,7 +133,7 @@ pub enum Finish {
 }
 
 impl Finish {
-    /// The word for it in metrics.
+    /// Its name in metrics.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -157,10 +157,10 @@ pub enum Failure {
     Engine(String),
 }
 
-/// Why a job is not taken.
+/// Why a job is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// As many wait as may.
+    /// The queue is full.
     Full,
     /// The service is stopping.
     Stopping,
@@ -258,7 +258,7 @@ impl Jobs {
         self.shared.draining.load(Ordering::Acquire)
     }
 
-    /// Gives up what runs and waits; the scheduler ends.
+    /// Cancels all running and waiting jobs; the scheduler ends.
     pub fn stop(&self) {
         self.drain();
         self.shared.stop.store(true, Ordering::Release);

@@ -1,4 +1,4 @@
-//! Requests are taken to what answers them.
+//! Routes requests to their handlers.
 
 use std::sync::Arc;
 

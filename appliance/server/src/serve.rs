@@ -1,4 +1,4 @@
-//! The service as a whole: from an opened engine to the last answered request.
+//! The service as a whole, from an open engine to the last answered request.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What responses bear: ids, times, seeds.
+//! Ids, times and seeds of responses.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

@@ -1,5 +1,5 @@
-//! Prompts that are read before anybody asks: those of recorded first requests of agents,
-//! whose system prompts take minutes to read.
+//! Prompts that are read in advance: recorded first requests of agents, whose system
+//! prompts take minutes to read.
 
 use std::sync::Arc;
 

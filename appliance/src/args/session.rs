@@ -1,4 +1,4 @@
-//! Arguments of sessions on the disk.
+//! Arguments for sessions on disk.
 
 use std::path::PathBuf;
 
@@ -6,21 +6,21 @@ use clap::Args;
 
 use super::values::size;
 
-/// Arguments of what is kept from run to run.
+/// Arguments for what is kept between runs.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Session")]
 pub struct SessionArgs {
-    /// Keep what was read and said under NAME, and go on from there: what a prompt has in common
-    /// with it at its beginning is not read again. A path if it has a slash in it
+    /// Save the session under NAME and continue from it: the part of a prompt that matches its
+    /// beginning is not computed again. A NAME with a slash is a path
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,
     /// Encrypt sessions with the key in FILE: 32 bytes or 64 hexadecimal digits
     #[arg(long, value_name = "FILE")]
     pub session_key: Option<PathBuf>,
-    /// Most that sessions may take on the disk together; those unused for longest are deleted
+    /// Disk space for all sessions; those unused longest are deleted first
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "32G")]
     pub session_limit: usize,
-    /// Do not look for another session that begins like the prompt
+    /// Do not reuse another session that begins like the prompt
     #[arg(long)]
     pub no_reuse: bool,
 }

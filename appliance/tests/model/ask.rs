@@ -151,7 +151,7 @@ fn stop_string_ends_the_answer_and_is_left_out() {
         "--json",
     ];
     let whole = json(&args)["text"].as_str().unwrap().to_owned();
-    // From the middle of the text, so that it lies across tokens.
+    // From the middle of the text, so that it spans tokens.
     let middle: String = whole
         .chars()
         .skip(whole.chars().count() / 2)

@@ -128,7 +128,7 @@ fn bench_counts_what_a_token_reads() {
     assert_eq!(lines[2][7].parse::<f64>().unwrap(), read);
 }
 
-/// Rows, bytes, pages and waiting, by themselves and beside the model's steps,
+/// Rows, bytes, pages and waiting, by themselves and during the model's steps,
 /// with numbers that agree with each other.
 #[test]
 fn bench_reports_what_engram_rows_take() {

@@ -1,4 +1,4 @@
-//! What `config.json` says of a model.
+//! What `config.json` says about a model.
 
 /// YaRN scaling of the compressed layers' rotary embedding.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,4 @@
-//! Tensors get their types and places, and the file its header.
+//! Assigns types and positions to tensors, and builds the file's header.
 
 use std::collections::BTreeMap;
 
@@ -80,7 +80,7 @@ impl Plan {
         mut warnings: Vec<String>,
     ) -> Result<Self, PlanError> {
         let recipe = &options.recipe;
-        // Tables are read row by row from disk; what is loaded lies before them
+        // Tables are read row by row from disk; what is loaded comes before them
         // in one piece.
         tensors.sort_by_key(|tensor| tensor.role == Role::Engram);
         let mut choices = Vec::with_capacity(tensors.len());

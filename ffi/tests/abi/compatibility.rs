@@ -7,7 +7,7 @@ use v4_tests::program::{scratch, tiny};
 use crate::examples::complete;
 use crate::tools::{C, ffi, output_of, prefix, succeed};
 
-/// The text is that of today; what lies behind the old, smaller structs is neither read
+/// The text is that of today; what comes after the old, smaller structs is neither read
 /// nor written.
 #[test]
 fn a_program_of_the_first_version_runs() {

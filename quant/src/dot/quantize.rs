@@ -1,4 +1,4 @@
-//! Activations are quantised and laid out by the kernels of an instruction set.
+//! Quantises activations and lays them out with the kernels of an instruction set.
 
 use rayon::prelude::*;
 

@@ -53,7 +53,7 @@ fn quantize(x: &[[f32; BLOCK]], q: &mut [[i8; BLOCK]], d: &mut [f32], sums: &mut
 }
 
 /// A block's scale, and the factor that takes its values to integers; that factor
-/// is zero if the integers are to be zero.
+/// is zero if the integers must be zero.
 #[inline(always)]
 pub(super) fn scales(amax: f32) -> (f32, f32) {
     if !amax.is_finite() {

@@ -27,7 +27,7 @@ const BUFFER: usize = 1 << 30;
 const RUNS: usize = 4;
 
 impl Roofline {
-    /// Measures them with so many threads, or one per core, and no model open; see
+    /// Measures them with that many threads, or one per core, without a model; see
     /// [`Engine::roofline`](crate::Engine::roofline).
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use v4_fixtures::fixture;
 
 fn own(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/data")
+        .join("../../tests/data")
         .join(path)
 }
 

@@ -16,7 +16,7 @@ const MERGES: &str = "tokenizer.ggml.merges";
 fn small() -> Metadata {
     let path = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/../tests/data/tiny-v4/tokenizer.json"
+        "/../../tests/data/tiny-v4/tokenizer.json"
     );
     let full = Tokenizer::from_json_file(path.as_ref()).unwrap();
     let mut metadata = Metadata::new();

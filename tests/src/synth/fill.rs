@@ -258,7 +258,7 @@ fn fill_experts(experts: u64, used: u64, stream: &mut Stream, out: &mut [u8]) {
 }
 
 /// Exponent of the middle scale, and deviation of the codes under it, when the
-/// codes' deviation is to lie in (`top` / 2, `top`].
+/// codes' deviation should be in (`top` / 2, `top`].
 fn split(std: f64, top: f64) -> (i32, f64) {
     let mut exponent = 0;
     let mut codes = std / SCALE_SPREAD;

@@ -1,4 +1,4 @@
-//! Lines of system prompts that clients put in for their own accounts.
+//! Lines that clients add to system prompts for their own accounting.
 
 use serde_json::Value;
 

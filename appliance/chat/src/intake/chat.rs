@@ -438,7 +438,7 @@ mod tests {
             ),
             (
                 json!({"role": "user", "content": 7}),
-                ["messages[0].content", "text"],
+                ["messages[0].content", "string"],
             ),
             (
                 json!({"role": "assistant", "tool_calls": [{"id": "c"}]}),

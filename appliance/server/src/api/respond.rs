@@ -1,4 +1,4 @@
-//! From a job's outputs to a response, whole or streamed.
+//! Converts a job's outputs to a response, complete or streamed.
 
 use std::time::Duration;
 
@@ -326,7 +326,7 @@ mod tests {
     /// Short, for the tests' sake; what is waited for is several times as long.
     const KEEP_ALIVE: Duration = Duration::from_millis(100);
 
-    /// Sends each output after so many times as long.
+    /// Sends each output after that many times the interval.
     fn sending(outputs: Vec<(u32, Output)>) -> UnboundedReceiver<Output> {
         let (sender, receiver) = mpsc::unbounded_channel();
         tokio::spawn(async move {

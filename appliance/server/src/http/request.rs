@@ -1,4 +1,4 @@
-//! Bodies of requests, read within limits.
+//! Reads request bodies within limits.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::encoding;
 use super::error::{ApiError, Kind};
 
 /// Reads a request's body of at most `most` bytes, which has so long to come. What is
-/// compressed is unfolded, to so many bytes at most.
+/// compressed is decompressed, to that many bytes at most.
 pub(crate) async fn read_body(
     request: Request<Incoming>,
     most: usize,

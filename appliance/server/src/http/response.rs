@@ -1,4 +1,4 @@
-//! Bodies of responses: whole, or in pieces as events.
+//! Response bodies: complete, or in pieces as events.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;

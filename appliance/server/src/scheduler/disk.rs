@@ -11,7 +11,7 @@ use super::idle::{Named, same_conversation};
 use crate::config::SessionFolder;
 use crate::stamp::new_id;
 
-/// Fewer tokens are read again sooner than they are looked for.
+/// Fewer tokens are faster to compute again than to look for.
 const LEAST: usize = 32;
 
 /// A store of sessions, each written as it grows.

@@ -3,15 +3,15 @@
 use v4_runtime::storage::Landmark;
 use v4_runtime::{Engine, EngineError, Hooks, Session};
 
-/// Shorter sessions are not worth their place.
+/// Shorter sessions are not worth keeping.
 const LEAST: usize = 8;
 /// A session is copied for at least this many tokens of it, or for this part of it.
 const WORTH: (usize, usize) = (32, 16);
-/// A session is given up as if it had been used so many events later for each time that
-/// it was continued, up to so many times: a conversation outlives requests that came
+/// A session is dropped as if it had been used this many events later for each time that
+/// it was continued, up to this many times: a conversation outlives requests that came
 /// once and after it.
 const BONUS: (u64, u64) = (16, 4);
-/// What is to stay takes this part of the memory at most.
+/// Sessions that must stay take at most this part of the memory.
 const STAYING_SHARE: u64 = 2;
 
 /// A session, and what is known of the conversation in it.
@@ -24,7 +24,7 @@ pub(super) struct Named {
     pub turns: u64,
     /// The entry that it continues from, whose place it takes.
     pub from: Option<u64>,
-    /// Given up after all others.
+    /// Dropped after all others.
     pub stays: bool,
 }
 
@@ -61,7 +61,7 @@ impl Entry {
     }
 }
 
-/// Sessions within a bound, those given up first that are worth least.
+/// Sessions within a memory limit; the least valuable are dropped first.
 #[derive(Debug)]
 pub(super) struct Idle {
     entries: Vec<Entry>,
@@ -216,7 +216,7 @@ impl Idle {
         passing > self.most || bytes > self.most_bytes
     }
 
-    /// Gives up what is worth least; false if there is nothing.
+    /// Drops the least valuable session; false if there is none.
     pub fn evict(&mut self) -> bool {
         let all = self.entries.iter().enumerate();
         let least = all.min_by_key(|(_, e)| e.worth()).map(|(at, _)| at);

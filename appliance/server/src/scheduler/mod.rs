@@ -35,7 +35,7 @@ use pace::Pace;
 use queue::Queue;
 use sequence::{End, Sequence};
 
-/// How long the thread sleeps without work before it says that it lives.
+/// How long the thread sleeps without work before it reports that it is alive.
 const NAP: Duration = Duration::from_millis(200);
 
 /// Requests that get a token in one step at most.
@@ -50,7 +50,7 @@ pub struct Settings {
     pub chunk: usize,
     /// Requests run at once.
     pub parallel: usize,
-    /// Memory for sessions that nobody uses, in bytes.
+    /// Memory for idle sessions, in bytes.
     pub idle_bytes: u64,
 }
 
@@ -76,8 +76,8 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Over an engine; fails at once if no session of this size can be had, or sessions
-    /// cannot be kept where they are to be.
+    /// For an engine; fails at once if no session of this size fits, or sessions
+    /// cannot be stored in their folder.
     ///
     /// # Errors
     /// Those of [`Session::new`], or about the folder.
@@ -149,7 +149,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// A job has come. It takes the place of older ones where it says so.
+    /// A job has arrived. It replaces older ones if it says so.
     fn arrive(&mut self, job: Job) {
         for old in self.queue.replaced(&job) {
             self.metrics.ended("replaced");
@@ -220,7 +220,8 @@ impl Scheduler {
         }
     }
 
-    /// One token for each that has read its prompt, one piece for one that has not.
+    /// Computes one token for each request that has read its prompt, and one piece for one
+    /// that has not.
     fn round(&mut self) -> Result<(), ServeError> {
         let began = Instant::now();
         let mut ready: Vec<usize> = (0..self.running.len())
@@ -361,7 +362,7 @@ impl Scheduler {
         }
     }
 
-    /// Gives up marks of a request that is being run; false if there are none.
+    /// Drops marks of a running request; false if there are none.
     fn spare_marks(&mut self) -> bool {
         let mut sessions = self.running.iter_mut().filter_map(|s| s.session.as_mut());
         sessions.any(Session::spare_marks)
@@ -377,8 +378,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// There is no memory for the next step of a sequence: the one that came last gives
-    /// its own to the others, and reads all again later.
+    /// Memory is short for the next step of a sequence: the most recent one gives
+    /// its memory to the others, and reads everything again later.
     fn make_room(&mut self, wanting: usize, error: &EngineError) {
         let background = self
             .running
@@ -403,7 +404,7 @@ impl Scheduler {
         self.running[youngest].end = Some(End::Parked);
     }
 
-    /// Takes out those that have ended.
+    /// Removes finished sequences.
     fn sweep(&mut self) {
         let mut i = 0;
         while i < self.running.len() {

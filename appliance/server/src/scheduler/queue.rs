@@ -30,8 +30,8 @@ impl Queue {
     }
 
     /// The next job: of the client that has the fewest `running`, and of those the
-    /// first to come. So one client with a hundred requests does not keep others out.
-    /// What runs in the background comes after all else, if it is to come at all.
+    /// first to arrive. So one client with a hundred requests does not block others.
+    /// Background jobs come after all others, if they are allowed at all.
     pub fn next(&mut self, running: &[Client], background: bool) -> Option<(Job, Instant)> {
         let runs = |client: &Client| running.iter().filter(|c| *c == client).count();
         let all = self.jobs.iter().enumerate();

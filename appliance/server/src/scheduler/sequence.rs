@@ -14,7 +14,7 @@ use crate::jobs::{Client, Failure, Finish, Job, Limits, Output};
 use crate::metrics::Metrics;
 use crate::picker::{Pick, Picker};
 
-/// A session is saved after so many new tokens at the latest, while a prompt is read and
+/// A session is saved after this many new tokens at the latest, while a prompt is read and
 /// while it is answered.
 const SAVED_EVERY: (usize, usize) = (4096, 256);
 
@@ -211,7 +211,7 @@ impl Sequence {
         }
     }
 
-    /// What is to be run of up to `rows` tokens: no further than to the next place. None if
+    /// The next tokens to run, up to `rows`, but not beyond the next place. None if
     /// nobody listens any more, or its time is over.
     fn piece(&mut self, rows: usize) -> Option<Piece> {
         if self.outputs.is_closed() {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Numbers are little-endian. A sum is the first 16 bytes of BLAKE3 over the header's sum
-//! and the bytes since the sum before. With flag 1 what lies between a turn's length and
+//! and the bytes since the sum before. With flag 1, the data between a turn's length and
 //! its sum is sealed, like a file next to a session. Turns are only added; what a crash
 //! left of the last one does not fit its sum, and ends the file. Once the file has grown
 //! too large it is written anew with those that are still known.

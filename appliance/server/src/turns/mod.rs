@@ -1,7 +1,7 @@
 //! The model's turns as it wrote them, so that later prompts contain them unchanged.
 //!
 //! They are found by all that comes before them. With sessions on disk they are kept
-//! beside these: what a session holds is of use only to prompts that spell its turns in
+//! next to these: what a session holds is useful only to prompts that spell its turns in
 //! the same way.
 
 mod log;

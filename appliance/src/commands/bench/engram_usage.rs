@@ -1,4 +1,4 @@
-//! What Engram rows took in a run.
+//! The cost of Engram rows in a run.
 
 use serde_json::{Value, json};
 use v4_runtime::residency::engram::EngramStats;

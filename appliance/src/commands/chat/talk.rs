@@ -256,7 +256,7 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// Replaces the sampler, which continues after so many random numbers.
+    /// Replaces the sampler, which continues after that many random numbers.
     fn change_sampler(&mut self, sampling: SamplerOptions, draws: u64) -> anyhow::Result<()> {
         self.sampler = Sampler::resume(sampling.clone(), draws)?;
         self.sampling = sampling;

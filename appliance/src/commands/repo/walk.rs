@@ -85,7 +85,7 @@ impl LeftOut {
 /// followed. What cannot be read is left out and named.
 ///
 /// # Errors
-/// If the folder itself cannot be read, or a file that says what is to be ignored: what
+/// If the folder itself or an ignore file cannot be read: what
 /// it names would be read.
 pub fn walk(root: &Path, filter: &Filter) -> anyhow::Result<(Vec<SourceFile>, LeftOut)> {
     if !root.is_dir() {

@@ -1,4 +1,4 @@
-//! Registers: loaded, stored, added up.
+//! Loading, storing and summing registers.
 
 use std::arch::x86_64::*;
 

@@ -1,4 +1,4 @@
-//! Registers: loaded and added up.
+//! Loading and summing registers.
 
 use std::arch::x86_64::*;
 

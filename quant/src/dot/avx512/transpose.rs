@@ -1,4 +1,4 @@
-//! Words of sixteen rows side by side.
+//! Transposes words of sixteen rows.
 
 use std::arch::x86_64::*;
 

@@ -349,12 +349,12 @@ mod tests {
         assert!(text.starts_with("key \"a\" is STRING, not U32"), "{text}");
         let text = m.get_strs("e").unwrap_err().to_string();
         assert!(
-            text.starts_with("key \"e\": is ARRAY of I32, expected ARRAY of STRING"),
+            text.starts_with("key \"e\" is ARRAY of I32, not ARRAY of STRING"),
             "{text}"
         );
         let text = m.get_f32s("h").unwrap_err().to_string();
         assert!(
-            text.contains("is ARRAY of STRING, expected ARRAY of F32"),
+            text.contains("is ARRAY of STRING, not ARRAY of F32"),
             "{text}"
         );
         let text = m.get_bool("z").unwrap_err().to_string();

@@ -196,7 +196,7 @@ mod tests {
             (r#", "modules_to_save": ["lm_head"]"#, "modules_to_save"),
             (r#", "alora_invocation_tokens": [1, 2]"#, "alora"),
             (r#", "rank_pattern": {"(": 4}"#, "regular expression"),
-            (r#", "rank_pattern": 4"#, "no object"),
+            (r#", "rank_pattern": 4"#, "must be an object"),
             (r#", "r": 0"#, "above 0"),
             (r#", "r": 1e30"#, "not a rank"),
             (r#", "rank_pattern": {"wkv": 2.5}"#, "not a rank"),

@@ -148,8 +148,8 @@ mod tests {
             ("model.layers.3.mlp.experts.gate_up_proj", "routed expert"),
             ("model.layers.3.mlp.gate", "router"),
             ("model.embed_tokens", "embedding"),
-            ("model.layers.3.self_attn.v_proj", "another one"),
-            ("layers.99999999999999999999999.attn.wkv", "another one"),
+            ("model.layers.3.self_attn.v_proj", "another model"),
+            ("layers.99999999999999999999999.attn.wkv", "another model"),
         ] {
             assert_eq!(gguf_names(module), [""; 0], "{module}");
             assert!(reason(module).contains(why), "{module}");

@@ -101,7 +101,7 @@ impl<B: Backend> Cache<B> {
         out
     }
 
-    /// Drops the rows of all but the first `len` tokens. The state is to be restored
+    /// Drops the rows of all but the first `len` tokens. The state must be restored
     /// after that.
     pub fn truncate_rows(&mut self, b: &B, c: &ModelConfig, len: usize) {
         for (layer, config) in self.layers.iter_mut().zip(&c.layers) {

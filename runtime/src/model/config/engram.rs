@@ -39,7 +39,7 @@ struct Stored {
 impl EngramModel {
     /// Reads the keys; `None` if the file says that no layer has a table.
     ///
-    /// What may be absent beside them follows from the tokenizer or is compared
+    /// Other keys may be absent; they follow from the tokenizer or are compared
     /// with the tables: a wrong guess is an error, not another model.
     pub(super) fn read(k: &Keys<'_>, layers: usize) -> Result<Option<Self>, EngineError> {
         let ids = k.numbers("ple.layers")?;

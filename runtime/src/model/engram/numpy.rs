@@ -195,7 +195,7 @@ mod tests {
     }
 
     /// Made with NumPy 2.4.6: `default_rng(seed).integers(0, bound, n)`. The bounds
-    /// lie around 2^32, where 32 bits begin to suffice, and some turn a quarter of
+    /// are around 2^32, where 32 bits begin to suffice, and some turn a quarter of
     /// the draws down (3 * 2^30, 3 * 2^61).
     #[test]
     fn bounded_integers_are_those_of_numpy() {

@@ -174,7 +174,9 @@ mod tests {
         owned.0[2][5] = 8;
         let message = a.verify(&owned.stored()).unwrap_err().to_string();
         assert!(
-            message.starts_with("Engram primes: entry 5 is 8, 127 follows"),
+            message.starts_with(
+                "Engram primes: entry 5 is 8, but tokenizer and configuration yield 127"
+            ),
             "{message}"
         );
     }

@@ -431,7 +431,7 @@ impl Fetch {
         {
             return Ok(());
         }
-        // Again after an error in parallel: the first one is to be named.
+        // Again after an error in parallel: the first one must be named.
         out.chunks_exact_mut(width)
             .enumerate()
             .try_for_each(one)

@@ -167,7 +167,7 @@ mod tests {
     }
 
     proptest! {
-        /// Every missing row lies in exactly one read, in order, aligned, and no
+        /// Every missing row is in exactly one read, in order, aligned, and no
         /// two reads touch the same page unless a length limit parts them.
         #[test]
         fn reads_cover_what_is_missing(

@@ -181,7 +181,7 @@ impl EngramStore {
     /// # Errors
     /// A table that is missing, or whose shape or type does not fit `addressing`,
     /// `width` and `encoding`; a read mode that the system refuses; tables that
-    /// do not fit in memory or cannot be read, if they are to be there.
+    /// do not fit in memory or cannot be read, if they should be in memory.
     pub fn open(
         file: &Arc<GgufFile>,
         addressing: Addressing,

@@ -240,7 +240,7 @@ impl Slots {
         self.shrink();
     }
 
-    /// A batch has ended: nothing of it waits any more. Slots that it holds are to be
+    /// A batch has ended: it waits for nothing any more. Slots that it holds must be
     /// released.
     pub fn end(&mut self, batch: u64) -> Vec<(Key, usize)> {
         self.waiting.retain(|wanted| wanted.batch != batch);

@@ -279,7 +279,7 @@ fn a_broken_disk_is_an_error_that_names_the_expert_and_a_mended_one_goes_on() {
         for part in ["blk.1.ffn_{gate,up,down}_exps", "expert 3", "os error 5"] {
             assert!(error.contains(part), "{part}: {error}");
         }
-        // Others go on, and so does this layer with a disk that recovers.
+        // Others continue, and so does this layer once the disk recovers.
         run(&layers[0], &ALL).unwrap();
         assert!(run(&layers[2], &ALL).is_err());
         disk.broken_from.store(u64::MAX, Relaxed);

@@ -142,7 +142,7 @@ fn decode_into(
         });
 }
 
-/// A few heads of one query over the same keys, which are the values too and lie in
+/// A few heads of one query over the same keys, which are also the values, and are in
 /// two runs.
 #[allow(clippy::too_many_arguments)] // the plain inputs of the formula
 fn heads(
