@@ -16,6 +16,7 @@
 //!     drafts: plan::Drafts::Drop,
 //!     vision: plan::Vision::Drop,
 //!     name: None,
+//!     split: None,
 //! };
 //! let plan = plan::Plan::new(Path::new("DeepSeek-V4-Flash"), &options)?;
 //! let watch = write::Watch::default();

@@ -49,6 +49,7 @@ fn convert(checkpoint: &str, path: &Path) {
         drafts: Drafts::Drop,
         vision: Vision::Drop,
         name: None,
+        split: None,
     };
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data");
     let plan = Plan::new(&data.join(checkpoint), &options).unwrap();
