@@ -35,7 +35,7 @@ pub use api::models::CODEX_MODELS;
 pub use config::{Config, SessionStore};
 pub use constraint::Grammars;
 pub use error::ServeError;
-pub use http::Cors;
+pub use http::{Cors, serve_stream};
 pub use metrics::Metrics;
 pub use notify::Notifier;
 pub use service::{Service, serve, serve_on};

@@ -10,6 +10,7 @@ mod path;
 mod route;
 
 pub(crate) use body::{Body, Sse, full, stream};
+pub use connection::serve_stream;
 pub(crate) use connection::{Connections, accept};
 pub use cors::Cors;
 pub(crate) use error::{ApiError, Kind, Style};
