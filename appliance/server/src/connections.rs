@@ -188,6 +188,19 @@ where
     });
 }
 
+/// Answers the requests on a stream that is open already, such as one end of a pair in
+/// memory, until the stream ends. Whoever is at its other end is trusted no more than a
+/// client on a TCP socket.
+pub async fn serve_stream<S>(service: Arc<Service>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (_close, closing) = watch::channel(false);
+    let (open, _all_ended) = mpsc::channel(1);
+    let connections = Connections::new(service, 1, closing, open);
+    converse(stream, Peer::Tcp, false, &connections).await;
+}
+
 async fn converse<S>(stream: S, peer: Peer, spare: bool, connections: &Connections)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,

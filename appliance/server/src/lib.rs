@@ -38,6 +38,7 @@ mod warm;
 
 pub use api::models::CODEX_MODELS;
 pub use config::{Config, SessionFolder};
+pub use connections::serve_stream;
 pub use constraint::Grammars;
 pub use error::ServeError;
 pub use http::Cors;

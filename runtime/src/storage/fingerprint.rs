@@ -56,3 +56,63 @@ impl Fingerprint {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use v4_files::gguf::{Metadata, encode_header, layout_offsets};
+    use v4_quant::GgmlType;
+
+    use super::*;
+
+    /// Of a file with a tensor of three samples and one of less than one.
+    fn of(name: &str, mode: &str, change: impl FnOnce(&mut [u8])) -> Fingerprint {
+        let mut metadata = Metadata::default();
+        metadata.insert("general.name", name);
+        let tensor = |name: &str, values| (name.to_owned(), GgmlType::F32, vec![values]);
+        let tensors = [tensor("a", 3 * SAMPLE as u64 / 4), tensor("b", 8)];
+        let tensors = layout_offsets(tensors, 32).unwrap();
+        let mut bytes = encode_header(&metadata, &tensors, 32).unwrap();
+        let mut data = vec![1; 3 * SAMPLE + 32];
+        change(&mut data);
+        bytes.extend(data);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        Fingerprint::new(&GgufFile::open(file.path()).unwrap(), mode)
+    }
+
+    #[test]
+    fn header_mode_and_both_ends_of_each_tensor_count() {
+        let one = of("m", "fast", |_| {});
+        assert_eq!(one, of("m", "fast", |_| {}));
+        assert_ne!(one, of("n", "fast", |_| {}));
+        assert_ne!(one, of("m", "exact", |_| {}));
+        for at in [
+            0,
+            SAMPLE - 1,
+            2 * SAMPLE,
+            3 * SAMPLE - 1,
+            3 * SAMPLE,
+            3 * SAMPLE + 31,
+        ] {
+            assert_ne!(one, of("m", "fast", |data| data[at] = 2), "{at}");
+        }
+        // Nobody reads a model whole for this.
+        for at in [SAMPLE, 2 * SAMPLE - 1] {
+            assert_eq!(one, of("m", "fast", |data| data[at] = 2), "{at}");
+        }
+        let hex: String = one.0[..8].iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(format!("{one:?}"), hex);
+    }
+
+    #[test]
+    fn adapters_and_their_order_count() {
+        let model = Fingerprint([1; 32]);
+        let (a, b) = ([[2; 32], [3; 32]], [[2; 32], [4; 32]]);
+        let with = |all: &[[[u8; 32]; 2]]| model.with_adapters(all.iter());
+        assert_eq!(with(&[]), model);
+        let all = [model, with(&[a]), with(&[b]), with(&[a, b]), with(&[b, a])];
+        for (i, one) in all.iter().enumerate() {
+            assert!(!all[i + 1..].contains(one), "{i}");
+        }
+    }
+}

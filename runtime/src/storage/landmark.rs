@@ -146,6 +146,44 @@ mod tests {
         assert_eq!(grown(&roots).len(), MOST_PLACES);
     }
 
+    #[test]
+    fn numbers_come_back_and_others_mean_nothing() {
+        for (number, landmark) in [Landmark::Way, Landmark::Turn, Landmark::Root]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(landmark.number() as usize, number);
+            assert_eq!(Landmark::of_number(landmark.number()), landmark);
+        }
+        assert_eq!(Landmark::of_number(3), Landmark::Way);
+    }
+
+    #[test]
+    fn of_those_missed_least_the_first_goes_and_a_turn_stays_longer() {
+        let way = |n: u64| {
+            (1..=n)
+                .map(|i| (i * 256, Landmark::Way))
+                .collect::<Vec<_>>()
+        };
+        assert!(surplus(&way(16)).is_empty());
+        assert_eq!(surplus(&way(17)), [0]);
+        // An old turn is worth four others, the last four are not given up at all.
+        let mut places = way(17);
+        for i in [0, 5, 6, 7, 8] {
+            places[i].1 = Landmark::Turn;
+        }
+        assert_eq!(surplus(&places), [1]);
+        let mut places = way(17);
+        for i in [0, 1, 2, 3] {
+            places[i].1 = Landmark::Turn;
+        }
+        assert_eq!(surplus(&places), [4]);
+        // What lies close to the one before it is missed less than an older one.
+        let mut places = way(17);
+        places[9].0 = places[8].0 + 1;
+        assert_eq!(surplus(&places), [8]);
+    }
+
     proptest! {
         #[test]
         fn no_more_are_left_than_may_be(steps in proptest::collection::vec((0_u64..5000, 0_u32..4), 0..80)) {

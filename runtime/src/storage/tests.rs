@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod edges;
+
 const MODEL: Fingerprint = Fingerprint([7; 32]);
 
 /// A step of made-up content.

@@ -223,3 +223,26 @@ impl Idle {
         least.map(|at| self.entries.remove(at)).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_goes_on_past_its_system_prompt_and_near_its_last_turn() {
+        use Landmark::{Root, Turn, Way};
+        let same = |tokens, places: &[(usize, Landmark)]| {
+            same_conversation(tokens, 1000, places.iter().copied())
+        };
+        // Up to a quarter may be left behind: of all of it,
+        assert!(same(750, &[]) && !same(749, &[]));
+        assert!(same(750, &[(800, Way)]) && !same(749, &[(800, Way)]));
+        // of what came before the last answer.
+        let turns = [(300, Turn), (800, Turn)];
+        assert!(same(600, &turns) && !same(599, &turns));
+        assert!(same(900, &turns));
+        // What has the system prompt in common, and no more, is another one.
+        let begun = [(100, Root), (120, Turn)];
+        assert!(same(101, &begun) && !same(100, &begun));
+    }
+}

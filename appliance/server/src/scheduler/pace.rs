@@ -78,6 +78,9 @@ mod tests {
             400,
             "one row says little"
         );
+        // The latest counts for three tenths.
+        pace.measured(LEAST, Duration::from_millis(320));
+        assert_eq!(pace.piece(false, Duration::ZERO), 307);
         for _ in 0..50 {
             pace.measured(1000, second);
         }

@@ -58,6 +58,12 @@ mod tests {
                 (9000, Turn)
             ]
         );
+        // What is no further than that has none before it.
+        let near = Job {
+            checkpoints: vec![2048, 4096],
+            ..Job::new(vec![7; 6144], Client::Anyone, mpsc::unbounded_channel().0)
+        };
+        assert_eq!(of_prompt(&near), [(2048, Turn), (4096, Turn)]);
         let empty = Job::new(Vec::new(), Client::Anyone, mpsc::unbounded_channel().0);
         assert!(of_prompt(&empty).is_empty());
     }

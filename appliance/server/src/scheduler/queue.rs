@@ -66,11 +66,16 @@ mod tests {
         queue.push(named(1, 3, "b"));
         queue.push(named(2, 4, "a"));
         queue.push(job(1, 5));
+        assert_eq!(queue.len(), 4, "what is not urgent does not wait");
         assert!(queue.replaced(&job(1, 9)).is_empty());
         let out = queue.replaced(&named(1, 9, "a"));
         assert_eq!(out.iter().map(|j| j.ids[0]).collect::<Vec<_>>(), [2]);
-        let order = std::iter::from_fn(|| queue.next(&[], true)).map(|(job, _)| job.ids[0]);
-        assert_eq!(order.collect::<Vec<_>>(), [3, 4, 5, 1]);
+        let mut rest = |background| {
+            let jobs = std::iter::from_fn(|| queue.next(&[], background));
+            jobs.map(|(job, _)| job.ids[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(rest(false), [3, 4, 5]);
+        assert_eq!(rest(true), [1]);
     }
 
     #[test]
