@@ -257,16 +257,19 @@ fn plan_as_json(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
         .enumerate()
         .map(|(number, output)| {
             let (file, offset) = plan.place(number);
-            json!({
+            let mut entry = json!({
                 "name": output.info.name,
                 "type": output.info.ty.name(),
                 "dims": output.info.dims,
                 "bytes": output.info.bytes,
-                "part": several.then_some(file + 1),
                 "offset": offset,
                 "from": output.source.form(),
                 "instead_of": output.instead_of.map(|ty| ty.name()),
-            })
+            });
+            if several {
+                entry["part"] = (file + 1).into();
+            }
+            entry
         })
         .collect();
     let totals: serde_json::Map<_, _> = plan
@@ -280,15 +283,17 @@ fn plan_as_json(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
     let engram = plan
         .engram_tables()
         .map(|(count, sum, begin)| json!({"tables": count, "bytes": sum, "offset": begin}));
-    let report = json!({
+    let mut report = json!({
         "name": plan.metadata.get_str("general.name").ok(),
         "file_bytes": plan.file_bytes,
-        "parts": several.then(|| plan.files.iter().map(|file| file.bytes).collect::<Vec<_>>()),
         "totals": totals,
         "engram": engram,
         "warnings": plan.warnings,
         "tensors": tensors,
     });
+    if several {
+        report["parts"] = plan.files.iter().map(|file| file.bytes).collect();
+    }
     serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
     writeln!(out)
 }

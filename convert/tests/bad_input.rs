@@ -193,7 +193,7 @@ fn a_tensor_is_stored_otherwise_than_config_json_says() {
     });
     refused(
         copy.path(),
-        &["attn.wq_a.scale", "config.json demands F8_E8M0 [4, 8]"],
+        &["attn.wq_a.scale", "config.json requires F8_E8M0 [4, 8]"],
     );
 
     let copy = Copy::new();

@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{convert, scratch, tiny};
 use v4_convert::plan::{Drafts, Plan, PlanError, PlanOptions, Vision};
@@ -88,7 +88,7 @@ fn parts_are_short_and_merge_to_the_file_that_was_never_cut() {
 fn an_interrupted_set_is_continued_with_the_same_bytes() {
     let (dir, _) = set(&tiny());
     let expected = files(dir.path());
-    for most in [1u64 << 20, 9 << 20, 20 << 20] {
+    for most in [1u64 << 20, 5 << 20, 11 << 20] {
         let dir = scratch();
         let out = dir.path().join("m.gguf");
         let plan = plan(&tiny(), Some(LIMIT)).unwrap();
@@ -97,16 +97,20 @@ fn an_interrupted_set_is_continued_with_the_same_bytes() {
             threads: Some(1),
             ..WriteOptions::default()
         };
+        let ended = AtomicBool::new(false);
         let stopped = std::thread::scope(|scope| {
             scope.spawn(|| {
-                while watch.done.load(Ordering::Relaxed) < most {
+                while watch.done.load(Ordering::Relaxed) < most && !ended.load(Ordering::Relaxed) {
                     std::thread::yield_now();
                 }
                 watch.cancel.store(true, Ordering::Relaxed);
             });
-            write(&plan, &out, one, &watch)
+            let stopped = write(&plan, &out, one, &watch);
+            ended.store(true, Ordering::Relaxed);
+            stopped
         });
-        assert!(matches!(stopped, Err(WriteError::Interrupted { .. })));
+        let interrupted = matches!(stopped, Err(WriteError::Interrupted { .. }));
+        assert!(interrupted, "{stopped:?}");
         let left = files(dir.path());
         assert!(
             left.iter().all(|f| f.0.contains(".part")),

@@ -86,7 +86,7 @@ fn a_constant_does_not_follow() {
             "engram_compressed_vocab_size",
             json!(2859),
             [
-                "is 2859, but 2860 classes of tokens follow",
+                "is 2859, but tokenizer.json yields 2860 classes of tokens",
                 "tokenizer.json",
             ],
         ),
@@ -94,7 +94,7 @@ fn a_constant_does_not_follow() {
             "engram_num_embeddings",
             json!([24562, 25585]),
             [
-                "engram_num_embeddings[1]` is 25585, but 25586 rows follow",
+                "engram_num_embeddings[1]` is 25585, but the sequence of primes that starts at engram_vocab_size yields 25586 rows",
                 "primes",
             ],
         ),
@@ -163,7 +163,7 @@ fn a_table_is_shorter_than_its_rows() {
         &[
             "layers.1.engram.embed.weight",
             "F8_E4M3 [24561, 64]",
-            "config.json demands F8_E4M3 [24562, 64]",
+            "config.json requires F8_E4M3 [24562, 64]",
         ],
     );
 }
@@ -237,7 +237,7 @@ fn fp8_blocks_are_not_those_of_config_json() {
     copy.edit_json("config.json", |config| {
         config["quantization_config"]["weight_block_size"] = json!([128, 128]);
     });
-    refused(copy.path(), &["wq_a.scale", "config.json demands F8_E8M0"]);
+    refused(copy.path(), &["wq_a.scale", "config.json requires F8_E8M0"]);
 }
 
 #[test]

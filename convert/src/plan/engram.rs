@@ -146,7 +146,7 @@ pub(super) fn constants(
                 field: format!("engram_num_embeddings[{number}]"),
                 found: stated,
                 derived: format!("{} rows", layer.rows()),
-                from: "the primes starting at engram_vocab_size",
+                from: "the sequence of primes that starts at engram_vocab_size",
                 remedy: "use the config.json published with the checkpoint",
             });
         }
