@@ -137,6 +137,14 @@ pub enum TokenizerError {
         /// The missing token.
         token: String,
     },
+    /// A merge rule whose result is a mark: plain text could become one.
+    #[error("merge {index} turns plain text into the mark {}", Shown(mark))]
+    MergeMakesMark {
+        /// Index of the merge.
+        index: usize,
+        /// The mark.
+        mark: String,
+    },
     /// A merge rule is listed twice, so its rank is ambiguous.
     #[error("merge {index} ({} {}) is listed twice", Shown(left), Shown(right))]
     DuplicateMerge {

@@ -93,7 +93,7 @@ impl Tokenizer {
                 });
             }
         }
-        // Marks stay in the model's vocabulary: a merge may build one.
+        // With the marks, which no merge makes.
         let texts: tokenizers::models::bpe::Vocab = vocab
             .by_text
             .iter()

@@ -490,6 +490,16 @@ fn merges_that_cannot_work_are_refused() {
         matches!(error, TokenizerError::DuplicateMerge { .. }),
         "{error}"
     );
+    // Two spaces of a user's text would become the mark, and come back as its letters.
+    let error = json_error(|j| {
+        let id = j["model"]["vocab"]["ĠĠ"].clone();
+        let mark = json!({"id": id, "content": "ĠĠ", "special": true});
+        j["added_tokens"].as_array_mut().unwrap().push(mark);
+    });
+    assert!(
+        matches!(&error, TokenizerError::MergeMakesMark { mark, .. } if mark == "ĠĠ"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Vocab {
                 return Err(TokenizerError::MissingByte(byte));
             }
         }
-        check_merges(&merges, &by_text)?;
+        check_merges(&merges, &by_text, &entries)?;
         Ok(Self {
             entries,
             merges,
@@ -147,6 +147,7 @@ fn check_id_limit(max_id: u64, limit: usize) -> Result<(), TokenizerError> {
 fn check_merges(
     merges: &[(String, String)],
     by_text: &HashMap<String, u32>,
+    entries: &[Entry],
 ) -> Result<(), TokenizerError> {
     let mut seen = HashSet::with_capacity(merges.len());
     let mut joined = String::new();
@@ -161,6 +162,16 @@ fn check_merges(
                     token: token.clone(),
                 });
             }
+        }
+        // Plain text would become a mark, whatever the caller says about marks.
+        if by_text
+            .get(&joined)
+            .is_some_and(|&id| entries[id as usize].is_mark())
+        {
+            return Err(TokenizerError::MergeMakesMark {
+                index,
+                mark: joined,
+            });
         }
         if !seen.insert((left, right)) {
             return Err(TokenizerError::DuplicateMerge {
