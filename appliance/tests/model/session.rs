@@ -148,7 +148,7 @@ fn sessions_are_listed_trimmed_and_deleted() {
     let args = [&["complete", "MODEL", "-n", "1", "-p", "x"][..], &limit].concat();
     let said = run(dir.path(), with_model(&args));
     ok(&said);
-    assert!(super::stderr(&said).contains("session a is deleted"));
+    assert!(super::stderr(&said).contains("deleted session a"));
     assert_eq!(names(dir.path()), ["d"]);
     assert!(failure(&run(dir.path(), ["sessions", "purge"])).contains("--yes"));
     std::fs::write(dir.path().join("v4-run/sessions/talk.json"), "[]").unwrap();

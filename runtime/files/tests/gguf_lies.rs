@@ -277,7 +277,7 @@ fn alignments_that_cannot_be() {
             (entry.ty, entry.value) = (8, text(b"64"));
         },
         GgufError::WrongType { .. },
-        "\"general.alignment\": is STRING, expected U32"
+        "\"general.alignment\" is STRING, not U32"
     );
 }
 

@@ -210,10 +210,6 @@ fn every_lie_of_the_second_part_is_found() {
             &["00002-of", "general.architecture", "another model"],
         ),
         (
-            |p| drop(p[1].metadata.insert("general.alignment", Value::U32(7))),
-            &["00002-of", "alignment"],
-        ),
-        (
             |p| split(&mut p[0].metadata, 0, u16::MAX, 3),
             &["00001-of", "65535"],
         ),

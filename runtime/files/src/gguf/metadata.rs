@@ -358,7 +358,7 @@ mod tests {
             "{text}"
         );
         let text = m.get_bool("z").unwrap_err().to_string();
-        assert!(text.starts_with("key \"z\": missing"), "{text}");
+        assert!(text.starts_with("key \"z\" is missing"), "{text}");
         assert_eq!(m.get_bool("z").optional().unwrap(), None);
         assert!(m.get_bool("a").optional().is_err());
     }

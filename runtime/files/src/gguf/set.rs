@@ -276,10 +276,12 @@ fn check_place(
     {
         return foreign(format!("is the same file as {}", twin.path().display()));
     }
-    // What a part repeats of the first one's metadata must be the same.
+    // What a part repeats of the first one's metadata must be the same. The alignment is a
+    // matter of each file.
     let first = &before[0].1.metadata;
     for (key, value) in header.metadata.iter() {
-        if !key.starts_with("split.") && first.get(key) != Some(value) {
+        let own = key.starts_with("split.") || key == "general.alignment";
+        if !own && first.get(key) != Some(value) {
             return foreign(format!(
                 "has another {key} than the first part: it belongs to another model"
             ));
