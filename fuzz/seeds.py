@@ -140,6 +140,23 @@ def gguf_headers():
     yield "tokenizer", gguf(tokenizer)
 
 
+def split_sets():
+    def part(no, entries, tensors, data):
+        keys = [("split.no", 2, struct.pack("<H", no)), ("split.count", 2, struct.pack("<H", 3)),
+                ("split.tensors.count", 5, struct.pack("<i", 3))]
+        return gguf(entries + keys, tensors, 32, data)
+
+    described = [("general.architecture", 8, text("deepseek41"))]
+    first = part(0, described, [], 0)
+    second = part(1, [], [("a", [64], 24, 0), ("b", [32, 2], 8, 64)], 160)
+    third = part(2, [], [("c", [96], 24, 0)], 96)
+    lengths = struct.pack("<HH", len(first), len(second))
+    yield "three-parts", lengths + first + second + third
+    yield "swapped", struct.pack("<HH", len(first), len(third)) + first + third + second
+    alone = gguf(described, [("a", [64], 24, 0)], 32, 64)
+    yield "one-file", struct.pack("<HH", len(alone), 0) + alone
+
+
 def byte_letters():
     """GPT-2's letters for the 256 bytes, in the order of the bytes."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -333,6 +350,7 @@ TARGETS = {
     "json_schema": schemas,
     "safetensors_header": safetensors_headers,
     "session_file": sessions,
+    "split_set": split_sets,
     "tokenizer_gguf": tokenizer_ggufs,
     "tokenizer_json": tokenizer_jsons,
 }

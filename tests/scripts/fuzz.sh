@@ -71,7 +71,7 @@ mkdir "$scratch/tmp"
 # The words of a target's format.
 dictionary() {
     case $1 in
-        gguf_header | tokenizer_gguf) echo dictionaries/gguf ;;
+        gguf_header | split_set | tokenizer_gguf) echo dictionaries/gguf ;;
         *) echo "dictionaries/$1" ;;
     esac
 }

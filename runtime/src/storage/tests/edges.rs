@@ -87,7 +87,7 @@ fn a_header_is_refused_for_what_is_wrong_with_it() {
     let error = refused(&|bytes| bytes[12] = 4, true).to_string();
     assert!(error.contains("features"), "{error}");
     let error = refused(&|bytes| bytes[0] = 0, true).to_string();
-    assert!(error.contains("no session file"), "{error}");
+    assert!(error.contains("not a session file"), "{error}");
     // One of the two commits is enough, as a crash can leave the other half written.
     let broken = |both: bool| {
         let mut bytes = good.clone();
