@@ -297,7 +297,7 @@ fn what_does_not_fit_is_refused_by_name() {
         ("layers.0.ffn.experts.3.w1", "routed expert"),
         ("layers.0.ffn.gate", "router"),
         ("layers.77.attn.wkv", "does not have"),
-        ("layers.0.attn.v_proj", "another one"),
+        ("layers.0.attn.v_proj", "another model"),
     ] {
         let error = module(name);
         assert!(error.contains(why) && error.contains(name), "{error}");
