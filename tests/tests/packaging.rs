@@ -135,8 +135,8 @@ fn the_package_has_what_belongs_into_it() {
         "usr/share/fish/vendor_completions.d/v4-run.fish",
         "usr/share/doc/v4-run/copyright",
         "usr/share/doc/v4-run/THIRD-PARTY.gz",
-        "usr/share/doc/v4-run/air-gap.md",
-        "usr/share/doc/v4-run/clients.md",
+        "usr/share/doc/v4-run/docs/air-gap.md",
+        "usr/share/doc/v4-run/docs/clients.md",
         "usr/share/man/man1/v4-run-client-config.1.gz",
         "etc/v4-run/v4-run.env",
     ] {
