@@ -191,7 +191,7 @@ fn what_is_known_of_a_model_is_said_in_one_line() {
             Verify::BeforeUse,
             "; each block is checked before it is used",
         ),
-        (Verify::Whole, "bytes as in the manifest"),
+        (Verify::Whole, "bytes match the manifest"),
     ];
     for (verify, end) in lines {
         let trusted = asked(&signed.policy(verify));
@@ -472,7 +472,7 @@ fn keys_come_from_a_folder_s_pub_files_in_order() {
     let error = keys.add(file.to_str().unwrap()).unwrap_err();
     assert!(error.to_string().contains("git lfs pull"), "{error}");
     let error = keys.add(folder.path().to_str().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("no regular file"), "{error}");
+    assert!(error.to_string().contains("not a regular file"), "{error}");
 }
 
 #[test]
