@@ -53,7 +53,10 @@ fn described(checkpoint: &Path) -> (Metadata, String, Vec<String>) {
 
 /// Keys that `v4-convert` writes under an older name, and llama.cpp's names.
 const RENAMED: &[(&str, &str)] = &[
-    ("attention.kv_source_layer_ids", "attention.kv_source_layers"),
+    (
+        "attention.kv_source_layer_ids",
+        "attention.kv_source_layers",
+    ),
     (
         "attention.index_source_layer_ids",
         "attention.indexer.source_layers",
@@ -101,7 +104,10 @@ fn a_key_that_answers_depend_on_has_no_default() {
                     // llama.cpp's name is asked for, whatever the file calls it.
                     let other = RENAMED.iter().find(|(name, _)| *name == key);
                     let asked = other.map_or(key.as_str(), |(_, asked)| asked);
-                    assert!(error.contains(&format!("{prefix}{asked} ")), "{key}: {error}");
+                    assert!(
+                        error.contains(&format!("{prefix}{asked} ")),
+                        "{key}: {error}"
+                    );
                     assert!(error.contains("v4-convert"), "{key}: {error}");
                 }
             }

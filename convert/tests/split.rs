@@ -15,6 +15,7 @@ use v4_files::gguf::GgufFile;
 
 const LIMIT: u64 = 6 << 20;
 
+#[allow(clippy::result_large_err)] // once per test
 fn plan(input: &Path, split: Option<u64>) -> Result<Plan, PlanError> {
     let options = PlanOptions {
         recipe: Recipe::built_in("native").unwrap(),

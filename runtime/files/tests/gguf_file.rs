@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use v4_files::gguf::{
-    FileHashes, GgufError, GgufFile, Metadata, TensorHashes, encode_header, frame_hash,
+    FileHashes, GgufError, GgufFile, Metadata, PartHashes, TensorHashes, encode_header, frame_hash,
     layout_offsets,
 };
 use v4_quant::GgmlType;
@@ -41,7 +41,8 @@ fn a_file_knows_its_path_header_and_hashes() {
     let file = GgufFile::open(&path).unwrap();
     let header = bytes.len() - 256;
     assert_eq!(file.path(), path);
-    assert_eq!(file.header_bytes(), &bytes[..header]);
+    assert_eq!(file.headers().collect::<Vec<_>>(), [&bytes[..header]]);
+    assert_eq!(file.header_len(), header as u64);
     assert_eq!(file.header().data_offset, header as u64);
     assert_eq!(file.metadata().get_str("general.name").unwrap(), "m");
     assert!(!file.metadata().is_empty());
@@ -66,8 +67,12 @@ fn a_file_knows_its_path_header_and_hashes() {
             .map(|block| *blake3::hash(block).as_bytes())
             .collect(),
     }];
-    let hashes = FileHashes::new(bytes.len() as u64, frame, tensors).unwrap();
-    assert_eq!(hashes.file_bytes(), bytes.len() as u64);
+    let whole = PartHashes {
+        bytes: bytes.len() as u64,
+        frame,
+    };
+    let hashes = FileHashes::new(vec![whole], tensors).unwrap();
+    assert_eq!(hashes.parts(), [whole]);
     assert!(hashes.memory_bytes() >= 3 * 32);
     let file = GgufFile::open_checked(&path, Arc::new(hashes)).unwrap();
     assert!(file.is_checked() && file.hashes().is_some());
