@@ -94,6 +94,23 @@ fn cut(
     let mut ranges = Vec::new();
     let (mut start, mut header, mut data) = (0, first, 0u64);
     let fits = |header: u64, data: u64| header.next_multiple_of(page) + data < limit;
+    let too_small = |tensor: &str, bytes: u64, header: u64, data: u64| PlanError::PartTooSmall {
+        tensor: tensor.to_owned(),
+        bytes,
+        limit,
+        least: header.next_multiple_of(page) + data + 1,
+    };
+    if !fits(first, 0) {
+        return Err(too_small("the metadata", first, first, 0));
+    }
+    // The longest tensor decides: what suits it suits all.
+    if let Some(info) = infos.iter().max_by_key(|info| info.bytes) {
+        let own = PART_KEYS + entry_bytes(info);
+        let bytes = info.bytes.next_multiple_of(page);
+        if !fits(own, bytes) {
+            return Err(too_small(&info.name, info.bytes, own, bytes));
+        }
+    }
     for (i, info) in infos.iter().enumerate() {
         let (entry, bytes) = (entry_bytes(info), info.bytes.next_multiple_of(page));
         if !fits(header + entry, data.saturating_add(bytes)) {
@@ -102,27 +119,15 @@ fn cut(
                 ranges.push(start..i);
             }
             (start, header, data) = (i, PART_KEYS, 0);
+            // One as long with a longer name.
             if !fits(header + entry, bytes) {
-                return Err(PlanError::PartTooSmall {
-                    tensor: info.name.clone(),
-                    bytes: info.bytes,
-                    limit,
-                    least: (header + entry).next_multiple_of(page) + bytes + 1,
-                });
+                return Err(too_small(&info.name, info.bytes, header + entry, bytes));
             }
         }
         header += entry;
         data += bytes;
     }
     ranges.push(start..infos.len());
-    if !fits(first, 0) {
-        return Err(PlanError::PartTooSmall {
-            tensor: "the metadata".to_owned(),
-            bytes: first,
-            limit,
-            least: first.next_multiple_of(page) + 1,
-        });
-    }
     Ok(ranges)
 }
 
@@ -158,13 +163,22 @@ mod tests {
 
     #[test]
     fn a_tensor_that_no_part_can_hold_is_named_with_what_would() {
-        let error = lay_out(&Metadata::new(), &mut infos(&[10, 50_000]), Some(40_000));
+        let error = lay_out(
+            &Metadata::new(),
+            &mut infos(&[45_000, 50_000]),
+            Some(40_000),
+        );
         let error = error.unwrap_err();
         let PlanError::PartTooSmall { tensor, least, .. } = &error else {
             panic!("{error}");
         };
         assert_eq!(tensor, "t1");
-        let files = lay_out(&Metadata::new(), &mut infos(&[10, 50_000]), Some(*least)).unwrap();
+        let files = lay_out(
+            &Metadata::new(),
+            &mut infos(&[45_000, 50_000]),
+            Some(*least),
+        )
+        .unwrap();
         assert_eq!(files.len(), 2);
         assert!(lay_out(&Metadata::new(), &mut infos(&[10]), Some(100)).is_err());
     }

@@ -76,7 +76,7 @@ impl FileHashes {
                 free = starts[part];
             }
             let most = match (starts.get(part), parts.get(part)) {
-                (Some(start), Some(part)) => start + part.bytes,
+                (Some(start), Some(part)) => start.saturating_add(part.bytes),
                 _ => 0,
             };
             let end = t.position.checked_add(t.bytes);

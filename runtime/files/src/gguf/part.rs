@@ -11,8 +11,9 @@ use super::error::GgufError;
 use super::guard::Guard;
 use super::stamp::{Changes, Stamp};
 
-/// Positions of a set's parts are multiples of this: of every unit of reads.
-const START_UNIT: u64 = 1 << 20;
+/// Positions of a set's parts are multiples of this: of every unit of reads, and of every
+/// alignment, so that a part begins after the padding of the header before it.
+const START_UNIT: u64 = super::MAX_ALIGNMENT;
 
 /// Where parts of these lengths begin when they are laid end to end: the positions that
 /// tensors, reads and hashes of a split set are counted in.
@@ -22,8 +23,11 @@ pub fn part_starts(lengths: impl IntoIterator<Item = u64>) -> Vec<u64> {
     let mut next = 0u64;
     for length in lengths {
         starts.push(next);
-        // A file's length is an i64, and there are few parts.
-        next = next.saturating_add(length).next_multiple_of(START_UNIT);
+        // Lengths in a manifest may be anything.
+        next = next
+            .saturating_add(length)
+            .checked_next_multiple_of(START_UNIT)
+            .unwrap_or(u64::MAX);
     }
     starts
 }
@@ -152,6 +156,7 @@ mod tests {
     #[test]
     fn parts_begin_at_whole_units_and_never_overlap() {
         assert_eq!(part_starts([5]), [0]);
+        assert_eq!(part_starts([u64::MAX, 1, 1]), [0, u64::MAX, u64::MAX]);
         assert_eq!(
             part_starts([5, 1 << 20, 1, 7]),
             [0, 1 << 20, 2 << 20, 3 << 20]

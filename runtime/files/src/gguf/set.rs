@@ -283,7 +283,8 @@ fn check_place(
         let own = key.starts_with("split.") || key == "general.alignment";
         if !own && first.get(key) != Some(value) {
             return foreign(format!(
-                "has another {key} than the first part: it belongs to another model"
+                "has another key {} than the first part: it belongs to another model",
+                Shown(key)
             ));
         }
     }

@@ -165,6 +165,9 @@ fn joint_offsets(
             })?);
         }
     }
+    if stored.offsets.as_ref().is_some_and(|other| *other != own) {
+        return Err(k.bad(key, "contradicts engram.offsets"));
+    }
     stored.offsets = Some(own);
     Ok(Some(firsts))
 }
