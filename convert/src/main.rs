@@ -178,9 +178,13 @@ fn report(args: &ConvertArgs, plan: &Plan, resumed: u64, elapsed: Duration) -> a
         0 => String::new(),
         some => format!(", {} already written", bytes(some)),
     };
+    let parts = match plan.files.len() {
+        1 => String::new(),
+        n => format!(", in {n} parts, the first named …-00001-of-{n:05}.gguf"),
+    };
     writeln!(
         io::stderr(),
-        "{}: {} tensors, {}{resumed}, {seconds:.1} s, {rate}/s",
+        "{}: {} tensors, {}{parts}{resumed}, {seconds:.1} s, {rate}/s",
         args.output
             .as_deref()
             .unwrap_or_else(|| "".as_ref())
