@@ -235,7 +235,11 @@ fn plan_as_text(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
     if let Some((count, sum, begin)) = plan.engram_tables() {
         writeln!(
             out,
-            "  of which {count} Engram tables with {}, starting at byte {begin}",
+            "  of which {} with {}, starting at byte {begin}",
+            match count {
+                1 => "the Engram table of all layers".to_owned(),
+                _ => format!("{count} Engram tables"),
+            },
             bytes(sum)
         )?;
     }

@@ -75,17 +75,41 @@ pub enum Projection {
 pub enum Role {
     /// All experts' matrices of one layer and projection.
     Experts(Projection),
+    /// The same from a checkpoint whose experts are not FP4, but FP8, NVFP4 or BF16.
+    OtherExperts(Projection),
     /// A matrix published in FP8.
     Dense,
     /// A matrix published in BF16 or F32; or any matrix of a GGUF file.
     Matrix,
     /// A vector, or a matrix that is used as one: F32 in every file.
     Vector,
-    /// An Engram table.
+    /// An Engram table published in FP8.
+    PublishedEngram,
+    /// An Engram table of a GGUF file.
     Engram,
     /// A table of expert numbers by token.
     Table,
 }
+
+impl Role {
+    /// Whether it is an Engram table.
+    #[must_use]
+    pub fn is_engram(self) -> bool {
+        matches!(self, Self::PublishedEngram | Self::Engram)
+    }
+
+    /// The projection, of experts.
+    #[must_use]
+    pub fn projection(self) -> Option<Projection> {
+        match self {
+            Self::Experts(projection) | Self::OtherExperts(projection) => Some(projection),
+            _ => None,
+        }
+    }
+}
+
+/// The table that all Engram layers share, in llama.cpp's layout of V4.1.
+pub const JOINT_ENGRAM: &str = "per_layer_token_embd.weight";
 
 /// The type that stands for Engram rows as published: e4m3 codes, then one e8m0
 /// scale per 32 of them. GGUF has no such type; the bytes are stored as I8.
@@ -306,21 +330,28 @@ impl Recipe {
             Role::Table => return plain(GgmlType::I32),
             _ => {}
         }
-        let engram = self.engram.filter(|_| role == Role::Engram);
+        let engram = self.engram.filter(|_| role.is_engram());
+        // A table's rows may end up in a tensor of either name.
+        let joint = Some(JOINT_ENGRAM).filter(|_| role.is_engram());
+        let named = |rule: &Rule| rule.matches(name) || joint.is_some_and(|j| rule.matches(j));
         let rule = match engram {
-            None => self.rules.iter().position(|rule| rule.matches(name)),
+            None => self.rules.iter().position(named),
             Some(_) => None,
         };
         let asked = match (rule, role) {
             (Some(rule), _) => self.rules[rule].ty,
             (None, Role::Engram) => engram.unwrap_or(stored),
-            (None, Role::Experts(projection)) => {
-                let ty = match projection {
+            (None, Role::PublishedEngram) => engram.unwrap_or(self.base.engram),
+            (None, Role::Experts(projection) | Role::OtherExperts(projection))
+                if self.base.requantises =>
+            {
+                match projection {
                     Projection::Gate | Projection::Up => self.base.gate_up,
                     Projection::Down => self.base.down,
-                };
-                if self.base.requantises { ty } else { stored }
+                }
             }
+            // What no type keeps exactly is as good in the type of FP8 matrices.
+            (None, Role::OtherExperts(_)) if self.base.dense == GgmlType::Q8_0 => GgmlType::Q8_0,
             (None, Role::Dense) => self.base.dense,
             (None, _) => stored,
         };

@@ -9,7 +9,7 @@ use v4_quant::{GgmlType, QuantError, fp4, fp8};
 use crate::files::{InputFile, ReadError};
 use crate::plan::Output;
 use crate::recipe::ENGRAM_FP8;
-use crate::source::{ENGRAM_BLOCK, Part, Source, fp8_row_bytes};
+use crate::source::{ENGRAM_BLOCK, NVFP4_BLOCK, Part, Source, fp8_row_bytes, ty_bytes};
 
 /// Scales above this can make an e2m1 value infinite.
 const LAST_SAFE_SCALE: u8 = 252;
@@ -107,21 +107,41 @@ impl Converter<'_> {
         buffers.out.resize((row_bytes * count) as usize, 0);
         let values = self.output.source.values(info.dims[0]);
         buffers.values.resize(values as usize, 0.0);
-        match &self.output.source {
+        self.fill(&self.output.source, rows, buffers)?;
+        Ok(&buffers.out)
+    }
+
+    /// Fills `buffers.out` with `rows` of a source.
+    fn fill(
+        &self,
+        source: &Source,
+        rows: Range<u64>,
+        buffers: &mut Buffers,
+    ) -> Result<(), RowError> {
+        match source {
             Source::Rows { ty, part } => self.rows(*ty, part, rows, buffers)?,
+            Source::Joined(tables) => {
+                let mut first = 0;
+                for (length, table) in tables {
+                    if rows.start < first + length {
+                        return self.fill(table, rows.start - first..rows.end - first, buffers);
+                    }
+                    first += length;
+                }
+                unreachable!("units are cut at the ends of tables");
+            }
+            Source::Product(factors) => self.product(factors, rows, buffers)?,
             Source::Fp8 {
                 weight,
                 scale,
                 block,
             } => self.fp8([weight, scale], *block, rows, buffers)?,
-            Source::Fp4 {
-                experts,
-                rows: per_expert,
-            } => {
-                let expert = &experts[(rows.start / per_expert) as usize];
-                let first = rows.start % per_expert;
-                self.fp4(expert, first..first + count, buffers)?;
-            }
+            Source::Fp4 { codes, scales } => self.fp4([codes, scales], rows, buffers)?,
+            Source::Nvfp4 {
+                codes,
+                scales,
+                scale,
+            } => self.nvfp4([codes, scales, scale], rows, buffers)?,
             Source::Fp8Rows {
                 weight,
                 scale,
@@ -150,7 +170,7 @@ impl Converter<'_> {
             }
             Source::Ids { part, limit } => self.ids(part, *limit, rows, buffers)?,
         }
-        Ok(&buffers.out)
+        Ok(())
     }
 
     /// Reads bytes `range` of a part into `buffer`.
@@ -190,8 +210,8 @@ impl Converter<'_> {
         buffers: &mut Buffers,
     ) -> Result<(), RowError> {
         let info = &self.output.info;
-        let row_bytes = self.output.source.row_bytes(info.dims[0]);
-        let range = rows.start * row_bytes..rows.end * row_bytes;
+        let row_bytes = ty_bytes(ty, info.dims[0]);
+        let range = scaled(&rows, row_bytes);
         if ty == info.ty {
             self.read(part, range, &mut buffers.out)?;
             return match first_not_finite(ty, &buffers.out) {
@@ -212,6 +232,39 @@ impl Converter<'_> {
             if !all_finite(values) {
                 return Err(self.not_finite(part, row, "a value is NaN or infinite"));
             }
+            self.encode(row, values, out)?;
+        }
+        Ok(())
+    }
+
+    /// The products of two tensors of the output's shape.
+    fn product(
+        &self,
+        factors: &[(GgmlType, Part); 2],
+        rows: Range<u64>,
+        buffers: &mut Buffers,
+    ) -> Result<(), RowError> {
+        let info = &self.output.info;
+        let columns = info.dims[0] as usize;
+        let mut decoded = [vec![0.0; columns], vec![0.0; columns]];
+        for (at, row) in rows.enumerate() {
+            for ((ty, part), values) in factors.iter().zip(&mut decoded) {
+                let bytes = ty_bytes(*ty, info.dims[0]);
+                self.read(part, scaled(&(row..row + 1), bytes), &mut buffers.input)?;
+                v4_quant::decode_row(*ty, &buffers.input, values)
+                    .map_err(|error| self.not_finite(part, row, error.to_string()))?;
+            }
+            let [a, b] = &decoded;
+            let values = &mut buffers.values;
+            for (product, (a, b)) in values.iter_mut().zip(a.iter().zip(b)) {
+                *product = a * b;
+            }
+            if !all_finite(values) {
+                let part = &factors[0].1;
+                return Err(self.not_finite(part, row, "a value is NaN or infinite"));
+            }
+            let row_bytes = info.row_bytes() as usize;
+            let out = &mut buffers.out[at * row_bytes..][..row_bytes];
             self.encode(row, values, out)?;
         }
         Ok(())
@@ -271,7 +324,7 @@ impl Converter<'_> {
 
     fn fp4(
         &self,
-        [codes, scales]: &[Part; 2],
+        [codes, scales]: [&Part; 2],
         rows: Range<u64>,
         buffers: &mut Buffers,
     ) -> Result<(), RowError> {
@@ -310,6 +363,47 @@ impl Converter<'_> {
             } else {
                 self.encode(row, values, out)?;
             }
+        }
+        Ok(())
+    }
+
+    fn nvfp4(
+        &self,
+        [codes, scales, scale]: [&Part; 3],
+        rows: Range<u64>,
+        buffers: &mut Buffers,
+    ) -> Result<(), RowError> {
+        let info = &self.output.info;
+        let (code_bytes, scale_bytes) = (info.dims[0] / 2, info.dims[0] / NVFP4_BLOCK);
+        self.read(scale, 0..4, &mut buffers.scales)?;
+        let whole = buffers.scales.first_chunk::<4>().copied();
+        let whole = f32::from_le_bytes(whole.unwrap_or_default());
+        if !whole.is_finite() {
+            return Err(self.not_finite(scale, 0, "the scale is NaN or infinite"));
+        }
+        self.read(codes, scaled(&rows, code_bytes), &mut buffers.input)?;
+        self.read(scales, scaled(&rows, scale_bytes), &mut buffers.scales)?;
+        let row_codes = buffers.input.chunks_exact(code_bytes as usize);
+        let row_scales = buffers.scales.chunks_exact(scale_bytes as usize);
+        let outputs = buffers.out.chunks_exact_mut(info.row_bytes() as usize);
+        for (((row, code), block_scales), out) in rows.zip(row_codes).zip(row_scales).zip(outputs) {
+            if has_nan_code(block_scales) {
+                return Err(self.not_finite(scales, row, "a scale is NaN"));
+            }
+            let values = &mut buffers.values;
+            let blocks = values.chunks_exact_mut(NVFP4_BLOCK as usize);
+            let block_codes = code.chunks_exact(NVFP4_BLOCK as usize / 2);
+            for ((values, codes), &block_scale) in blocks.zip(block_codes).zip(block_scales) {
+                let scale = fp8::e4m3_to_f32(block_scale) * whole;
+                for (pair, &codes) in values.chunks_exact_mut(2).zip(codes) {
+                    pair[0] = fp4::e2m1_to_f32(codes) * scale;
+                    pair[1] = fp4::e2m1_to_f32(codes >> 4) * scale;
+                }
+            }
+            if !all_finite(values) {
+                return Err(self.not_finite(codes, row, "a value is infinite"));
+            }
+            self.encode(row, values, out)?;
         }
         Ok(())
     }

@@ -65,7 +65,7 @@ fn a_field_of_the_configuration_is_wrong() {
         refused(copy.path(), &["config.json", entry, found]);
     }
     for (field, value) in [
-        ("expert_dtype", json!("fp8")),
+        ("expert_dtype", json!("int4")),
         ("weight_block_size", json!([32])),
     ] {
         let copy = copy();

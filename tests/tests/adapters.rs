@@ -39,7 +39,7 @@ fn modules(file: &GgufFile) -> Vec<Module> {
         ("attn.indexer.wk", "indexer.attn_k"),
         ("attn.indexer.compressor.wkv", "indexer_compressor_kv"),
         ("attn.indexer.compressor.wgate", "indexer_compressor_gate"),
-        ("engram.wkv", "engram_wkv"),
+        ("engram.wkv", "engram_kv"),
         ("ffn.shared_experts.w1", "ffn_gate_shexp"),
         ("ffn.shared_experts.w2", "ffn_down_shexp"),
         ("ffn.shared_experts.w3", "ffn_up_shexp"),

@@ -21,18 +21,46 @@ use v4_trust::{
     sign,
 };
 
+/// The models that are altered: one file each, and split sets.
+const MODELS: [(&str, bool); 4] = [
+    ("tiny-v4", false),
+    ("tiny-v4", true),
+    ("tiny-v41", false),
+    ("tiny-v41", true),
+];
+
 /// A signed copy of a tiny model in a folder of its own.
 struct Signed {
     dir: tempfile::TempDir,
+    /// The file, or the first part of a set.
     model: PathBuf,
+    /// Where each file begins among the bytes of all, and the file.
+    parts: Vec<(u64, PathBuf)>,
     public: PathBuf,
 }
 
 impl Signed {
     fn new(name: &str) -> Self {
+        Self::of(name, false)
+    }
+
+    /// A whole file, or a set of parts of less than 8 MB.
+    fn of(name: &str, set: bool) -> Self {
         let dir = tempfile::tempdir_in(scratch()).unwrap();
-        let model = dir.path().join("model.gguf");
-        fs::copy(tiny(name, "native", &[]), &model).unwrap();
+        let whole = tiny(name, "native", &[]);
+        let mut model = dir.path().join("model.gguf");
+        if set {
+            let args = [whole.to_str().unwrap(), model.to_str().unwrap()];
+            let _ = run("v4-convert", [&args[..], &["--split", "8M", "-q"]].concat()).ok();
+            let first = fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().path());
+            model = first.min().unwrap();
+        } else {
+            fs::copy(whole, &model).unwrap();
+        }
+        let file = GgufFile::open(&model).unwrap();
+        let parts = file.parts().iter();
+        let parts: Vec<_> = parts.map(|p| (p.start(), p.path().to_owned())).collect();
+        assert_eq!(parts.len() > 2, set, "{} parts", parts.len());
         let (public_text, secret_text) = new_key_pair(None).unwrap();
         let (public, secret) = (dir.path().join("k.pub"), dir.path().join("k.key"));
         fs::write(&public, public_text).unwrap();
@@ -43,7 +71,35 @@ impl Signed {
             ["sign", model.to_str().unwrap(), "--key", key],
         )
         .ok();
-        Self { dir, model, public }
+        Self {
+            dir,
+            model,
+            parts,
+            public,
+        }
+    }
+
+    /// The file that a position is in, and the byte of it.
+    fn place(&self, position: u64) -> (&Path, u64) {
+        let part = self.parts.iter().rfind(|(start, _)| *start <= position);
+        let (start, path) = part.unwrap();
+        (path, position - start)
+    }
+
+    /// Flips a bit of the byte at a position for as long as the result lives.
+    fn flip(&self, position: u64, bit: u8) -> Flip<'_> {
+        let (path, at) = self.place(position);
+        Flip::new(path, at, bit)
+    }
+
+    /// The name of the file that a position is in.
+    fn file_at(&self, position: u64) -> &str {
+        self.place(position)
+            .0
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
     }
 
     fn policy(&self, verify: Verify) -> Policy {
@@ -176,8 +232,8 @@ fn kinds(file: &GgufFile, rng: &mut SmallRng) -> BTreeMap<String, (String, u64, 
 
 #[test]
 fn one_bit_of_any_tensor_is_found_before_a_wrong_token() {
-    for name in ["tiny-v4", "tiny-v41"] {
-        let signed = Signed::new(name);
+    for (name, set) in MODELS {
+        let signed = Signed::of(name, set);
         let hashes = signed.check(Verify::BeforeUse).unwrap().unwrap();
         let ids = ids(name);
         let mut rng = SmallRng::seed_from_u64(7);
@@ -192,20 +248,20 @@ fn one_bit_of_any_tensor_is_found_before_a_wrong_token() {
             assert!(checked == good, "{name}, {how}: checks change nothing");
             for (kind, (tensor, position, bytes)) in kinds(&file, &mut rng) {
                 let at = position + rng.random_range(0..bytes);
-                let _flip = Flip::new(&signed.model, at, rng.random_range(0..8));
+                let _flip = signed.flip(at, rng.random_range(0..8));
                 let what = format!("{name}, {how}: byte {at}, in {tensor}");
                 match logits(&signed.model, options.clone(), &ids) {
                     Err(error) => {
                         assert!(error.is_altered(), "{what}: {error}");
                         let message = error.to_string();
-                        assert!(message.contains("model.gguf"), "{message}");
+                        assert!(message.contains(signed.file_at(at)), "{message}");
                         assert!(message.contains(&tensor), "{what}: {message}");
                     }
                     // An expert or a row that none of the tokens uses; what is for images.
                     Ok(bits) => {
                         assert!(bits == good, "{what}: wrong bits");
                         let by_use = kind.contains("_exps.")
-                            || kind.contains("engram_embd")
+                            || kind == "per_layer_token_embd.weight"
                             || kind == "token_embd.weight"
                             || kind.contains("_vl.");
                         assert!(by_use, "{what}: not found");
@@ -220,8 +276,8 @@ fn one_bit_of_any_tensor_is_found_before_a_wrong_token() {
 
 #[test]
 fn rows_and_experts_in_use_are_checked() {
-    for name in ["tiny-v4", "tiny-v41"] {
-        let signed = Signed::new(name);
+    for (name, set) in MODELS {
+        let signed = Signed::of(name, set);
         let hashes = signed.check(Verify::BeforeUse).unwrap().unwrap();
         let ids = ids(name);
         let file = GgufFile::open(&signed.model).unwrap();
@@ -244,7 +300,7 @@ fn rows_and_experts_in_use_are_checked() {
                     .unwrap();
                 let blocks = 0..known.blocks.len() as u64;
                 let flips: Vec<_> = blocks
-                    .map(|b| Flip::new(&signed.model, known.position + b * known.block_bytes, 3))
+                    .map(|b| signed.flip(known.position + b * known.block_bytes, 3))
                     .collect();
                 let found = logits(&signed.model, options.clone(), &ids);
                 drop(flips);
@@ -284,7 +340,7 @@ fn an_expert_that_is_read_again_is_checked_again() {
             let start = engine.file().position(t);
             (0..t.dims[2]).map(move |e| start + e * each)
         })
-        .map(|at| Flip::new(&signed.model, at, 0))
+        .map(|at| signed.flip(at, 0))
         .collect();
     assert!(!flips.is_empty());
     session.reset();
@@ -297,7 +353,7 @@ fn an_expert_that_is_read_again_is_checked_again() {
 fn a_row_that_is_read_again_is_checked_again() {
     for (name, table) in [
         ("tiny-v4", "token_embd.weight"),
-        ("tiny-v41", "engram_embd.weight"),
+        ("tiny-v41", "per_layer_token_embd.weight"),
     ] {
         let signed = Signed::new(name);
         let options = EngineOptions {
@@ -316,7 +372,7 @@ fn a_row_that_is_read_again_is_checked_again() {
                 let start = engine.file().position(t);
                 (0..t.bytes).step_by(64 << 10).map(move |at| start + at)
             })
-            .map(|at| Flip::new(&signed.model, at, 0))
+            .map(|at| signed.flip(at, 0))
             .collect();
         assert!(!flips.is_empty());
         session.reset();
@@ -339,7 +395,7 @@ fn weights_that_were_checked_are_checked_again_when_the_file_changes() {
     session.append(&ids[..40], Want::Last).unwrap();
     let dense = engine.file().tensor("blk.1.attn_kv.weight").unwrap();
     let at = engine.file().position(dense) + 77;
-    let _flip = Flip::new(&signed.model, at, 2);
+    let _flip = signed.flip(at, 2);
     let error = session.append(&ids[40..], Want::Last).unwrap_err();
     assert!(
         error.to_string().contains("blk.1.attn_kv.weight"),
@@ -350,11 +406,24 @@ fn weights_that_were_checked_are_checked_again_when_the_file_changes() {
 
 #[test]
 fn header_and_gaps_are_checked_before_they_are_parsed() {
-    let signed = Signed::new("tiny-v41");
+    for set in [false, true] {
+        header_and_gaps(&Signed::of("tiny-v41", set));
+    }
+}
+
+fn header_and_gaps(signed: &Signed) {
     let hashes = signed.check(Verify::BeforeUse).unwrap().unwrap();
     let mut frame = Vec::new();
     let mut from = 0;
     for t in hashes.tensors() {
+        // Between two files there is nothing.
+        from = signed.parts.iter().fold(from, |from, &(start, _)| {
+            if (from..=t.position).contains(&start) {
+                start
+            } else {
+                from
+            }
+        });
         frame.push(from..t.position);
         from = t.position + t.bytes;
     }
@@ -366,7 +435,7 @@ fn header_and_gaps_are_checked_before_they_are_parsed() {
     places.extend([0, 4, 8, 16, 24, header.end - 1]);
     places.extend(frame[1..].iter().flat_map(|gap| [gap.start, gap.end - 1]));
     for at in places {
-        let _flip = Flip::new(&signed.model, at, rng.random_range(0..8));
+        let _flip = signed.flip(at, rng.random_range(0..8));
         for verify in [Verify::BeforeUse, Verify::Whole] {
             let error = signed.check(verify).unwrap_err();
             assert!(error.is_altered(), "byte {at}: {error}");
@@ -378,18 +447,26 @@ fn header_and_gaps_are_checked_before_they_are_parsed() {
         let error = Engine::open(&signed.model, options).unwrap_err();
         assert!(error.is_altered(), "byte {at}: {error}");
     }
-    let file = File::options().append(true).open(&signed.model).unwrap();
-    let length = file.metadata().unwrap().len();
-    for other in [length - 1, length + 1] {
-        file.set_len(other).unwrap();
-        let error = signed.check(Verify::Whole).unwrap_err();
-        assert!(error.is_altered(), "{error}");
+    for (_, path) in &signed.parts {
+        let before = fs::read(path).unwrap();
+        let file = File::options().append(true).open(path).unwrap();
+        for other in [before.len() - 1, before.len() + 1] {
+            file.set_len(other as u64).unwrap();
+            let error = signed.check(Verify::Whole).unwrap_err();
+            assert!(error.is_altered(), "{error}");
+        }
+        fs::write(path, before).unwrap();
     }
 }
 
 #[test]
 fn manifest_hashes_and_signature_are_covered() {
-    let signed = Signed::new("tiny-v4");
+    for set in [false, true] {
+        manifest_hashes_and_signature(&Signed::of("tiny-v4", set));
+    }
+}
+
+fn manifest_hashes_and_signature(signed: &Signed) {
     let beside = Beside::of(&signed.model);
     let check_with = |path: &Path, bytes: &[u8], what: String| {
         let before = fs::read(path).unwrap();
@@ -519,7 +596,7 @@ fn programs_refuse_what_is_unsigned_or_altered() {
         file.position(file.tensor("output.weight").unwrap()) + 4711
     };
     {
-        let _flip = Flip::new(&signed.model, output, 2);
+        let _flip = signed.flip(output, 2);
         for more in [
             &["--signer", &public][..],
             &["--signer", &public, "--verify", "whole"],

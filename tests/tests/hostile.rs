@@ -260,10 +260,13 @@ fn broken_models_name_file_and_remedy() {
 /// names the tensor and a row, not an answer.
 #[test]
 fn a_damaged_engram_row_is_named() {
-    for (engram, bytes) in [("fp8", 0xFF), ("q8_0", 0x7C)] {
+    for (engram, name, bytes) in [
+        ("fp8", "blk.3.engram_embd.weight", 0xFF),
+        ("q8_0", "per_layer_token_embd.weight", 0x7C),
+    ] {
         let model = tiny("tiny-v41", "native", &["--engram", engram]);
         let file = GgufFile::open(&model).unwrap();
-        let table = file.tensor("blk.3.engram_embd.weight").unwrap().clone();
+        let table = file.tensor(name).unwrap().clone();
         let mut damaged = fs::read(&model).unwrap();
         let start = damaged.len() - usize::try_from(table.bytes).unwrap();
         // The last table ends the file.
@@ -276,7 +279,7 @@ fn a_damaged_engram_row_is_named() {
         let files = [&*path, "--ids".as_ref(), &ids, "--out".as_ref(), &out];
         run("v4-run", path_args(&["logits"], &files)).failed_with(&[
             &format!("damaged-{engram}.gguf"),
-            "blk.3.engram_embd.weight",
+            name,
             "row ",
         ]);
         assert!(!out.exists());

@@ -25,14 +25,20 @@ const KEYS: [(&str, &str); 41] = [
     ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
     ("attention.compress_ratios", "compress_ratios"),
     ("attention.compress_rope_freq_base", "compress_rope_theta"),
-    ("attention.kv_source_layer_ids", "kv_source_layer_ids"),
-    ("attention.index_source_layer_ids", "index_source_layer_ids"),
+    ("attention.kv_source_layers", "kv_source_layer_ids"),
+    ("attention.indexer.source_layers", "index_source_layer_ids"),
     (
-        "attention.candidate_source_layer_id",
+        "attention.indexer.candidate_source_layer",
         "candidate_source_layer_id",
     ),
-    ("attention.candidate_block_size", "candidate_block_size"),
-    ("attention.candidate_topk_blocks", "candidate_topk_blocks"),
+    (
+        "attention.indexer.candidate_block_size",
+        "candidate_block_size",
+    ),
+    (
+        "attention.indexer.candidate_top_k_blocks",
+        "candidate_topk_blocks",
+    ),
     ("rope.dimension_count", "qk_rope_head_dim"),
     ("rope.freq_base", "rope_theta"),
     ("rope.scaling.type", "rope_scaling.rope_type"),
@@ -54,9 +60,9 @@ const KEYS: [(&str, &str); 41] = [
     ("hyper_connection.count", "hc_mult"),
     ("hyper_connection.sinkhorn_iterations", "hc_sinkhorn_iters"),
     ("hyper_connection.epsilon", "hc_eps"),
-    ("engram.head_count", "engram_n_heads"),
-    ("engram.key_length", "engram_head_dim"),
-    ("engram.max_ngram_size", "engram_max_ngram_size"),
+    ("ple.heads_per_ngram", "engram_n_heads"),
+    ("embedding_length_per_layer_input", "engram_head_dim"),
+    ("ple.ngram_size", "engram_max_ngram_size"),
 ];
 
 /// Tensor names that differ.
@@ -94,6 +100,16 @@ fn rewrite(
 
 fn as_ds4(meta: &mut Metadata) {
     meta.remove("deepseek41.swiglu_clamp_shexp");
+    meta.remove("deepseek41.hash_layer_count");
+    for (ours, theirs) in [
+        ("ple.layers", "layer_ids"),
+        ("ple.head_vocab_sizes", "primes"),
+        ("ple.layer_multipliers", "multipliers"),
+        ("engram.pad_token_id", "pad_id"),
+    ] {
+        let value = meta.remove(&format!("deepseek41.{ours}")).unwrap();
+        meta.insert(format!("deepseek41.engram.{theirs}"), value);
+    }
     for (ours, theirs) in KEYS {
         let Some(value) = meta.remove(&format!("deepseek41.{ours}")) else {
             panic!("{ours} is not written");
@@ -130,7 +146,7 @@ fn logits(path: &Path) -> Vec<f32> {
 
 #[test]
 fn a_file_with_the_keys_and_names_of_ds4_is_the_same_model() {
-    let ours = tiny("tiny-v41", "native", &[]);
+    let ours = tiny("tiny-v41", "lossless", &[]);
     let theirs = rewrite(&ours, "ds4.gguf", as_ds4, |name| {
         TENSORS
             .iter()
@@ -144,16 +160,16 @@ fn a_file_with_the_keys_and_names_of_ds4_is_the_same_model() {
 /// Each array of constants with one entry changed, and each missing.
 #[test]
 fn constants_that_do_not_follow_from_the_tokenizer_are_refused() {
-    let ours = tiny("tiny-v41", "native", &[]);
+    let ours = tiny("tiny-v41", "lossless", &[]);
     let expected = logits(&ours);
     for (key, what) in [
-        ("token_map", "token classes"),
-        ("primes", "primes"),
-        ("offsets", "offsets"),
-        ("multipliers", "multipliers"),
-        ("rows", "row counts"),
+        ("engram.token_map", "token classes"),
+        ("ple.head_vocab_sizes", "primes"),
+        ("engram.offsets", "offsets"),
+        ("ple.layer_multipliers", "multipliers"),
+        ("engram.rows", "row counts"),
     ] {
-        let key = format!("deepseek41.engram.{key}");
+        let key = format!("deepseek41.{key}");
         let change = |meta: &mut Metadata| {
             let mut values = meta.get_u64s(&key).unwrap();
             let last = values.len() - 1;
@@ -184,10 +200,15 @@ fn constants_that_do_not_follow_from_the_tokenizer_are_refused() {
 /// the tables' rows must agree.
 #[test]
 fn a_file_without_constants_must_have_the_published_sizes() {
-    let ours = tiny("tiny-v41", "native", &[]);
+    let ours = tiny("tiny-v41", "lossless", &[]);
     let strip = |meta: &mut Metadata| {
-        for key in ["primes", "offsets", "vocab_size", "rows"] {
-            meta.remove(&format!("deepseek41.engram.{key}"));
+        for key in [
+            "ple.head_vocab_sizes",
+            "engram.offsets",
+            "engram.vocab_size",
+            "engram.rows",
+        ] {
+            meta.remove(&format!("deepseek41.{key}")).unwrap();
         }
     };
     let stripped = rewrite(&ours, "stripped.gguf", strip, str::to_owned);

@@ -129,8 +129,12 @@ fn what_is_altered_before_its_use_is_named() {
         ("tiny-v4", "blk.2.ffn_down_exps.weight", &[]),
         ("tiny-v4", "token_embd.weight", &[]),
         ("tiny-v41", "blk.3.ffn_gate_exps.weight", STREAMED),
-        ("tiny-v41", "engram_embd.weight", &[]),
-        ("tiny-v41", "engram_embd.weight", &["--reads", "threads"]),
+        ("tiny-v41", "per_layer_token_embd.weight", &[]),
+        (
+            "tiny-v41",
+            "per_layer_token_embd.weight",
+            &["--reads", "threads"],
+        ),
     ];
     for name in ["tiny-v4", "tiny-v41"] {
         let signed = Signed::new(name);

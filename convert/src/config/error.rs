@@ -25,10 +25,11 @@ pub enum ConfigError {
         /// The architecture that the file names.
         found: String,
     },
-    /// The routed experts are stored in another form than FP4.
-    #[error("{}: `{field}` is {found}: the routed experts are stored as {form}, but this version \
-             converts only FP4; convert the published checkpoint, whose experts are FP4", path.display())]
-    Experts {
+    /// Matrices are stored in a form that cannot be converted.
+    #[error("{}: `{field}` is {found}: matrices of experts and others are stored as {form}, but this \
+             version converts FP4, FP8 with ue8m0 scales, BF16 and ModelOpt's NVFP4; convert the \
+             published checkpoint, whose experts are FP4", path.display())]
+    Form {
         /// The file.
         path: PathBuf,
         /// The field that says so, with dots between levels.

@@ -20,6 +20,9 @@ pub use model::{Candidates, Dspark, Engram, ModelConfig, V41, Vision, Yarn};
 /// The largest `config.json` accepted.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
+/// Rows and columns that share a scale in the published checkpoints.
+const PUBLISHED_BLOCK: [u32; 2] = [128, 128];
+
 /// The families of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
@@ -95,11 +98,6 @@ impl Fields<'_> {
         let layers = self.int("num_hidden_layers", 1, 1024)?;
         let vocab_size = self.int("vocab_size", 1, 1 << 22)?;
         let experts = self.int("n_routed_experts", 1, 1 << 14)?;
-        if self.find("quantization_config").is_none() {
-            let form = "not quantised, or as hf_quant_config.json says";
-            return Err(self.experts("quantization_config", &Value::Null, form));
-        }
-        let quantization = self.object("quantization_config")?;
         let rope = self.rope()?;
         Ok(ModelConfig {
             vocab_size,
@@ -142,7 +140,13 @@ impl Fields<'_> {
                 Some(_) => Some(self.token("pad_token_id", vocab_size)?),
                 None => None,
             },
-            weight_block_size: quantization.fp8_block()?,
+            weight_block_size: match self.find("quantization_config") {
+                Some(_) => self.object("quantization_config")?.fp8_block()?,
+                // ModelOpt keeps it in a file of its own, and a checkpoint that is not
+                // quantised has none: tensors tell their forms themselves.
+                None => PUBLISHED_BLOCK,
+            },
+            expert_dtype: self.expert_dtype()?,
             dspark: self.dspark(vocab_size, layers)?,
             v41: match family {
                 Family::V4 => None,
@@ -169,22 +173,27 @@ impl Fields<'_> {
 
     /// Checks `quantization_config` and gives its block size.
     fn fp8_block(&self) -> Result<[u32; 2], ConfigError> {
-        if let Some(method) = self.find("quant_method").and_then(Value::as_str)
-            && method != "fp8"
-        {
-            // ModelOpt and compressed-tensors name the form in one of these.
-            let named = ["quant_algo", "format"];
-            let named = named.iter().find_map(|f| self.find(f)?.as_str());
-            let form = match named {
-                Some(form) => format!("{method} {form}"),
-                None => method.to_owned(),
-            };
-            return Err(self.experts("quant_method", &Value::from(method), &form));
+        let method = self.get("quant_method")?;
+        // ModelOpt and compressed-tensors name the form in one of these.
+        let named = ["quant_algo", "format"];
+        let form = named.iter().find_map(|field| self.find(field)?.as_str());
+        match (method.as_str(), form) {
+            (Some("fp8"), _) => {
+                self.exactly_if_given("fmt", &Value::from("e4m3"))?;
+                self.exactly("scale_fmt", &Value::from("ue8m0"))?;
+            }
+            (Some("modelopt" | "modelopt_fp4"), None | Some("NVFP4" | "MIXED_PRECISION")) => {}
+            (Some(method), form) => {
+                let found = Value::from(method);
+                let form = form.map_or(method.to_owned(), |form| format!("{method} {form}"));
+                return Err(self.form("quant_method", &found, &form));
+            }
+            (None, _) => return Err(self.wrong("quant_method", method, "\"fp8\"")),
         }
-        self.exactly("quant_method", &Value::from("fp8"))?;
-        self.exactly_if_given("fmt", &Value::from("e4m3"))?;
-        self.exactly("scale_fmt", &Value::from("ue8m0"))?;
         let field = "weight_block_size";
+        if self.find(field).is_none() && method.as_str() != Some("fp8") {
+            return Ok(PUBLISHED_BLOCK);
+        }
         let block = self.ints(field, 2, 1 << 14)?;
         match block[..] {
             [rows, columns] if rows > 0 && columns > 0 => Ok([rows, columns]),
@@ -192,8 +201,8 @@ impl Fields<'_> {
         }
     }
 
-    fn experts(&self, field: &str, found: &Value, form: &str) -> ConfigError {
-        ConfigError::Experts {
+    fn form(&self, field: &str, found: &Value, form: &str) -> ConfigError {
+        ConfigError::Form {
             path: self.path.to_owned(),
             field: self.name(field),
             found: fields::shorten(found),
@@ -201,11 +210,25 @@ impl Fields<'_> {
         }
     }
 
-    fn fp4_experts(&self) -> Result<(), ConfigError> {
-        match self.get("expert_dtype")? {
-            Value::String(form) if form == "fp4" => Ok(()),
-            found @ Value::String(form) => Err(self.experts("expert_dtype", found, form)),
-            found => Err(self.wrong("expert_dtype", found, "\"fp4\"")),
+    /// How the routed experts are stored, if the file says so.
+    fn expert_dtype(&self) -> Result<Option<String>, ConfigError> {
+        let field = "expert_dtype";
+        let stated = match (self.find(field), self.find("quantization_config")) {
+            (Some(_), _) => self.get(field)?,
+            (None, Some(_)) => {
+                let inner = self.object("quantization_config")?;
+                if inner.find(field).is_none() {
+                    return Ok(None);
+                }
+                return inner.expert_dtype();
+            }
+            (None, None) => return Ok(None),
+        };
+        match stated.as_str() {
+            Some("fp4" | "fp8" | "nvfp4" | "bf16") => Ok(stated.as_str().map(str::to_owned)),
+            Some("bfloat16") => Ok(Some("bf16".to_owned())),
+            Some(form) => Err(self.form(field, stated, form)),
+            None => Err(self.wrong(field, stated, "\"fp4\", \"fp8\", \"nvfp4\" or \"bf16\"")),
         }
     }
 
@@ -243,11 +266,6 @@ impl Fields<'_> {
         self.exactly_if_given("attention_bias", &Value::from(false))?;
         self.exactly_if_given("mlp_bias", &Value::from(false))?;
         self.exactly_if_given("tie_word_embeddings", &Value::from(false))?;
-        if self.find("expert_dtype").is_some() {
-            self.fp4_experts()?;
-        } else {
-            self.object("quantization_config")?.fp4_experts()?;
-        }
         let wrong = |field: &str, expected: String| {
             let found = self.find(field).cloned().unwrap_or(Value::Null);
             Err(self.wrong(field, &found, expected))
@@ -344,7 +362,7 @@ mod tests {
             ("rope_scaling.type", "\"linear\""),
             ("quantization_config.weight_block_size", "[128]"),
             ("quantization_config.quant_method", "\"awq\""),
-            ("expert_dtype", "\"fp8\""),
+            ("expert_dtype", "\"int4\""),
             ("scoring_func", "\"softmax\""),
             ("swiglu_limit", "-10"),
             ("rms_norm_eps", "1e-60"),

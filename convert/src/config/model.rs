@@ -70,6 +70,8 @@ pub struct ModelConfig {
     pub pad_token_id: Option<u32>,
     /// Rows and columns that share one scale in FP8 matrices.
     pub weight_block_size: [u32; 2],
+    /// How the routed experts are stored, if the file says so: `fp4`, `fp8`, `nvfp4`, `bf16`.
+    pub expert_dtype: Option<String>,
     pub dspark: Option<Dspark>,
     /// What V4.1 has and V4 has not.
     pub v41: Option<V41>,

@@ -76,25 +76,31 @@ impl Plan {
         input_facts: blake3::Hash,
         mut tensors: Vec<Untyped>,
         mut metadata: Metadata,
+        constants: Option<engram::Constants>,
         options: &PlanOptions,
         mut warnings: Vec<String>,
     ) -> Result<Self, PlanError> {
         let recipe = &options.recipe;
         // Tables are read row by row from disk; what is loaded comes before them
         // in one piece.
-        tensors.sort_by_key(|tensor| tensor.role == Role::Engram);
+        tensors.sort_by_key(|tensor| tensor.role.is_engram());
         let mut choices = Vec::with_capacity(tensors.len());
         for tensor in &tensors {
             choices.push(choose(recipe, tensor)?);
         }
         check_gate_up(&tensors, &choices)?;
         warn(recipe, &tensors, &choices, &mut warnings);
+        if let Some(constants) = constants
+            && engram::join(&mut tensors, &mut choices, recipe, &mut warnings)
+        {
+            constants.put_joint(&mut metadata);
+        }
 
         let shapes = tensors.iter().zip(&choices);
         let mut infos = layout_offsets(
             shapes.map(|(tensor, choice)| {
                 let mut dims = tensor.dims.clone();
-                if tensor.role == Role::Engram && choice.ty == ENGRAM_FP8 {
+                if tensor.role.is_engram() && choice.ty == ENGRAM_FP8 {
                     dims[0] = fp8_row_bytes(dims[0]);
                 }
                 (tensor.name.clone(), choice.ty, dims)
@@ -112,7 +118,7 @@ impl Plan {
             .map(|((info, tensor), choice)| Output {
                 info,
                 instead_of: choice.instead_of,
-                is_engram: tensor.role == Role::Engram,
+                is_engram: tensor.role.is_engram(),
                 source: tensor.source,
             })
             .collect();
@@ -145,7 +151,7 @@ fn choose(recipe: &Recipe, tensor: &Untyped) -> Result<Choice, PlanError> {
         to: type_name(choice.ty),
         remedy,
     };
-    match tensor.source {
+    match *tensor.source.first() {
         Source::Fp8Rows { .. } | Source::PackedFp8Rows { .. } if choice.ty == ENGRAM_FP8 => {
             Ok(choice)
         }
@@ -171,7 +177,7 @@ fn check_gate_up(tensors: &[Untyped], choices: &[Choice]) -> Result<(), PlanErro
     let mut gates: BTreeMap<&str, GgmlType> = BTreeMap::new();
     let layer = |name: &'_ str| name.rfind(".ffn_").map_or(0, |end| end);
     for (tensor, choice) in tensors.iter().zip(choices) {
-        let Role::Experts(projection) = tensor.role else {
+        let Some(projection) = tensor.role.projection() else {
             continue;
         };
         let key = &tensor.name[..layer(&tensor.name)];
@@ -235,7 +241,7 @@ fn warn(recipe: &Recipe, tensors: &[Untyped], choices: &[Choice], warnings: &mut
             shorten(&twice)
         ));
     }
-    if recipe.engram().is_some() && !tensors.iter().any(|tensor| tensor.role == Role::Engram) {
+    if recipe.engram().is_some() && !tensors.iter().any(|tensor| tensor.role.is_engram()) {
         warnings.push("`--engram` has no effect: the model has no Engram tables".to_owned());
     }
     for (number, text) in recipe.rules().enumerate() {

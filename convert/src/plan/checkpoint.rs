@@ -33,7 +33,8 @@ pub(super) fn plan(checkpoint: Checkpoint, options: &PlanOptions) -> Result<Plan
         list.vision(tower);
     }
     let (tensors, warnings) = list.finish(options)?;
-    let metadata = metadata::of_checkpoint(&checkpoint, &tensors, options, draft_blocks)?;
+    let (metadata, constants) =
+        metadata::of_checkpoint(&checkpoint, &tensors, options, draft_blocks)?;
 
     let mut facts = blake3::Hasher::new();
     for hash in &checkpoint.header_hashes {
@@ -44,6 +45,7 @@ pub(super) fn plan(checkpoint: Checkpoint, options: &PlanOptions) -> Result<Plan
         facts.finalize(),
         tensors,
         metadata,
+        constants,
         options,
         warnings,
     )

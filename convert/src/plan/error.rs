@@ -64,19 +64,17 @@ pub enum PlanError {
         /// A name that was expected.
         expected: String,
     },
-    /// A routed expert is stored in another form than FP4.
-    #[error("{}: the routed experts are {form} ({tensor:?} is {found}), but config.json says FP4, \
-             and this version converts only FP4; convert the published checkpoint, whose experts \
-             are FP4", path.display())]
+    /// A matrix has a form that cannot be converted, or another one than it should.
+    #[error("{}: tensor {tensor:?} is {found}; {remedy}", path.display())]
     Experts {
         /// The shard.
         path: PathBuf,
         /// The first such tensor.
         tensor: String,
-        /// Its dtype.
-        found: &'static str,
-        /// The form in words.
-        form: &'static str,
+        /// Its form in words, and the one expected.
+        found: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// A tensor is stored otherwise than the configuration demands.
     #[error("{}: tensor {tensor:?} is {found}, but config.json requires {expected}{}; checkpoint \

@@ -11,7 +11,7 @@ use super::error::PlanError;
 use super::options::PlanOptions;
 use super::tensor::Untyped;
 use crate::files::InputFile;
-use crate::recipe::{ENGRAM_FP8, Projection, Role};
+use crate::recipe::{ENGRAM_FP8, JOINT_ENGRAM, Projection, Role};
 use crate::source::{Part, Source};
 
 /// Weights of Engram gates, under llama.cpp's names, ours and ds4's.
@@ -34,9 +34,10 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
             found: architecture.chars().take(60).collect(),
         });
     }
-    if architecture == "deepseek41" {
-        engram::verify(&file)?;
-    }
+    let constants = match architecture {
+        "deepseek41" => engram::verify(&file)?,
+        _ => None,
+    };
     let parts = file.parts().iter();
     let inputs = parts
         .map(|part| InputFile::open(part.path()))
@@ -55,7 +56,15 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
         metadata.insert("general.name", name.as_str());
     }
     let facts = blake3::hash(b"gguf");
-    Plan::build(inputs, facts, tensors, metadata, options, Vec::new())
+    Plan::build(
+        inputs,
+        facts,
+        tensors,
+        metadata,
+        constants,
+        options,
+        Vec::new(),
+    )
 }
 
 /// A tensor of the file as one of the output.
@@ -108,7 +117,7 @@ fn role(name: &str, ty: GgmlType, dims: usize) -> Role {
     if dims < 2 || GATES.contains(&part) {
         return Role::Vector;
     }
-    if part == "engram_embd.weight" || name == "per_layer_token_embd.weight" {
+    if part == "engram_embd.weight" || name == JOINT_ENGRAM {
         return Role::Engram;
     }
     match name.rsplit_once(".ffn_") {

@@ -25,13 +25,14 @@ const GATING_SQRT_SOFTPLUS: u32 = 4;
 /// The largest tokenizer_config.json or chat template accepted.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 
-/// Metadata of a checkpoint's conversion, but for what the recipe decides.
+/// Metadata of a checkpoint's conversion, but for what the recipe decides, and the
+/// constants of its Engram tables, whose layout the recipe decides.
 pub(super) fn of_checkpoint(
     checkpoint: &Checkpoint,
     tensors: &[Untyped],
     options: &PlanOptions,
     draft_blocks: u32,
-) -> Result<Metadata, PlanError> {
+) -> Result<(Metadata, Option<engram::Constants>), PlanError> {
     let config = &checkpoint.config;
     let mut metadata = Metadata::new();
     let size = Parameters::count(config, tensors);
@@ -49,10 +50,15 @@ pub(super) fn of_checkpoint(
         v41_topology(&mut metadata, v41);
     }
     let tokenizer = tokenizer(&mut metadata, checkpoint)?;
-    if let Some(v41) = &config.v41 {
-        let path = checkpoint.dir.join("config.json");
-        engram::constants(&mut metadata, &path, &v41.engram, &tokenizer)?;
-    }
+    let constants = match &config.v41 {
+        Some(v41) => {
+            let path = checkpoint.dir.join("config.json");
+            let constants = engram::constants(&path, &v41.engram, &tokenizer)?;
+            constants.put(&mut metadata);
+            Some(constants)
+        }
+        None => None,
+    };
     metadata.insert("v4.source.config", checkpoint.config_text.as_str());
     metadata.insert("v4.parameter_count", size.total);
     metadata.insert("v4.active_parameter_count", size.active);
@@ -66,7 +72,7 @@ pub(super) fn of_checkpoint(
     if let (Vision::Keep, Some(tower)) = (options.vision, tower) {
         vision_facts(&mut metadata, tower);
     }
-    Ok(metadata)
+    Ok((metadata, constants))
 }
 
 fn model(metadata: &mut Metadata, c: &ModelConfig) {
@@ -123,9 +129,7 @@ fn model(metadata: &mut Metadata, c: &ModelConfig) {
         c.hc_sinkhorn_iters.into(),
     );
     put("hyper_connection.epsilon", c.hc_eps.into());
-    if c.v41.is_none() {
-        put("hash_layer_count", c.num_hash_layers.into());
-    }
+    put("hash_layer_count", c.num_hash_layers.into());
 }
 
 /// Which of V4.1's layers make entries and choose among them.
@@ -135,23 +139,23 @@ fn v41_topology(metadata: &mut Metadata, v41: &V41) {
     };
     let candidates = &v41.candidates;
     put(
-        "attention.kv_source_layer_ids",
+        "attention.kv_source_layers",
         v41.kv_source_layer_ids.clone().into(),
     );
     put(
-        "attention.index_source_layer_ids",
+        "attention.indexer.source_layers",
         v41.index_source_layer_ids.clone().into(),
     );
     put(
-        "attention.candidate_source_layer_id",
-        candidates.source_layer.into(),
+        "attention.indexer.candidate_source_layer",
+        (candidates.source_layer as i32).into(),
     );
     put(
-        "attention.candidate_block_size",
+        "attention.indexer.candidate_block_size",
         candidates.block_size.into(),
     );
     put(
-        "attention.candidate_topk_blocks",
+        "attention.indexer.candidate_top_k_blocks",
         candidates.topk_blocks.into(),
     );
     if let Some(id) = v41.image_token_id {
@@ -218,11 +222,11 @@ impl Parameters {
                 .fold(1u64, |n, &dim| n.saturating_mul(dim));
             total = total.saturating_add(values);
             active = active.saturating_add(match tensor.role {
-                Role::Experts(_) => {
+                Role::Experts(_) | Role::OtherExperts(_) => {
                     values / u64::from(config.n_routed_experts)
                         * u64::from(config.num_experts_per_tok)
                 }
-                Role::Engram => {
+                Role::PublishedEngram => {
                     engram = engram.saturating_add(values);
                     config.v41.as_ref().map_or(0, |v41| v41.engram.row_values())
                 }

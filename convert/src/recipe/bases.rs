@@ -2,6 +2,8 @@
 
 use v4_quant::GgmlType;
 
+use super::ENGRAM_FP8;
+
 /// Types of a built-in recipe.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Base {
@@ -12,6 +14,8 @@ pub(super) struct Base {
     pub down: GgmlType,
     /// Matrices published in FP8.
     pub dense: GgmlType,
+    /// Engram tables published in FP8.
+    pub engram: GgmlType,
     /// Whether experts that are quantised already are encoded anew.
     pub requantises: bool,
 }
@@ -19,18 +23,20 @@ pub(super) struct Base {
 pub(super) const BASES: &[Base] = &[
     Base {
         name: "native",
-        about: "experts MXFP4 (bit for bit as published), FP8 matrices Q8_0, the rest BF16 and F32",
+        about: "experts MXFP4 (bit for bit as published), what is FP8 as Q8_0, the rest BF16 and F32",
         gate_up: GgmlType::MXFP4,
         down: GgmlType::MXFP4,
         dense: GgmlType::Q8_0,
+        engram: GgmlType::Q8_0,
         requantises: false,
     },
     Base {
         name: "lossless",
-        about: "as native, with FP8 matrices as BF16: every published value is kept exactly",
+        about: "as native, but FP8 matrices BF16 and Engram rows as published: every value is kept exactly",
         gate_up: GgmlType::MXFP4,
         down: GgmlType::MXFP4,
         dense: GgmlType::BF16,
+        engram: ENGRAM_FP8,
         requantises: false,
     },
     Base {
@@ -39,6 +45,7 @@ pub(super) const BASES: &[Base] = &[
         gate_up: GgmlType::Q4_K,
         down: GgmlType::Q4_K,
         dense: GgmlType::Q8_0,
+        engram: GgmlType::Q8_0,
         requantises: true,
     },
     Base {
@@ -47,6 +54,7 @@ pub(super) const BASES: &[Base] = &[
         gate_up: GgmlType::Q3_K,
         down: GgmlType::Q3_K,
         dense: GgmlType::Q8_0,
+        engram: GgmlType::Q8_0,
         requantises: true,
     },
     Base {
@@ -55,6 +63,7 @@ pub(super) const BASES: &[Base] = &[
         gate_up: GgmlType::IQ2_XXS,
         down: GgmlType::Q2_K,
         dense: GgmlType::Q8_0,
+        engram: GgmlType::Q8_0,
         requantises: true,
     },
 ];

@@ -160,10 +160,10 @@ fn cut(plan: &Plan) -> Vec<Unit> {
     for (number, Output { info, source, .. }) in plan.outputs.iter().enumerate() {
         let row_bytes = info.row_bytes().max(source.row_bytes(info.dims[0])).max(1);
         let most = (UNIT_BYTES / row_bytes).max(1);
-        let (rows, run) = (info.rows(), source.run_rows(info.rows()).max(1));
+        let rows = info.rows();
         let mut first_row = 0;
         while first_row < rows {
-            let run_end = (first_row / run + 1) * run;
+            let run_end = source.run_end(first_row, rows).max(first_row + 1);
             let end = (first_row + most).min(run_end).min(rows);
             units.push(Unit {
                 output: number as u32,

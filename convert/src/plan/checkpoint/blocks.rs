@@ -254,17 +254,27 @@ impl Expected<'_> {
         }
         for (projection, name, part, rows, columns) in parts {
             let experts = (0..count)
-                .map(|expert| self.fp4(&format!("{from}.experts.{expert}.{part}"), rows, columns))
+                .map(|expert| {
+                    self.expert(&format!("{from}.experts.{expert}.{part}"), rows, columns)
+                })
                 .collect::<Vec<_>>();
             let Some(experts) = experts.into_iter().collect::<Option<Vec<_>>>() else {
                 continue; // Already among the problems.
             };
+            let stored = experts
+                .first()
+                .map_or(GgmlType::MXFP4, |first| first.stored);
+            let role = match stored {
+                GgmlType::MXFP4 => Role::Experts(projection),
+                _ => Role::OtherExperts(projection),
+            };
+            let sources = experts.into_iter().map(|expert| (rows, expert.source));
             self.tensors.push(Untyped {
                 name: format!("{to}.ffn_{name}_exps.weight"),
                 dims: vec![columns, rows, u64::from(count)],
-                role: Role::Experts(projection),
-                stored: GgmlType::MXFP4,
-                source: Source::Fp4 { experts, rows },
+                role,
+                stored,
+                source: Source::Joined(sources.collect()),
             });
         }
     }

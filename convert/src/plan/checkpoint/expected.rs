@@ -10,7 +10,7 @@ use crate::plan::error::PlanError;
 use crate::plan::tensor::Untyped;
 use crate::recipe::Role;
 use crate::safetensors::Dtype;
-use crate::source::{Part, Source};
+use crate::source::{NVFP4_BLOCK, Part, Source};
 
 /// Collects the tensors that the configuration demands, and what is wrong with
 /// those that the checkpoint has.
@@ -20,6 +20,23 @@ pub(super) struct Expected<'a> {
     pub tensors: Vec<Untyped>,
     pub used: BTreeSet<String>,
     pub problems: Vec<PlanError>,
+    /// The form of the first expert's first matrix.
+    experts: Option<&'static str>,
+}
+
+/// How a matrix is stored.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Fp4,
+    Fp8,
+    Nvfp4,
+    Plain,
+}
+
+/// A stored matrix and the type that keeps its values.
+pub(super) struct Matrix {
+    pub source: Source,
+    pub stored: GgmlType,
 }
 
 impl<'a> Expected<'a> {
@@ -30,52 +47,145 @@ impl<'a> Expected<'a> {
             tensors: Vec::new(),
             used: BTreeSet::new(),
             problems: Vec::new(),
+            experts: None,
         }
     }
 
-    pub(super) fn fp4(&mut self, from: &str, rows: u64, columns: u64) -> Option<[Part; 2]> {
-        if let Some(other) = self.other_experts(&format!("{from}.weight")) {
-            self.problems.push(other);
-            return None;
-        }
-        let codes = self.find(
-            &format!("{from}.weight"),
-            &[Dtype::I8],
-            &[rows, columns / 2],
-        );
-        let scales = self.find(
-            &format!("{from}.scale"),
-            &[Dtype::F8_E8M0],
-            &[rows, columns / 32],
-        );
-        Some([codes?.0, scales?.0])
-    }
-
+    /// A matrix that is published in FP8.
     pub(super) fn fp8(&mut self, to: &str, from: &str, rows: u64, columns: u64) {
-        let block = self.config.weight_block_size;
-        let [block_rows, block_columns] = block.map(u64::from);
-        let weight = self.find(
-            &format!("{from}.weight"),
-            &[Dtype::F8_E4M3],
-            &[rows, columns],
-        );
-        let scale = self.find(
-            &format!("{from}.scale"),
-            &[Dtype::F8_E8M0],
-            &[rows.div_ceil(block_rows), columns.div_ceil(block_columns)],
-        );
-        if let (Some((weight, _)), Some((scale, _))) = (weight, scale) {
+        if let Some(Matrix { source, stored }) = self.matrix(from, rows, columns, Form::Fp8) {
             self.tensors.push(Untyped {
                 name: to.to_owned(),
                 dims: vec![columns, rows],
                 role: Role::Dense,
-                stored: GgmlType::BF16,
-                source: Source::Fp8 {
-                    weight,
-                    scale,
-                    block,
-                },
+                stored,
+                source,
             });
+        }
+    }
+
+    /// A matrix of an expert, published in FP4; all must be of one form.
+    pub(super) fn expert(&mut self, from: &str, rows: u64, columns: u64) -> Option<Matrix> {
+        let matrix = self.matrix(from, rows, columns, Form::Fp4)?;
+        let found = matrix.source.form();
+        let stated = self.config.expert_dtype.as_deref();
+        let agrees = match stated {
+            Some("fp4") => matches!(found, "FP4" | "NVFP4"),
+            Some(stated) => found.eq_ignore_ascii_case(stated),
+            None => true,
+        };
+        if agrees && *self.experts.get_or_insert(found) == found {
+            return Some(matrix);
+        }
+        let expected = match stated {
+            Some(stated) if !agrees => {
+                format!("{stated} as `expert_dtype` of config.json says of the routed experts")
+            }
+            _ => format!(
+                "{} as the first routed expert is",
+                self.experts.unwrap_or(found)
+            ),
+        };
+        let tensor = format!("{from}.weight");
+        let shard = self.checkpoint.tensors.get(&tensor).map_or(0, |t| t.shard);
+        self.problems.push(PlanError::Experts {
+            path: self.checkpoint.shards[shard as usize].path().to_owned(),
+            tensor,
+            found: format!("{found}, not {expected}"),
+            remedy: "checkpoint and config.json do not belong together, download both again",
+        });
+        None
+    }
+
+    /// A matrix in one of the forms in circulation, which its dtype tells; `published` is
+    /// that of the published checkpoints.
+    fn matrix(&mut self, from: &str, rows: u64, columns: u64, published: Form) -> Option<Matrix> {
+        let name = format!("{from}.weight");
+        let stored = self.checkpoint.tensors.get(&name);
+        let has = |part: &str| {
+            let name = format!("{from}.{part}");
+            self.checkpoint.tensors.contains_key(&name)
+        };
+        let form = match stored.map(|stored| stored.dtype) {
+            Some(Dtype::F8_E4M3) => Form::Fp8,
+            Some(Dtype::U8) if has("weight_scale_2") => Form::Nvfp4,
+            Some(Dtype::BF16 | Dtype::F32) => Form::Plain,
+            Some(dtype @ (Dtype::U8 | Dtype::F8_E5M2 | Dtype::F16))
+                if matches!(published, Form::Fp4) =>
+            {
+                let shard = stored.map_or(0, |stored| stored.shard);
+                self.problems.push(PlanError::Experts {
+                    path: self.checkpoint.shards[shard as usize].path().to_owned(),
+                    tensor: name,
+                    found: format!("{}, a form that is not supported", dtype.name()),
+                    remedy: "convert a checkpoint whose experts are FP4, FP8, BF16 or NVFP4 as \
+                             ModelOpt stores it (weight, weight_scale, weight_scale_2)",
+                });
+                return None;
+            }
+            _ => published,
+        };
+        match form {
+            Form::Fp4 => {
+                let codes = self.find(&name, &[Dtype::I8], &[rows, columns / 2]);
+                let scale = format!("{from}.scale");
+                let scales = self.find(&scale, &[Dtype::F8_E8M0], &[rows, columns / 32]);
+                Some(Matrix {
+                    stored: GgmlType::MXFP4,
+                    source: Source::Fp4 {
+                        codes: codes?.0,
+                        scales: scales?.0,
+                    },
+                })
+            }
+            Form::Fp8 => {
+                let block = self.config.weight_block_size;
+                let [block_rows, block_columns] = block.map(u64::from);
+                let weight = self.find(&name, &[Dtype::F8_E4M3], &[rows, columns]);
+                let scale = self.find(
+                    &format!("{from}.scale"),
+                    &[Dtype::F8_E8M0],
+                    &[rows.div_ceil(block_rows), columns.div_ceil(block_columns)],
+                );
+                Some(Matrix {
+                    stored: GgmlType::BF16,
+                    source: Source::Fp8 {
+                        weight: weight?.0,
+                        scale: scale?.0,
+                        block,
+                    },
+                })
+            }
+            Form::Nvfp4 => {
+                let [block_scale, scale, input] = ["weight_scale", "weight_scale_2", "input_scale"]
+                    .map(|p| format!("{from}.{p}"));
+                let codes = self.find(&name, &[Dtype::U8], &[rows, columns / 2]);
+                let shape = [rows, columns / NVFP4_BLOCK];
+                let scales = self.find(&block_scale, &[Dtype::F8_E4M3], &shape);
+                // Some writers give a scalar one dimension.
+                let one = self.checkpoint.tensors.get(&scale);
+                let one = one.map_or(&[][..], |scale| if scale.shape == [1] { &[1] } else { &[] });
+                let scale = self.find(&scale, &[Dtype::F32], one);
+                // Of activations, which are not rounded to FP4 here.
+                self.used.insert(input);
+                Some(Matrix {
+                    stored: GgmlType::F32,
+                    source: Source::Nvfp4 {
+                        codes: codes?.0,
+                        scales: scales?.0,
+                        scale: scale?.0,
+                    },
+                })
+            }
+            Form::Plain => {
+                let (part, dtype) =
+                    self.find(&name, &[Dtype::BF16, Dtype::F32], &[rows, columns])?;
+                let ty = plain_type(dtype);
+                Some(Matrix {
+                    stored: ty,
+                    source: Source::Rows { ty, part },
+                })
+            }
         }
     }
 
@@ -89,10 +199,7 @@ impl<'a> Expected<'a> {
         let Some((part, dtype)) = self.find(from, &[Dtype::BF16, Dtype::F32], shape) else {
             return;
         };
-        let ty = match dtype {
-            Dtype::BF16 => GgmlType::BF16,
-            _ => GgmlType::F32,
-        };
+        let ty = plain_type(dtype);
         self.tensors.push(Untyped {
             name: to.to_owned(),
             dims: shape.iter().rev().copied().collect(),
@@ -155,24 +262,13 @@ impl<'a> Expected<'a> {
         }
         Some((part_of(name, stored), stored.dtype))
     }
+}
 
-    /// Whether an expert's weights are in one of the other forms in circulation.
-    fn other_experts(&self, name: &str) -> Option<PlanError> {
-        let stored = self.checkpoint.tensors.get(name)?;
-        let form = match stored.dtype {
-            Dtype::F8_E4M3 | Dtype::F8_E5M2 => "FP8",
-            Dtype::U8 => "packed bytes, as in NVFP4",
-            Dtype::BF16 | Dtype::F16 | Dtype::F32 => "not quantised",
-            _ => return None,
-        };
-        Some(PlanError::Experts {
-            path: self.checkpoint.shards[stored.shard as usize]
-                .path()
-                .to_owned(),
-            tensor: name.to_owned(),
-            found: stored.dtype.name(),
-            form,
-        })
+/// A dtype of plain numbers as a type of the output.
+fn plain_type(dtype: Dtype) -> GgmlType {
+    match dtype {
+        Dtype::BF16 => GgmlType::BF16,
+        _ => GgmlType::F32,
     }
 }
 

@@ -70,7 +70,7 @@ impl Expected<'_> {
             self.tensors.push(Untyped {
                 name: format!("{to}.engram_embd.weight"),
                 dims: vec![width, rows],
-                role: Role::Engram,
+                role: Role::PublishedEngram,
                 stored: ENGRAM_FP8,
                 source: Source::Fp8Rows {
                     weight,

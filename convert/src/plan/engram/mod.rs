@@ -1,5 +1,7 @@
 //! The constants of Engram tables: derived, checked, and written
-//! (spec/architecture.md section 3.7, spec/gguf.md section 5, scheme A).
+//! (spec/architecture.md section 3.7, spec/gguf.md section 5D).
+
+mod joint;
 
 use std::path::Path;
 
@@ -8,10 +10,12 @@ use v4_runtime::model::ModelConfig;
 use v4_runtime::model::engram::{Addressing, EngramConfig, LayerAddressing, TokenClasses};
 use v4_tokenizer::Tokenizer;
 
+pub(super) use joint::join;
+
 use super::error::PlanError;
 use super::tensor::Untyped;
 use crate::config::Engram;
-use crate::recipe::{ENGRAM_FP8, Role};
+use crate::recipe::{ENGRAM_FP8, JOINT_ENGRAM};
 use crate::source::{ENGRAM_BLOCK, fp8_row_bytes};
 
 /// Keys of the rows' encoding, present where they are stored as published: ours,
@@ -47,15 +51,116 @@ pub(crate) fn published_width(metadata: &Metadata, row_bytes: u64) -> Result<u64
     ))
 }
 
+/// Keys of layouts before llama.cpp's, which its own take the place of.
+const OLDER: [(&str, &str); 5] = [
+    (
+        "attention.kv_source_layer_ids",
+        "attention.kv_source_layers",
+    ),
+    (
+        "attention.index_source_layer_ids",
+        "attention.indexer.source_layers",
+    ),
+    (
+        "attention.candidate_source_layer_id",
+        "attention.indexer.candidate_source_layer",
+    ),
+    (
+        "attention.candidate_block_size",
+        "attention.indexer.candidate_block_size",
+    ),
+    (
+        "attention.candidate_topk_blocks",
+        "attention.indexer.candidate_top_k_blocks",
+    ),
+];
+
+/// The same for those whose values are written anew.
+const REPLACED: [&str; 7] = [
+    "engram.layer_ids",
+    "engram.head_count",
+    "engram.key_length",
+    "engram.max_ngram_size",
+    "engram.pad_id",
+    "engram.primes",
+    "engram.multipliers",
+];
+
+/// What a model's files say of its Engram tables.
+#[derive(Debug)]
+pub(super) struct Constants {
+    config: EngramConfig,
+    /// Values per row.
+    width: u32,
+    addressing: Addressing,
+}
+
+impl Constants {
+    /// Writes them for tables that are tensors of their own.
+    pub(super) fn put(&self, metadata: &mut Metadata) {
+        let mut put = |key: &str, value: Value| {
+            metadata.insert(format!("deepseek41.{key}"), value);
+        };
+        let (config, layers) = (&self.config, self.addressing.layers());
+        let flat = |of: fn(&LayerAddressing) -> &[u64]| {
+            let all = layers.iter().flat_map(of);
+            all.copied().collect::<Vec<u64>>()
+        };
+        put("ple.layers", config.layer_ids.clone().into());
+        put("ple.heads_per_ngram", (config.heads as u32).into());
+        put("ple.ngram_size", (config.max_ngram as u32).into());
+        put("embedding_length_per_layer_input", self.width.into());
+        put("ple.head_vocab_sizes", flat(LayerAddressing::primes).into());
+        put(
+            "ple.layer_multipliers",
+            flat(LayerAddressing::multipliers).into(),
+        );
+        put("engram.pad_token_id", config.pad_id.into());
+        let classes = self.addressing.classes();
+        put("engram.token_map", classes.as_slice().to_vec().into());
+        put("engram.vocab_size", config.vocab_size.into());
+        put("engram.compressed_vocab_size", classes.count().into());
+        let rows: Vec<u64> = layers.iter().map(LayerAddressing::rows).collect();
+        put("engram.rows", rows.into());
+        put("engram.offsets", flat(LayerAddressing::offsets).into());
+    }
+
+    /// Writes them for a table that all layers share, in the place of any others.
+    pub(super) fn put_joint(&self, metadata: &mut Metadata) {
+        self.put(metadata);
+        let mut first = 0;
+        let mut offsets = Vec::new();
+        for layer in self.addressing.layers() {
+            offsets.extend(layer.offsets().iter().map(|offset| first + offset));
+            first += layer.rows();
+        }
+        metadata.remove("deepseek41.engram.offsets");
+        metadata.insert("deepseek41.ple.head_offsets", offsets);
+        for key in REPLACED {
+            metadata.remove(&format!("deepseek41.{key}"));
+        }
+        for (old, key) in OLDER {
+            if let Some(value) = metadata.remove(&format!("deepseek41.{old}")) {
+                metadata.insert(format!("deepseek41.{key}"), value);
+            }
+        }
+        let candidates = "deepseek41.attention.indexer.candidate_source_layer";
+        if let Ok(layer) = metadata.get_i32(candidates) {
+            metadata.insert(candidates, layer);
+        }
+        metadata.insert("deepseek41.hash_layer_count", 0u32);
+    }
+}
+
 /// Checks a GGUF file's constants against those that follow from its tokenizer
-/// and the rest of its metadata.
+/// and the rest of its metadata, and gives them.
 ///
 /// # Errors
 /// [`PlanError`] naming the file and the first constant that differs.
-pub(super) fn verify(file: &GgufFile) -> Result<(), PlanError> {
+pub(super) fn verify(file: &GgufFile) -> Result<Option<Constants>, PlanError> {
     let config = ModelConfig::from_gguf(file).map_err(PlanError::Model)?;
     let Some(engram) = config.engram else {
-        return Ok(());
+        return Ok(None);
     };
     let fail = |reason: String| PlanError::Constants {
         path: file.path().to_owned(),
@@ -66,8 +171,7 @@ pub(super) fn verify(file: &GgufFile) -> Result<(), PlanError> {
         .addressing(&tokenizer)
         .map_err(|e| fail(e.to_string()))?;
     if let Some(firsts) = &engram.first_rows {
-        // llama.cpp's layout: one table for all layers.
-        let name = "per_layer_token_embd.weight";
+        let name = JOINT_ENGRAM;
         let rows = file.tensor(name).map(TensorInfo::rows);
         let rows = rows.ok_or_else(|| fail(format!("tensor {name:?} is missing")))?;
         let last = addressing.layers().iter().zip(firsts);
@@ -78,21 +182,26 @@ pub(super) fn verify(file: &GgufFile) -> Result<(), PlanError> {
                 "tensor {name:?} has {rows} rows, but the offsets and primes need {needed}"
             )));
         }
-        return Ok(());
-    }
-    for layer in addressing.layers() {
-        let name = format!("blk.{}.engram_embd.weight", layer.layer());
-        let Some(rows) = file.tensor(&name).map(TensorInfo::rows) else {
-            return Err(fail(format!("tensor {name:?} is missing")));
-        };
-        if rows != layer.rows() {
-            return Err(fail(format!(
-                "tensor {name:?} has {rows} rows, but the primes yield {}",
-                layer.rows()
-            )));
+    } else {
+        for layer in addressing.layers() {
+            let name = format!("blk.{}.engram_embd.weight", layer.layer());
+            let Some(rows) = file.tensor(&name).map(TensorInfo::rows) else {
+                return Err(fail(format!("tensor {name:?} is missing")));
+            };
+            if rows != layer.rows() {
+                return Err(fail(format!(
+                    "tensor {name:?} has {rows} rows, but the primes yield {}",
+                    layer.rows()
+                )));
+            }
         }
     }
-    Ok(())
+    Ok(Some(Constants {
+        config: engram.config,
+        // At most 2^16, which the reader of the keys has checked.
+        width: engram.width as u32,
+        addressing,
+    }))
 }
 
 /// The encoding's name for rows of `row_bytes` bytes.
@@ -100,17 +209,16 @@ fn encoding(row_bytes: u64) -> String {
     format!("e4m3_e8m0_32_row{row_bytes}")
 }
 
-/// Derives all constants from configuration and tokenizer, checks what the
-/// configuration states, and writes them. `config_path` is for messages.
+/// Derives all constants from configuration and tokenizer, and checks what the
+/// configuration states. `config_path` is for messages.
 ///
 /// # Errors
 /// [`PlanError::Constant`] naming the constant that does not follow.
 pub(super) fn constants(
-    metadata: &mut Metadata,
     config_path: &Path,
     engram: &Engram,
     tokenizer: &Tokenizer,
-) -> Result<(), PlanError> {
+) -> Result<Constants, PlanError> {
     let fail = |source| PlanError::Engram {
         path: config_path.to_owned(),
         source,
@@ -151,44 +259,11 @@ pub(super) fn constants(
             });
         }
     }
-    put(metadata, engram, &addressing);
-    Ok(())
-}
-
-fn put(metadata: &mut Metadata, engram: &Engram, addressing: &Addressing) {
-    let mut put = |key: &str, value: Value| {
-        metadata.insert(format!("deepseek41.engram.{key}"), value);
-    };
-    let flat = |of: fn(&LayerAddressing) -> &[u64]| {
-        let all = addressing.layers().iter().flat_map(of);
-        all.copied().collect::<Vec<u64>>()
-    };
-    put("layer_ids", engram.layer_ids.clone().into());
-    put("head_count", engram.n_heads.into());
-    put("key_length", engram.head_dim.into());
-    put("max_ngram_size", engram.max_ngram_size.into());
-    put("vocab_size", narrow_one(engram.vocab_size));
-    put("compressed_vocab_size", engram.compressed_vocab_size.into());
-    put("rows", narrow(engram.num_embeddings.clone()));
-    put("pad_id", engram.pad_token_id.into());
-    put("token_map", addressing.classes().as_slice().to_vec().into());
-    put("primes", narrow(flat(LayerAddressing::primes)));
-    put("offsets", narrow(flat(LayerAddressing::offsets)));
-    // Far above 2^32, whatever the sizes.
-    put("multipliers", flat(LayerAddressing::multipliers).into());
-}
-
-/// As u32 where that holds it, which more readers expect.
-fn narrow_one(number: u64) -> Value {
-    u32::try_from(number).map_or(Value::U64(number), Value::U32)
-}
-
-fn narrow(numbers: Vec<u64>) -> Value {
-    let narrow: Result<Vec<u32>, _> = numbers.iter().map(|&n| u32::try_from(n)).collect();
-    match narrow {
-        Ok(narrow) => narrow.into(),
-        Err(_) => numbers.into(),
-    }
+    Ok(Constants {
+        config,
+        width: engram.head_dim,
+        addressing,
+    })
 }
 
 /// States the rows' encoding if any table has rows as published.
@@ -198,7 +273,7 @@ pub(super) fn describe_rows<'a>(
 ) {
     let key = stated_encoding(metadata).map_or(ENCODING[0], |(key, _)| key);
     let mut as_published =
-        tensors.filter(|(tensor, info)| tensor.role == Role::Engram && info.ty == ENGRAM_FP8);
+        tensors.filter(|(tensor, info)| tensor.role.is_engram() && info.ty == ENGRAM_FP8);
     match as_published.next() {
         Some((_, info)) => {
             metadata.insert(key, encoding(info.row_bytes()).as_str());
