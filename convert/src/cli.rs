@@ -14,7 +14,7 @@ Examples:
   v4-convert DeepSeek-V4-Flash v4-flash-q2.gguf --recipe q2
       the smallest built-in recipe
   v4-convert DeepSeek-V4.1-Flash v4.1-flash.gguf --engram mxfp4
-      Engram tables at half their size; by default they stay as published
+      Engram tables at half their size; by default they are Q8_0
   v4-convert DeepSeek-V4-Flash --dry-run
       show what would be written, without reading any weights
   v4-convert v4-flash.gguf v4-flash-q4.gguf --recipe q4
@@ -46,9 +46,11 @@ first rule that matches a tensor applies. Vectors and token tables stay as they 
   tensors = [\"output.weight\", \"token_embd.weight\"]
   type = \"q8_0\"
 
-Engram tables (blk.*.engram_embd.weight) stay as published (fp8) in every built-in
-recipe. They are read from disk row by row, so a smaller type saves disk space but
-neither memory nor time. A rule or --engram gives them another type.
+Engram tables (per_layer_token_embd.weight) are Q8_0, or as published (fp8) in the
+lossless recipe. They are read from disk row by row, so a smaller type saves disk
+space but neither memory nor time. A rule or --engram gives them another type. A rule
+for one layer's table names blk.N.engram_embd.weight; tables of several types, and fp8
+rows, are written as a tensor per layer, which llama.cpp does not read.
 
 If a row is not a whole number of a type's blocks, the tensor is written as MXFP4
 (experts) or Q8_0 (other matrices) instead, and v4-convert says so.
@@ -203,7 +205,7 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "drop|keep", default_value = "drop")]
     pub vision: KeepArg,
     /// Type of the Engram tables, overriding the recipe; fp8 keeps the rows as
-    /// published [default: fp8, or their type in a GGUF input]
+    /// published [default: the recipe's, or their type in a GGUF input]
     #[arg(long, value_name = "q8_0|mxfp4|q4_k|fp8", value_parser = engram_type)]
     pub engram: Option<GgmlType>,
     /// Model name to write into the file

@@ -215,3 +215,31 @@ fn a_file_without_constants_must_have_the_published_sizes() {
     let error = Engine::open(&stripped, EngineOptions::default()).unwrap_err();
     assert!(error.to_string().contains("blk.1.engram_embd"), "{error}");
 }
+
+/// Tensors that would change the answers, but are not read: NVFP4's scales in files of
+/// llama.cpp, gates of two layouts in one file.
+#[test]
+fn tensors_that_change_the_model_are_not_passed_over() {
+    for (model, from, to, says) in [
+        (
+            "tiny-v4",
+            "blk.2.exp_probs_b.bias",
+            "blk.2.ffn_up_exps.scale",
+            ["blk.2.ffn_up_exps.weight", "blk.2.ffn_up_exps.scale"],
+        ),
+        (
+            "tiny-v41",
+            "blk.7.attn_norm.weight",
+            "blk.1.engram_k.weight",
+            ["blk.1.engram_gate.weight", "blk.1.engram_k.weight"],
+        ),
+    ] {
+        let ours = tiny(model, "native", &[]);
+        let rename = |name: &str| if name == from { to } else { name }.to_owned();
+        let changed = rewrite(&ours, "scaled.gguf", |_| (), rename);
+        let error = Engine::open(&changed, EngineOptions::default()).unwrap_err();
+        for word in says {
+            assert!(error.to_string().contains(word), "{word}: {error}");
+        }
+    }
+}

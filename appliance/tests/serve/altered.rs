@@ -13,21 +13,42 @@ use tempfile::TempDir;
 use v4_files::gguf::GgufFile;
 use v4_trust::{Beside, SecretKey, measure, new_key_pair, replace, sign};
 
-use super::{Server, TEXT, convert, http};
+use super::{Server, TEXT, convert, convert_as, http};
+
+/// Parts of sets are shorter.
+const PART: u64 = 8_000_000;
 
 /// A signed model in a folder of its own.
 struct Signed {
     folder: TempDir,
+    /// The file, or the first part of a set.
     model: PathBuf,
+    /// Where each file begins among the bytes of all, and the file.
+    parts: Vec<(u64, PathBuf)>,
     /// Its signer's public key.
     key: String,
 }
 
 impl Signed {
     fn new(checkpoint: &str) -> Self {
+        Self::of(checkpoint, false)
+    }
+
+    /// A file, or a set of parts of less than 8 MB.
+    fn of(checkpoint: &str, set: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let model = folder.path().join("model.gguf");
-        convert(checkpoint, &model);
+        let mut model = folder.path().join("model.gguf");
+        if set {
+            convert_as(checkpoint, &model, "native", Some(PART));
+            let files = fs::read_dir(folder.path()).unwrap();
+            model = files.map(|f| f.unwrap().path()).min().unwrap();
+        } else {
+            convert(checkpoint, &model);
+        }
+        let file = GgufFile::open(&model).unwrap();
+        let parts = file.parts().iter();
+        let parts: Vec<_> = parts.map(|p| (p.start(), p.path().to_owned())).collect();
+        assert_eq!(parts.len() > 2, set);
         let (public, secret) = new_key_pair(None).unwrap();
         let path = folder.path().join("k");
         replace(&path, secret.as_bytes(), true).unwrap();
@@ -38,7 +59,42 @@ impl Signed {
         fs::write(beside.manifest, text).unwrap();
         fs::write(beside.hashes, measured.hashes).unwrap();
         let key = public.lines().nth(1).unwrap().to_owned();
-        Self { folder, model, key }
+        Self {
+            folder,
+            model,
+            parts,
+            key,
+        }
+    }
+
+    /// A byte of one of the files.
+    fn anywhere(&self, rng: &mut SmallRng) -> u64 {
+        let lengths: Vec<u64> = self
+            .parts
+            .iter()
+            .map(|(_, path)| fs::metadata(path).unwrap().len())
+            .collect();
+        let mut at = rng.random_range(0..lengths.iter().sum());
+        for ((start, _), length) in self.parts.iter().zip(lengths) {
+            if at < length {
+                return start + at;
+            }
+            at -= length;
+        }
+        unreachable!("less than the sum")
+    }
+
+    /// The file that a position is in, and where it begins.
+    fn part_at(&self, position: u64) -> (&Path, u64) {
+        let part = self.parts.iter().rfind(|(start, _)| *start <= position);
+        let (start, path) = part.unwrap();
+        (path, *start)
+    }
+
+    /// The name of that file.
+    fn name_at(&self, position: u64) -> &str {
+        let name = self.part_at(position).0.file_name().unwrap();
+        name.to_str().unwrap()
     }
 
     fn serve(&self, args: &[&str]) -> Server {
@@ -62,13 +118,16 @@ impl Signed {
 
     /// Flips bits. A failing disk leaves no trace in the file's times.
     fn flip(&self, places: &[u64], bit: u8, keep_time: bool) {
+        let (path, start) = self.part_at(places[0]);
         let mut open = File::options();
-        let file = open.read(true).write(true).open(&self.model).unwrap();
+        let file = open.read(true).write(true).open(path).unwrap();
         let before = file.metadata().unwrap().modified().unwrap();
         for &at in places {
+            assert_eq!(self.part_at(at).1, start, "all in one file");
             let mut byte = [0];
-            file.read_exact_at(&mut byte, at).unwrap();
-            file.write_all_at(&[byte[0] ^ 1 << bit], at).unwrap();
+            file.read_exact_at(&mut byte, at - start).unwrap();
+            file.write_all_at(&[byte[0] ^ 1 << bit], at - start)
+                .unwrap();
         }
         if keep_time {
             file.set_times(FileTimes::new().set_modified(before))
@@ -206,21 +265,25 @@ fn a_stream_says_nothing_wrong_before_it_fails() {
 #[test]
 fn one_bit_anywhere_gives_the_right_answer_or_none() {
     const BITS: u64 = 24;
-    for (name, args) in [
-        ("tiny-v4", &["--most-experts", "6"][..]),
-        ("tiny-v41", &[]),
-        ("tiny-v41", &["--weights", "copied", "--memory", "1G"]),
+    for (name, set, args) in [
+        ("tiny-v4", false, &["--most-experts", "6"][..]),
+        ("tiny-v41", false, &[]),
+        (
+            "tiny-v41",
+            false,
+            &["--weights", "copied", "--memory", "1G"],
+        ),
+        ("tiny-v41", true, &["--most-experts", "6"]),
     ] {
-        let signed = Signed::new(name);
+        let signed = Signed::of(name, set);
         let mut server = signed.serve(args);
         let right: Vec<String> = (0..BITS).map(|i| text(&ask(&server, i))).collect();
         drop(server);
-        let bytes = fs::metadata(&signed.model).unwrap().len();
         let mut rng = SmallRng::seed_from_u64(17);
         let (mut answers, mut errors) = (0, 0);
         server = signed.serve(args);
         for (i, right) in (0..BITS).zip(&right) {
-            let (at, bit) = (rng.random_range(0..bytes), rng.random_range(0..8));
+            let (at, bit) = (signed.anywhere(&mut rng), rng.random_range(0..8));
             // By somebody who writes to the file, and by one who hides it.
             let hidden = i % 4 != 0;
             signed.flip(&[at], bit, hidden);
@@ -234,9 +297,10 @@ fn one_bit_anywhere_gives_the_right_answer_or_none() {
                 assert!(answer.status >= 500, "{}", answer.body);
                 let body = answer.json();
                 let message = body["error"]["message"].as_str().unwrap();
-                assert!(message.contains("model.gguf"), "{message}");
+                let file = signed.name_at(at);
+                assert!(message.contains(file), "{file}: {message}");
                 errors += 1;
-                ends_saying(server, &["model.gguf"]);
+                ends_saying(server, &[file]);
                 server = signed.serve(args);
             }
         }
@@ -328,4 +392,44 @@ fn a_write_that_was_undone_counts_and_a_new_name_does_not() {
     let answer = ask(&server, 3);
     assert_eq!(answer.status, 500, "{}", answer.body);
     ends_saying(server, &["model.gguf", "was modified", "start again"]);
+}
+
+/// A part in whose place another one is put: what is open stays the old one. One that is
+/// overwritten, with that of another recipe of the same model: an error that names it.
+#[test]
+fn a_part_that_is_replaced_gives_no_wrong_token() {
+    let signed = Signed::of("tiny-v4", true);
+    let other = tempfile::tempdir().unwrap();
+    let like = other.path().join("model.gguf");
+    convert_as("tiny-v4", &like, "q4", Some(PART));
+    let args = ["--most-experts", "4"];
+    let mut server = signed.serve(&args);
+    let right: Vec<String> = (0..4).map(|i| text(&ask(&server, i))).collect();
+    for (_, part) in &signed.parts {
+        let name = part.file_name().unwrap().to_str().unwrap();
+        let mut parts = fs::read_dir(other.path()).unwrap();
+        let number = &name[..11];
+        let theirs = parts.find_map(|file| {
+            let path = file.unwrap().path();
+            let theirs = path.file_name().unwrap().to_str().unwrap();
+            theirs.starts_with(number).then_some(path)
+        });
+        let theirs = fs::read(theirs.unwrap()).unwrap();
+        let ours = fs::read(part).unwrap();
+        let kept = signed.folder.path().join("kept");
+        fs::rename(part, &kept).unwrap();
+        fs::write(part, &theirs).unwrap();
+        assert_eq!(text(&ask(&server, 1)), right[1], "{name} renamed");
+        fs::rename(&kept, part).unwrap();
+        assert_eq!(text(&ask(&server, 2)), right[2], "{name} renamed back");
+
+        fs::write(part, theirs).unwrap();
+        let answer = ask(&server, 3);
+        assert_eq!(answer.status, 500, "{name}: {}", answer.body);
+        assert!(answer.body.contains(name), "{name}: {}", answer.body);
+        ends_saying(server, &[name]);
+        fs::write(part, ours).unwrap();
+        server = signed.serve(&args);
+        assert_eq!(text(&ask(&server, 3)), right[3]);
+    }
 }

@@ -44,12 +44,17 @@ fn model() -> &'static Path {
 
 /// Makes a model file of a checkpoint of the tests.
 fn convert(checkpoint: &str, path: &Path) {
+    convert_as(checkpoint, path, "native", None);
+}
+
+/// With another recipe, or to a set of parts of less than `split` bytes.
+fn convert_as(checkpoint: &str, path: &Path, recipe: &str, split: Option<u64>) {
     let options = PlanOptions {
-        recipe: Recipe::load("native").unwrap(),
+        recipe: Recipe::load(recipe).unwrap(),
         drafts: Drafts::Drop,
         vision: Vision::Drop,
         name: None,
-        split: None,
+        split,
     };
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data");
     let plan = Plan::new(&data.join(checkpoint), &options).unwrap();

@@ -419,6 +419,14 @@ impl<B: Backend> Loader<'_, B> {
         // llama.cpp's layout has the product of both gains, which is all that counts.
         let product = format!("{p}.engram_gate.weight");
         let gain = if self.file.tensor(&product).is_some() {
+            let factors = [&q, &q_norm, &k, &k_norm];
+            if let Some(factor) = factors.iter().find(|f| self.file.tensor(f).is_some()) {
+                let tensor = Tensor::find(self.file, factor)?;
+                return Err(tensor.error(format!(
+                    "is there beside {product}, which takes its place: the file mixes two \
+                     layouts, convert the checkpoint again"
+                )));
+            }
             self.vector(&product, &[d, streams])?
         } else {
             let q = self.vector(self.any_name(&[&q, &q_norm]), &[d, streams])?;

@@ -12,5 +12,5 @@ pub use config::{
     Attention, Candidates, EngramModel, Family, IndexRole, LayerConfig, ModelConfig, Yarn,
 };
 pub use copy::{Copier, LoadProgress, copied_bytes};
-pub(crate) use names::{is_engram_table, is_expert};
+pub(crate) use names::{is_engram_table, is_expert, separate_scale};
 pub use tensor::Tensor;

@@ -13,6 +13,7 @@ use keys::{Keys, model};
 use v4_files::gguf::GgufFile;
 
 use crate::error::EngineError;
+use crate::model::separate_scale;
 
 pub use engram::EngramModel;
 pub use yarn::Yarn;
@@ -186,6 +187,13 @@ impl ModelConfig {
             }
         };
         let k = Keys { file, meta, arch };
+        // As in NVFP4 files of llama.cpp: without it, another model would run.
+        if let Some((scale, weight)) = separate_scale(file) {
+            return Err(k.model(format!(
+                "tensor {weight} is multiplied by a separate tensor, {scale}, which is not \
+                 supported; convert the checkpoint that the file was made of with v4-convert"
+            )));
+        }
         let layers = k.size("block_count", 4096)?;
         let vocab = if k.has("vocab_size") {
             k.size("vocab_size", 1 << 24)?
