@@ -70,6 +70,7 @@ fn logits_are_the_golden_ones() {
             "tiny-v4.exps-iq1_m",
             fixture("wild/tiny-v4.exps-iq1_m.gguf"),
         ),
+        ("tiny-v4.iq4_xs", fixture("wild/tiny-v4.iq4_xs.gguf")),
         ("tiny-v41.d-q2", set()),
     ];
     for (name, model) in models {
