@@ -84,7 +84,7 @@ pub fn exp(x: f32) -> f32 {
     if x < EXP_LOW { 0.0 } else { value }
 }
 
-/// `1 / (1 + e^-x)`, within 2.1 ulp; 0 below -87.
+/// `1 / (1 + e^-x)`, within 2.2 ulp; 0 below -87.
 #[inline(always)]
 #[must_use]
 pub fn sigmoid(x: f32) -> f32 {
@@ -92,14 +92,14 @@ pub fn sigmoid(x: f32) -> f32 {
     if x < EXP_LOW { 0.0 } else { value }
 }
 
-/// `x / (1 + e^-x)`, within 2.6 ulp.
+/// `x / (1 + e^-x)`, within 2.2 ulp.
 #[inline(always)]
 #[must_use]
 pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// `ln(1 + e)` for `0 <= e <= 1`, within 1 ulp.
+/// `ln(1 + e)` for `0 <= e <= 1`, within 0.7 ulp.
 #[inline(always)]
 #[must_use]
 pub fn log1p(e: f32) -> f32 {
@@ -113,7 +113,7 @@ pub fn log1p(e: f32) -> f32 {
     2f32.mul_add(s, series)
 }
 
-/// `ln(1 + e^x)`, within 1.6 ulp; 0 below -87.
+/// `ln(1 + e^x)`, within 1.5 ulp; 0 below -87.
 #[inline(always)]
 #[must_use]
 pub fn softplus(x: f32) -> f32 {
@@ -131,7 +131,7 @@ pub fn sqrt_softplus(x: f32) -> f32 {
     if x < SOFTPLUS_LOW { exp(0.5 * x) } else { root }
 }
 
-/// `1 / sqrt(x)`, within 1 ulp.
+/// `1 / sqrt(x)`, within 1.5 ulp.
 #[inline(always)]
 #[must_use]
 pub fn inverse_sqrt(x: f32) -> f32 {
@@ -207,19 +207,31 @@ mod tests {
             }
         };
         within(1.1, -87.0, 88.72, exp, libm::exp);
-        within(2.1, -87.0, f32::MAX, sigmoid, |x| 1.0 / (1.0 + libm::exp(-x)));
-        within(2.6, -87.0, f32::MAX, silu, |x| x / (1.0 + libm::exp(-x)));
-        within(1.0, f32::MIN_POSITIVE * 4.0, 1.0, log1p, libm::log1p);
-        within(1.6, -86.9, f32::MAX, softplus, softplus64);
-        within(1.3, -87.0, f32::MAX, sqrt_softplus, |x| softplus64(x).sqrt());
-        within(1.0, f32::MIN_POSITIVE, f32::MAX, inverse_sqrt, |x| 1.0 / x.sqrt());
+        within(2.2, -87.0, f32::MAX, sigmoid, |x| {
+            1.0 / (1.0 + libm::exp(-x))
+        });
+        within(2.2, -87.0, f32::MAX, silu, |x| x / (1.0 + libm::exp(-x)));
+        within(0.7, f32::MIN_POSITIVE * 4.0, 1.0, log1p, libm::log1p);
+        within(1.5, -86.9, f32::MAX, softplus, softplus64);
+        within(1.3, -87.0, f32::MAX, sqrt_softplus, |x| {
+            softplus64(x).sqrt()
+        });
+        within(1.5, f32::MIN_POSITIVE, f32::MAX, inverse_sqrt, |x| {
+            1.0 / x.sqrt()
+        });
     }
 
     #[test]
     fn ends_of_the_ranges() {
         let inf = f32::INFINITY;
-        assert_eq!([exp(-inf), exp(-88.0), exp(0.0), exp(-0.0)], [0.0, 0.0, 1.0, 1.0]);
-        assert_eq!([exp(89.0), exp(1e30), exp(inf), exp(-1e30)], [inf, inf, inf, 0.0]);
+        assert_eq!(
+            [exp(-inf), exp(-88.0), exp(0.0), exp(-0.0)],
+            [0.0, 0.0, 1.0, 1.0]
+        );
+        assert_eq!(
+            [exp(89.0), exp(1e30), exp(inf), exp(-1e30)],
+            [inf, inf, inf, 0.0]
+        );
         assert!(exp(88.722).is_finite() && exp(-87.0) > f32::MIN_POSITIVE);
         assert_eq!([sigmoid(-inf), sigmoid(0.0), sigmoid(inf)], [0.0, 0.5, 1.0]);
         assert_eq!([softplus(-inf), softplus(inf)], [0.0, inf]);
@@ -228,7 +240,15 @@ mod tests {
         assert!(sqrt_softplus(-80.0) > 0.0 && sqrt_softplus(-170.0) > 0.0);
         assert_eq!(log1p(0.0), 0.0);
         assert!(silu(-1e30) == 0.0 && silu(inf) == inf);
-        for f in [exp, sigmoid, silu, softplus, sqrt_softplus, inverse_sqrt, log1p] {
+        for f in [
+            exp,
+            sigmoid,
+            silu,
+            softplus,
+            sqrt_softplus,
+            inverse_sqrt,
+            log1p,
+        ] {
             assert!(f(f32::NAN).is_nan());
             assert!(f(-f32::NAN).is_nan());
         }
@@ -251,10 +271,17 @@ mod tests {
         let (mut worst, mut phase) = (0f64, 0x1234_5678_9abc_def0u64);
         let near = (0..64).flat_map(|k| {
             let near = 1u64 << k;
-            [near, near.wrapping_neg(), near + (1 << 62), near.wrapping_sub(1)]
+            [
+                near,
+                near.wrapping_neg(),
+                near + (1 << 62),
+                near.wrapping_sub(1),
+            ]
         });
         let spread = (0..2_000_000).map(|_| {
-            phase = phase.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            phase = phase
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             phase
         });
         for phase in near.chain(spread) {

@@ -1,12 +1,13 @@
-//! Angles of the rotary embedding (spec 3.2, item 3).
+//! Angles of the rotary embedding (spec 3.2, item 3; docs/arithmetic.md, section 5).
 
+use super::functions::sin_cos_turns;
 use crate::model::Yarn;
 
 /// How the angles of the rotary embedding are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RopeAngles {
-    /// In f64, and rounded once as cosine and sine: right at the last of a million
-    /// positions as at the first.
+    /// In integers of 2^-64 turns, and rounded as cosine and sine: right at the last of a
+    /// million positions as at the first.
     #[default]
     Exact,
     /// As the published code has them: frequency and angle are rounded to f32. At a
@@ -17,7 +18,10 @@ pub enum RopeAngles {
 /// Angles of the rotary embedding for one kind of layer (spec 3.2, item 3).
 #[derive(Debug, Clone)]
 pub struct Rope {
+    /// Angle of one position, in radians.
     inv: Vec<f64>,
+    /// The same in units of 2^-64 turns.
+    turns: Vec<u64>,
     angles: RopeAngles,
 }
 
@@ -44,7 +48,12 @@ impl Rope {
                 *f = *f / y.factor * ramp + *f * (1.0 - ramp);
             }
         }
+        // A frequency above one radian would be none of this embedding's; it wraps as it
+        // should all the same.
+        let per_radian = 2f64.powi(64) / std::f64::consts::TAU;
+        let turns = inv.iter().map(|f| (f * per_radian).round() as u64);
         Self {
+            turns: turns.collect(),
             inv,
             angles: RopeAngles::Exact,
         }
@@ -64,13 +73,22 @@ impl Rope {
         let mut cos = Vec::with_capacity(expected);
         let mut sin = Vec::with_capacity(expected);
         for p in positions {
-            for &f in &self.inv {
-                let angle = match self.angles {
-                    RopeAngles::Exact => p as f64 * f,
-                    RopeAngles::Published => f64::from(p as f32 * f as f32),
-                };
-                cos.push(libm::cos(angle) as f32);
-                sin.push(libm::sin(angle) as f32);
+            match self.angles {
+                RopeAngles::Exact => {
+                    for &turns in &self.turns {
+                        // Whole turns drop out at the top.
+                        let (s, c) = sin_cos_turns(p.wrapping_mul(turns));
+                        cos.push(c);
+                        sin.push(s);
+                    }
+                }
+                RopeAngles::Published => {
+                    for &f in &self.inv {
+                        let angle = f64::from(p as f32 * f as f32);
+                        cos.push(libm::cos(angle) as f32);
+                        sin.push(libm::sin(angle) as f32);
+                    }
+                }
             }
         }
         RopeTable { pairs, cos, sin }

@@ -2,10 +2,9 @@
 
 use rayon::prelude::*;
 use v4_quant::dot::{Kernels, Scratch};
-use wide::f32x8;
 
-use super::elementwise::load;
 use super::{Cpu, Matrix};
+use crate::compute::arithmetic::RowKernels;
 use crate::compute::backend::{Attend, Entries};
 use crate::compute::profile::Work;
 
@@ -19,6 +18,7 @@ const TASK_ROWS: usize = 16;
 /// See [`super::super::Backend::attend`].
 pub(super) fn attend(
     kernels: &'static Kernels,
+    rows: &RowKernels,
     args: &Attend<'_, Cpu>,
     q: &Matrix,
     out: &mut Matrix,
@@ -71,7 +71,9 @@ pub(super) fn attend(
                 .zip(q.row(t).par_chunks(task_heads * width))
                 .zip(args.sinks.par_chunks(task_heads))
                 .for_each_init(Buffers::default, |buffers, ((out, q), sinks)| {
-                    heads(kernels, q, keys, sinks, args.scale, width, buffers, out);
+                    heads(
+                        kernels, rows, q, keys, sinks, args.scale, width, buffers, out,
+                    );
                 });
         });
 }
@@ -147,6 +149,7 @@ fn decode_into(
 #[allow(clippy::too_many_arguments)] // the plain inputs of the formula
 fn heads(
     kernels: &Kernels,
+    rows: &RowKernels,
     q: &[f32],
     keys: [&[f32]; 2],
     sinks: &[f32],
@@ -173,15 +176,15 @@ fn heads(
         }
         part.resize(queries.len() * columns.len(), 0.0);
         kernels.matmul_decoded(run, &queries, part, scratch);
-        let rows = scores.chunks_exact_mut(n);
-        for (row, part) in rows.zip(part.chunks_exact(columns.len())) {
+        let heads = scores.chunks_exact_mut(n);
+        for (row, part) in heads.zip(part.chunks_exact(columns.len())) {
             for (score, product) in row[columns.clone()].iter_mut().zip(part) {
                 *score = product * scale;
             }
         }
     }
     for (weights, &sink) in scores.chunks_exact_mut(n).zip(sinks) {
-        softmax_with_sink(weights, sink);
+        (rows.softmax_with_sink)(weights, sink);
     }
     out.fill(0.0);
     let add = kernels.weighted_sums();
@@ -189,30 +192,13 @@ fn heads(
     add(&scores[far..], n, keys[1], width, out);
 }
 
-/// Softmax with one extra logit whose value is zero: it only adds to the
-/// denominator.
-fn softmax_with_sink(x: &mut [f32], sink: f32) {
-    let max = x.iter().copied().fold(sink, f32::max);
-    let mut sum = f32x8::ZERO;
-    let mut chunks = x.chunks_exact_mut(8);
-    for c in &mut chunks {
-        let e = (load(c) - f32x8::splat(max)).exp();
-        c.copy_from_slice(&e.to_array());
-        sum += e;
-    }
-    let mut total = crate::compute::arithmetic::exp(sink - max);
-    for v in chunks.into_remainder() {
-        *v = crate::compute::arithmetic::exp(*v - max);
-        total += *v;
-    }
-    total += sum.to_array().iter().sum::<f32>();
-    let r = 1.0 / total;
-    x.iter_mut().for_each(|v| *v *= r);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn softmax_with_sink(x: &mut [f32], sink: f32) {
+        (RowKernels::of(Kernels::detect()).softmax_with_sink)(x, sink);
+    }
 
     #[test]
     fn the_sink_takes_its_share() {

@@ -3,12 +3,11 @@
 use rayon::prelude::*;
 
 use super::Matrix;
-use super::elementwise::{sum_products, sum_squares};
-use crate::compute::arithmetic;
+use crate::compute::arithmetic::RowKernels;
 use crate::compute::backend::HcParams;
 
 /// See [`super::super::Backend::engram`].
-pub(super) fn add(h: &mut Matrix, kv: &Matrix, gain: &[f32], p: HcParams) {
+pub(super) fn add(rows: &RowKernels, h: &mut Matrix, kv: &Matrix, gain: &[f32], p: HcParams) {
     let s = p.streams;
     let d = h.cols / s;
     debug_assert_eq!(kv.cols, (s + 1) * d);
@@ -16,29 +15,25 @@ pub(super) fn add(h: &mut Matrix, kv: &Matrix, gain: &[f32], p: HcParams) {
         let (keys, value) = kv.row(t).split_at(s * d);
         let streams = h.chunks_exact_mut(d).zip(keys.chunks_exact(d));
         for ((h, key), gain) in streams.zip(gain.chunks_exact(d)) {
-            let gate = gate(h, key, gain, p.norm_eps);
-            for (h, v) in h.iter_mut().zip(value) {
-                *h += gate * v;
-            }
+            let gate = (rows.engram_gate)(h, key, gain, p.norm_eps);
+            (rows.add_scaled)(h, gate, value);
         }
     });
-}
-
-/// How far a stream opens to the value.
-fn gate(h: &[f32], key: &[f32], gain: &[f32], eps: f32) -> f32 {
-    let d = h.len() as f32;
-    let inverse_rms = |x: &[f32]| 1.0 / (sum_squares(x) / d + eps).sqrt();
-    let dot = sum_products(h, gain, key) * inverse_rms(h) * inverse_rms(key) / d.sqrt();
-    // The published sign is 0 for 0.
-    let root = dot.abs().max(1e-6).sqrt();
-    let signed = if dot == 0.0 { 0.0 } else { root.copysign(dot) };
-    // `max` would make a number of a NaN, which damaged weights must show.
-    arithmetic::sigmoid(if dot.is_nan() { dot } else { signed })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compute::arithmetic;
+    use v4_quant::dot::Kernels;
+
+    fn rows() -> &'static RowKernels {
+        RowKernels::of(Kernels::detect())
+    }
+
+    fn gate(h: &[f32], key: &[f32], gain: &[f32], eps: f32) -> f32 {
+        (rows().engram_gate)(h, key, gain, eps)
+    }
 
     const P: HcParams = HcParams {
         streams: 2,
@@ -60,7 +55,7 @@ mod tests {
             cols: 12,
             data: [row(3.0), row(-3.0), row(1.0)].concat(),
         };
-        add(&mut h, &kv, &[1.0; 8], P);
+        add(rows(), &mut h, &kv, &[1.0; 8], P);
         // dot = +-4 / 2, so the gates are sigmoid(+-sqrt(2)).
         let open = arithmetic::sigmoid(2f32.sqrt());
         assert!((h.data[0] - (2.0 + open)).abs() < 1e-6);

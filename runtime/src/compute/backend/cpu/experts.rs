@@ -1,20 +1,23 @@
 //! Routing, and the experts' feed-forward (spec 3.6).
 
 use rayon::prelude::*;
-use wide::f32x8;
 
-use super::elementwise::load;
 use super::index::best_first;
 use super::matmul::{Activations, gather};
 use super::{Cpu, Matrix};
-use crate::compute::arithmetic;
+use crate::compute::arithmetic::RowKernels;
 use crate::compute::backend::{Choose, ExpertWeights, RouteSpec, Routing, WeightRows};
 use crate::compute::profile::Work;
 use crate::error::EngineError;
 use crate::model::Tensor;
 
 /// See [`super::super::Backend::route`].
-pub(super) fn route(logits: &Matrix, spec: RouteSpec, choose: Choose<'_>) -> Routing {
+pub(super) fn route(
+    rows: &RowKernels,
+    logits: &Matrix,
+    spec: RouteSpec,
+    choose: Choose<'_>,
+) -> Routing {
     let tokens = logits.rows;
     let mut routing = Routing {
         used: spec.used,
@@ -24,11 +27,8 @@ pub(super) fn route(logits: &Matrix, spec: RouteSpec, choose: Choose<'_>) -> Rou
     };
     let mut order: Vec<u32> = Vec::with_capacity(spec.experts);
     for t in 0..tokens {
-        let scores: Vec<f32> = logits
-            .row(t)
-            .iter()
-            .map(|&x| arithmetic::sqrt_softplus(x))
-            .collect();
+        let mut scores = logits.row(t).to_vec();
+        (rows.router_scores)(&mut scores);
         order.clear();
         match choose {
             Choose::Hash(table, ids) => {
@@ -251,7 +251,7 @@ impl Cpu {
             let mut ups = vec![0.0; m * n];
             self.dot_rows(gate, gate_input, task.out);
             self.dot_rows(up, up_input, &mut ups);
-            swiglu(task.out, &ups, weights.limit);
+            (self.rows.swiglu)(task.out, &ups, weights.limit);
             for (row, (_, w)) in task.out.chunks_exact_mut(n).zip(&task.group.tokens) {
                 row.iter_mut().for_each(|v| *v *= w);
             }
@@ -388,42 +388,20 @@ fn tasks<'a: 'b, 'b>(
     tasks
 }
 
-/// `gate = silu(min(gate, limit)) * clamp(up, -limit, limit)`.
-pub(super) fn swiglu(gate: &mut [f32], up: &[f32], limit: f32) {
-    let (max, min) = (f32x8::splat(limit), f32x8::splat(-limit));
-    let one = f32x8::ONE;
-    let mut gates = gate.chunks_exact_mut(8);
-    let mut ups = up.chunks_exact(8);
-    let run = |g: &mut [f32], u: &[f32]| {
-        // The value second: then a NaN, from damaged weights, stays one.
-        let v = max.fast_min(load(g));
-        let u = min.fast_max(max.fast_min(load(u)));
-        let y = v / (one + (-v).exp()) * u;
-        g.copy_from_slice(&y.to_array());
-    };
-    for (g, u) in (&mut gates).zip(&mut ups) {
-        run(g, u);
-    }
-    // The last few lanes go the same way, so that a value's bits do not
-    // depend on its place.
-    let (g, u) = (gates.into_remainder(), ups.remainder());
-    if !g.is_empty() {
-        let (mut gp, mut upad) = ([0.0; 8], [0.0; 8]);
-        gp[..g.len()].copy_from_slice(g);
-        upad[..u.len()].copy_from_slice(u);
-        run(&mut gp, &upad);
-        g.copy_from_slice(&gp[..g.len()]);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compute::arithmetic;
+    use v4_quant::dot::Kernels;
+
+    fn rows() -> &'static RowKernels {
+        RowKernels::of(Kernels::detect())
+    }
 
     #[test]
     fn swiglu_clamps_the_gate_above_and_up_on_both_sides() {
         let mut g: Vec<f32> = vec![20.0, -20.0, 1.0];
-        swiglu(&mut g, &[-50.0, 50.0, 0.5], 10.0);
+        (rows().swiglu)(&mut g, &[-50.0, 50.0, 0.5], 10.0);
         let silu = |x: f32| x * arithmetic::sigmoid(x);
         assert!((g[0] - silu(10.0) * -10.0).abs() < 1e-3);
         assert!((g[1] - silu(-20.0) * 10.0).abs() < 1e-6);
@@ -434,7 +412,7 @@ mod tests {
     fn swiglu_keeps_nan() {
         for (g, u) in [(f32::NAN, 1.0), (1.0, f32::NAN)] {
             let mut x = [g];
-            swiglu(&mut x, &[u], 10.0);
+            (rows().swiglu)(&mut x, &[u], 10.0);
             assert!(x[0].is_nan());
         }
     }
@@ -452,7 +430,7 @@ mod tests {
             normalise: true,
             scale: 1.5,
         };
-        let r = route(&logits, spec, Choose::Bias(&[0.0, 9.0, 9.0, 0.0]));
+        let r = route(rows(), &logits, spec, Choose::Bias(&[0.0, 9.0, 9.0, 0.0]));
         assert_eq!(r.experts, [1, 2]);
         assert_eq!(r.margins.len(), 1);
         assert_eq!(r.weights, [0.75, 0.75]);

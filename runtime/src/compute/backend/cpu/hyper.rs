@@ -2,140 +2,103 @@
 
 use rayon::prelude::*;
 
-use super::elementwise::sum_squares;
 use super::{Cpu, Matrix};
-use crate::compute::arithmetic;
+use crate::compute::arithmetic::{MixParams, RowKernels};
 use crate::compute::backend::{HcParams, HcWeights};
 
-/// `1 / rms` over all streams of a token.
-fn inverse_rms(h: &[f32], eps: f32) -> f32 {
-    1.0 / (sum_squares(h) / h.len() as f32 + eps).sqrt()
+fn params<'a>(site: &'a HcWeights<Cpu>, p: HcParams) -> MixParams<'a> {
+    MixParams {
+        streams: p.streams,
+        scale: &site.scale,
+        base: &site.base,
+        iterations: p.iterations,
+        eps: p.eps,
+    }
 }
 
 /// Turns raw products into pre, post and comb.
-pub(super) fn mix(h: &Matrix, site: &HcWeights<Cpu>, p: HcParams, mix: &mut Matrix) {
-    let s = p.streams;
-    mix.data
-        .par_chunks_mut(mix.cols)
-        .enumerate()
-        .for_each(|(t, m)| {
-            let r = inverse_rms(h.row(t), p.norm_eps);
-            let (pre, rest) = m.split_at_mut(s);
-            let (post, comb) = rest.split_at_mut(s);
-            for (i, v) in pre.iter_mut().enumerate() {
-                *v = arithmetic::sigmoid(*v * r * site.scale[0] + site.base[i]) + p.eps;
-            }
-            for (i, v) in post.iter_mut().enumerate() {
-                *v = 2.0 * arithmetic::sigmoid(*v * r * site.scale[1] + site.base[s + i]);
-            }
-            for (i, v) in comb.iter_mut().enumerate() {
-                *v = *v * r * site.scale[2] + site.base[2 * s + i];
-            }
-            sinkhorn(comb, s, p.iterations, p.eps);
-        });
-}
-
-/// Softmax of each row, then alternating column and row normalisation.
-fn sinkhorn(comb: &mut [f32], s: usize, iterations: usize, eps: f32) {
-    for row in comb.chunks_exact_mut(s) {
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut sum = 0.0;
-        for v in row.iter_mut() {
-            *v = arithmetic::exp(*v - max);
-            sum += *v;
-        }
-        row.iter_mut().for_each(|v| *v = *v / sum + eps);
-    }
-    let columns = |comb: &mut [f32]| {
-        for j in 0..s {
-            let sum: f32 = comb[j..].iter().step_by(s).sum::<f32>() + eps;
-            comb[j..].iter_mut().step_by(s).for_each(|v| *v /= sum);
-        }
-    };
-    columns(comb);
-    for _ in 1..iterations {
-        for row in comb.chunks_exact_mut(s) {
-            let sum: f32 = row.iter().sum::<f32>() + eps;
-            row.iter_mut().for_each(|v| *v /= sum);
-        }
-        columns(comb);
-    }
+pub(super) fn mix(
+    rows: &RowKernels,
+    h: &Matrix,
+    site: &HcWeights<Cpu>,
+    p: HcParams,
+    mix: &mut Matrix,
+) {
+    let params = params(site, p);
+    let tokens = mix.data.par_chunks_mut(mix.cols).enumerate();
+    tokens.for_each(|(t, m)| {
+        let r = (rows.inverse_rms)(h.row(t), p.norm_eps);
+        (rows.mix)(m, r, params);
+    });
 }
 
 /// The final collapse's weights, from raw products.
-pub(super) fn head(h: &Matrix, head: &HcWeights<Cpu>, p: HcParams, pre: &mut Matrix) {
-    for t in 0..pre.rows {
-        let r = inverse_rms(h.row(t), p.norm_eps);
-        for i in 0..p.streams {
-            let v = &mut pre.data[t * p.streams + i];
-            *v = arithmetic::sigmoid(*v * r * head.scale[0] + head.base[i]) + p.eps;
-        }
+pub(super) fn head(
+    rows: &RowKernels,
+    h: &Matrix,
+    head: &HcWeights<Cpu>,
+    p: HcParams,
+    pre: &mut Matrix,
+) {
+    let params = params(head, p);
+    let tokens = pre.data.chunks_exact_mut(p.streams).enumerate();
+    for (t, pre) in tokens {
+        let r = (rows.inverse_rms)(h.row(t), p.norm_eps);
+        (rows.head_mix)(pre, r, params);
     }
 }
 
 /// `x = sum_i pre_i h_i`, with pre the first values of each row of `mix`.
-pub(super) fn collapse(h: &Matrix, mix: &Matrix, streams: usize, x: &mut Matrix) {
+pub(super) fn collapse(
+    rows: &RowKernels,
+    h: &Matrix,
+    mix: &Matrix,
+    streams: usize,
+    x: &mut Matrix,
+) {
     let d = h.cols / streams;
     x.reshape(h.rows, d);
-    x.data.par_chunks_mut(d).enumerate().for_each(|(t, x)| {
-        let (h, pre) = (h.row(t), mix.row(t));
-        x.fill(0.0);
-        for (stream, &w) in h.chunks_exact(d).zip(pre) {
-            for (x, h) in x.iter_mut().zip(stream) {
-                *x += w * h;
-            }
-        }
-    });
+    let tokens = x.data.par_chunks_mut(d).enumerate();
+    tokens.for_each(|(t, x)| (rows.collapse)(h.row(t), &mix.row(t)[..streams], x));
 }
 
-/// Channels that are mixed at a time.
-const LANES: usize = 16;
-
 /// `h_k = post_k y + sum_j comb[j][k] h_j`.
-pub(super) fn expand(h: &mut Matrix, y: &Matrix, mix: &Matrix, streams: usize) {
-    let (s, d) = (streams, y.cols);
-    h.data.par_chunks_mut(s * d).enumerate().for_each_init(
-        || vec![[0.0; LANES]; s],
-        |old, (t, h)| {
-            let (y, m) = (y.row(t), mix.row(t));
-            let (post, comb) = (&m[s..2 * s], &m[2 * s..]);
-            for (c, y) in y.chunks(LANES).enumerate() {
-                // All streams are read before the first is written.
-                let n = y.len();
-                for (old, h) in old.iter_mut().zip(h.chunks_exact(d)) {
-                    old[..n].copy_from_slice(&h[LANES * c..][..n]);
-                }
-                let mut lanes = [0.0; LANES];
-                lanes[..n].copy_from_slice(y);
-                for (k, h) in h.chunks_exact_mut(d).enumerate() {
-                    let mut sum = lanes.map(|y| post[k] * y);
-                    for (j, old) in old.iter().enumerate() {
-                        let w = comb[j * s + k];
-                        for (sum, old) in sum.iter_mut().zip(old) {
-                            *sum += w * old;
-                        }
-                    }
-                    h[LANES * c..][..n].copy_from_slice(&sum[..n]);
-                }
-            }
-        },
-    );
+pub(super) fn expand(rows: &RowKernels, h: &mut Matrix, y: &Matrix, mix: &Matrix, streams: usize) {
+    let tokens = h.data.par_chunks_mut(streams * y.cols).enumerate();
+    tokens.for_each(|(t, h)| (rows.expand)(h, y.row(t), mix.row(t)));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use v4_quant::dot::Kernels;
+
+    fn rows() -> &'static RowKernels {
+        RowKernels::of(Kernels::detect())
+    }
 
     #[test]
     fn sinkhorn_ends_nearly_doubly_stochastic() {
-        let mut comb: Vec<f32> = (0..16).map(|i| ((i * 7) % 5) as f32 - 2.0).collect();
-        sinkhorn(&mut comb, 4, 20, 1e-6);
-        for i in 0..4 {
-            let row: f32 = comb[4 * i..4 * i + 4].iter().sum();
-            let col: f32 = comb[i..].iter().step_by(4).sum();
-            assert!((row - 1.0).abs() < 1e-3, "row {i}: {row}");
-            // The last step normalises columns.
-            assert!((col - 1.0).abs() < 1e-5, "column {i}: {col}");
+        for s in [3, 4] {
+            let mut m: Vec<f32> = (0..(2 + s) * s)
+                .map(|i| ((i * 7) % 5) as f32 - 2.0)
+                .collect();
+            let params = MixParams {
+                streams: s,
+                scale: &[1.0; 3],
+                base: &vec![0.0; m.len()],
+                iterations: 20,
+                eps: 1e-6,
+            };
+            (rows().mix)(&mut m, 1.0, params);
+            let comb = &m[2 * s..];
+            for i in 0..s {
+                let row: f32 = comb[s * i..s * i + s].iter().sum();
+                let col: f32 = comb[i..].iter().step_by(s).sum();
+                assert!((row - 1.0).abs() < 1e-3, "row {i}: {row}");
+                // The last step normalises columns.
+                assert!((col - 1.0).abs() < 1e-5, "column {i}: {col}");
+            }
         }
     }
 
@@ -158,7 +121,7 @@ mod tests {
             cols: 8,
             data: vec![0.0, 0.0, 1.0, 2.0, 0.0, 3.0, 0.0, 0.0],
         };
-        expand(&mut h, &y, &mix, p);
+        expand(rows(), &mut h, &y, &mix, p);
         assert_eq!(h.data, [100.0, 203.0]);
     }
 }

@@ -21,7 +21,7 @@ use super::{
     Attend, Backend, CandidatePool, Choose, ExpertWeights, HcParams, HcWeights, IndexSpec,
     PoolSpec, RouteSpec, Routing,
 };
-use crate::compute::arithmetic::RopeTable;
+use crate::compute::arithmetic::{RopeTable, RowKernels};
 use crate::compute::backend::LowRank;
 use crate::compute::cache_rows::{HostRows, RowFormat};
 use crate::compute::profile::{Operation, Profile, Profiler, Work};
@@ -59,6 +59,7 @@ impl Matrix {
 #[derive(Debug)]
 pub struct Cpu {
     kernels: &'static Kernels,
+    rows: &'static RowKernels,
     precision: Precision,
     profiler: Profiler,
 }
@@ -67,8 +68,10 @@ impl Cpu {
     /// A backend with the fastest kernels that this machine can run.
     #[must_use]
     pub fn new(precision: Precision) -> Self {
+        let kernels = Kernels::detect();
         Self {
-            kernels: Kernels::detect(),
+            kernels,
+            rows: RowKernels::of(kernels),
             precision,
             profiler: Profiler::default(),
         }
@@ -210,7 +213,7 @@ impl Backend for Cpu {
     ) {
         self.profiler
             .time(Operation::Compressor, Work::default, || {
-                pending.pool(kv, gate, ape, out);
+                pending.pool(self.rows, kv, gate, ape, out);
             });
     }
 
@@ -297,7 +300,7 @@ impl Backend for Cpu {
     fn swiglu(&self, gate: &mut Matrix, up: &Matrix, limit: f32) {
         let cols = gate.cols.max(1);
         let rows = gate.data.par_chunks_mut(cols).zip(up.data.par_chunks(cols));
-        let run = || rows.for_each(|(gate, up)| experts::swiglu(gate, up, limit));
+        let run = || rows.for_each(|(gate, up)| (self.rows.swiglu)(gate, up, limit));
         self.profiler.time(Operation::Experts, Work::default, run);
     }
 
@@ -308,7 +311,7 @@ impl Backend for Cpu {
     }
 
     fn rms_norm(&self, x: &mut Matrix, width: usize, gain: Option<&[f32]>, eps: f32) {
-        let run = || elementwise::rms_norm(x, width, gain, eps);
+        let run = || elementwise::rms_norm(self.rows, x, width, gain, eps);
         self.profiler.time(Operation::Norm, Work::default, run);
     }
 
@@ -326,7 +329,7 @@ impl Backend for Cpu {
         let work = || product_work(&site.func, h.rows);
         self.profiler.time(Operation::HyperConnections, work, || {
             self.product(&site.func, 1, h, mix);
-            hyper::mix(h, site, p, mix);
+            hyper::mix(self.rows, h, site, p, mix);
         });
     }
 
@@ -339,13 +342,13 @@ impl Backend for Cpu {
     }
 
     fn hc_collapse(&self, h: &Matrix, mix: &Matrix, p: HcParams, x: &mut Matrix) {
-        let run = || hyper::collapse(h, mix, p.streams, x);
+        let run = || hyper::collapse(self.rows, h, mix, p.streams, x);
         let kind = Operation::HyperConnections;
         self.profiler.time(kind, Work::default, run);
     }
 
     fn hc_expand(&self, h: &mut Matrix, y: &Matrix, mix: &Matrix, p: HcParams) {
-        let run = || hyper::expand(h, y, mix, p.streams);
+        let run = || hyper::expand(self.rows, h, y, mix, p.streams);
         let kind = Operation::HyperConnections;
         self.profiler.time(kind, Work::default, run);
     }
@@ -355,13 +358,13 @@ impl Backend for Cpu {
         self.profiler.time(Operation::HyperConnections, work, || {
             let mut pre = Matrix::default();
             self.product(&head.func, 1, h, &mut pre);
-            hyper::head(h, head, p, &mut pre);
-            hyper::collapse(h, &pre, p.streams, x);
+            hyper::head(self.rows, h, head, p, &mut pre);
+            hyper::collapse(self.rows, h, &pre, p.streams, x);
         });
     }
 
     fn engram(&self, h: &mut Matrix, kv: &Matrix, gain: &[f32], p: HcParams) {
-        let run = || engram::add(h, kv, gain, p);
+        let run = || engram::add(self.rows, h, kv, gain, p);
         self.profiler.time(Operation::Engram, Work::default, run);
     }
 
@@ -386,12 +389,12 @@ impl Backend for Cpu {
 
     fn attend(&self, args: &Attend<'_, Self>, q: &Matrix, out: &mut Matrix) {
         let work = || attention::work(args, q);
-        let run = || attention::attend(self.kernels, args, q, out);
+        let run = || attention::attend(self.kernels, self.rows, args, q, out);
         self.profiler.time(Operation::Attention, work, run);
     }
 
     fn route(&self, logits: &Matrix, spec: RouteSpec, choose: Choose<'_>) -> Routing {
-        let run = || experts::route(logits, spec, choose);
+        let run = || experts::route(self.rows, logits, spec, choose);
         self.profiler.time(Operation::Router, Work::default, run)
     }
 

@@ -5,7 +5,7 @@ mod wire;
 use rayon::prelude::*;
 
 use super::Matrix;
-use crate::compute::arithmetic;
+use crate::compute::arithmetic::RowKernels;
 use crate::compute::backend::PoolSpec;
 
 /// Rows of the group that has not ended, and of the group before it where
@@ -62,6 +62,7 @@ impl Pending {
     /// See [`super::super::Backend::pool`].
     pub(super) fn pool(
         &mut self,
+        kernels: &RowKernels,
         kv: &Matrix,
         gate: &Matrix,
         ape: Option<&[f32]>,
@@ -92,7 +93,7 @@ impl Pending {
         out.data
             .par_chunks_mut(width)
             .enumerate()
-            .for_each(|(i, entry)| this.entry(open + i, entry));
+            .for_each(|(i, entry)| this.entry(kernels, open + i, entry));
         let keep = if overlap {
             ended.saturating_sub(1) * ratio
         } else {
@@ -108,7 +109,7 @@ impl Pending {
 
     /// Pools group `g`: channel by channel a softmax over the tokens' logits,
     /// in the tokens' order.
-    fn entry(&self, g: usize, entry: &mut [f32]) {
+    fn entry(&self, kernels: &RowKernels, g: usize, entry: &mut [f32]) {
         let PoolSpec {
             ratio,
             width,
@@ -126,22 +127,14 @@ impl Pending {
         } else {
             current.collect()
         };
-        for (i, e) in entry.iter_mut().enumerate() {
-            let max = rows.iter().fold(f32::NEG_INFINITY, |m, (_, l)| m.max(l[i]));
-            let (mut sum, mut weighted) = (0.0, 0.0);
-            for (v, l) in &rows {
-                let w = arithmetic::exp(l[i] - max);
-                sum += w;
-                weighted += w * v[i];
-            }
-            *e = weighted / sum;
-        }
+        (kernels.pool)(&rows, entry);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use v4_quant::dot::Kernels;
 
     fn matrix(rows: usize, cols: usize, f: impl Fn(usize, usize) -> f32) -> Matrix {
         let data = (0..rows * cols).map(|i| f(i / cols, i % cols)).collect();
@@ -157,7 +150,13 @@ mod tests {
             let kv = matrix(n, c, |t, i| value(at + t, i));
             let gate = matrix(n, c, |t, i| ((at + t) * 31 + i * 17) as f32 % 3.0);
             let mut out = Matrix::default();
-            pending.pool(&kv, &gate, None, &mut out);
+            pending.pool(
+                RowKernels::of(Kernels::detect()),
+                &kv,
+                &gate,
+                None,
+                &mut out,
+            );
             all.extend(out.data);
             at += n;
         }
