@@ -27,7 +27,7 @@ use super::Landmark;
 /// First bytes of a file.
 pub(super) const MAGIC: &[u8; 8] = b"V4SESSN\0";
 /// The format written and read.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// Of the header: what steps hold is sealed.
 pub(super) const SEALED: u32 = 1;
 /// First bytes of a step.

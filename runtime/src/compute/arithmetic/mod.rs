@@ -5,6 +5,8 @@ mod functions;
 mod kernels;
 mod rope;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 #[cfg(test)]
 pub(crate) use functions::sigmoid;

@@ -43,13 +43,23 @@ fn short_sum(values: impl Iterator<Item = f32>) -> f32 {
 #[inline(always)]
 pub fn sum_squares(x: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
-    let mut chunks = x.chunks_exact(LANES);
-    for chunk in &mut chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = x.mul_add(*x, *lane);
+    let whole = x.len() / LANES * LANES;
+    // As many lanes at a time as registers hold.
+    let mut at = 0;
+    while at < LANES && whole > 0 {
+        let mut part = [0.0; CHANNELS];
+        let mut from = at;
+        while from < whole {
+            let x: &[f32; CHANNELS] = x[from..from + CHANNELS].try_into().expect("as long");
+            for i in 0..CHANNELS {
+                part[i] = x[i].mul_add(x[i], part[i]);
+            }
+            from += LANES;
         }
+        lanes[at..at + CHANNELS].copy_from_slice(&part);
+        at += CHANNELS;
     }
-    for (lane, x) in lanes.iter_mut().zip(chunks.remainder()) {
+    for (lane, x) in lanes.iter_mut().zip(&x[whole..]) {
         *lane = x.mul_add(*x, *lane);
     }
     tree(&mut lanes)

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 use v4_quant::rounding;
+use wide::f32x8;
 
 use super::Matrix;
 use crate::compute::arithmetic::{RopeTable, RowKernels};
@@ -53,7 +54,14 @@ fn walsh_hadamard(v: &mut [f32]) {
     while half < width {
         for block in v.chunks_exact_mut(2 * half) {
             let (a, b) = block.split_at_mut(half);
-            for (a, b) in a.iter_mut().zip(b) {
+            // Sums and differences alone: the same bits from every instruction set.
+            let (a8, a1) = a.as_chunks_mut::<8>();
+            let (b8, b1) = b.as_chunks_mut::<8>();
+            for (a, b) in a8.iter_mut().zip(b8) {
+                let (x, y) = (f32x8::new(*a), f32x8::new(*b));
+                (*a, *b) = ((x + y).to_array(), (x - y).to_array());
+            }
+            for (a, b) in a1.iter_mut().zip(b1) {
                 (*a, *b) = (*a + *b, *a - *b);
             }
         }

@@ -1,0 +1,141 @@
+//! What a layer keeps of earlier tokens: section 5 of `docs/arithmetic.md`, and the
+//! compressors of section 6.
+
+use v4_runtime::KvPrecision;
+use v4_runtime::model::{Family, ModelConfig};
+
+use super::encoders::{Fp4Block, bf16, e2m1_blocks, e2m1_blocks_with_e4m3, e4m3_blocks, hadamard};
+use super::products::float32;
+use super::rows::pool;
+
+/// The caches of one layer. Nothing is dropped.
+#[derive(Default)]
+pub struct Cache {
+    /// One row per token.
+    pub window: Vec<Vec<f32>>,
+    pub compressor: Compressor,
+    pub entries: Vec<Vec<f32>>,
+    pub index_compressor: Compressor,
+    /// One for each entry.
+    pub keys: Vec<IndexRow>,
+}
+
+/// The products of all tokens that a compressor pools.
+#[derive(Default)]
+pub struct Compressor {
+    /// Values and logits.
+    rows: Vec<(Vec<f32>, Vec<f32>)>,
+}
+
+impl Compressor {
+    /// Takes a token's products. Pools the group that ends with it, if one does, to an entry
+    /// of `width` channels.
+    pub fn push(
+        &mut self,
+        values: Vec<f32>,
+        logits: Vec<f32>,
+        ratio: usize,
+        width: usize,
+    ) -> Option<Vec<f32>> {
+        self.rows.push((values, logits));
+        let end = self.rows.len();
+        if !end.is_multiple_of(ratio) {
+            return None;
+        }
+        let start = end - ratio;
+        let overlaps = self.rows[0].0.len() == 2 * width;
+        let mut pooled: Vec<(&[f32], &[f32])> = Vec::new();
+        if overlaps && start > 0 {
+            let before = &self.rows[start - ratio..start];
+            pooled.extend(before.iter().map(|(v, l)| (&v[..width], &l[..width])));
+        }
+        let own = if overlaps { width } else { 0 };
+        let group = &self.rows[start..end];
+        pooled.extend(group.iter().map(|(v, l)| (&v[own..], &l[own..])));
+        Some(pool(&pooled))
+    }
+}
+
+/// How rows are stored.
+pub struct Formats {
+    family: Family,
+    kv: KvPrecision,
+    rotated: usize,
+}
+
+impl Formats {
+    pub fn new(config: &ModelConfig, kv: KvPrecision) -> Self {
+        Self {
+            family: config.family,
+            kv,
+            rotated: config.rope_dim,
+        }
+    }
+
+    /// A row of the window as it is read back.
+    pub fn window(&self, row: Vec<f32>) -> Vec<f32> {
+        match (self.kv, self.family) {
+            (KvPrecision::F32, _) => row,
+            (KvPrecision::Published, Family::V4) => self.v4(&row),
+            (KvPrecision::Published, Family::V41) => e4m3_blocks(&row, 32),
+        }
+    }
+
+    /// An entry as it is read back.
+    pub fn entry(&self, row: Vec<f32>) -> Vec<f32> {
+        match (self.kv, self.family) {
+            (KvPrecision::F32, _) => row,
+            (KvPrecision::Published, Family::V4) => self.v4(&row),
+            (KvPrecision::Published, Family::V41) => e2m1_blocks_with_e4m3(&row),
+        }
+    }
+
+    fn v4(&self, row: &[f32]) -> Vec<f32> {
+        let (plain, rotated) = row.split_at(row.len() - self.rotated);
+        [e4m3_blocks(plain, 64), bf16(rotated)].concat()
+    }
+
+    /// A key or a query of the indexer.
+    pub fn index(&self, mut row: Vec<f32>) -> IndexRow {
+        if self.kv == KvPrecision::F32 {
+            return IndexRow::Floats(row);
+        }
+        if self.family == Family::V4 {
+            hadamard(&mut row);
+        }
+        IndexRow::Fp4(e2m1_blocks(&row))
+    }
+}
+
+/// A key or a query of the indexer.
+pub enum IndexRow {
+    Floats(Vec<f32>),
+    Fp4(Vec<Fp4Block>),
+}
+
+/// The score of a key for the queries of all heads and their weights.
+pub fn index_score(queries: &[IndexRow], weights: &[f32], key: &IndexRow) -> f32 {
+    let mut score = 0f32;
+    for (query, weight) in queries.iter().zip(weights) {
+        match (query, key) {
+            (IndexRow::Floats(query), IndexRow::Floats(key)) => {
+                score += weight * float32(query, key).max(0.0);
+            }
+            (IndexRow::Fp4(query), IndexRow::Fp4(key)) => {
+                score = weight.mul_add(fp4_dot(query, key).max(0.0), score);
+            }
+            _ => unreachable!("queries are stored as keys are"),
+        }
+    }
+    score
+}
+
+fn fp4_dot(query: &[Fp4Block], key: &[Fp4Block]) -> f32 {
+    let mut dot = 0f32;
+    for (q, k) in query.iter().zip(key) {
+        let products = q.doubled.iter().zip(&k.doubled).map(|(q, k)| q * k);
+        let n: i32 = products.sum();
+        dot = (n as f32 * (0.25 * q.scale)).mul_add(k.scale, dot);
+    }
+    dot
+}
