@@ -101,6 +101,23 @@ fn others_and_other_models_are_refused() {
 
 /// A crash leaves what was synced, and anything of what was not: here the file as it
 /// was before a step, with the first bytes of what the step wrote.
+/// Of an older program, whose arithmetic may have had other bits.
+#[test]
+fn a_file_of_another_format_is_refused_by_its_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.session");
+    append(&mut open(&path).unwrap(), 0);
+    let mut bytes = fs::read(&path).unwrap();
+    for version in [0, 1, 2, 4, u32::MAX] {
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
+        fs::write(&path, &bytes).unwrap();
+        let error = open(&path).unwrap_err().to_string();
+        let says = format!("session format {version}, but this program has format 3");
+        assert!(error.contains(&says), "{error}");
+        assert!(error.contains("a.session"), "{error}");
+    }
+}
+
 #[test]
 fn a_crash_at_any_byte_of_a_step_leaves_the_steps_before() {
     let dir = tempfile::tempdir().unwrap();
