@@ -44,7 +44,7 @@ impl Addresses {
         };
         let row = |column: usize| {
             let n = 2 + column / heads;
-            let hash = (0..n).fold(0, |hash, back| hash ^ class(back) * multipliers[back]);
+            let hash = (0..n).fold(0, |hash, back| hash ^ (class(back) * multipliers[back]));
             let column = table * columns + column;
             (hash % self.primes[column] + self.offsets[column]) as usize
         };
