@@ -250,6 +250,29 @@ fn a_form_that_is_not_the_stated_one_is_refused() {
     refused(copy.path(), &[odd, "FP4", "FP8"]);
 }
 
+/// A scale that the form does not have would be left out, and another model converted.
+#[test]
+fn scales_of_another_form_are_refused() {
+    let first = "layers.0.ffn.experts.0.w1";
+    let dense = "layers.3.attn.wkv";
+    let cases: [(Tensors, &str, &str); 5] = [
+        (experts(as_nvfp4), first, "pre_quant_scale"),
+        (experts(as_nvfp4), dense, "weight_scale_inv"),
+        (experts(as_bf16), first, "scale"),
+        (experts(as_bf16), first, "weight_scale"),
+        (stored(), first, "weight_scale_2"),
+    ];
+    for (mut tensors, matrix, part) in cases {
+        let scale = ("F32".to_owned(), vec![], 2f32.to_le_bytes().to_vec());
+        tensors.insert(format!("{matrix}.{part}"), scale);
+        let copy = checkpoint(tensors, |c| {
+            c.as_object_mut().unwrap().remove("expert_dtype");
+        });
+        let (weight, scale) = (format!("{matrix}.weight"), format!("{matrix}.{part}"));
+        refused(copy.path(), &[&weight, &scale, "not supported"]);
+    }
+}
+
 #[test]
 fn damaged_scales_are_named() {
     let first = "layers.0.ffn.experts.0.w1";

@@ -755,10 +755,21 @@ fn inspect_and_the_plan_tell_of_tables() {
     assert_eq!(tables[1]["type"], "fp8");
     assert_eq!(tables[1]["rows"], 25586);
     assert_eq!(tables[1]["row_values"], 64);
+    assert_eq!(report["engram"]["llama_cpp_layout"], false);
     let run = program(&["inspect", text(&out)]);
     let shown = String::from_utf8(run.stdout).unwrap();
     assert!(
-        shown.contains("25586 rows of 64 values in 66 bytes"),
+        shown.contains("25586 rows of 64 values in 66 bytes")
+            && shown.contains("llama.cpp does not read"),
+        "{shown}"
+    );
+    let joint = dir.path().join("joint.gguf");
+    fs::write(&joint, convert(&tiny41(), "native")).unwrap();
+    let run = program(&["inspect", text(&joint)]);
+    let shown = String::from_utf8(run.stdout).unwrap();
+    assert!(
+        shown.contains("50148 rows of 64 values in 68 bytes")
+            && !shown.contains("llama.cpp does not read"),
         "{shown}"
     );
     let run = program(&[text(&tiny41()), "--dry-run", "--json"]);

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use v4_files::gguf::{GgufFile, TensorInfo};
 
 use crate::plan::engram::published_width;
-use crate::recipe::{ENGRAM_FP8, type_name};
+use crate::recipe::{ENGRAM_FP8, JOINT_ENGRAM, type_name};
 use crate::units::bytes;
 
 /// One table.
@@ -37,7 +37,7 @@ impl<'a> Engram<'a> {
         let tables = file.tensors().iter().filter(|info| {
             let layer = info.name.strip_prefix("blk.");
             layer.is_some_and(|name| name.ends_with(".engram_embd.weight"))
-                || info.name == "per_layer_token_embd.weight"
+                || info.name == JOINT_ENGRAM
         });
         let tables: Vec<Table<'_>> = tables
             .map(|info| Table {
@@ -50,6 +50,11 @@ impl<'a> Engram<'a> {
             })
             .collect();
         (!tables.is_empty()).then_some(Self { tables })
+    }
+
+    /// Whether all layers share one table, as llama.cpp expects it.
+    fn is_joint(&self) -> bool {
+        self.tables.iter().all(|t| t.info.name == JOINT_ENGRAM)
     }
 
     fn bytes(&self) -> u64 {
@@ -74,14 +79,19 @@ impl<'a> Engram<'a> {
                 })
             })
             .collect();
-        json!({"bytes": self.bytes(), "tables": tables})
+        let llama_cpp = self.is_joint();
+        json!({"bytes": self.bytes(), "llama_cpp_layout": llama_cpp, "tables": tables})
     }
 
     pub fn as_text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "\nengram tables, {}, read from disk by row",
-            bytes(self.bytes())
+            "\nengram tables, {}, read from disk by row{}",
+            bytes(self.bytes()),
+            match self.is_joint() {
+                true => "",
+                false => "; one for each layer, a layout that llama.cpp does not read",
+            }
         )?;
         for table in &self.tables {
             let name = table.info.name.escape_debug().to_string();

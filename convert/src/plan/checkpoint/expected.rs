@@ -33,6 +33,17 @@ enum Form {
     Plain,
 }
 
+/// Tensors beside a matrix that its values depend on, in all forms in circulation.
+const SCALES: [&str; 7] = [
+    "scale",
+    "weight_scale",
+    "weight_scale_2",
+    "weight_scale_inv",
+    "weight_global_scale",
+    "weight_zero_point",
+    "pre_quant_scale",
+];
+
 /// A stored matrix and the type that keeps its values.
 pub(super) struct Matrix {
     pub source: Source,
@@ -125,6 +136,26 @@ impl<'a> Expected<'a> {
             }
             _ => published,
         };
+        let own: &[&str] = match form {
+            Form::Fp4 | Form::Fp8 => &["scale"],
+            Form::Nvfp4 => &["weight_scale", "weight_scale_2"],
+            Form::Plain => &[],
+        };
+        let other = SCALES.into_iter().find(|&s| has(s) && !own.contains(&s));
+        if let (Some(other), Some(stored)) = (other, stored) {
+            self.problems.push(PlanError::Experts {
+                path: self.checkpoint.shards[stored.shard as usize]
+                    .path()
+                    .to_owned(),
+                tensor: name,
+                found: format!(
+                    "{}, but is scaled by {from}.{other} as well, a form that is not supported",
+                    stored.dtype.name()
+                ),
+                remedy: "convert the published checkpoint",
+            });
+            return None;
+        }
         match form {
             Form::Fp4 => {
                 let codes = self.find(&name, &[Dtype::I8], &[rows, columns / 2]);

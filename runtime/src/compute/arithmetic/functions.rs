@@ -1,9 +1,9 @@
 //! Functions of one f32, as a fixed sequence of IEEE operations in f32 (docs/arithmetic.md,
 //! section 2): the same bits from every instruction set and every compiler.
 //!
-//! They have no branches, so a loop over them becomes vector code. None returns a subnormal
-//! number or depends on one, so that flushing them to zero changes nothing. A NaN gives a
-//! NaN, whose payload is not defined.
+//! They have no branches, so a loop over them becomes vector code. None makes a subnormal
+//! number of a normal argument ([`log1p`]: of one that is at least 2^-124), so that flushing
+//! subnormals to zero changes nothing. A NaN gives a NaN, whose payload is not defined.
 
 /// Added to a number below 2^22 in magnitude, leaves it rounded to an integer, ties to even,
 /// in the low bits of the sum.
@@ -138,7 +138,7 @@ pub fn inverse_sqrt(x: f32) -> f32 {
     1.0 / x.sqrt()
 }
 
-/// Sine and cosine of `phase / 2^64` turns, within 1.5 ulp.
+/// Sine and cosine of `phase / 2^64` turns, within 1.3 ulp.
 #[inline(always)]
 #[must_use]
 pub fn sin_cos_turns(phase: u64) -> (f32, f32) {
@@ -303,7 +303,7 @@ mod tests {
             }
         }
         println!("{worst:.3} ulp");
-        assert!(worst <= 1.5, "{worst}");
+        assert!(worst <= 1.3, "{worst}");
         assert_eq!(sin_cos_turns(0), (0.0, 1.0));
         assert_eq!(sin_cos_turns(1 << 62), (1.0, 0.0));
         assert_eq!(sin_cos_turns(1 << 63), (0.0, -1.0));
