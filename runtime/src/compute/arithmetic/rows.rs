@@ -18,15 +18,28 @@ pub const MAX_STREAMS: usize = 16;
 /// Adds lanes up in pairs: `l` and `l + N / 2`, and so on until one is left.
 #[inline(always)]
 fn tree<const N: usize>(lanes: &mut [f32; N]) -> f32 {
-    let mut half = N / 2;
-    while half > 0 {
-        let (low, high) = lanes.split_at_mut(half);
-        for (low, high) in low.iter_mut().zip(high) {
-            *low += *high;
-        }
-        half /= 2;
-    }
+    // Each step by itself, so that its length is known when it is compiled.
+    halve::<128>(lanes);
+    halve::<64>(lanes);
+    halve::<32>(lanes);
+    halve::<16>(lanes);
+    halve::<8>(lanes);
+    halve::<4>(lanes);
+    halve::<2>(lanes);
+    halve::<1>(lanes);
     lanes[0]
+}
+
+/// Adds the `HALF` lanes after the first `HALF` to these, if there are as many.
+#[inline(always)]
+fn halve<const HALF: usize>(lanes: &mut [f32]) {
+    if let Some((low, rest)) = lanes.split_first_chunk_mut::<HALF>()
+        && let Some(high) = rest.first_chunk::<HALF>()
+    {
+        for (low, high) in low.iter_mut().zip(high) {
+            *low += high;
+        }
+    }
 }
 
 /// The sum of at most 16 values: as with 256 lanes, of which the others are zero.
