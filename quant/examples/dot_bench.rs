@@ -37,7 +37,7 @@ fn main() {
 
     println!("{COLS} columns, one thread");
     println!(
-        "{:8} {:8} {:>11} {:>11} {:>11}",
+        "{:8} {:11} {:>11} {:>11} {:>11}",
         "type",
         "isa",
         "1 MiB GB/s",
@@ -48,16 +48,13 @@ fn main() {
         if !types.is_empty() && !types.contains(&ty) {
             continue;
         }
-        for kernels in ["scalar", "avx2", "avx512"]
-            .into_iter()
-            .filter_map(Kernels::by_name)
-        {
+        for kernels in Kernels::all() {
             let Some(bench) = Bench::new(kernels, ty, &x) else {
                 continue;
             };
             let small = weights(&mut rng, ty, 1 << 20);
             print!(
-                "{ty:8} {:8} {:11.2}",
+                "{ty:8} {:11} {:11.2}",
                 kernels.isa().name(),
                 bench.gb_per_s(&small, 1)
             );
@@ -71,10 +68,7 @@ fn main() {
             println!(" {:11.1}", bench.gb_per_s(&small, BATCH) * per_byte);
         }
     }
-    for kernels in ["scalar", "avx2", "avx512"]
-        .into_iter()
-        .filter_map(Kernels::by_name)
-    {
+    for kernels in Kernels::all() {
         let mut act = ActQ8::new();
         let per_run = time(|| {
             act.quantize_into(kernels, &x, BATCH, COLS)
@@ -82,7 +76,7 @@ fn main() {
             black_box(&act);
         });
         println!(
-            "quantise {:8} {:9.2} G values/s",
+            "quantise {:11} {:9.2} G values/s",
             kernels.isa().name(),
             (BATCH * COLS) as f64 / per_run / 1e9
         );

@@ -35,17 +35,32 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// The same with AVX-512 F, BW, DQ, VL, VNNI and VBMI, and GFNI.
+    /// The same with AVX-VNNI: Core of the 12th generation, Zen 5, and later.
+    AvxVnni,
+    /// AVX2 and the same, with AVX-512 F, BW, DQ, VL and VNNI: Cascade Lake.
+    Avx512Vnni,
+    /// The same with VBMI and GFNI: Ice Lake, Zen 4, and later.
     Avx512,
 }
 
 impl Isa {
+    /// All of them, the slowest first.
+    pub const ALL: [Self; 5] = [
+        Self::Scalar,
+        Self::Avx2,
+        Self::AvxVnni,
+        Self::Avx512Vnni,
+        Self::Avx512,
+    ];
+
     /// The name that `V4_ISA` takes.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
+            Self::Avx512Vnni => "avx512-vnni",
             Self::Avx512 => "avx512",
         }
     }
@@ -70,14 +85,7 @@ pub struct Kernels {
     pub(super) rows_bf16: MatmulF32,
     pub(super) weighted_sums: WeightedSums,
     pub(super) index_scores: IndexScores,
-    pub(super) q8_0: MatmulI8,
-    pub(super) mxfp4: MatmulI8,
-    pub(super) q2_k: MatmulI8,
-    pub(super) q3_k: MatmulI8,
-    pub(super) q4_k: MatmulI8,
-    pub(super) q5_k: MatmulI8,
-    pub(super) q6_k: MatmulI8,
-    pub(super) iq2_xxs: MatmulI8,
+    pub(super) int8: fn(GgmlType) -> Option<MatmulI8>,
 }
 
 impl Kernels {
@@ -91,17 +99,7 @@ impl Kernels {
     /// is [`Kernels::matmul_f32`], for decoded rows or for floats as they are.
     #[must_use]
     pub fn matmul_i8(&self, ty: GgmlType) -> Option<MatmulI8> {
-        Some(match ty {
-            GgmlType::Q8_0 => self.q8_0,
-            GgmlType::MXFP4 => self.mxfp4,
-            GgmlType::Q2_K => self.q2_k,
-            GgmlType::Q3_K => self.q3_k,
-            GgmlType::Q4_K => self.q4_k,
-            GgmlType::Q5_K => self.q5_k,
-            GgmlType::Q6_K => self.q6_k,
-            GgmlType::IQ2_XXS => self.iq2_xxs,
-            _ => return None,
-        })
+        (self.int8)(ty)
     }
 
     /// The kernel for rows of floats (F32, F16, BF16) in their file bytes against

@@ -68,3 +68,60 @@ pub(super) static IQ2_XXS_SIGNS: [[u8; 8]; 128] = {
     }
     table
 };
+
+/// The eight scales (6 bits, still offset by 32) of an IQ4_XS block, one per byte.
+#[inline(always)]
+pub(super) fn iq4_xs_scales(block: &[u8; 136]) -> u64 {
+    let high = u16::from_le_bytes([block[2], block[3]]);
+    let mut scales = 0;
+    for run in 0..8 {
+        let low = block[4 + run / 2] >> (4 * (run % 2)) & 15;
+        let scale = low | ((high >> (2 * run) & 3) as u8) << 4;
+        scales |= u64::from(scale) << (8 * run);
+    }
+    scales
+}
+
+/// The scale of an IQ1_M block: a quarter of an f16 in each of four words.
+#[inline(always)]
+pub(super) fn iq1_m_d(block: &[u8; 56]) -> f32 {
+    let [a, b, c, d] = iq1_m_words(block).map(|word| word >> 12);
+    half::f16::from_bits(a | b << 4 | c << 8 | d << 12).to_f32()
+}
+
+/// The sixteen integer scales of an IQ1_M block, odd numbers from 1 to 15.
+#[inline(always)]
+pub(super) fn iq1_m_scales(block: &[u8; 56]) -> [i16; 16] {
+    let words = iq1_m_words(block);
+    let mut scales = [0; 16];
+    for (i, scale) in scales.iter_mut().enumerate() {
+        *scale = (2 * (words[i / 4] >> (3 * (i % 4)) & 7) + 1).cast_signed();
+    }
+    scales
+}
+
+#[inline(always)]
+fn iq1_m_words(block: &[u8; 56]) -> [u16; 4] {
+    let word = |i: usize| u16::from_le_bytes([block[48 + 2 * i], block[49 + 2 * i]]);
+    [word(0), word(1), word(2), word(3)]
+}
+
+/// Half of the scales of NVFP4 by their byte, e4m3 without its sign: the scale of doubled
+/// e2m1 values. The NaN code is zero, as in ggml, which tests it before it drops the sign:
+/// so `0xff` is 480, halved.
+pub(super) static NVFP4_SCALE: [f32; 256] = {
+    let mut table = [0.0; 256];
+    let mut code = 0;
+    while code < 256 {
+        let (exponent, mantissa) = (code >> 3 & 15, code & 7);
+        // Half of m 2^-9, or of (8 + m) 2^(e - 10).
+        table[code] = if exponent == 0 {
+            mantissa as f32 * f32::from_bits((127 - 10) << 23)
+        } else {
+            (8 + mantissa) as f32 * f32::from_bits((exponent as u32 + 127 - 11) << 23)
+        };
+        code += 1;
+    }
+    table[0x7f] = 0.0;
+    table
+};

@@ -51,6 +51,7 @@ mod avx512;
 mod index;
 mod kernels;
 mod layout;
+mod panel;
 mod probe;
 mod quantize;
 mod rows;
@@ -69,29 +70,50 @@ pub use scratch::Scratch;
 impl Kernels {
     /// The best kernels for this CPU; chosen at the first call.
     ///
-    /// The environment variable `V4_ISA` (`scalar`, `avx2`, `avx512`), read at that call, asks
-    /// for others; a name that is unknown or that the CPU has not is ignored. As
-    /// all kernels give the same bits, only speed depends on it.
+    /// The environment variable `V4_ISA`, read at that call, asks for others by the name of
+    /// their [`Isa`]; a name that is unknown or that the CPU has not is ignored. As all
+    /// kernels give the same bits, only speed depends on it.
     #[must_use]
     pub fn detect() -> &'static Self {
         static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
         CHOSEN.get_or_init(|| {
+            let best = || Isa::ALL.into_iter().rev().find_map(Self::of);
             std::env::var("V4_ISA")
                 .ok()
                 .and_then(|name| Self::by_name(&name))
-                .or_else(Self::avx512)
-                .or_else(Self::avx2)
+                .or_else(best)
                 .unwrap_or_else(Self::scalar)
         })
+    }
+
+    /// The kernels of all instruction sets that this CPU has, the slowest first.
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        Isa::ALL.into_iter().filter_map(Self::of)
     }
 
     /// The kernels of the instruction set of that name, if the CPU has it.
     #[must_use]
     pub fn by_name(isa: &str) -> Option<&'static Self> {
+        Isa::ALL
+            .into_iter()
+            .find(|known| known.name() == isa)
+            .and_then(Self::of)
+    }
+
+    /// The kernels of an instruction set, if the CPU has it.
+    #[must_use]
+    pub fn of(isa: Isa) -> Option<&'static Self> {
         match isa {
-            "scalar" => Some(Self::scalar()),
-            "avx2" => Self::avx2(),
-            "avx512" => Self::avx512(),
+            Isa::Scalar => Some(Self::scalar()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::Avx2::new().map(avx2::Avx2::kernels),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avx2::AvxVnni::new().map(avx2::AvxVnni::kernels),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512::Avx512Vnni::new().map(avx512::Avx512Vnni::kernels),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::Avx512::new().map(avx512::Avx512::kernels),
+            #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }
     }
@@ -100,23 +122,5 @@ impl Kernels {
     #[must_use]
     pub fn scalar() -> &'static Self {
         &scalar::KERNELS
-    }
-
-    /// The AVX2 kernels, if the CPU has AVX2, FMA and F16C.
-    #[must_use]
-    pub fn avx2() -> Option<&'static Self> {
-        #[cfg(target_arch = "x86_64")]
-        return avx2::Avx2::new().map(avx2::Avx2::kernels);
-        #[cfg(not(target_arch = "x86_64"))]
-        return None;
-    }
-
-    /// The AVX-512 kernels, if the CPU has all of [`Isa::Avx512`].
-    #[must_use]
-    pub fn avx512() -> Option<&'static Self> {
-        #[cfg(target_arch = "x86_64")]
-        return avx512::Avx512::new().map(avx512::Avx512::kernels);
-        #[cfg(not(target_arch = "x86_64"))]
-        return None;
     }
 }

@@ -9,11 +9,11 @@ pub struct Scratch {
     /// Weights as bytes, 64 at a time, aligned as vector registers are.
     pub(super) weights: Vec<Line>,
     /// Their scales.
-    pub(super) scales: Vec<Lanes>,
+    pub(super) scales: Vec<Sixteen>,
     /// Their minima.
-    pub(super) minima: Vec<Lanes>,
+    pub(super) minima: Vec<Sixteen>,
     /// Partial sums.
-    pub(super) sums: Vec<Lanes>,
+    pub(super) sums: Vec<Sixteen>,
 }
 
 /// A cache line of bytes.
@@ -24,4 +24,4 @@ pub(super) struct Line(pub [u8; 64]);
 /// Sixteen floats.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
-pub(super) struct Lanes(pub [f32; 16]);
+pub(super) struct Sixteen(pub [f32; 16]);

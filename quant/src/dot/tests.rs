@@ -4,23 +4,33 @@ use rand::{Rng, RngCore, SeedableRng};
 use super::*;
 use crate::{GgmlType, QuantError};
 
-const INT8: [GgmlType; 8] = [
+const INT8: [GgmlType; 21] = [
+    GgmlType::Q4_0,
+    GgmlType::Q4_1,
+    GgmlType::Q5_0,
+    GgmlType::Q5_1,
     GgmlType::Q8_0,
     GgmlType::MXFP4,
+    GgmlType::NVFP4,
+    GgmlType::IQ4_NL,
+    GgmlType::IQ4_XS,
     GgmlType::Q2_K,
     GgmlType::Q3_K,
     GgmlType::Q4_K,
     GgmlType::Q5_K,
     GgmlType::Q6_K,
+    GgmlType::IQ1_S,
+    GgmlType::IQ1_M,
     GgmlType::IQ2_XXS,
+    GgmlType::IQ2_XS,
+    GgmlType::IQ2_S,
+    GgmlType::IQ3_XXS,
+    GgmlType::IQ3_S,
 ];
 
 /// Every version that this CPU can run, besides the portable one.
 fn versions() -> Vec<&'static Kernels> {
-    let versions: Vec<_> = Kernels::avx2()
-        .into_iter()
-        .chain(Kernels::avx512())
-        .collect();
+    let versions: Vec<_> = Kernels::all().skip(1).collect();
     if versions.is_empty() {
         v4_fixtures::skip("AVX2");
     }
@@ -66,24 +76,32 @@ fn run_i8(kernels: &Kernels, ty: GgmlType, w: &[u8], act: &ActQ8) -> Vec<f32> {
     out
 }
 
+/// Where a block has f16 scales.
+fn scales_at(ty: GgmlType) -> &'static [usize] {
+    match ty {
+        GgmlType::Q2_K => &[80, 82],
+        GgmlType::Q3_K => &[108],
+        GgmlType::Q6_K => &[208],
+        GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::Q4_1 | GgmlType::Q5_1 => &[0, 2],
+        GgmlType::MXFP4 | GgmlType::NVFP4 | GgmlType::IQ1_M => &[],
+        _ => &[0],
+    }
+}
+
 /// A row whose f16 scales are finite and of modest size; other bytes are random.
 fn sane_row(rng: &mut SmallRng, ty: GgmlType, cols: usize) -> Vec<u8> {
     let mut w = random_bytes(rng, ty.row_bytes(cols).unwrap());
-    let scales: &[usize] = match ty {
-        GgmlType::Q8_0 | GgmlType::IQ2_XXS => &[0],
-        GgmlType::Q2_K => &[80, 82],
-        GgmlType::Q3_K => &[108],
-        GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
-        GgmlType::Q6_K => &[208],
-        _ => &[],
-    };
     for block in w.chunks_exact_mut(ty.block_bytes()) {
-        for &at in scales {
+        for &at in scales_at(ty) {
             let d = half::f16::from_f32(rng.random_range(-0.1..0.1));
             block[at..at + 2].copy_from_slice(&d.to_le_bytes());
         }
-        if ty == GgmlType::MXFP4 {
-            block[0] = rng.random_range(115..125);
+        match ty {
+            GgmlType::MXFP4 => block[0] = rng.random_range(115..125),
+            GgmlType::NVFP4 => block[..4].fill_with(|| rng.random_range(0x10..0x50)),
+            // The exponent of an f16 that is in the top nibbles of four words.
+            GgmlType::IQ1_M => block[55] = (block[55] & 0x0f) | 0x20,
+            _ => {}
         }
     }
     w
@@ -188,13 +206,13 @@ fn int8_versions_agree_at_the_largest_integers() {
             let cols = 2 * ty.block_values();
             let mut w = vec![fill; ty.row_bytes(cols).unwrap()];
             for block in w.chunks_exact_mut(ty.block_bytes()) {
+                for &at in scales_at(ty) {
+                    block[at..at + 2].copy_from_slice(&[0, 0x3c]);
+                }
                 match ty {
-                    GgmlType::Q8_0 | GgmlType::IQ2_XXS => block[..2].copy_from_slice(&[0, 0x3c]),
                     GgmlType::MXFP4 => block[0] = 127,
-                    GgmlType::Q2_K => block[80..].copy_from_slice(&[0, 0x3c, 0, 0x3c]),
-                    GgmlType::Q3_K => block[108..].copy_from_slice(&[0, 0x3c]),
-                    GgmlType::Q6_K => block[208..].copy_from_slice(&[0, 0x3c]),
-                    _ => block[..4].copy_from_slice(&[0, 0x3c, 0, 0x3c]),
+                    GgmlType::IQ1_M => block[55] = (block[55] & 0x0f) | 0x30,
+                    _ => {}
                 }
             }
             let x: Vec<f32> = [vec![127.0; cols], vec![-127.0; cols]].concat();

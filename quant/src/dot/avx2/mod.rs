@@ -7,14 +7,21 @@
 #![allow(clippy::needless_range_loop)]
 
 mod float;
+mod formats;
+mod group;
 mod index;
-mod int8;
+mod lanes;
+mod panel;
 mod probe;
+mod quantize;
 mod registers;
-mod runs;
-mod superblock;
 
-use super::kernels::{Isa, Kernels};
+use self::lanes::{Vnni, Words};
+use super::act::ActRows;
+use super::kernels::{Isa, Kernels, MatmulI8};
+use super::rows::shape;
+use super::scratch::Scratch;
+use crate::GgmlType;
 
 /// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -45,16 +52,6 @@ macro_rules! entry {
     };
 }
 
-/// The same for int8 products, which need no scratch here.
-macro_rules! int8 {
-    ($f:expr) => {
-        |w, acts, out, _| {
-            // SAFETY: as in `entry`.
-            unsafe { $f(w, &acts.rows, out) }
-        }
-    };
-}
-
 /// The same for float products.
 macro_rules! float {
     ($f:expr) => {
@@ -65,11 +62,32 @@ macro_rules! float {
     };
 }
 
+/// Proof of AVX-VNNI in addition.
+#[derive(Clone, Copy)]
+pub(super) struct AvxVnni(());
+
+impl AvxVnni {
+    pub(super) fn new() -> Option<Self> {
+        Avx2::new()?;
+        is_x86_feature_detected!("avxvnni").then_some(Self(()))
+    }
+
+    pub(super) fn kernels(self) -> &'static Kernels {
+        static SHARED: Kernels = Kernels {
+            isa: Isa::AvxVnni,
+            pack: panel::pack::<Vnni>,
+            int8: int8::<Vnni>,
+            ..KERNELS
+        };
+        &SHARED
+    }
+}
+
 pub(super) const KERNELS: Kernels = Kernels {
     isa: Isa::Avx2,
     probe: probe::PROBE,
-    quantize: entry!(int8::quantize, x, q, d, sums),
-    pack: |_, _| {},
+    quantize: entry!(quantize::quantize, x, q, d, sums),
+    pack: panel::pack::<Words>,
     dot_f32: entry!(float::dot_f32, w, x),
     dot_f32_rows: entry!(float::dot_f32_rows, w, x, out),
     rows_f32: float!(float::matmul::<float::F32, 128>),
@@ -77,15 +95,57 @@ pub(super) const KERNELS: Kernels = Kernels {
     rows_bf16: float!(float::matmul::<float::Bf16, 64>),
     weighted_sums: entry!(float::weighted_sums, weights, stride, values, width, out),
     index_scores: entry!(index::scores, keys, queries, out),
-    q8_0: int8!(runs::matmul::<runs::Q8_0, 34>),
-    mxfp4: int8!(runs::matmul::<runs::Mxfp4, 17>),
-    q2_k: int8!(superblock::matmul::<superblock::Q2K, 84>),
-    q3_k: int8!(superblock::matmul::<superblock::Q3K, 110>),
-    q4_k: int8!(superblock::matmul::<superblock::Q4K, 144>),
-    q5_k: int8!(superblock::matmul::<superblock::Q5K, 176>),
-    q6_k: int8!(superblock::matmul::<superblock::Q6K, 210>),
-    iq2_xxs: int8!(superblock::matmul::<superblock::Iq2Xxs, 66>),
+    int8: int8::<Words>,
 };
 
+/// The int8 kernel for a type, with one way to compute products of many rows.
+pub(super) fn int8<L: Lanes>(ty: GgmlType) -> Option<MatmulI8> {
+    use formats::*;
+    Some(match ty {
+        GgmlType::Q4_0 => entry::<Q4_0, 144, L>,
+        GgmlType::Q4_1 => entry::<Q4_1, 160, L>,
+        GgmlType::Q5_0 => entry::<Q5_0, 176, L>,
+        GgmlType::Q5_1 => entry::<Q5_1, 192, L>,
+        GgmlType::Q8_0 => entry::<Q8_0, 272, L>,
+        GgmlType::MXFP4 => entry::<Mxfp4, 136, L>,
+        GgmlType::NVFP4 => entry::<Nvfp4, 144, L>,
+        GgmlType::IQ4_NL => entry::<Iq4Nl, 144, L>,
+        GgmlType::IQ4_XS => entry::<Iq4Xs, 136, L>,
+        GgmlType::Q2_K => entry::<Q2K, 84, L>,
+        GgmlType::Q3_K => entry::<Q3K, 110, L>,
+        GgmlType::Q4_K => entry::<Q4K, 144, L>,
+        GgmlType::Q5_K => entry::<Q5K, 176, L>,
+        GgmlType::Q6_K => entry::<Q6K, 210, L>,
+        GgmlType::IQ1_S => entry::<Iq1S, 50, L>,
+        GgmlType::IQ1_M => entry::<Iq1M, 56, L>,
+        GgmlType::IQ2_XXS => entry::<Iq2Xxs, 66, L>,
+        GgmlType::IQ2_XS => entry::<Iq2Xs, 74, L>,
+        GgmlType::IQ2_S => entry::<Iq2S, 82, L>,
+        GgmlType::IQ3_XXS => entry::<Iq3Xxs, 98, L>,
+        GgmlType::IQ3_S => entry::<Iq3S, 110, L>,
+        _ => return None,
+    })
+}
+
+fn entry<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
+    w: &[u8],
+    acts: &ActRows<'_>,
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let (_, bytes) = shape(w, acts.len(), out);
+    let n = bytes * group::RUNS / BYTES;
+    // SAFETY: as in `entry!`.
+    unsafe {
+        if panel::packed(acts, n) {
+            panel::matmul::<F, BYTES, L>(w, acts, n, out, scratch);
+        } else {
+            group::matmul::<F, BYTES>(w, &acts.rows, out);
+        }
+    }
+}
+
 pub(super) use float::weighted_sums;
+pub(super) use group::{Group, Scales};
+pub(super) use panel::{Lanes, Panel, sixteens};
 pub(super) use registers::{prefetch, sum8};

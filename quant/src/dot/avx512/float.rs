@@ -7,7 +7,7 @@ use half::{bf16, f16};
 
 use super::registers::{load_ps, prefetch_stream, sum32};
 use crate::dot::rows::shape;
-use crate::dot::scratch::{Lanes, Scratch};
+use crate::dot::scratch::{Scratch, Sixteen};
 
 /// Weight rows of floats that a lone activation row meets at a time: memory gives
 /// more to several streams than to one. (Quantised rows are too short, and take too
@@ -33,7 +33,7 @@ pub(super) struct F32;
 
 impl Float<128> for F32 {
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn load(chunk: &[u8; 128]) -> [__m512; 2] {
         let (halves, _) = chunk.as_chunks::<64>();
         // SAFETY: read 64 bytes each.
@@ -53,7 +53,7 @@ impl Float<128> for F32 {
 
 /// Both halves of 64 bytes.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn halves(chunk: &[u8; 64]) -> [__m256i; 2] {
     let (halves, _) = chunk.as_chunks::<32>();
     // SAFETY: read 32 bytes each.
@@ -69,7 +69,7 @@ pub(super) struct F16;
 
 impl Float<64> for F16 {
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn load(chunk: &[u8; 64]) -> [__m512; 2] {
         let [a, b] = halves(chunk);
         [_mm512_cvtph_ps(a), _mm512_cvtph_ps(b)]
@@ -85,7 +85,7 @@ pub(super) struct Bf16;
 
 impl Float<64> for Bf16 {
     #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn load(chunk: &[u8; 64]) -> [__m512; 2] {
         let [a, b] = halves(chunk);
         [
@@ -113,7 +113,7 @@ const DEPTH: usize = 32;
 type Sums = [[[__m512; 2]; X]; W];
 
 /// See [`crate::dot::MatmulF32`].
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
     w: &[u8],
     x: &[&[f32]],
@@ -151,7 +151,7 @@ pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
         // Where rows are missing, others are computed twice.
         let x = [x[first], x[first + 1.min(count - 1)], x[first + count - 1]];
         sums.clear();
-        sums.resize(tiles * 2 * W * X, Lanes([0.0; 16]));
+        sums.resize(tiles * 2 * W * X, Sixteen([0.0; 16]));
         for from in (0..chunks).step_by(DEPTH) {
             let depth = DEPTH.min(chunks - from);
             let part = |x: &'_ [f32]| -> *const f32 { x[32 * from..32 * (from + depth)].as_ptr() };
@@ -184,12 +184,12 @@ pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
 /// # Safety
 /// The CPU must have the features of this module; each pointer must be good for
 /// reads of `depth` chunks.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn run_tile<F: Float<BYTES>, const BYTES: usize>(
     w: [*const u8; W],
     x: [*const f32; X],
     depth: usize,
-    sums: &mut [Lanes],
+    sums: &mut [Sixteen],
 ) {
     let mut acc: Sums = [[[_mm512_setzero_ps(); 2]; X]; W];
     for i in 0..W {
@@ -230,7 +230,7 @@ unsafe fn run_tile<F: Float<BYTES>, const BYTES: usize>(
 
 /// Some weight rows against one activation row, at memory's speed.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn one<F: Float<BYTES>, const BYTES: usize, const N: usize>(
     w: &[u8],
     bytes: usize,
@@ -266,7 +266,7 @@ fn one<F: Float<BYTES>, const BYTES: usize, const N: usize>(
 
 /// Adds what is left of a row to its lanes, and these up.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn finish<F: Float<BYTES>, const BYTES: usize>(mut acc: [__m512; 2], w: &[u8], x: &[f32]) -> f32 {
     if !x.is_empty() {
         let mut lanes = [[0.0f32; 16]; 2];

@@ -17,7 +17,7 @@ struct Block {
 
 /// Values of the nibbles that are in the low half of each byte.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn values(codes: __m512i) -> __m512i {
     // SAFETY: reads the 16 bytes of `SHIFTED`.
     let table = unsafe { _mm_loadu_si128(SHIFTED.as_ptr().cast()) };
@@ -27,7 +27,7 @@ fn values(codes: __m512i) -> __m512i {
 
 /// Block `b` of at most 16 keys of `bytes` bytes each; lanes beyond have zeros.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn unpack(keys: &[u8], bytes: usize, b: usize) -> Block {
     let n = keys.len() / bytes;
     let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -61,7 +61,7 @@ fn unpack(keys: &[u8], bytes: usize, b: usize) -> Block {
 }
 
 /// See [`IndexScores`](crate::dot::IndexScores).
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn scores(keys: &[u8], queries: &[IndexQuery], out: &mut [f32]) {
     let Some((n, bytes)) = shape(keys, queries, out) else {
         return;

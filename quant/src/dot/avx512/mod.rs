@@ -1,7 +1,9 @@
-//! Kernels for AVX-512 with VNNI, VBMI and GFNI, on top of those for AVX2.
+//! Kernels for AVX-512 with VNNI, and some that need VBMI and GFNI as well, on top of those
+//! for AVX2.
 //!
 //! The functions with these features are `unsafe` to call for code without them.
-//! That code is [`KERNELS`] alone, which only [`Avx512`] gives away.
+//! That code is [`VNNI_KERNELS`] and [`KERNELS`] alone, which only [`Avx512Vnni`] and
+//! [`Avx512`] give away.
 #![allow(unsafe_code)]
 // Loops over rows and registers index several arrays at once.
 #![allow(clippy::needless_range_loop)]
@@ -9,6 +11,7 @@
 mod float;
 mod group;
 mod index;
+mod lanes;
 mod panel;
 mod probe;
 mod registers;
@@ -18,29 +21,44 @@ mod superblock;
 mod transpose;
 
 use self::group::{Group, few_rows};
-use self::panel::FEW;
 use super::act::ActRows;
 use super::avx2::{self, Avx2};
-use super::kernels::{Isa, Kernels};
+use super::kernels::{Isa, Kernels, MatmulI8};
+use super::panel::{FEW, WORDS};
 use super::rows::{by_row, few, shape};
 use super::scratch::Scratch;
+use crate::GgmlType;
 
-/// Proof that the CPU has AVX2, FMA and F16C, of AVX-512 F, BW, DQ, VL, VNNI and
-/// VBMI, and GFNI.
+/// Proof that the CPU has AVX2, FMA and F16C, and AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512Vnni(());
 
-impl Avx512 {
+impl Avx512Vnni {
     pub(super) fn new() -> Option<Self> {
         Avx2::new()?;
         (is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("avx512vbmi")
-            && is_x86_feature_detected!("gfni"))
+            && is_x86_feature_detected!("avx512vnni"))
         .then_some(Self(()))
+    }
+
+    pub(super) fn kernels(self) -> &'static Kernels {
+        static SHARED: Kernels = VNNI_KERNELS;
+        &SHARED
+    }
+}
+
+/// The same, and of VBMI and GFNI.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    pub(super) fn new() -> Option<Self> {
+        Avx512Vnni::new()?;
+        (is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("gfni"))
+            .then_some(Self(()))
     }
 
     pub(super) fn kernels(self) -> &'static Kernels {
@@ -67,13 +85,10 @@ macro_rules! float {
     };
 }
 
-static KERNELS: Kernels = Kernels {
-    isa: Isa::Avx512,
+const VNNI_KERNELS: Kernels = Kernels {
+    isa: Isa::Avx512Vnni,
     probe: probe::PROBE,
-    pack: |acts, packed| {
-        // SAFETY: as in `int8`.
-        unsafe { panel::pack(acts, packed) }
-    },
+    pack: panel::pack,
     weighted_sums: |weights, stride, values, width, out| {
         // SAFETY: as in `int8`.
         unsafe { sums::weighted_sums(weights, stride, values, width, out) }
@@ -85,14 +100,27 @@ static KERNELS: Kernels = Kernels {
     rows_f32: float!(float::matmul::<float::F32, 128>),
     rows_f16: float!(float::matmul::<float::F16, 64>),
     rows_bf16: float!(float::matmul::<float::Bf16, 64>),
-    q8_0: int8!(matmul::<runs::Q8_0, 544>),
-    mxfp4: int8!(matmul::<runs::Mxfp4, 272>),
-    q2_k: int8!(matmul::<superblock::Q2K, 168>),
-    q4_k: int8!(matmul::<superblock::Q4K, 288>),
-    q5_k: int8!(matmul::<superblock::Q5K, 352>),
-    iq2_xxs: int8!(matmul::<superblock::Iq2Xxs, 132>),
+    int8: avx2::int8::<lanes::Vnni>,
     ..avx2::KERNELS
 };
+
+static KERNELS: Kernels = Kernels {
+    isa: Isa::Avx512,
+    int8,
+    ..VNNI_KERNELS
+};
+
+fn int8(ty: GgmlType) -> Option<MatmulI8> {
+    Some(match ty {
+        GgmlType::Q8_0 => int8!(matmul::<runs::Q8_0, 544>),
+        GgmlType::MXFP4 => int8!(matmul::<runs::Mxfp4, 272>),
+        GgmlType::Q2_K => int8!(matmul::<superblock::Q2K, 168>),
+        GgmlType::Q4_K => int8!(matmul::<superblock::Q4K, 288>),
+        GgmlType::Q5_K => int8!(matmul::<superblock::Q5K, 352>),
+        GgmlType::IQ2_XXS => int8!(matmul::<superblock::Iq2Xxs, 132>),
+        _ => return (VNNI_KERNELS.int8)(ty),
+    })
+}
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn matmul<F: Group<GROUP>, const GROUP: usize>(
@@ -103,7 +131,7 @@ fn matmul<F: Group<GROUP>, const GROUP: usize>(
 ) {
     let (_, bytes) = shape(w, acts.len(), out);
     let n = bytes * group::GROUP / GROUP;
-    if acts.len() > FEW && acts.packed.len() == acts.len() * n * panel::WORDS {
+    if acts.len() > FEW && acts.packed.len() == acts.len() * n * WORDS {
         return panel::matmul::<F, GROUP>(w, acts, n, out, scratch);
     }
     // What the activations do not reach is ignored.

@@ -1,42 +1,22 @@
 //! Products with many activation rows: sixteen weight rows are decoded once for all of
 //! them.
 //!
-//! A panel has, for each block of 32 values, eight vectors with four values of each
-//! of its sixteen rows, and a vector with their scales. A tile is up to twelve
-//! activation rows, four values of which are spread over a vector at a time. So a
-//! block's sum needs no addition across lanes. Both are ordered by lane of the sum
-//! (block number modulo 16), as one sum after the other is finished.
-
-use std::arch::x86_64::*;
-use std::ops::Range;
-
-use rayon::prelude::*;
+//! See [`crate::dot::panel`].
 
 use super::group::{GROUP, Group, Minima, pad};
 use super::registers::load_ps;
 use super::transpose::{transpose, transpose_words};
 use crate::dot::act::{ActRow, ActRows};
+use crate::dot::panel::{self, OFFSET, SCALE, SCALED, WORDS, blocks_of_lane, place, tiles};
 use crate::dot::rows::shape;
-use crate::dot::scratch::{Lanes, Line, Scratch};
-
-/// Activation rows for which it does not pay to take weights apart.
-pub(super) const FEW: usize = 4;
+use crate::dot::scratch::{Line, Scratch, Sixteen};
+use std::arch::x86_64::*;
 
 /// Weight rows of a panel.
 const ROWS: usize = 16;
 
 /// Activation rows of a tile: as many as registers allow.
 const TILE: usize = 12;
-
-/// Words of a tile for each block and row: 32 values, the scale, the offset and
-/// three sums.
-pub(super) const WORDS: usize = 8 + 5;
-
-/// Where block `b` of `n` is.
-fn place(b: usize, n: usize) -> usize {
-    let lane = b % GROUP;
-    lane * (n / GROUP) + lane.min(n % GROUP) + b / GROUP
-}
 
 /// See [`crate::dot::MatmulI8`]; all rows have `n` blocks, and the activations are
 /// packed.
@@ -58,8 +38,8 @@ pub(super) fn matmul<F: Group<BYTES>, const BYTES: usize>(
         sums,
     } = scratch;
     weights.resize(panels * n * 8, Line([0; 64]));
-    scales.resize(panels * n, Lanes([0.0; 16]));
-    minima.resize(panels * n * F::MINIMA, Lanes([0.0; 16]));
+    scales.resize(panels * n, Sixteen([0.0; 16]));
+    minima.resize(panels * n * F::MINIMA, Sixteen([0.0; 16]));
     for (p, w) in w.chunks(ROWS * bytes).take(panels).enumerate() {
         let panel = Panel {
             weights: weights[p * n * 8..(p + 1) * n * 8].as_chunks_mut().0,
@@ -68,7 +48,7 @@ pub(super) fn matmul<F: Group<BYTES>, const BYTES: usize>(
         };
         fill::<F, BYTES>(w, bytes, n, panel);
     }
-    for tile in tiles(inputs) {
+    for tile in tiles(inputs, TILE) {
         let (first, size) = (tile.start, tile.len());
         let words = &acts.packed[first * n * WORDS..tile.end * n * WORDS];
         for p in 0..panels {
@@ -93,15 +73,15 @@ pub(super) fn matmul<F: Group<BYTES>, const BYTES: usize>(
 /// A panel to be filled.
 struct Panel<'a> {
     weights: &'a mut [[Line; 8]],
-    scales: &'a mut [Lanes],
-    minima: &'a mut [Lanes],
+    scales: &'a mut [Sixteen],
+    minima: &'a mut [Sixteen],
 }
 
 /// A panel that is filled.
 struct Taken<'a> {
     weights: &'a [[Line; 8]],
-    scales: &'a [Lanes],
-    minima: &'a [Lanes],
+    scales: &'a [Sixteen],
+    minima: &'a [Sixteen],
 }
 
 #[inline]
@@ -152,7 +132,7 @@ fn fill<F: Group<BYTES>, const BYTES: usize>(w: &[u8], bytes: usize, n: usize, p
         for (i, lines) in lines.iter().enumerate().take(n - g * GROUP) {
             panel.weights[place(g * GROUP + i, n)] = *lines;
         }
-        let to_rows = |from: &[Line; ROWS], to: &mut [Lanes], each: usize, k: usize| {
+        let to_rows = |from: &[Line; ROWS], to: &mut [Sixteen], each: usize, k: usize| {
             for s in 0..4 {
                 let block = g * GROUP + 4 * s;
                 for (i, v) in transpose(from, s).into_iter().enumerate() {
@@ -171,64 +151,30 @@ fn fill<F: Group<BYTES>, const BYTES: usize>(w: &[u8], bytes: usize, n: usize, p
     }
 }
 
-/// The rows of each tile: of nearly one size, so that none leaves registers idle.
-fn tiles(inputs: usize) -> impl Iterator<Item = Range<usize>> {
-    let tiles = inputs.div_ceil(TILE);
-    (0..tiles).map(move |i| i * inputs / tiles..(i + 1) * inputs / tiles)
-}
-
-/// See [`crate::dot::kernels::Pack`]: puts the activations of each tile side by side, in the
-/// order of the panels.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+/// See [`crate::dot::kernels::Pack`].
 pub(super) fn pack(acts: &[ActRow<'_>], packed: &mut Vec<u32>) {
-    packed.clear();
-    let n = acts.iter().map(|act| act.d.len()).min().unwrap_or(0);
-    if acts.len() <= FEW {
-        return;
-    }
-    packed.resize(acts.len() * n * WORDS, 0);
-    let mut parts = Vec::new();
-    let mut rest = packed.as_mut_slice();
-    for tile in tiles(acts.len()) {
-        let (part, after) = rest.split_at_mut(tile.len() * n * WORDS);
-        rest = after;
-        parts.push((&acts[tile], part));
-    }
-    parts.into_par_iter().for_each(|(acts, part)| {
-        pack_tile(acts, n, part);
+    panel::pack(acts, TILE, packed, |acts, b, words| {
+        // SAFETY: this function is got from `KERNELS`, see there.
+        unsafe { pack_values(acts, b, words) }
     });
 }
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn pack_tile(acts: &[ActRow<'_>], n: usize, tile: &mut [u32]) {
+fn pack_values(acts: &[ActRow<'_>], b: usize, words: &mut [u32]) {
     let size = acts.len();
     let zeros = [0u8; 16];
-    for b in 0..n {
-        let words = &mut tile[place(b, n) * WORDS * size..][..WORDS * size];
-        for half in 0..2 {
-            let mut rows = [&zeros; 16];
-            for (row, act) in rows.iter_mut().zip(acts) {
-                let q = &act.q[32 * b + 16 * half..][..16];
-                // SAFETY: sixteen bytes, whose sign does not matter here.
-                *row = unsafe { &*q.as_ptr().cast() };
-            }
-            for (k, v) in transpose_words(rows).into_iter().enumerate() {
-                let mut lanes = [0u32; 16];
-                // SAFETY: writes the 64 bytes of the array.
-                unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), v) };
-                words[(4 * half + k) * size..][..size].copy_from_slice(&lanes[..size]);
-            }
+    for half in 0..2 {
+        let mut rows = [&zeros; 16];
+        for (row, act) in rows.iter_mut().zip(acts) {
+            let q = &act.q[32 * b + 16 * half..][..16];
+            // SAFETY: sixteen bytes, whose sign does not matter here.
+            *row = unsafe { &*q.as_ptr().cast() };
         }
-        let (d, rest) = words[8 * size..].split_at_mut(size);
-        let (offset, rest) = rest.split_at_mut(size);
-        let (scaled, rest) = rest.split_at_mut(size);
-        let (firsts, lasts) = rest.split_at_mut(size);
-        for (t, act) in acts.iter().enumerate() {
-            d[t] = act.d[b].to_bits();
-            offset[t] = act.offset[b].cast_unsigned();
-            scaled[t] = act.scaled[b].to_bits();
-            firsts[t] = act.scaled_firsts[b].to_bits();
-            lasts[t] = act.scaled_lasts[b].to_bits();
+        for (k, v) in transpose_words(rows).into_iter().enumerate() {
+            let mut lanes = [0u32; 16];
+            // SAFETY: writes the 64 bytes of the array.
+            unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), v) };
+            words[(4 * half + k) * size..][..size].copy_from_slice(&lanes[..size]);
         }
     }
 }
@@ -238,9 +184,9 @@ fn run_tile<F: Group<BYTES>, const BYTES: usize>(
     size: usize,
     panel: &Taken<'_>,
     tile: &[u32],
-    sums: &mut Vec<Lanes>,
+    sums: &mut Vec<Sixteen>,
 ) {
-    sums.resize(GROUP * TILE, Lanes([0.0; 16]));
+    sums.resize(GROUP * TILE, Sixteen([0.0; 16]));
     match size {
         1 => lanes::<F, BYTES, 1>(panel, tile, sums),
         2 => lanes::<F, BYTES, 2>(panel, tile, sums),
@@ -263,7 +209,7 @@ fn run_tile<F: Group<BYTES>, const BYTES: usize>(
 fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
     panel: &Taken<'_>,
     tile: &[u32],
-    sums: &mut [Lanes],
+    sums: &mut [Sixteen],
 ) {
     let n = panel.weights.len();
     let mut blocks = panel
@@ -273,14 +219,15 @@ fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
         .zip(tile.chunks_exact(WORDS * T))
         .enumerate();
     for (lane, sums) in sums.chunks_exact_mut(T).enumerate().take(GROUP) {
-        let count = n / GROUP + usize::from(lane < n % GROUP);
+        let count = blocks_of_lane(lane, n);
         let mut acc = [_mm512_setzero_ps(); T];
         for _ in 0..count {
             let Some((at, ((lines, scale), words))) = blocks.next() else {
                 break;
             };
             let (q, floats) = words.split_at(8 * T);
-            let (d, offset) = (&floats[..T], &floats[T..2 * T]);
+            let part = |kind: usize| &floats[(kind - SCALE) * T..][..T];
+            let (d, offset) = (part(SCALE), part(OFFSET));
             let mut dots = [_mm512_setzero_si512(); T];
             if F::OFFSET {
                 for t in 0..T {
@@ -303,7 +250,7 @@ fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
             for k in 0..F::MINIMA {
                 let min = load_ps(&panel.minima[at * F::MINIMA + k].0);
                 // One minimum goes with the whole block's sum, two with its halves'.
-                let sums = &floats[(1 + F::MINIMA + k) * T..][..T];
+                let sums = part(SCALED - 1 + F::MINIMA + k);
                 for t in 0..T {
                     let sum = _mm512_set1_ps(f32::from_bits(sums[t]));
                     acc[t] = _mm512_fnmadd_ps(min, sum, acc[t]);
@@ -320,7 +267,7 @@ fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
 /// Row `t`'s lanes added: `l` and `l + 8`, then the tree.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn total(sums: &[Lanes], t: usize, size: usize) -> __m512 {
+fn total(sums: &[Sixteen], t: usize, size: usize) -> __m512 {
     let lane = |l: usize| load_ps(&sums[l * size + t].0);
     let eight = |l: usize| _mm512_add_ps(lane(l), lane(l + 8));
     let four = |l: usize| _mm512_add_ps(eight(l), eight(l + 4));

@@ -19,7 +19,7 @@ pub(super) const PROBE: Probe = Probe {
     },
 };
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn read(bytes: &[u8]) -> u64 {
     let mut sums = [_mm512_setzero_si512(); 4];
     let (blocks, rest) = bytes.as_chunks::<256>();
@@ -34,7 +34,7 @@ fn read(bytes: &[u8]) -> u64 {
     sum.cast_unsigned().wrapping_add((SCALAR.read)(rest))
 }
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn int8(rounds: usize) -> u64 {
     let x = std::hint::black_box(_mm512_set1_epi8(3));
     let mut sums = [_mm512_setzero_si512(); SUMS];
@@ -47,7 +47,7 @@ fn int8(rounds: usize) -> u64 {
     (rounds * SUMS * 128) as u64
 }
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn f32(rounds: usize) -> u64 {
     let x = std::hint::black_box(_mm512_set1_ps(0.5));
     let mut sums = [x; SUMS];

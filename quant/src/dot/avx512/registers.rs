@@ -6,7 +6,7 @@ use crate::dot::avx2;
 
 /// Lanes `l` and `l + 8` added, then the eight as the tree.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn sum16(v: __m512) -> f32 {
     let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
     avx2::sum8(eight)
@@ -15,14 +15,14 @@ pub(super) fn sum16(v: __m512) -> f32 {
 /// The 32 lanes of a float sum added: lane `l` of eight is
 /// `(l + (l + 8)) + ((l + 16) + (l + 24))`, then the tree.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn sum32(v: [__m512; 2]) -> f32 {
     let half = |v: __m512| _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
     avx2::sum8(_mm256_add_ps(half(v[0]), half(v[1])))
 }
 
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn load_ps(v: &[f32; 16]) -> __m512 {
     // SAFETY: reads the 64 bytes of `v`.
     unsafe { _mm512_loadu_ps(v.as_ptr()) }
@@ -30,7 +30,7 @@ pub(super) fn load_ps(v: &[f32; 16]) -> __m512 {
 
 /// The 64 bytes from `at` on.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn load_64<const N: usize>(bytes: &[u8; N], at: usize) -> __m512i {
     let v = &bytes[at..at + 64];
     // SAFETY: reads the 64 bytes of `v`.
@@ -39,7 +39,7 @@ pub(super) fn load_64<const N: usize>(bytes: &[u8; N], at: usize) -> __m512i {
 
 /// The same of signed bytes.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn load_i8<const N: usize>(values: &[i8; N], at: usize) -> __m512i {
     let v = &values[at..at + 64];
     // SAFETY: reads the 64 bytes of `v`.
@@ -50,7 +50,7 @@ pub(super) fn load_i8<const N: usize>(values: &[i8; N], at: usize) -> __m512i {
 /// `left` remain with them. The row that follows in its stream begins `skip` bytes
 /// after this row's end.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn prefetch_stream<T>(bytes: std::ops::Range<*const T>, left: usize, skip: usize) {
     const AHEAD: usize = 512;
     let mut line = bytes.start.cast::<i8>().wrapping_add(AHEAD);
@@ -67,7 +67,7 @@ pub(super) fn prefetch_stream<T>(bytes: std::ops::Range<*const T>, left: usize, 
 
 /// See [`avx2::prefetch`].
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn prefetch<T>(bytes: std::ops::Range<*const T>) {
     avx2::prefetch(bytes);
 }

@@ -10,7 +10,7 @@ const HEADS: usize = 6;
 const CHANNELS: usize = 4;
 
 /// See [`crate::dot::WeightedSums`]. Sums stay in registers while all values pass.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn weighted_sums(
     weights: &[f32],
     stride: usize,

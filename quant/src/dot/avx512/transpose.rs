@@ -6,7 +6,7 @@ use crate::dot::scratch::Line;
 
 /// Words `4s..4s + 4` of sixteen lines: vector `q` has word `4s + q` of each.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn transpose(lines: &[Line; 16], s: usize) -> [__m512i; 4] {
     let mut rows = [&[0; 16]; 16];
     for (row, line) in rows.iter_mut().zip(lines) {
@@ -17,7 +17,7 @@ pub(super) fn transpose(lines: &[Line; 16], s: usize) -> [__m512i; 4] {
 
 /// Vector `q` has word `q` of each of sixteen rows of four words.
 #[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn transpose_words(rows: [&[u8; 16]; 16]) -> [__m512i; 4] {
     let mut z = [_mm512_setzero_si512(); 4];
     for p in 0..4 {

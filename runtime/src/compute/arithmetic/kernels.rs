@@ -76,9 +76,9 @@ impl RowKernels {
     pub fn of(kernels: &Kernels) -> &'static Self {
         match kernels.isa() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => &AVX2,
+            Isa::Avx2 | Isa::AvxVnni => &AVX2,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &AVX512,
+            Isa::Avx512Vnni | Isa::Avx512 => &AVX512,
             _ => &SCALAR,
         }
     }

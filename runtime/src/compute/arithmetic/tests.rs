@@ -39,11 +39,11 @@ macro_rules! versions {
             let mut all: Vec<OfRow> = vec![scalar];
             #[cfg(target_arch = "x86_64")]
             {
-                if Kernels::avx2().is_some() {
+                if Kernels::by_name("avx2").is_some() {
                     // SAFETY: the CPU has the features.
                     all.push(|x| unsafe { avx2(x) });
                 }
-                if Kernels::avx512().is_some() {
+                if Kernels::by_name("avx512-vnni").is_some() {
                     // SAFETY: as above.
                     all.push(|x| unsafe { avx512(x) });
                 }
@@ -96,7 +96,7 @@ fn functions_have_the_same_bits_over_a_hundred_million_arguments() {
 }
 
 fn kernels() -> Vec<&'static RowKernels> {
-    let all = ["scalar", "avx2", "avx512"].into_iter();
+    let all = ["scalar", "avx2", "avx-vnni", "avx512-vnni", "avx512"].into_iter();
     all.filter_map(Kernels::by_name)
         .map(RowKernels::of)
         .collect()

@@ -1,9 +1,8 @@
-//! Quantises activations, and code shared by the int8 kernels.
+//! Quantises activations.
 
 use std::arch::x86_64::*;
 
-use super::registers::{load_ps, sum8};
-use crate::dot::act::ActRow;
+use super::registers::load_ps;
 use crate::dot::scalar::scales;
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -50,50 +49,4 @@ pub(super) fn quantize(x: &[[f32; 32]], q: &mut [[i8; 32]], d: &mut [f32], sums:
             _mm256_extract_epi32::<4>(sum) as i16,
         ];
     }
-}
-
-/// The integers of 32 products, four to a lane. `scale` holds the integer scale of
-/// each pair of values. No pair's sum passes 16 bits: 2 * 128 * 127 < 2^15.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_fours(magnitude: __m256i, x: __m256i, scale: __m256i) -> __m256i {
-    _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), scale)
-}
-
-/// The sums of eight vectors' lanes, in order.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn sums(v: &[__m256i; 8]) -> __m256i {
-    let quad = |i: usize| {
-        let (a, b) = (
-            _mm256_hadd_epi32(v[i], v[i + 1]),
-            _mm256_hadd_epi32(v[i + 2], v[i + 3]),
-        );
-        _mm256_hadd_epi32(a, b)
-    };
-    let (a, b) = (quad(0), quad(4));
-    _mm256_add_epi32(
-        _mm256_permute2x128_si256::<0x20>(a, b),
-        _mm256_permute2x128_si256::<0x31>(a, b),
-    )
-}
-
-/// Both eights of each row added, and the tree.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn finish<const R: usize>(acc: &[[__m256; 2]; R]) -> [f32; R] {
-    let mut out = [0.0; R];
-    for r in 0..R {
-        out[r] = sum8(_mm256_add_ps(acc[r][0], acc[r][1]));
-    }
-    out
-}
-
-/// The quantised values of some rows, `blocks` times 32 each.
-#[inline]
-pub(super) fn values<'a, const R: usize>(
-    acts: &[ActRow<'a>; R],
-    blocks: usize,
-) -> [&'a [[i8; 32]]; R] {
-    acts.map(|act| &act.q.as_chunks().0[..blocks])
 }

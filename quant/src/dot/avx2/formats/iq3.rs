@@ -1,0 +1,94 @@
+//! IQ3_XXS and IQ3_S: entries of a codebook of four magnitudes, and signs.
+
+use std::arch::x86_64::*;
+
+use super::{even_signs, floats, signs_of};
+use crate::dot::avx2::group::{Group, Head};
+use crate::dot::avx2::registers::{f16_at, load_16};
+use crate::tables::{IQ3_S_GRID, IQ3_XXS_GRID};
+
+/// Eight entries of a codebook of four bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fours<const N: usize>(grid: &[[u8; 4]; N], entry: impl Fn(usize) -> usize) -> __m256i {
+    let of = |i: usize| i32::from_le_bytes(grid[entry(i) & (N - 1)]);
+    _mm256_setr_epi32(of(0), of(1), of(2), of(3), of(4), of(5), of(6), of(7))
+}
+
+pub(in crate::dot::avx2) struct Iq3Xxs;
+
+impl Group<98> for Iq3Xxs {
+    const OFFSET: i16 = 62;
+    const MAX: i16 = 124;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 98]) -> Head {
+        let mut scales = 0;
+        for run in 0..8 {
+            let scale = 2 * (block[69 + 4 * run] >> 4) + 1;
+            scales |= u64::from(scale) << (8 * run);
+        }
+        // d (0.5 + s) / 2 is (d / 4) (2 s + 1).
+        let d = _mm256_mul_ps(f16_at(block, 0), _mm256_set1_ps(0.25));
+        Head::new(_mm256_mul_ps(d, floats(scales)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 98], h: usize) -> [__m256i; 4] {
+        let tails = load_16(block, 66 + 16 * h);
+        let part = |v: __m128i, byte: u32| {
+            _mm_and_si128(v, _mm_set1_epi32((0x7f_u32 << (8 * byte)).cast_signed()))
+        };
+        let a = _mm_or_si128(part(tails, 0), part(_mm_slli_epi32::<1>(tails), 1));
+        let b = _mm_or_si128(
+            part(_mm_slli_epi32::<2>(tails), 2),
+            part(_mm_slli_epi32::<3>(tails), 3),
+        );
+        let signs = even_signs(_mm_or_si128(a, b));
+        let run = |k: usize| {
+            let at = 2 + 32 * h + 8 * k;
+            let magnitudes = fours(&IQ3_XXS_GRID, |i| usize::from(block[at + i]));
+            let k = 4 * k as u8;
+            let values = _mm256_sign_epi8(magnitudes, signs_of(signs, [k, k + 1, k + 2, k + 3]));
+            _mm256_add_epi8(values, _mm256_set1_epi8(62))
+        };
+        [run(0), run(1), run(2), run(3)]
+    }
+}
+
+pub(in crate::dot::avx2) struct Iq3S;
+
+impl Group<110> for Iq3S {
+    const OFFSET: i16 = 15;
+    const MAX: i16 = 30;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 110]) -> Head {
+        let mut scales = 0;
+        for run in 0..8 {
+            let nibble = block[106 + run / 2] >> (4 * (run % 2)) & 15;
+            scales |= u64::from(2 * nibble + 1) << (8 * run);
+        }
+        Head::new(_mm256_mul_ps(f16_at(block, 0), floats(scales)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 110], h: usize) -> [__m256i; 4] {
+        let signs = load_16(block, 74 + 16 * h);
+        let run = |k: usize| {
+            let at = 2 + 32 * h + 8 * k;
+            let high = usize::from(block[66 + 4 * h + k]);
+            let magnitudes = fours(&IQ3_S_GRID, |i| {
+                usize::from(block[at + i]) | (high >> i & 1) << 8
+            });
+            let k = 4 * k as u8;
+            let values = _mm256_sign_epi8(magnitudes, signs_of(signs, [k, k + 1, k + 2, k + 3]));
+            _mm256_add_epi8(values, _mm256_set1_epi8(15))
+        };
+        [run(0), run(1), run(2), run(3)]
+    }
+}

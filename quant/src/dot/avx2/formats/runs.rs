@@ -1,0 +1,246 @@
+//! Formats with blocks of 32 values and one scale, and NVFP4.
+
+use std::arch::x86_64::*;
+
+use super::{bits, look_up, low_bits, nibbles_of};
+use crate::dot::avx2::group::{Group, Head, Scales};
+use crate::dot::avx2::registers::{load_16, load_32, load_ps};
+use crate::dot::layout::{MXFP4_SCALE, NVFP4_SCALE};
+use crate::tables::{E2M1_DOUBLED, IQ4_LEVELS};
+
+/// Block `i` of a group of eight.
+#[inline(always)]
+fn block<const GROUP: usize, const BLOCK: usize>(group: &[u8; GROUP], i: usize) -> &[u8; BLOCK] {
+    &group.as_chunks().0[i]
+}
+
+/// The f16 at byte `at` of each of eight blocks.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn halves_at<const GROUP: usize, const BLOCK: usize>(group: &[u8; GROUP], at: usize) -> __m256 {
+    let d = |i: usize| {
+        let block: &[u8; BLOCK] = block(group, i);
+        i16::from_le_bytes([block[at], block[at + 1]])
+    };
+    _mm256_cvtph_ps(_mm_setr_epi16(
+        d(0),
+        d(1),
+        d(2),
+        d(3),
+        d(4),
+        d(5),
+        d(6),
+        d(7),
+    ))
+}
+
+/// `-x`: minima are subtracted.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn negative(x: __m256) -> __m256 {
+    _mm256_xor_ps(x, _mm256_set1_ps(-0.0))
+}
+
+/// The fifth bits of a block's values, from byte `at` on, as 16 or 0.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fifths(block: &[u8], at: usize) -> __m256i {
+    let word = [block[at], block[at + 1], block[at + 2], block[at + 3]];
+    bits(u32::from_le_bytes(word), 16)
+}
+
+/// A format whose quads are four blocks, each taken apart by an expression.
+macro_rules! blocks {
+    ($group:literal, $block:literal, |$b:ident| $one:expr) => {
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn quad(group: &[u8; $group], h: usize) -> [__m256i; 4] {
+            let one = |k: usize| {
+                let $b: &[u8; $block] = block(group, 4 * h + k);
+                $one
+            };
+            [one(0), one(1), one(2), one(3)]
+        }
+    };
+}
+
+pub(in crate::dot::avx2) struct Q8_0;
+
+impl Group<272> for Q8_0 {
+    const MAX: i16 = 128;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(group: &[u8; 272]) -> Head {
+        Head::new(halves_at::<272, 34>(group, 0))
+    }
+
+    blocks!(272, 34, |b| load_32(b, 2));
+}
+
+pub(in crate::dot::avx2) struct Mxfp4;
+
+/// The integers of e2m1 codes, and 12.
+const E2M1_SHIFTED: [i8; 16] = {
+    let mut table = E2M1_DOUBLED;
+    let mut code = 0;
+    while code < 16 {
+        table[code] += 12;
+        code += 1;
+    }
+    table
+};
+
+impl Group<136> for Mxfp4 {
+    const OFFSET: i16 = 12;
+    const MAX: i16 = 24;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(group: &[u8; 136]) -> Head {
+        let d = |i: usize| {
+            let block: &[u8; 17] = block(group, i);
+            MXFP4_SCALE[usize::from(block[0])]
+        };
+        Head::new(_mm256_setr_ps(
+            d(0),
+            d(1),
+            d(2),
+            d(3),
+            d(4),
+            d(5),
+            d(6),
+            d(7),
+        ))
+    }
+
+    blocks!(136, 17, |b| look_up(
+        E2M1_SHIFTED,
+        nibbles_of(load_16(b, 1))
+    ));
+}
+
+pub(in crate::dot::avx2) struct Iq4Nl;
+
+impl Group<144> for Iq4Nl {
+    const MAX: i16 = 128;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(group: &[u8; 144]) -> Head {
+        Head::new(halves_at::<144, 18>(group, 0))
+    }
+
+    blocks!(144, 18, |b| look_up(IQ4_LEVELS, nibbles_of(load_16(b, 2))));
+}
+
+pub(in crate::dot::avx2) struct Q4_0;
+
+impl Group<144> for Q4_0 {
+    const OFFSET: i16 = 8;
+    const MAX: i16 = 15;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(group: &[u8; 144]) -> Head {
+        Head::new(halves_at::<144, 18>(group, 0))
+    }
+
+    blocks!(144, 18, |b| nibbles_of(load_16(b, 2)));
+}
+
+pub(in crate::dot::avx2) struct Q4_1;
+
+impl Group<160> for Q4_1 {
+    const MAX: i16 = 15;
+    const MINIMA: usize = 1;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(group: &[u8; 160]) -> Head {
+        let mut head = Head::new(halves_at::<160, 20>(group, 0));
+        head.minima[0] = negative(halves_at::<160, 20>(group, 2));
+        head
+    }
+
+    blocks!(160, 20, |b| nibbles_of(load_16(b, 4)));
+}
+
+pub(in crate::dot::avx2) struct Q5_0;
+
+impl Group<176> for Q5_0 {
+    const OFFSET: i16 = 16;
+    const MAX: i16 = 31;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(group: &[u8; 176]) -> Head {
+        Head::new(halves_at::<176, 22>(group, 0))
+    }
+
+    blocks!(176, 22, |b| _mm256_or_si256(
+        nibbles_of(load_16(b, 6)),
+        fifths(b, 2)
+    ));
+}
+
+pub(in crate::dot::avx2) struct Q5_1;
+
+impl Group<192> for Q5_1 {
+    const MAX: i16 = 31;
+    const MINIMA: usize = 1;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(group: &[u8; 192]) -> Head {
+        let mut head = Head::new(halves_at::<192, 24>(group, 0));
+        head.minima[0] = negative(halves_at::<192, 24>(group, 2));
+        head
+    }
+
+    blocks!(192, 24, |b| _mm256_or_si256(
+        nibbles_of(load_16(b, 8)),
+        fifths(b, 4)
+    ));
+}
+
+pub(in crate::dot::avx2) struct Nvfp4;
+
+/// Four blocks of 64 values.
+impl Group<144> for Nvfp4 {
+    const OFFSET: i16 = 12;
+    const MAX: i16 = 24;
+    const SCALES: Scales = Scales::Floats;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(group: &[u8; 144]) -> Head {
+        let mut scales = [[0.0; 8]; 2];
+        for (i, block) in group.as_chunks::<36>().0.iter().enumerate() {
+            for k in 0..4 {
+                scales[k % 2][2 * i + k / 2] = NVFP4_SCALE[usize::from(block[k])];
+            }
+        }
+        Head {
+            last: load_ps(&scales[1]),
+            ..Head::new(load_ps(&scales[0]))
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(group: &[u8; 144], h: usize) -> [__m256i; 4] {
+        let run = |k: usize| {
+            let block: &[u8; 36] = block(group, 2 * h + k / 2);
+            // Eight bytes have sixteen values, the first eight in their low nibbles.
+            let packed = load_16(block, 4 + 16 * (k % 2));
+            let high = _mm_srli_epi16::<4>(packed);
+            let codes = _mm256_set_m128i(
+                _mm_unpackhi_epi64(packed, high),
+                _mm_unpacklo_epi64(packed, high),
+            );
+            look_up(E2M1_SHIFTED, low_bits(codes, 15))
+        };
+        [run(0), run(1), run(2), run(3)]
+    }
+}

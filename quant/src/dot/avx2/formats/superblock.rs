@@ -1,0 +1,239 @@
+//! Formats with blocks of 256 values that contain integer scales.
+
+use std::arch::x86_64::*;
+
+use super::{floats, look_up, low_bits, nibbles_of};
+use crate::dot::avx2::group::{Group, Head, Scales};
+use crate::dot::avx2::registers::{f16_at, load_16, load_32};
+use crate::dot::layout::{iq4_xs_scales, q3_k_scales, q4_k_scales};
+use crate::tables::IQ4_LEVELS;
+
+/// Bits 0-1, 2-3, 4-5 and 6-7 of each byte.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn bit_pairs(v: __m256i) -> [__m256i; 4] {
+    [
+        low_bits(v, 3),
+        low_bits(_mm256_srli_epi16::<2>(v), 3),
+        low_bits(_mm256_srli_epi16::<4>(v), 3),
+        low_bits(_mm256_srli_epi16::<6>(v), 3),
+    ]
+}
+
+/// Low and high nibbles of two times 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn nibbles(a: __m256i, b: __m256i) -> [__m256i; 4] {
+    [
+        low_bits(a, 15),
+        low_bits(_mm256_srli_epi16::<4>(a), 15),
+        low_bits(b, 15),
+        low_bits(_mm256_srli_epi16::<4>(b), 15),
+    ]
+}
+
+/// Bits `4h..4h+4` of each byte, each moved to bit `TO`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn high_bits<const TO: u32>(v: __m256i, h: usize) -> [__m256i; 4] {
+    let v = if h == 0 { v } else { _mm256_srli_epi16::<4>(v) };
+    let mask = 1 << TO;
+    // Bit 0 goes up by TO, bit 3 by TO - 3.
+    let [a, b, c, d] = if TO == 2 {
+        [
+            _mm256_slli_epi16::<2>(v),
+            _mm256_slli_epi16::<1>(v),
+            v,
+            _mm256_srli_epi16::<1>(v),
+        ]
+    } else {
+        const { assert!(TO == 2 || TO == 4) };
+        [
+            _mm256_slli_epi16::<4>(v),
+            _mm256_slli_epi16::<3>(v),
+            _mm256_slli_epi16::<2>(v),
+            _mm256_slli_epi16::<1>(v),
+        ]
+    };
+    [
+        low_bits(a, mask),
+        low_bits(b, mask),
+        low_bits(c, mask),
+        low_bits(d, mask),
+    ]
+}
+
+pub(in crate::dot::avx2) struct Q2K;
+
+impl Group<84> for Q2K {
+    const MAX: i16 = 3;
+    const SCALES: Scales = Scales::Halves;
+    const MINIMA: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 84]) -> Head {
+        let packed = load_16(block, 0);
+        let nibble = _mm_set1_epi8(15);
+        let scales = _mm_and_si128(packed, nibble);
+        // Those of all first halves, then of all last ones.
+        let order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+        let minima = _mm_and_si128(_mm_srli_epi16::<4>(packed), nibble);
+        let minima = _mm_shuffle_epi8(minima, order);
+        let dmin = f16_at(block, 82);
+        let of =
+            |bytes: __m128i| _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+        Head {
+            scales: _mm256_cvtepu8_epi16(scales),
+            minima: [of(minima), of(_mm_unpackhi_epi64(minima, minima))],
+            ..Head::new(f16_at(block, 80))
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 84], h: usize) -> [__m256i; 4] {
+        bit_pairs(load_32(block, 16 + 32 * h))
+    }
+}
+
+pub(in crate::dot::avx2) struct Q3K;
+
+impl Group<110> for Q3K {
+    const OFFSET: i16 = 4;
+    const MAX: i16 = 7;
+    const SCALES: Scales = Scales::Halves;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 110]) -> Head {
+        let [low, high] = q3_k_scales(block).map(u64::cast_signed);
+        let scales = _mm_sub_epi8(_mm_set_epi64x(high, low), _mm_set1_epi8(32));
+        Head {
+            scales: _mm256_cvtepi8_epi16(scales),
+            ..Head::new(f16_at(block, 108))
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 110], h: usize) -> [__m256i; 4] {
+        let low = bit_pairs(load_32(block, 32 + 32 * h));
+        let high = high_bits::<2>(load_32(block, 0), h);
+        let join = |k: usize| _mm256_or_si256(low[k], high[k]);
+        [join(0), join(1), join(2), join(3)]
+    }
+}
+
+/// The header that Q4_K and Q5_K share.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q4_k_head<const BYTES: usize>(block: &[u8; BYTES]) -> Head {
+    let (scales, minima) = q4_k_scales(block);
+    let mut head = Head::new(_mm256_mul_ps(f16_at(block, 0), floats(scales)));
+    head.minima[0] = _mm256_mul_ps(f16_at(block, 2), floats(minima));
+    head
+}
+
+pub(in crate::dot::avx2) struct Q4K;
+
+impl Group<144> for Q4K {
+    const MAX: i16 = 15;
+    const MINIMA: usize = 1;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 144]) -> Head {
+        q4_k_head(block)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 144], h: usize) -> [__m256i; 4] {
+        nibbles(
+            load_32(block, 16 + 64 * h),
+            load_32(block, 16 + 64 * h + 32),
+        )
+    }
+}
+
+pub(in crate::dot::avx2) struct Q5K;
+
+impl Group<176> for Q5K {
+    const MAX: i16 = 31;
+    const MINIMA: usize = 1;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 176]) -> Head {
+        q4_k_head(block)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 176], h: usize) -> [__m256i; 4] {
+        let low = nibbles(
+            load_32(block, 48 + 64 * h),
+            load_32(block, 48 + 64 * h + 32),
+        );
+        let high = high_bits::<4>(load_32(block, 16), h);
+        let join = |k: usize| _mm256_or_si256(low[k], high[k]);
+        [join(0), join(1), join(2), join(3)]
+    }
+}
+
+pub(in crate::dot::avx2) struct Q6K;
+
+impl Group<210> for Q6K {
+    const OFFSET: i16 = 32;
+    const MAX: i16 = 63;
+    const SCALES: Scales = Scales::Halves;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 210]) -> Head {
+        Head {
+            scales: _mm256_cvtepi8_epi16(load_16(block, 192)),
+            ..Head::new(f16_at(block, 208))
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 210], h: usize) -> [__m256i; 4] {
+        let [a, c, b, d] = nibbles(load_32(block, 64 * h), load_32(block, 64 * h + 32));
+        let high = load_32(block, 128 + 32 * h);
+        // The pairs of bits, moved to bits 4 and 5.
+        let pair = |v: __m256i| low_bits(v, 0x30);
+        [
+            _mm256_or_si256(a, pair(_mm256_slli_epi16::<4>(high))),
+            _mm256_or_si256(b, pair(_mm256_slli_epi16::<2>(high))),
+            _mm256_or_si256(c, pair(high)),
+            _mm256_or_si256(d, pair(_mm256_srli_epi16::<2>(high))),
+        ]
+    }
+}
+
+pub(in crate::dot::avx2) struct Iq4Xs;
+
+impl Group<136> for Iq4Xs {
+    const MAX: i16 = 128;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn head(block: &[u8; 136]) -> Head {
+        let scales = _mm_cvtsi64_si128(iq4_xs_scales(block).cast_signed());
+        let scales = _mm256_sub_epi32(_mm256_cvtepu8_epi32(scales), _mm256_set1_epi32(32));
+        Head::new(_mm256_mul_ps(f16_at(block, 0), _mm256_cvtepi32_ps(scales)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn quad(block: &[u8; 136], h: usize) -> [__m256i; 4] {
+        let run = |k: usize| {
+            let codes = nibbles_of(load_16(block, 8 + 64 * h + 16 * k));
+            look_up(IQ4_LEVELS, codes)
+        };
+        [run(0), run(1), run(2), run(3)]
+    }
+}

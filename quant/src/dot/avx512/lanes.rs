@@ -1,0 +1,155 @@
+//! The sixteen lanes of the sums of a tile and a panel of sixteen rows.
+
+use std::arch::x86_64::*;
+
+use super::registers::load_ps;
+use crate::dot::avx2::{Group, Lanes, Panel, Scales, sixteens};
+use crate::dot::panel::{HALF_SUMS, LANES, OFFSET, SCALE, SCALED, WORDS, blocks_of_lane};
+use crate::dot::scratch::{Line, Sixteen};
+
+/// Vector `k` of a block's weights: four values of each row.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn fours(lines: &[Line; 8], k: usize) -> __m512i {
+    // SAFETY: reads the 64 bytes of the line, which is aligned to them.
+    unsafe { _mm512_load_si512(lines[k].0.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn spread(word: u32) -> __m512i {
+    _mm512_set1_epi32(word.cast_signed())
+}
+
+/// AVX-512 with VNNI.
+pub(super) struct Vnni;
+
+impl Lanes for Vnni {
+    const ROWS: usize = 16;
+    const TILE: usize = 12;
+    const FLIP: bool = true;
+    const FLOATS: bool = true;
+
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn tile<F: Group<BYTES>, const BYTES: usize>(
+        size: usize,
+        panel: &Panel<'_>,
+        tile: &[u32],
+        sums: &mut [Sixteen],
+    ) {
+        match size {
+            1 => lanes::<F, BYTES, 1>(panel, tile, sums),
+            2 => lanes::<F, BYTES, 2>(panel, tile, sums),
+            3 => lanes::<F, BYTES, 3>(panel, tile, sums),
+            4 => lanes::<F, BYTES, 4>(panel, tile, sums),
+            5 => lanes::<F, BYTES, 5>(panel, tile, sums),
+            6 => lanes::<F, BYTES, 6>(panel, tile, sums),
+            7 => lanes::<F, BYTES, 7>(panel, tile, sums),
+            8 => lanes::<F, BYTES, 8>(panel, tile, sums),
+            9 => lanes::<F, BYTES, 9>(panel, tile, sums),
+            10 => lanes::<F, BYTES, 10>(panel, tile, sums),
+            11 => lanes::<F, BYTES, 11>(panel, tile, sums),
+            _ => lanes::<F, BYTES, 12>(panel, tile, sums),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+    panel: &Panel<'_>,
+    tile: &[u32],
+    sums: &mut [Sixteen],
+) {
+    let each = const { sixteens::<F, Vnni, BYTES>() };
+    let weights = panel.weights.as_chunks::<8>().0;
+    let n = weights.len();
+    let mut blocks = weights
+        .iter()
+        .zip(panel.floats.chunks_exact(each))
+        .zip(tile.as_chunks::<T>().0.as_chunks::<WORDS>().0);
+    for (lane, sums) in sums.chunks_exact_mut(T).enumerate().take(LANES) {
+        let mut acc = [_mm512_setzero_ps(); T];
+        for _ in 0..blocks_of_lane(lane, n) {
+            let Some(((lines, floats), words)) = blocks.next() else {
+                break;
+            };
+            add_block::<F, BYTES, T>(lines, floats, words, &mut acc);
+        }
+        for t in 0..T {
+            // SAFETY: writes the 64 bytes of the sixteen.
+            unsafe { _mm512_store_ps(sums[t].0.as_mut_ptr(), acc[t]) };
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn add_block<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+    lines: &[Line; 8],
+    floats: &[Sixteen],
+    words: &[[u32; T]; WORDS],
+    acc: &mut [__m512; T],
+) {
+    let dw = load_ps(&floats[0].0);
+    let mut first = [_mm512_setzero_si512(); T];
+    let offset = i32::from(-F::OFFSET).cast_unsigned() & 0xffff;
+    for t in 0..T {
+        let sums = spread(words[HALF_SUMS][t]);
+        if F::SIGNED {
+            first[t] = spread(words[OFFSET][t]);
+        } else if F::OFFSET != 0 && F::SCALES != Scales::Run {
+            first[t] = _mm512_madd_epi16(sums, spread(offset));
+        } else if F::OFFSET != 0 {
+            first[t] = _mm512_madd_epi16(sums, spread(offset | offset << 16));
+        }
+    }
+    let whole = if F::SCALES == Scales::Run { 8 } else { 4 };
+    for k in 0..whole {
+        let w = fours(lines, k);
+        for t in 0..T {
+            first[t] = _mm512_dpbusd_epi32(first[t], w, spread(words[k][t]));
+        }
+    }
+    if F::SCALES == Scales::Run {
+        for t in 0..T {
+            let scale = _mm512_mul_ps(dw, _mm512_set1_ps(f32::from_bits(words[SCALE][t])));
+            acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(first[t]), scale, acc[t]);
+        }
+    } else {
+        let mut last = [_mm512_setzero_si512(); T];
+        if F::OFFSET != 0 {
+            for t in 0..T {
+                last[t] = _mm512_madd_epi16(spread(words[HALF_SUMS][t]), spread(offset << 16));
+            }
+        }
+        for k in 4..8 {
+            let w = fours(lines, k);
+            for t in 0..T {
+                last[t] = _mm512_dpbusd_epi32(last[t], w, spread(words[k][t]));
+            }
+        }
+        for t in 0..T {
+            let d = _mm512_set1_ps(f32::from_bits(words[SCALE][t]));
+            let (mut n, m) = (_mm512_cvtepi32_ps(first[t]), _mm512_cvtepi32_ps(last[t]));
+            let scale = load_ps(&floats[1 + F::MINIMA].0);
+            if F::SCALES == Scales::Halves {
+                // All are integers below 2^24, so nothing is rounded.
+                n = _mm512_mul_ps(n, scale);
+                n = _mm512_fmadd_ps(m, load_ps(&floats[2 + F::MINIMA].0), n);
+                acc[t] = _mm512_fmadd_ps(n, _mm512_mul_ps(dw, d), acc[t]);
+            } else {
+                acc[t] = _mm512_fmadd_ps(n, _mm512_mul_ps(dw, d), acc[t]);
+                acc[t] = _mm512_fmadd_ps(m, _mm512_mul_ps(scale, d), acc[t]);
+            }
+        }
+    }
+    for k in 0..F::MINIMA {
+        let min = load_ps(&floats[1 + k].0);
+        // One minimum goes with the whole block's sum, two with its halves'.
+        let sums = &words[SCALED - 1 + F::MINIMA + k];
+        for t in 0..T {
+            let sum = _mm512_set1_ps(f32::from_bits(sums[t]));
+            acc[t] = _mm512_fnmadd_ps(min, sum, acc[t]);
+        }
+    }
+}
