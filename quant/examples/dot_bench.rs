@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use v4_quant::GgmlType;
-use v4_quant::dot::{ActQ8, ActRows, Kernels, Scratch};
+use v4_quant::dot::{ActQ8, ActRows, Kernels, Results, Scratch};
 
 const COLS: usize = 4096;
-const BATCH: usize = 192;
+const BATCH: usize = 512;
 /// Weight rows of one call, as in a task of the engine.
 const TASK_ROWS: usize = 64;
 
@@ -36,6 +36,22 @@ fn main() {
         .collect();
 
     println!("{COLS} columns, one thread");
+    for kernels in Kernels::all() {
+        let rate = |probe: &dyn Fn(usize) -> u64| {
+            let operations = black_box(probe(1 << 20));
+            operations as f64
+                / time(|| {
+                    black_box(probe(1 << 20));
+                })
+                / 1e9
+        };
+        println!(
+            "{:11} at most {:6.0} int8 GOP/s, {:6.0} of f32",
+            kernels.isa().name(),
+            rate(&|rounds| kernels.probe_int8(rounds)),
+            rate(&|rounds| kernels.probe_f32(rounds)),
+        );
+    }
     println!(
         "{:8} {:11} {:>11} {:>11} {:>11}",
         "type",
@@ -129,7 +145,9 @@ impl<'a> Bench<'a> {
     /// Weight bytes per second when each weight row meets `batch` activation rows.
     fn gb_per_s(&self, weights: &[u8], batch: usize) -> f64 {
         let row = COLS / self.ty.block_values() * self.ty.block_bytes();
-        let acts = ActRows::new(self.kernels, (0..batch).map(|i| self.act.row(i)).collect());
+        let mut buffer = Vec::new();
+        let rows = (0..batch).map(|i| self.act.row(i)).collect();
+        let acts = ActRows::new(self.kernels, rows, &mut buffer);
         let mut out = vec![0.0; batch * TASK_ROWS];
         let mut scratch = Scratch::default();
         let mut rates = Vec::<f64>::new();
@@ -140,14 +158,14 @@ impl<'a> Bench<'a> {
             {
                 let one = Instant::now();
                 for w in part.chunks(row * TASK_ROWS) {
-                    let out = &mut out[..batch * (w.len() / row)];
+                    let out = Results::new(&mut out[..batch * (w.len() / row)], batch);
                     if let Some(matmul) = self.kernels.matmul_i8(self.ty) {
                         matmul(w, &acts, out, &mut scratch);
                     } else if let Some(matmul) = self.kernels.matmul_f32(self.ty) {
                         matmul(w, &self.x[..batch], out, &mut scratch);
                     }
-                    black_box(&out);
                 }
+                black_box(&out);
                 rates.push(part.len() as f64 / one.elapsed().as_secs_f64() / 1e9);
             }
         }

@@ -134,7 +134,8 @@ impl<'a> ActRow<'a> {
 #[derive(Debug, Clone)]
 pub struct ActRows<'a> {
     pub(super) rows: Vec<ActRow<'a>>,
-    pub(super) packed: Vec<u32>,
+    /// As the kernels of the instruction set want them; nothing where there are few.
+    pub(super) packed: &'a [u32],
 }
 
 impl<'a> ActRows<'a> {

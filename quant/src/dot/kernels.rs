@@ -1,20 +1,22 @@
 //! The kernels of an instruction set as a table of functions.
 
-use super::act::{ActRow, ActRows};
+use super::act::{ActRow, ActRows, BLOCK};
 use super::index::IndexScores;
+use super::panel::FEW;
 use super::probe::Probe;
+use super::results::Results;
 use super::scratch::Scratch;
 use crate::GgmlType;
 
 /// Some weight rows, as their bytes in a file, against some activation rows:
-/// `out[t * rows + r] = w[r] . acts[t]`, with `rows = out.len() / acts.len()`.
+/// `out.row(t)[r] = w[r] . acts[t]`, for as many weight rows as `out` has columns.
 ///
-/// Each activation row has as many values as a weight row, and `w` is `rows` rows
-/// of one length. Debug builds check that; otherwise what is too long is ignored.
-pub type MatmulI8 = fn(w: &[u8], acts: &ActRows<'_>, out: &mut [f32], scratch: &mut Scratch);
+/// Each activation row has as many values as a weight row, and `w` is so many rows of one
+/// length. Debug builds check that; otherwise what is too long is ignored.
+pub type MatmulI8 = fn(w: &[u8], acts: &ActRows<'_>, out: Results<'_>, scratch: &mut Scratch);
 
 /// As [`MatmulI8`], for weight rows of floats and float32 activations.
-pub type MatmulF32 = fn(w: &[u8], x: &[&[f32]], out: &mut [f32], scratch: &mut Scratch);
+pub type MatmulF32 = fn(w: &[u8], x: &[&[f32]], out: Results<'_>, scratch: &mut Scratch);
 
 /// Adds value rows to sums: `out[h] += sum_i weights[h][i] * values[i]`, where
 /// `values` is `[n, width]`, `out` is `[heads, width]`, and each head's weights are
@@ -66,8 +68,8 @@ impl Isa {
     }
 }
 
-/// Lays rows out once for all weights that they meet, if that helps.
-pub(super) type Pack = fn(acts: &[ActRow<'_>], packed: &mut Vec<u32>);
+/// Lays many rows out once for all weights that they meet, in [`Kernels::packed_words`].
+pub(super) type Pack = fn(acts: &[ActRow<'_>], packed: &mut [u32]);
 
 pub(super) type Quantize =
     fn(x: &[[f32; 32]], q: &mut [[i8; 32]], d: &mut [f32], sums: &mut [[i16; 2]]);
@@ -78,6 +80,8 @@ pub struct Kernels {
     pub(super) probe: Probe,
     pub(super) quantize: Quantize,
     pub(super) pack: Pack,
+    /// Words of a row and block that `pack` writes; none if there is no need for it.
+    pub(super) pack_words: usize,
     pub(super) dot_f32: fn(&[f32], &[f32]) -> f32,
     pub(super) dot_f32_rows: DotF32Rows,
     pub(super) rows_f32: MatmulF32,
@@ -102,6 +106,17 @@ impl Kernels {
         (self.int8)(ty)
     }
 
+    /// Words that so many activation rows of `cols` values take where they are laid out once
+    /// for all weights, see [`ActRows::new_in`].
+    #[must_use]
+    pub fn packed_words(&self, rows: usize, cols: usize) -> usize {
+        if rows > FEW {
+            rows * (cols / BLOCK) * self.pack_words
+        } else {
+            0
+        }
+    }
+
     /// The kernel for rows of floats (F32, F16, BF16) in their file bytes against
     /// float32 activations; `None` for other types. Same bits as decoding the rows
     /// and [`Kernels::dot_f32`].
@@ -116,7 +131,7 @@ impl Kernels {
     }
 
     /// As [`Kernels::matmul_f32`], for weight rows that were decoded.
-    pub fn matmul_decoded(&self, w: &[f32], x: &[&[f32]], out: &mut [f32], scratch: &mut Scratch) {
+    pub fn matmul_decoded(&self, w: &[f32], x: &[&[f32]], out: Results<'_>, scratch: &mut Scratch) {
         // File bytes are little-endian; so are all machines with other kernels than
         // the portable ones, which read them one by one.
         if cfg!(target_endian = "little") {

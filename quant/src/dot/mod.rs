@@ -7,7 +7,7 @@
 //! set; [`Kernels::detect`] picks the best for the CPU once.
 //!
 //! ```
-//! use v4_quant::{GgmlType, dot::{ActQ8, ActRows, Kernels, Scratch}};
+//! use v4_quant::{GgmlType, dot::{ActQ8, ActRows, Kernels, Results, Scratch}};
 //!
 //! let kernels = Kernels::detect();
 //! let x = ActQ8::quantize(kernels, &[0.5; 64], 1, 64).unwrap();
@@ -17,8 +17,9 @@
 //! let row = [block.clone(), block].concat();
 //! let matmul = kernels.matmul_i8(GgmlType::Q8_0).unwrap();
 //! let mut out = [0.0];
-//! let x = ActRows::new(kernels, vec![x.row(0)]);
-//! matmul(&row, &x, &mut out, &mut Scratch::default());
+//! let mut buffer = Vec::new();
+//! let x = ActRows::new(kernels, vec![x.row(0)], &mut buffer);
+//! matmul(&row, &x, Results::new(&mut out, 1), &mut Scratch::default());
 //! assert!((out[0] - 64.0).abs() < 1e-3);
 //! ```
 //!
@@ -54,6 +55,7 @@ mod layout;
 mod panel;
 mod probe;
 mod quantize;
+mod results;
 mod rows;
 mod scalar;
 mod scratch;
@@ -65,6 +67,7 @@ use std::sync::OnceLock;
 pub use act::{ActQ8, ActRow, ActRows};
 pub use index::{IndexQuery, IndexScores};
 pub use kernels::{DotF32Rows, Isa, Kernels, MatmulF32, MatmulI8, WeightedSums};
+pub use results::Results;
 pub use scratch::Scratch;
 
 impl Kernels {

@@ -23,6 +23,9 @@ pub(super) const LANES: usize = 16;
 /// scale, two forms of the block's sum, and three products of sums with the scale.
 pub(super) const WORDS: usize = 8 + 6;
 
+/// The same, and the values once more, as 16 bits each.
+pub(super) const WIDE_WORDS: usize = WORDS + 16;
+
 /// Where each kind of word begins, in rows of the tile.
 pub(super) const SCALE: usize = 8;
 /// `-128` times the sum.
@@ -32,15 +35,22 @@ pub(super) const HALF_SUMS: usize = 10;
 /// The sum times the scale; then that of the first half, and that of the last.
 pub(super) const SCALED: usize = 11;
 
-/// Where block `b` of `n` is.
-pub(super) fn place(b: usize, n: usize) -> usize {
-    let lane = b % LANES;
-    lane * (n / LANES) + lane.min(n % LANES) + b / LANES
+/// Where the blocks of a lane are, of `n`.
+pub(super) fn range_of_lane(lane: usize, n: usize) -> Range<usize> {
+    let start = |lane: usize| lane * (n / LANES) + lane.min(n % LANES);
+    start(lane)..start(lane + 1)
 }
 
-/// Blocks of `n` that belong to `lane`.
-pub(super) fn blocks_of_lane(lane: usize, n: usize) -> usize {
-    n / LANES + usize::from(lane < n % LANES)
+/// Where block `b` of `n` is.
+pub(super) fn place(b: usize, n: usize) -> usize {
+    range_of_lane(b % LANES, n).start + b / LANES
+}
+
+/// The lane that comes in that turn: first 0 and 8, whose sums are added, then 4 and 12, and
+/// so on. In this order the tree over sixteen lanes needs one sum of each level: a turn's
+/// number ends with as many ones as there are sums that it completes.
+pub(super) fn lane_of(turn: usize) -> usize {
+    turn.reverse_bits() >> (usize::BITS - LANES.ilog2())
 }
 
 /// The rows of each tile: at most `most`, and of nearly one size, so that none leaves
@@ -50,32 +60,29 @@ pub(super) fn tiles(inputs: usize, most: usize) -> impl Iterator<Item = Range<us
     (0..tiles).map(move |i| i * inputs / tiles..(i + 1) * inputs / tiles)
 }
 
-/// Puts the activations of each tile side by side, in the order of the panels. `values`
-/// writes the eight words of a block's values for all rows of a tile:
-/// `values(rows, block, words)`, word `k` of row `t` to `words[k * rows + t]`.
+/// Puts the activations of each tile side by side, in the order of the panels: `each` words,
+/// [`WORDS`] or [`WIDE_WORDS`], of a block and row. `values` writes the eight words of a
+/// block's values for all rows of a tile: `values(rows, block, words)`, word `k` of row `t` to
+/// `words[k * rows + t]`.
 pub(super) fn pack(
     acts: &[ActRow<'_>],
     most: usize,
-    packed: &mut Vec<u32>,
+    each: usize,
+    packed: &mut [u32],
     values: impl Fn(&[ActRow<'_>], usize, &mut [u32]) + Sync,
 ) {
-    packed.clear();
     let n = acts.iter().map(|act| act.d.len()).min().unwrap_or(0);
-    if acts.len() <= FEW {
-        return;
-    }
-    packed.resize(acts.len() * n * WORDS, 0);
     let mut parts = Vec::new();
-    let mut rest = packed.as_mut_slice();
+    let mut rest = packed;
     for tile in tiles(acts.len(), most) {
-        let (part, after) = rest.split_at_mut(tile.len() * n * WORDS);
+        let (part, after) = rest.split_at_mut(tile.len() * n * each);
         rest = after;
         parts.push((&acts[tile], part));
     }
     parts.into_par_iter().for_each(|(acts, part)| {
         let size = acts.len();
         for b in 0..n {
-            let words = &mut part[place(b, n) * WORDS * size..][..WORDS * size];
+            let words = &mut part[place(b, n) * each * size..][..each * size];
             values(acts, b, &mut words[..8 * size]);
             for (t, act) in acts.iter().enumerate() {
                 let mut put = |kind: usize, word: u32| words[kind * size + t] = word;
@@ -86,6 +93,13 @@ pub(super) fn pack(
                 put(SCALED, act.scaled[b].to_bits());
                 put(SCALED + 1, act.scaled_firsts[b].to_bits());
                 put(SCALED + 2, act.scaled_lasts[b].to_bits());
+                if each == WIDE_WORDS {
+                    let pairs = act.q[32 * b..][..32].as_chunks::<2>().0;
+                    for (k, pair) in pairs.iter().enumerate() {
+                        let [low, high] = pair.map(|q| i16::from(q).cast_unsigned());
+                        put(WORDS + k, u32::from(low) | u32::from(high) << 16);
+                    }
+                }
             }
         }
     });

@@ -49,6 +49,13 @@ fn fill(kernels: &Kernels, x: &[f32], blocks: usize, part: Part<'_>) {
     }
 }
 
+/// Gives a buffer at least that length: what is beyond is not looked at.
+fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
 impl ActQ8 {
     /// Quantises `rows` rows of `cols` values each, row after row in `x`.
     ///
@@ -95,30 +102,30 @@ impl ActQ8 {
         }
         self.rows = rows;
         self.cols = cols;
-        self.q.resize(values, 0);
-        self.d.resize(values / BLOCK, 0.0);
-        self.sums.resize(values / 16, 0);
         let blocks = cols / BLOCK;
         let padded = blocks.next_multiple_of(QUAD) * BLOCK;
-        self.halves.resize(rows * padded, 0);
-        self.offset.resize(values / BLOCK, 0);
-        self.scaled.resize(values / BLOCK, 0.0);
-        self.scaled_firsts.resize(values / BLOCK, 0.0);
-        self.scaled_lasts.resize(values / BLOCK, 0.0);
+        grow(&mut self.q, values);
+        grow(&mut self.d, values / BLOCK);
+        grow(&mut self.sums, values / 16);
+        grow(&mut self.halves, rows * padded);
+        grow(&mut self.offset, values / BLOCK);
+        grow(&mut self.scaled, values / BLOCK);
+        grow(&mut self.scaled_firsts, values / BLOCK);
+        grow(&mut self.scaled_lasts, values / BLOCK);
         if values == 0 {
             return Ok(());
         }
         let step = (TASK_VALUES / cols).max(1);
         (
             x.par_chunks(step * cols),
-            self.q.par_chunks_mut(step * cols),
-            self.d.par_chunks_mut(step * blocks),
-            self.sums.par_chunks_mut(2 * step * blocks),
-            self.halves.par_chunks_mut(step * padded),
-            self.offset.par_chunks_mut(step * blocks),
-            self.scaled.par_chunks_mut(step * blocks),
-            self.scaled_firsts.par_chunks_mut(step * blocks),
-            self.scaled_lasts.par_chunks_mut(step * blocks),
+            self.q[..values].par_chunks_mut(step * cols),
+            self.d[..rows * blocks].par_chunks_mut(step * blocks),
+            self.sums[..2 * rows * blocks].par_chunks_mut(2 * step * blocks),
+            self.halves[..rows * padded].par_chunks_mut(step * padded),
+            self.offset[..rows * blocks].par_chunks_mut(step * blocks),
+            self.scaled[..rows * blocks].par_chunks_mut(step * blocks),
+            self.scaled_firsts[..rows * blocks].par_chunks_mut(step * blocks),
+            self.scaled_lasts[..rows * blocks].par_chunks_mut(step * blocks),
         )
             .into_par_iter()
             .for_each(
@@ -141,11 +148,25 @@ impl ActQ8 {
 }
 
 impl<'a> ActRows<'a> {
-    /// Puts rows of one length together.
+    /// Puts rows of one length together, laid out in `buffer`, which grows as needed.
     #[must_use]
-    pub fn new(kernels: &Kernels, rows: Vec<ActRow<'a>>) -> Self {
-        let mut packed = Vec::new();
-        (kernels.pack)(&rows, &mut packed);
+    pub fn new(kernels: &Kernels, rows: Vec<ActRow<'a>>, buffer: &'a mut Vec<u32>) -> Self {
+        let cols = rows.iter().map(|row| row.q.len()).min().unwrap_or(0);
+        grow(buffer, kernels.packed_words(rows.len(), cols));
+        Self::new_in(kernels, rows, buffer)
+    }
+
+    /// The same with a buffer of at least [`Kernels::packed_words`].
+    ///
+    /// # Panics
+    /// If it is shorter.
+    #[must_use]
+    pub fn new_in(kernels: &Kernels, rows: Vec<ActRow<'a>>, buffer: &'a mut [u32]) -> Self {
+        let cols = rows.iter().map(|row| row.q.len()).min().unwrap_or(0);
+        let packed = &mut buffer[..kernels.packed_words(rows.len(), cols)];
+        if !packed.is_empty() {
+            (kernels.pack)(&rows, packed);
+        }
         Self { rows, packed }
     }
 }

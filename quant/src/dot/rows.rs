@@ -1,11 +1,12 @@
 //! Loops over weight rows and activation rows.
 
 use super::act::ActRow;
+use super::results::Results;
 
 /// Number of weight rows of a product, and bytes of each.
-pub(super) fn shape(w: &[u8], acts: usize, out: &[f32]) -> (usize, usize) {
-    debug_assert_eq!(out.len() % acts.max(1), 0);
-    let rows = out.len() / acts.max(1);
+pub(super) fn shape(w: &[u8], acts: usize, out: &Results<'_>) -> (usize, usize) {
+    let rows = out.cols();
+    debug_assert!(acts == out.inputs() || rows == 0);
     debug_assert_eq!(w.len() % rows.max(1), 0);
     (rows, w.len() / rows.max(1))
 }
@@ -15,13 +16,12 @@ pub(super) fn shape(w: &[u8], acts: usize, out: &[f32]) -> (usize, usize) {
 pub(super) fn by_row<const R: usize>(
     w: &[u8],
     acts: usize,
-    out: &mut [f32],
+    out: &mut Results<'_>,
     mut one: impl FnMut(&[u8], std::ops::Range<usize>, &mut [f32; R]),
 ) {
     let (rows, bytes) = shape(w, acts, out);
     if bytes == 0 {
-        out.fill(0.0);
-        return;
+        return out.fill(0.0);
     }
     let mut results = [0.0; R];
     for (r, row) in w.chunks_exact(bytes).take(rows).enumerate() {
@@ -29,7 +29,7 @@ pub(super) fn by_row<const R: usize>(
             let end = acts.min(t + R);
             one(row, t..end, &mut results);
             for (t, v) in (t..end).zip(results) {
-                out[t * rows + r] = v;
+                out.row(t)[r] = v;
             }
         }
     }

@@ -71,8 +71,14 @@ fn assert_same(a: &[f32], b: &[f32], what: impl std::fmt::Debug) {
 fn run_i8(kernels: &Kernels, ty: GgmlType, w: &[u8], act: &ActQ8) -> Vec<f32> {
     let rows = (0..act.rows()).map(|i| act.row(i)).collect();
     let mut out = vec![f32::INFINITY; act.rows()];
-    let rows = ActRows::new(kernels, rows);
-    kernels.matmul_i8(ty).unwrap()(w, &rows, &mut out, &mut Scratch::default());
+    let mut buffer = Vec::new();
+    let rows = ActRows::new(kernels, rows, &mut buffer);
+    kernels.matmul_i8(ty).unwrap()(
+        w,
+        &rows,
+        Results::new(&mut out, act.rows()),
+        &mut Scratch::default(),
+    );
     out
 }
 
@@ -160,10 +166,16 @@ fn int8_versions_agree_on_whole_matrices() {
                 let x = random_floats(&mut rng, inputs * cols);
                 let act = ActQ8::quantize(kernels, &x, inputs, cols).unwrap();
                 let acts = (0..inputs).map(|i| act.row(i)).collect();
-                let acts = ActRows::new(kernels, acts);
+                let mut buffer = Vec::new();
+                let acts = ActRows::new(kernels, acts, &mut buffer);
                 let mut out = vec![f32::INFINITY; rows * inputs];
                 let mut scratch = Scratch::default();
-                kernels.matmul_i8(ty).unwrap()(&w, &acts, &mut out, &mut scratch);
+                kernels.matmul_i8(ty).unwrap()(
+                    &w,
+                    &acts,
+                    Results::new(&mut out, inputs),
+                    &mut scratch,
+                );
                 for (r, w) in w.chunks_exact(w.len() / rows).enumerate() {
                     let expected = run_i8(Kernels::scalar(), ty, w, &act);
                     let column: Vec<f32> = (0..inputs).map(|t| out[t * rows + r]).collect();
@@ -377,7 +389,12 @@ fn float_versions_agree_with_decoding_first() {
                     .map(|x| Kernels::scalar().dot_f32()(&w, x))
                     .collect();
                 let mut out = vec![f32::INFINITY; rows];
-                kernels.matmul_f32(ty).unwrap()(&bytes, &x, &mut out, &mut Scratch::default());
+                kernels.matmul_f32(ty).unwrap()(
+                    &bytes,
+                    &x,
+                    Results::new(&mut out, x.len()),
+                    &mut Scratch::default(),
+                );
                 assert_same(&expected, &out, (kernels, ty, len, rows));
                 out.fill(f32::INFINITY);
                 kernels.dot_f32_rows()(&w, &x, &mut out);
@@ -400,7 +417,12 @@ fn float_versions_agree_on_whole_matrices() {
                 let x = random_floats(&mut rng, inputs * len);
                 let x: Vec<&[f32]> = x.chunks(len).collect();
                 let mut out = vec![f32::INFINITY; rows * inputs];
-                kernels.matmul_f32(ty).unwrap()(&bytes, &x, &mut out, &mut Scratch::default());
+                kernels.matmul_f32(ty).unwrap()(
+                    &bytes,
+                    &x,
+                    Results::new(&mut out, x.len()),
+                    &mut Scratch::default(),
+                );
                 for (t, x) in x.iter().enumerate() {
                     let dot = |w| Kernels::scalar().dot_f32()(w, x);
                     let expected: Vec<f32> = w.chunks(len).map(dot).collect();

@@ -116,15 +116,13 @@ pub fn scratch_bytes(
         + low_rank
         + cfg.experts
         + 2 * cfg.rope_dim;
-    // Activations rounded to int8, with what is computed from them: under 3 bytes.
-    let rounded = |cols: usize| cols * 3 / 4;
-    // A product: its pieces, and its input rounded.
-    let product = (q + rounded(cfg.q_lora_rank))
-        .max(widest + rounded(low_rank))
-        .max(low_rank + rounded(q));
-    // Experts: per pair the hidden values twice, once rounded, and the output.
+    // Activations rounded to int8, with what is computed from them (under 3 bytes), and laid
+    // out for many rows at a time (under 4).
+    let rounded = |cols: usize| cols * 7 / 4;
+    let product = rounded(q.max(low_rank).max(cfg.q_lora_rank).max(d));
+    // Experts: per pair the input laid out, the hidden values, once rounded, and the output.
     let pairs = cfg.experts_used + cfg.experts_shared;
-    let experts = rounded(d) + pairs * (2 * cfg.expert_ff + rounded(cfg.expert_ff) + d + 4);
+    let experts = rounded(d) + pairs * (d + cfg.expert_ff + rounded(cfg.expert_ff) + d + 4);
     let per_row = 4 * (held + product.max(experts)) as u64;
     // Attention decodes what is attended to, for all heads of some queries at once.
     let ratios = cfg.layers.iter().map(|l| l.attention);

@@ -1,11 +1,13 @@
-//! Float32 activations.
+//! Float32 activations: tiles of weight rows and activation rows.
 
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
 use super::registers::{load_16, load_ps, prefetch, store_ps, sum8};
-use crate::dot::rows::by_row;
+use crate::dot::results::Results;
+use crate::dot::rows::shape;
+use crate::dot::scratch::{Scratch, Sixteen};
 
 /// A float format of weights, read 32 values (`BYTES` bytes) at a time.
 pub(super) trait Float<const BYTES: usize> {
@@ -89,14 +91,110 @@ pub(super) fn dot_f32_rows(w: &[f32], x: &[&[f32]], out: &mut [f32]) {
     }
 }
 
+/// Weight rows and activation rows of a tile: with their twelve sums of eight lanes, as many
+/// as registers allow.
+const W: usize = 4;
+const X: usize = 3;
+
+/// Chunks of 32 values that a tile goes through at a time: those of its rows stay in the
+/// first-level cache while all groups of lanes pass.
+const DEPTH: usize = 16;
+
+/// See [`crate::dot::MatmulF32`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(w: &[u8], x: &[&[f32]], out: &mut [f32]) {
-    by_row::<3>(w, x.len(), out, |row, t, out| match x[t] {
-        [a] => [out[0]] = few_rows::<F, BYTES, 1>(row, &[a]),
-        [a, b] => [out[0], out[1]] = few_rows::<F, BYTES, 2>(row, &[a, b]),
-        [a, b, c] => *out = few_rows::<F, BYTES, 3>(row, &[a, b, c]),
-        _ => {}
-    });
+pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
+    w: &[u8],
+    x: &[&[f32]],
+    mut out: Results<'_>,
+    scratch: &mut Scratch,
+) {
+    let (rows, bytes) = shape(w, x.len(), &out);
+    let mut len = bytes / F::SIZE;
+    for x in x {
+        debug_assert_eq!(len, x.len());
+        len = len.min(x.len());
+    }
+    if len == 0 {
+        return out.fill(0.0);
+    }
+    if let [x] = x {
+        let rows = w.chunks_exact(bytes).zip(out.row(0));
+        for (row, out) in rows {
+            [*out] = few_rows::<F, BYTES, 1>(&row[..len * F::SIZE], &[&x[..len]]);
+        }
+        return;
+    }
+    let row = |r: usize| &w[r.min(rows - 1) * bytes..][..len * F::SIZE];
+    let chunks = len / 32;
+    let tiles = rows.div_ceil(W);
+    let sums = &mut scratch.sums;
+    for first in (0..x.len()).step_by(X) {
+        let count = X.min(x.len() - first);
+        // Where rows are missing, others are computed twice.
+        let x = [x[first], x[first + 1.min(count - 1)], x[first + count - 1]];
+        sums.clear();
+        sums.resize(tiles * 2 * W * X, Sixteen([0.0; 16]));
+        for from in (0..chunks).step_by(DEPTH) {
+            let part = from..chunks.min(from + DEPTH);
+            let x = x.map(|x| &x.as_chunks::<32>().0[part.clone()]);
+            for (tile, sums) in sums.chunks_exact_mut(2 * W * X).enumerate() {
+                let w = [0, 1, 2, 3].map(|i| &row(W * tile + i).as_chunks().0[part.clone()]);
+                run_tile::<F, BYTES>(w, x, sums);
+            }
+        }
+        for (tile, sums) in sums.chunks_exact(2 * W * X).enumerate() {
+            for i in 0..W.min(rows - W * tile) {
+                let r = W * tile + i;
+                for j in 0..count {
+                    let sums = &sums[2 * (X * i + j)..][..2];
+                    let lanes = |v: usize| load_ps(&sums[v / 2].0.as_chunks().0[v % 2]);
+                    let acc = [lanes(0), lanes(1), lanes(2), lanes(3)];
+                    let rest = &row(r)[chunks * BYTES..];
+                    out.row(first + j)[r] = finish::<F, BYTES>(acc, rest, &x[j][chunks * 32..len]);
+                }
+            }
+        }
+    }
+}
+
+/// Adds some chunks of four weight rows and three activation rows to their sums, eight of
+/// the 32 lanes at a time.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run_tile<F: Float<BYTES>, const BYTES: usize>(
+    w: [&[[u8; BYTES]]; W],
+    x: [&[[f32; 32]]; X],
+    sums: &mut [Sixteen],
+) {
+    let depth = w[0].len();
+    // So that all are seen to have one length.
+    let (w, x) = (w.map(|w| &w[..depth]), x.map(|x| &x[..depth]));
+    for v in 0..4 {
+        let mut acc = [[_mm256_setzero_ps(); X]; W];
+        let at = |i: usize, j: usize| 2 * (X * i + j) + v / 2;
+        for i in 0..W {
+            for j in 0..X {
+                acc[i][j] = load_ps(&sums[at(i, j)].0.as_chunks().0[v % 2]);
+            }
+        }
+        for k in 0..depth {
+            let mut xs = [_mm256_setzero_ps(); X];
+            for j in 0..X {
+                xs[j] = load_ps(&x[j][k].as_chunks().0[v]);
+            }
+            for i in 0..W {
+                // SAFETY: this function has the features.
+                let w = unsafe { F::load(&w[i][k], v) };
+                for j in 0..X {
+                    acc[i][j] = _mm256_fmadd_ps(w, xs[j], acc[i][j]);
+                }
+            }
+        }
+        for i in 0..W {
+            for j in 0..X {
+                store_ps(&mut sums[at(i, j)].0.as_chunks_mut().0[v % 2], acc[i][j]);
+            }
+        }
+    }
 }
 
 #[inline]
@@ -126,23 +224,29 @@ fn few_rows<F: Float<BYTES>, const BYTES: usize, const R: usize>(
     }
     let mut out = [0.0; R];
     for r in 0..R {
-        let mut lanes = [0.0; 32];
-        if !rest.is_empty() {
-            for (lanes, acc) in lanes.as_chunks_mut().0.iter_mut().zip(&acc[r]) {
-                store_ps(lanes, *acc);
-            }
-            let x = &x[r][chunks.len() * 32..len];
-            for ((w, x), lane) in rest.chunks_exact(F::SIZE).zip(x).zip(&mut lanes) {
-                *lane = F::one(w).mul_add(*x, *lane);
-            }
-            for (acc, lanes) in acc[r].iter_mut().zip(lanes.as_chunks().0) {
-                *acc = load_ps(lanes);
-            }
-        }
-        let [a, b, c, d] = acc[r];
-        out[r] = sum8(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)));
+        out[r] = finish::<F, BYTES>(acc[r], rest, &x[r][chunks.len() * 32..len]);
     }
     out
+}
+
+/// Adds what is left of a row to its lanes, and these up.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn finish<F: Float<BYTES>, const BYTES: usize>(mut acc: [__m256; 4], w: &[u8], x: &[f32]) -> f32 {
+    if !x.is_empty() {
+        let mut lanes = [0.0; 32];
+        for (lanes, acc) in lanes.as_chunks_mut().0.iter_mut().zip(acc) {
+            store_ps(lanes, acc);
+        }
+        for ((w, x), lane) in w.chunks_exact(F::SIZE).zip(x).zip(&mut lanes) {
+            *lane = F::one(w).mul_add(*x, *lane);
+        }
+        for (acc, lanes) in acc.iter_mut().zip(lanes.as_chunks().0) {
+            *acc = load_ps(lanes);
+        }
+    }
+    let [a, b, c, d] = acc;
+    sum8(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)))
 }
 
 /// Channels of a tile of [`weighted_sums`], in vectors.

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 
 use super::registers::{load_i8, load_ps, prefetch, sum8};
 use crate::dot::act::ActRow;
+use crate::dot::results::Results;
 use crate::dot::rows::{by_row, few};
 
 /// Runs of 32 values in a group.
@@ -88,7 +89,7 @@ pub(in crate::dot) trait Group<const BYTES: usize> {
 pub(super) fn matmul<F: Group<BYTES>, const BYTES: usize>(
     w: &[u8],
     acts: &[ActRow<'_>],
-    out: &mut [f32],
+    out: &mut Results<'_>,
 ) {
     by_row::<4>(w, acts.len(), out, |row, t, out| {
         let acts = &acts[t];

@@ -1,11 +1,11 @@
-//! The sixteen lanes of the sums of a tile and a panel.
+//! A lane of the sums of a tile and a panel.
 
 use std::arch::x86_64::*;
 
 use super::group::{Group, Scales};
-use super::panel::{Lanes, Panel, sixteens};
+use super::panel::{Lanes, Panel, Signed, lines, sixteens};
 use super::registers::{load_ps, store_ps};
-use crate::dot::panel::{HALF_SUMS, LANES, OFFSET, SCALE, SCALED, WORDS, blocks_of_lane};
+use crate::dot::panel::{HALF_SUMS, OFFSET, SCALE, SCALED, WORDS};
 use crate::dot::scratch::{Line, Sixteen};
 
 /// Vector `i` of those that go with a block.
@@ -15,11 +15,17 @@ fn vector(floats: &[Sixteen], i: usize) -> __m256 {
     load_ps(&floats[i / 2].0.as_chunks().0[i % 2])
 }
 
-/// Vector `k` of a block's weights: four values of each row.
+/// Vector `k` of a block's weights: four values of each row, or two wide ones.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn fours(lines: &[Line; 4], k: usize) -> __m256i {
-    let bytes = &lines[k / 2].0.as_chunks::<32>().0[k % 2];
+fn vector_of(lines: &[Line], k: usize) -> __m256i {
+    half_of(&lines[k / 2], k % 2)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn half_of(line: &Line, half: usize) -> __m256i {
+    let bytes = &line.0.as_chunks::<32>().0[half];
     // SAFETY: reads the 32 bytes; lines are aligned to 64.
     unsafe { _mm256_load_si256(bytes.as_ptr().cast()) }
 }
@@ -33,57 +39,69 @@ fn spread(word: u32) -> __m256i {
 /// [`Lanes`] for panels of eight rows, from the integers that `$dots` gives for each block:
 /// for all of it, or for its first and its last half.
 macro_rules! lanes {
-    ($name:ident, $features:literal, $dots:ident, $flip:literal, $floats:literal) => {
+    ($name:ident, $features:literal, $dots:ident, $signed:ident, $floats:literal) => {
         impl Lanes for $name {
             const ROWS: usize = 8;
             const TILE: usize = 4;
-            const FLIP: bool = $flip;
+            const SIGNED: Signed = Signed::$signed;
             const FLOATS: bool = $floats;
 
             #[target_feature(enable = $features)]
-            unsafe fn tile<F: Group<BYTES>, const BYTES: usize>(
+            unsafe fn lane<F: Group<BYTES>, const BYTES: usize>(
                 size: usize,
                 panel: &Panel<'_>,
-                tile: &[u32],
+                words: &[u32],
+                turn: usize,
                 sums: &mut [Sixteen],
             ) {
                 match size {
-                    1 => lanes::<F, BYTES, 1>(panel, tile, sums),
-                    2 => lanes::<F, BYTES, 2>(panel, tile, sums),
-                    3 => lanes::<F, BYTES, 3>(panel, tile, sums),
-                    _ => lanes::<F, BYTES, 4>(panel, tile, sums),
+                    1 => lane::<F, BYTES, 1>(panel, words, turn, sums),
+                    2 => lane::<F, BYTES, 2>(panel, words, turn, sums),
+                    3 => lane::<F, BYTES, 3>(panel, words, turn, sums),
+                    _ => lane::<F, BYTES, 4>(panel, words, turn, sums),
                 }
 
                 #[target_feature(enable = $features)]
-                fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+                fn lane<F: Group<BYTES>, const BYTES: usize, const T: usize>(
                     panel: &Panel<'_>,
-                    tile: &[u32],
+                    words: &[u32],
+                    turn: usize,
                     sums: &mut [Sixteen],
                 ) {
                     let each = const { sixteens::<F, $name, BYTES>() };
-                    let weights = panel.weights.as_chunks::<4>().0;
-                    let n = weights.len();
-                    let mut blocks = weights
-                        .iter()
+                    let lines = const { lines::<F, $name, BYTES>() };
+                    let words = words.as_chunks::<T>().0;
+                    let blocks = panel
+                        .weights
+                        .chunks_exact(lines)
                         .zip(panel.floats.chunks_exact(each))
-                        .zip(tile.as_chunks::<T>().0.as_chunks::<WORDS>().0);
-                    for (lane, sums) in sums.chunks_exact_mut(T).enumerate().take(LANES) {
-                        let mut acc = [_mm256_setzero_ps(); T];
-                        for _ in 0..blocks_of_lane(lane, n) {
-                            let Some(((lines, floats), words)) = blocks.next() else {
-                                break;
-                            };
-                            let dots = $dots::<F, BYTES, T>(lines, floats, words);
-                            add_block::<F, BYTES, T, $floats>(dots, floats, words, &mut acc);
-                        }
-                        for t in 0..T {
-                            store_ps(&mut sums[t].0.as_chunks_mut().0[0], acc[t]);
-                        }
+                        .zip(words.as_chunks::<{ <$name as Lanes>::WORDS }>().0);
+                    let mut acc = [_mm256_setzero_ps(); T];
+                    for ((lines, floats), words) in blocks {
+                        let dots = $dots::<F, BYTES, T>(lines, floats, words);
+                        add_block::<F, BYTES, T, $floats>(dots, floats, words, &mut acc);
                     }
+                    merge(turn, acc, sums);
                 }
             }
         }
     };
+}
+
+/// Adds a lane's sums to those of the levels that it completes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn merge<const T: usize>(turn: usize, mut acc: [__m256; T], sums: &mut [Sixteen]) {
+    let level = turn.trailing_ones() as usize;
+    for below in 0..level {
+        for t in 0..T {
+            acc[t] = _mm256_add_ps(vector(sums, below * T + t), acc[t]);
+        }
+    }
+    for t in 0..T {
+        let at = level * T + t;
+        store_ps(&mut sums[at / 2].0.as_chunks_mut().0[at % 2], acc[t]);
+    }
 }
 
 /// Adds a block's integers, times their scales, and its minima. `FLOATS`: halves have not
@@ -93,7 +111,7 @@ macro_rules! lanes {
 fn add_block<F: Group<BYTES>, const BYTES: usize, const T: usize, const FLOATS: bool>(
     dots: [[__m256i; T]; 2],
     floats: &[Sixteen],
-    words: &[[u32; T]; WORDS],
+    words: &[[u32; T]],
     acc: &mut [__m256; T],
 ) {
     let dw = vector(floats, 0);
@@ -126,19 +144,19 @@ fn add_block<F: Group<BYTES>, const BYTES: usize, const T: usize, const FLOATS: 
 /// AVX2 alone: sums of two products in 16 bits.
 pub(super) struct Words;
 
-lanes!(Words, "avx2,fma,f16c", dots_of_words, false, false);
+lanes!(Words, "avx2,fma,f16c", dots_of_words, Wide, false);
 
 /// AVX-VNNI: sums of four products.
 pub(super) struct Vnni;
 
-lanes!(Vnni, "avx2,fma,f16c,avxvnni", dots_of_vnni, true, true);
+lanes!(Vnni, "avx2,fma,f16c,avxvnni", dots_of_vnni, Flipped, true);
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 fn dots_of_vnni<F: Group<BYTES>, const BYTES: usize, const T: usize>(
-    lines: &[Line; 4],
+    lines: &[Line],
     _: &[Sixteen],
-    words: &[[u32; T]; WORDS],
+    words: &[[u32; T]],
 ) -> [[__m256i; T]; 2] {
     let halves = F::SCALES != Scales::Run;
     let mut dots = [[_mm256_setzero_si256(); T]; 2];
@@ -155,7 +173,7 @@ fn dots_of_vnni<F: Group<BYTES>, const BYTES: usize, const T: usize>(
         }
     }
     for k in 0..8 {
-        let w = fours(lines, k);
+        let w = vector_of(lines, k);
         let to = if halves { k / 4 } else { 0 };
         for t in 0..T {
             dots[to][t] = _mm256_dpbusd_avx_epi32(dots[to][t], w, spread(words[k][t]));
@@ -169,7 +187,7 @@ fn dots_of_vnni<F: Group<BYTES>, const BYTES: usize, const T: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 fn offsets<F: Group<BYTES>, const BYTES: usize, const T: usize>(
     floats: &[Sixteen],
-    words: &[[u32; T]; WORDS],
+    words: &[[u32; T]],
     mut dots: [[__m256i; T]; 2],
 ) -> [[__m256i; T]; 2] {
     if F::OFFSET == 0 {
@@ -198,20 +216,21 @@ fn offsets<F: Group<BYTES>, const BYTES: usize, const T: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dots_of_words<F: Group<BYTES>, const BYTES: usize, const T: usize>(
-    lines: &[Line; 4],
+    lines: &[Line],
     floats: &[Sixteen],
-    words: &[[u32; T]; WORDS],
+    words: &[[u32; T]],
 ) -> [[__m256i; T]; 2] {
     let ones = _mm256_set1_epi16(1);
     let mut dots = offsets::<F, BYTES, T>(floats, words, [[_mm256_setzero_si256(); T]; 2]);
     if F::SIGNED {
-        for k in 0..8 {
-            let w = fours(lines, k);
-            let magnitude = _mm256_abs_epi8(w);
-            for t in 0..T {
-                let x = _mm256_sign_epi8(spread(words[k][t]), w);
-                let pairs = _mm256_maddubs_epi16(magnitude, x);
-                dots[0][t] = _mm256_add_epi32(dots[0][t], _mm256_madd_epi16(pairs, ones));
+        // Two products of bytes may not fit 16 bits, and signs would take as long as this.
+        for (line, words) in lines.iter().zip(words[WORDS..].as_chunks::<2>().0) {
+            for half in 0..2 {
+                let w = half_of(line, half);
+                for t in 0..T {
+                    let more = _mm256_madd_epi16(w, spread(words[half][t]));
+                    dots[0][t] = _mm256_add_epi32(dots[0][t], more);
+                }
             }
         }
         return dots;
@@ -232,7 +251,7 @@ fn dots_of_words<F: Group<BYTES>, const BYTES: usize, const T: usize>(
         };
         let mut pairs = [_mm256_setzero_si256(); T];
         for k in first..first + depth {
-            let w = fours(lines, k);
+            let w = vector_of(lines, k);
             for t in 0..T {
                 let more = _mm256_maddubs_epi16(w, spread(words[k][t]));
                 pairs[t] = if k == first {

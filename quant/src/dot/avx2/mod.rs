@@ -19,6 +19,7 @@ mod registers;
 use self::lanes::{Vnni, Words};
 use super::act::ActRows;
 use super::kernels::{Isa, Kernels, MatmulI8};
+use super::results::Results;
 use super::rows::shape;
 use super::scratch::Scratch;
 use crate::GgmlType;
@@ -55,9 +56,9 @@ macro_rules! entry {
 /// The same for float products.
 macro_rules! float {
     ($f:expr) => {
-        |w, x, out, _| {
+        |w, x, out, scratch| {
             // SAFETY: as in `entry`.
-            unsafe { $f(w, x, out) }
+            unsafe { $f(w, x, out, scratch) }
         }
     };
 }
@@ -76,6 +77,7 @@ impl AvxVnni {
         static SHARED: Kernels = Kernels {
             isa: Isa::AvxVnni,
             pack: panel::pack::<Vnni>,
+            pack_words: <Vnni as Lanes>::WORDS,
             int8: int8::<Vnni>,
             ..KERNELS
         };
@@ -88,6 +90,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     probe: probe::PROBE,
     quantize: entry!(quantize::quantize, x, q, d, sums),
     pack: panel::pack::<Words>,
+    pack_words: <Words as Lanes>::WORDS,
     dot_f32: entry!(float::dot_f32, w, x),
     dot_f32_rows: entry!(float::dot_f32_rows, w, x, out),
     rows_f32: float!(float::matmul::<float::F32, 128>),
@@ -130,22 +133,22 @@ pub(super) fn int8<L: Lanes>(ty: GgmlType) -> Option<MatmulI8> {
 fn entry<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
     w: &[u8],
     acts: &ActRows<'_>,
-    out: &mut [f32],
+    mut out: Results<'_>,
     scratch: &mut Scratch,
 ) {
-    let (_, bytes) = shape(w, acts.len(), out);
+    let (_, bytes) = shape(w, acts.len(), &out);
     let n = bytes * group::RUNS / BYTES;
     // SAFETY: as in `entry!`.
     unsafe {
-        if panel::packed(acts, n) {
+        if panel::packed::<L>(acts, n) {
             panel::matmul::<F, BYTES, L>(w, acts, n, out, scratch);
         } else {
-            group::matmul::<F, BYTES>(w, &acts.rows, out);
+            group::matmul::<F, BYTES>(w, &acts.rows, &mut out);
         }
     }
 }
 
 pub(super) use float::weighted_sums;
 pub(super) use group::{Group, Scales};
-pub(super) use panel::{Lanes, Panel, sixteens};
+pub(super) use panel::{Lanes, Panel, Signed, sixteens};
 pub(super) use registers::{prefetch, sum8};

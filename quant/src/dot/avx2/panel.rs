@@ -4,9 +4,10 @@
 use std::arch::x86_64::*;
 
 use super::group::{Group, RUNS, Scales, pad};
-use super::registers::{load_ps, store_ps};
+use super::registers::store_ps;
 use crate::dot::act::{ActRow, ActRows};
-use crate::dot::panel::{self, FEW, LANES, WORDS, place, tiles};
+use crate::dot::panel::{self, FEW, LANES, WIDE_WORDS, WORDS, place, tiles};
+use crate::dot::results::Results;
 use crate::dot::rows::shape;
 use crate::dot::scratch::{Line, Scratch, Sixteen};
 
@@ -16,25 +17,48 @@ pub(in crate::dot) trait Lanes {
     const ROWS: usize;
     /// Activation rows of a tile: as many as registers allow.
     const TILE: usize;
-    /// Whether signed weights are wanted with 128 added.
-    const FLIP: bool;
+    /// How signed weights are wanted.
+    const SIGNED: Signed;
     /// Whether the integer scales of halves are wanted as floats.
     const FLOATS: bool;
+    /// Words of a tile for each block and row.
+    const WORDS: usize = match Self::SIGNED {
+        Signed::Flipped => WORDS,
+        Signed::Wide => WIDE_WORDS,
+    };
 
-    /// `sums[lane * size + t]` gets the lane of row `t` of the tile's `size` rows, for the
-    /// panel's rows.
+    /// Adds up one lane of the `size` rows of a tile and the rows of a panel: the `turn`th
+    /// one, in the order of [`panel::lane_of`]. `sums` has five vectors for each row of the
+    /// tile, and the last of them the result after the last turn: see [`merge`].
     ///
     /// # Safety
     /// The CPU must have what the instruction set needs.
-    unsafe fn tile<F: Group<BYTES>, const BYTES: usize>(
+    unsafe fn lane<F: Group<BYTES>, const BYTES: usize>(
         size: usize,
         panel: &Panel<'_>,
-        tile: &[u32],
+        words: &[u32],
+        turn: usize,
         sums: &mut [Sixteen],
     );
 }
 
-/// A panel: for each block eight vectors of weights, and what goes with them.
+/// How signed weights are stored in a panel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::dot) enum Signed {
+    /// With 128 added.
+    Flipped,
+    /// As 16 bits each: a block has sixteen vectors, of two values of each row.
+    Wide,
+}
+
+/// Lines of a block.
+pub(super) const fn lines<F: Group<BYTES>, L: Lanes, const BYTES: usize>() -> usize {
+    let wide = F::SIGNED && matches!(L::SIGNED, Signed::Wide);
+    L::ROWS / 2 * (1 + wide as usize)
+}
+
+/// The blocks of one lane of a panel: for each eight vectors of weights, and what goes with
+/// them.
 pub(in crate::dot) struct Panel<'a> {
     /// Of 16 rows, line `k` has values `4k..4k + 4` of each row; of 8 rows, it has two such
     /// vectors.
@@ -61,13 +85,13 @@ pub(in crate::dot) const fn sixteens<F: Group<BYTES>, L: Lanes, const BYTES: usi
 }
 
 /// See [`crate::dot::kernels::Pack`].
-pub(super) fn pack<L: Lanes>(acts: &[ActRow<'_>], packed: &mut Vec<u32>) {
-    panel::pack(acts, L::TILE, packed, panel::words_one_by_one);
+pub(super) fn pack<L: Lanes>(acts: &[ActRow<'_>], packed: &mut [u32]) {
+    panel::pack(acts, L::TILE, L::WORDS, packed, panel::words_one_by_one);
 }
 
 /// Whether rows of that length were packed for many.
-pub(in crate::dot) fn packed(acts: &ActRows<'_>, n: usize) -> bool {
-    acts.len() > FEW && acts.packed.len() == acts.len() * n * WORDS
+pub(super) fn packed<L: Lanes>(acts: &ActRows<'_>, n: usize) -> bool {
+    acts.len() > FEW && acts.packed.len() == acts.len() * n * L::WORDS
 }
 
 /// See [`crate::dot::MatmulI8`]; all rows have `n` blocks, and the activations are packed.
@@ -76,26 +100,28 @@ pub(in crate::dot) fn matmul<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
     w: &[u8],
     acts: &ActRows<'_>,
     n: usize,
-    out: &mut [f32],
+    mut out: Results<'_>,
     scratch: &mut Scratch,
 ) {
     let inputs = acts.rows.len();
-    let (rows, bytes) = shape(w, inputs, out);
+    let (rows, bytes) = shape(w, inputs, &out);
     if n == 0 {
         return out.fill(0.0);
     }
     let panels = rows.div_ceil(L::ROWS);
-    let (lines, floats) = (n * L::ROWS / 2, n * const { sixteens::<F, L, BYTES>() });
+    let line = const { lines::<F, L, BYTES>() };
+    let float = const { sixteens::<F, L, BYTES>() };
     let Scratch {
         weights,
         scales,
         sums,
         ..
     } = scratch;
-    weights.resize(panels * lines, Line([0; 64]));
-    scales.resize(panels * floats, Sixteen([0.0; 16]));
-    sums.resize(LANES * L::TILE, Sixteen([0.0; 16]));
-    let parts = weights.chunks_mut(lines).zip(scales.chunks_mut(floats));
+    weights.resize(panels * n * line, Line([0; 64]));
+    scales.resize(panels * n * float, Sixteen([0.0; 16]));
+    let parts = weights
+        .chunks_mut(n * line)
+        .zip(scales.chunks_mut(n * float));
     for (w, (lines, floats)) in w.chunks(L::ROWS * bytes).zip(parts) {
         for eight in 0..L::ROWS / 8 {
             // Where rows are missing, they are taken for zeros.
@@ -103,25 +129,59 @@ pub(in crate::dot) fn matmul<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
             fill::<F, BYTES, L>(&w[from..], bytes, n, eight, lines, floats);
         }
     }
-    for tile in tiles(inputs, L::TILE) {
-        let (first, size) = (tile.start, tile.len());
-        let words = &acts.packed[first * n * WORDS..tile.end * n * WORDS];
-        let parts = weights.chunks(lines).zip(scales.chunks(floats));
-        for (p, (weights, floats)) in parts.take(panels).enumerate() {
-            // SAFETY: an `L` is only named in tables that are got where the CPU has it.
-            unsafe { L::tile::<F, BYTES>(size, &Panel { weights, floats }, words, sums) };
-            let count = L::ROWS.min(rows - p * L::ROWS);
-            for t in 0..size {
-                let to = (first + t) * rows + p * L::ROWS;
-                for (eight, to) in out[to..to + count].chunks_mut(8).enumerate() {
-                    let mut lanes = [0.0; 8];
-                    store_ps(&mut lanes, total(sums, t, size, eight));
-                    to.copy_from_slice(&lanes[..to.len()]);
+    // A lane of some panels and of one tile stays in the first-level cache, and is used by
+    // all of them.
+    let together = (LANE_BYTES / (n.div_ceil(LANES) * line * 64)).clamp(1, panels);
+    let each = LEVELS * L::TILE * L::ROWS / 16;
+    let all: Vec<_> = tiles(inputs, L::TILE).collect();
+    for tiles in all.chunks(GROUP_ROWS / L::TILE) {
+        for first in (0..panels).step_by(together) {
+            let group = first..panels.min(first + together);
+            sums.resize(tiles.len() * group.len() * each, Sixteen([0.0; 16]));
+            for turn in 0..LANES {
+                let blocks = panel::range_of_lane(panel::lane_of(turn), n);
+                let mut sums = sums.chunks_exact_mut(each);
+                for tile in tiles {
+                    let (size, from) = (tile.len(), tile.start * n);
+                    let part = |b: usize| (from + b * size) * L::WORDS;
+                    let words = &acts.packed[part(blocks.start)..part(blocks.end)];
+                    for (p, sums) in group.clone().zip(&mut sums) {
+                        let part = |b: usize, each: usize| (p * n + b) * each;
+                        let panel = Panel {
+                            weights: &weights[part(blocks.start, line)..part(blocks.end, line)],
+                            floats: &scales[part(blocks.start, float)..part(blocks.end, float)],
+                        };
+                        // SAFETY: an `L` is only named in tables that are got where the CPU
+                        // has it.
+                        unsafe { L::lane::<F, BYTES>(size, &panel, words, turn, sums) };
+                    }
+                }
+            }
+            let mut sums = sums.chunks_exact(each);
+            for tile in tiles {
+                for (p, sums) in group.clone().zip(&mut sums) {
+                    let from = (LEVELS - 1) * tile.len();
+                    let count = L::ROWS.min(rows - p * L::ROWS);
+                    for (i, t) in tile.clone().enumerate() {
+                        let at = (from + i) * L::ROWS;
+                        let sums = &sums[at / 16].0[at % 16..][..count];
+                        out.row(t)[p * L::ROWS..][..count].copy_from_slice(sums);
+                    }
                 }
             }
         }
     }
 }
+
+/// Levels of the tree over sixteen lanes, with that of the lanes themselves.
+pub(in crate::dot) const LEVELS: usize = 5;
+
+/// Bytes of weights of one lane that are to stay in the first-level cache, beside the
+/// activations that meet them.
+const LANE_BYTES: usize = 16 << 10;
+
+/// Activation rows that meet the weights of one lane before those of the next.
+const GROUP_ROWS: usize = 48;
 
 /// Eight rows of eight integers, transposed.
 #[inline]
@@ -160,7 +220,11 @@ fn fill<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
     weights: &mut [Line],
     floats: &mut [Sixteen],
 ) {
-    let flip = _mm256_set1_epi8(if L::FLIP && F::SIGNED { -128 } else { 0 });
+    let flip = _mm256_set1_epi8(if F::SIGNED && L::SIGNED == Signed::Flipped {
+        -128
+    } else {
+        0
+    });
     let empty = [0; BYTES];
     let mut padded = [[0; BYTES]; 8];
     for g in 0..n.div_ceil(RUNS) {
@@ -187,18 +251,48 @@ fn fill<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
             for (k, rows) in runs.into_iter().enumerate() {
                 let b = g * RUNS + 4 * h + k;
                 if b < n {
-                    let lines = &mut weights[place(b, n) * L::ROWS / 2..][..L::ROWS / 2];
-                    for (i, v) in transpose(rows).into_iter().enumerate() {
+                    let each = const { lines::<F, L, BYTES>() };
+                    let lines = &mut weights[place(b, n) * each..][..each];
+                    let mut put = |i: usize, v: __m256i| {
                         let (line, half) = half_of::<L>(i, eight);
                         let to = &mut lines[line].0.as_chunks_mut::<32>().0[half];
                         // SAFETY: writes the 32 bytes of `to`.
                         unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) };
+                    };
+                    for (i, v) in transpose(rows).into_iter().enumerate() {
+                        if F::SIGNED && L::SIGNED == Signed::Wide {
+                            let [low, high] = widened(v);
+                            put(2 * i, low);
+                            put(2 * i + 1, high);
+                        } else {
+                            put(i, v);
+                        }
                     }
                 }
             }
         }
         fill_floats::<F, BYTES, L>(groups, g, n, eight, floats);
     }
+}
+
+/// The first two signed bytes of each 32 bits as 16 bits each, and the last two.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widened(v: __m256i) -> [__m256i; 2] {
+    // Each byte to the upper half of 16 bits, and down again with its sign.
+    let pair = |from: i32| {
+        let mut order = [[-1i8; 16]; 2];
+        for i in 0..16 {
+            let at = 4 * (i / 4) + from as usize + i % 4 / 2;
+            if i % 2 == 1 {
+                (order[0][i], order[1][i]) = (at as i8, at as i8);
+            }
+        }
+        // SAFETY: reads the 32 bytes of the array.
+        let order = unsafe { _mm256_loadu_si256(order.as_ptr().cast()) };
+        _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(v, order))
+    };
+    [pair(0), pair(2)]
 }
 
 /// Where vector `i` of a block is: two vectors of eight rows share one of sixteen.
@@ -268,15 +362,4 @@ fn fill_floats<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
             }
         }
     }
-}
-
-/// Row `t`'s lanes added, for eight of the panel's rows: `l` and `l + 8`, then the tree.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn total(sums: &[Sixteen], t: usize, size: usize, half: usize) -> __m256 {
-    let lane = |l: usize| load_ps(&sums[l * size + t].0.as_chunks().0[half]);
-    let eight = |l: usize| _mm256_add_ps(lane(l), lane(l + 8));
-    let four = |l: usize| _mm256_add_ps(eight(l), eight(l + 4));
-    let two = |l: usize| _mm256_add_ps(four(l), four(l + 2));
-    _mm256_add_ps(two(0), two(1))
 }

@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::registers::{load_ps, prefetch_stream, sum32};
+use crate::dot::results::Results;
 use crate::dot::rows::shape;
 use crate::dot::scratch::{Scratch, Sixteen};
 
@@ -117,10 +118,10 @@ type Sums = [[[__m512; 2]; X]; W];
 pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
     w: &[u8],
     x: &[&[f32]],
-    out: &mut [f32],
+    mut out: Results<'_>,
     scratch: &mut Scratch,
 ) {
-    let (rows, bytes) = shape(w, x.len(), out);
+    let (rows, bytes) = shape(w, x.len(), &out);
     let mut len = bytes / F::SIZE;
     for x in x {
         debug_assert_eq!(len, x.len());
@@ -133,7 +134,7 @@ pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
     let row = |r: usize| &w[r.min(rows - 1) * bytes..][..len * F::SIZE];
     if let [x] = x {
         let x = &x[..len];
-        let (many, rest) = out.as_chunks_mut::<STREAMS>();
+        let (many, rest) = out.row(0).as_chunks_mut::<STREAMS>();
         let done = many.len() * STREAMS;
         for (i, out) in many.iter_mut().enumerate() {
             *out = one::<F, BYTES, STREAMS>(&w[i * STREAMS * bytes..], bytes, x);
@@ -172,7 +173,7 @@ pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
                     let acc = [load_ps(&sums[at].0), load_ps(&sums[at + 1].0)];
                     let rest = &row(r)[chunks * BYTES..];
                     let sum = finish::<F, BYTES>(acc, rest, &x[j][chunks * 32..len]);
-                    out[(first + j) * rows + r] = sum;
+                    out.row(first + j)[r] = sum;
                 }
             }
         }

@@ -1,10 +1,10 @@
-//! The sixteen lanes of the sums of a tile and a panel of sixteen rows.
+//! A lane of the sums of a tile and a panel of sixteen rows.
 
 use std::arch::x86_64::*;
 
 use super::registers::load_ps;
-use crate::dot::avx2::{Group, Lanes, Panel, Scales, sixteens};
-use crate::dot::panel::{HALF_SUMS, LANES, OFFSET, SCALE, SCALED, WORDS, blocks_of_lane};
+use crate::dot::avx2::{Group, Lanes, Panel, Scales, Signed, sixteens};
+use crate::dot::panel::{HALF_SUMS, OFFSET, SCALE, SCALED, WORDS};
 use crate::dot::scratch::{Line, Sixteen};
 
 /// Vector `k` of a block's weights: four values of each row.
@@ -27,58 +27,64 @@ pub(super) struct Vnni;
 impl Lanes for Vnni {
     const ROWS: usize = 16;
     const TILE: usize = 12;
-    const FLIP: bool = true;
+    const SIGNED: Signed = Signed::Flipped;
     const FLOATS: bool = true;
 
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn tile<F: Group<BYTES>, const BYTES: usize>(
+    unsafe fn lane<F: Group<BYTES>, const BYTES: usize>(
         size: usize,
         panel: &Panel<'_>,
-        tile: &[u32],
+        words: &[u32],
+        turn: usize,
         sums: &mut [Sixteen],
     ) {
         match size {
-            1 => lanes::<F, BYTES, 1>(panel, tile, sums),
-            2 => lanes::<F, BYTES, 2>(panel, tile, sums),
-            3 => lanes::<F, BYTES, 3>(panel, tile, sums),
-            4 => lanes::<F, BYTES, 4>(panel, tile, sums),
-            5 => lanes::<F, BYTES, 5>(panel, tile, sums),
-            6 => lanes::<F, BYTES, 6>(panel, tile, sums),
-            7 => lanes::<F, BYTES, 7>(panel, tile, sums),
-            8 => lanes::<F, BYTES, 8>(panel, tile, sums),
-            9 => lanes::<F, BYTES, 9>(panel, tile, sums),
-            10 => lanes::<F, BYTES, 10>(panel, tile, sums),
-            11 => lanes::<F, BYTES, 11>(panel, tile, sums),
-            _ => lanes::<F, BYTES, 12>(panel, tile, sums),
+            1 => lane::<F, BYTES, 1>(panel, words, turn, sums),
+            2 => lane::<F, BYTES, 2>(panel, words, turn, sums),
+            3 => lane::<F, BYTES, 3>(panel, words, turn, sums),
+            4 => lane::<F, BYTES, 4>(panel, words, turn, sums),
+            5 => lane::<F, BYTES, 5>(panel, words, turn, sums),
+            6 => lane::<F, BYTES, 6>(panel, words, turn, sums),
+            7 => lane::<F, BYTES, 7>(panel, words, turn, sums),
+            8 => lane::<F, BYTES, 8>(panel, words, turn, sums),
+            9 => lane::<F, BYTES, 9>(panel, words, turn, sums),
+            10 => lane::<F, BYTES, 10>(panel, words, turn, sums),
+            11 => lane::<F, BYTES, 11>(panel, words, turn, sums),
+            _ => lane::<F, BYTES, 12>(panel, words, turn, sums),
         }
     }
 }
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+fn lane<F: Group<BYTES>, const BYTES: usize, const T: usize>(
     panel: &Panel<'_>,
-    tile: &[u32],
+    words: &[u32],
+    turn: usize,
     sums: &mut [Sixteen],
 ) {
     let each = const { sixteens::<F, Vnni, BYTES>() };
-    let weights = panel.weights.as_chunks::<8>().0;
-    let n = weights.len();
-    let mut blocks = weights
+    let blocks = panel
+        .weights
+        .as_chunks::<8>()
+        .0
         .iter()
         .zip(panel.floats.chunks_exact(each))
-        .zip(tile.as_chunks::<T>().0.as_chunks::<WORDS>().0);
-    for (lane, sums) in sums.chunks_exact_mut(T).enumerate().take(LANES) {
-        let mut acc = [_mm512_setzero_ps(); T];
-        for _ in 0..blocks_of_lane(lane, n) {
-            let Some(((lines, floats), words)) = blocks.next() else {
-                break;
-            };
-            add_block::<F, BYTES, T>(lines, floats, words, &mut acc);
-        }
+        .zip(words.as_chunks::<T>().0.as_chunks::<WORDS>().0);
+    let mut acc = [_mm512_setzero_ps(); T];
+    for ((lines, floats), words) in blocks {
+        add_block::<F, BYTES, T>(lines, floats, words, &mut acc);
+    }
+    // Added to the sums of the levels that this lane completes.
+    let levels = sums.as_chunks_mut::<T>().0;
+    let level = turn.trailing_ones() as usize;
+    for below in &levels[..level] {
         for t in 0..T {
-            // SAFETY: writes the 64 bytes of the sixteen.
-            unsafe { _mm512_store_ps(sums[t].0.as_mut_ptr(), acc[t]) };
+            acc[t] = _mm512_add_ps(load_ps(&below[t].0), acc[t]);
         }
+    }
+    for t in 0..T {
+        // SAFETY: writes the 64 bytes of the sixteen.
+        unsafe { _mm512_store_ps(levels[level][t].0.as_mut_ptr(), acc[t]) };
     }
 }
 

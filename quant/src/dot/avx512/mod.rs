@@ -25,6 +25,7 @@ use super::act::ActRows;
 use super::avx2::{self, Avx2};
 use super::kernels::{Isa, Kernels, MatmulI8};
 use super::panel::{FEW, WORDS};
+use super::results::Results;
 use super::rows::{by_row, few, shape};
 use super::scratch::Scratch;
 use crate::GgmlType;
@@ -89,6 +90,7 @@ const VNNI_KERNELS: Kernels = Kernels {
     isa: Isa::Avx512Vnni,
     probe: probe::PROBE,
     pack: panel::pack,
+    pack_words: WORDS,
     weighted_sums: |weights, stride, values, width, out| {
         // SAFETY: as in `int8`.
         unsafe { sums::weighted_sums(weights, stride, values, width, out) }
@@ -126,10 +128,10 @@ fn int8(ty: GgmlType) -> Option<MatmulI8> {
 fn matmul<F: Group<GROUP>, const GROUP: usize>(
     w: &[u8],
     acts: &ActRows<'_>,
-    out: &mut [f32],
+    mut out: Results<'_>,
     scratch: &mut Scratch,
 ) {
-    let (_, bytes) = shape(w, acts.len(), out);
+    let (_, bytes) = shape(w, acts.len(), &out);
     let n = bytes * group::GROUP / GROUP;
     if acts.len() > FEW && acts.packed.len() == acts.len() * n * WORDS {
         return panel::matmul::<F, GROUP>(w, acts, n, out, scratch);
@@ -137,7 +139,7 @@ fn matmul<F: Group<GROUP>, const GROUP: usize>(
     // What the activations do not reach is ignored.
     let reached = acts.rows.iter().fold(n, |n, act| n.min(act.d.len()));
     let bytes = reached * GROUP / group::GROUP;
-    by_row::<FEW>(w, acts.len(), out, |row, t, out| {
+    by_row::<FEW>(w, acts.len(), &mut out, |row, t, out| {
         let (row, acts) = (&row[..bytes], &acts.rows[t]);
         few!(few_rows<F, GROUP>, row, acts, out);
     });

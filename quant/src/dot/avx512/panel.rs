@@ -7,7 +7,8 @@ use super::group::{GROUP, Group, Minima, pad};
 use super::registers::load_ps;
 use super::transpose::{transpose, transpose_words};
 use crate::dot::act::{ActRow, ActRows};
-use crate::dot::panel::{self, OFFSET, SCALE, SCALED, WORDS, blocks_of_lane, place, tiles};
+use crate::dot::panel::{self, OFFSET, SCALE, SCALED, WORDS, place, range_of_lane, tiles};
+use crate::dot::results::Results;
 use crate::dot::rows::shape;
 use crate::dot::scratch::{Line, Scratch, Sixteen};
 use std::arch::x86_64::*;
@@ -25,11 +26,11 @@ pub(super) fn matmul<F: Group<BYTES>, const BYTES: usize>(
     w: &[u8],
     acts: &ActRows<'_>,
     n: usize,
-    out: &mut [f32],
+    mut out: Results<'_>,
     scratch: &mut Scratch,
 ) {
     let inputs = acts.rows.len();
-    let (rows, bytes) = shape(w, inputs, out);
+    let (rows, bytes) = shape(w, inputs, &out);
     let panels = rows.div_ceil(ROWS);
     let Scratch {
         weights,
@@ -60,11 +61,10 @@ pub(super) fn matmul<F: Group<BYTES>, const BYTES: usize>(
             run_tile::<F, BYTES>(size, &panel, words, sums);
             let count = ROWS.min(rows - p * ROWS);
             for t in 0..size {
-                let to = (first + t) * rows + p * ROWS;
                 let mut lanes = [0.0; ROWS];
                 // SAFETY: writes the 64 bytes of the array.
                 unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), total(sums, t, size)) };
-                out[to..to + count].copy_from_slice(&lanes[..count]);
+                out.row(first + t)[p * ROWS..][..count].copy_from_slice(&lanes[..count]);
             }
         }
     }
@@ -152,8 +152,8 @@ fn fill<F: Group<BYTES>, const BYTES: usize>(w: &[u8], bytes: usize, n: usize, p
 }
 
 /// See [`crate::dot::kernels::Pack`].
-pub(super) fn pack(acts: &[ActRow<'_>], packed: &mut Vec<u32>) {
-    panel::pack(acts, TILE, packed, |acts, b, words| {
+pub(super) fn pack(acts: &[ActRow<'_>], packed: &mut [u32]) {
+    panel::pack(acts, TILE, WORDS, packed, |acts, b, words| {
         // SAFETY: this function is got from `KERNELS`, see there.
         unsafe { pack_values(acts, b, words) }
     });
@@ -219,7 +219,7 @@ fn lanes<F: Group<BYTES>, const BYTES: usize, const T: usize>(
         .zip(tile.chunks_exact(WORDS * T))
         .enumerate();
     for (lane, sums) in sums.chunks_exact_mut(T).enumerate().take(GROUP) {
-        let count = blocks_of_lane(lane, n);
+        let count = range_of_lane(lane, n).len();
         let mut acc = [_mm512_setzero_ps(); T];
         for _ in 0..count {
             let Some((at, ((lines, scale), words))) = blocks.next() else {

@@ -8,6 +8,7 @@ use half::{bf16, f16};
 
 use super::act::{ActRow, ActRows, BLOCK, TINY};
 use super::kernels::{Isa, Kernels, MatmulI8};
+use super::results::Results;
 use super::rows::{blocks_of, shape};
 use super::scratch::Scratch;
 use crate::GgmlType;
@@ -17,6 +18,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     probe: super::probe::SCALAR,
     quantize,
     pack: |_, _| {},
+    pack_words: 0,
     dot_f32,
     dot_f32_rows: |w, x, out| {
         for (x, out) in x.iter().zip(out) {
@@ -100,15 +102,15 @@ fn dot_f32(w: &[f32], x: &[f32]) -> f32 {
 fn matmul_f32<const SIZE: usize>(
     w: &[u8],
     x: &[&[f32]],
-    out: &mut [f32],
+    mut out: Results<'_>,
     value: impl Fn([u8; SIZE]) -> f32,
 ) {
-    let (rows, bytes) = shape(w, x.len(), out);
+    let (rows, bytes) = shape(w, x.len(), &out);
     for r in 0..rows {
         let row = w[r * bytes..(r + 1) * bytes].as_chunks().0;
         let row: Vec<f32> = row.iter().map(|&w| value(w)).collect();
         for (t, x) in x.iter().enumerate() {
-            out[t * rows + r] = dot_f32(&row, x);
+            out.row(t)[r] = dot_f32(&row, x);
         }
     }
 }
@@ -191,11 +193,11 @@ trait Format<const BYTES: usize> {
 fn matmul_i8<F: Format<BYTES>, const BYTES: usize>(
     w: &[u8],
     acts: &ActRows<'_>,
-    out: &mut [f32],
+    mut out: Results<'_>,
     _: &mut Scratch,
 ) {
     let mut blocks = Vec::new();
-    let (rows, bytes) = shape(w, acts.len(), out);
+    let (rows, bytes) = shape(w, acts.len(), &out);
     for r in 0..rows {
         // Taken apart once for all activation rows.
         let row = blocks_of::<BYTES>(&w[r * bytes..(r + 1) * bytes], &acts.rows, F::RUNS);
@@ -204,7 +206,7 @@ fn matmul_i8<F: Format<BYTES>, const BYTES: usize>(
             F::unpack(block, unpacked);
         }
         for (t, act) in acts.rows.iter().enumerate() {
-            out[t * rows + r] = dot_i8::<F, BYTES>(&blocks, act);
+            out.row(t)[r] = dot_i8::<F, BYTES>(&blocks, act);
         }
     }
 }

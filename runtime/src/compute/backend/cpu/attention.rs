@@ -1,7 +1,9 @@
 //! Attention over a window and compressed entries (spec 3.2).
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
-use v4_quant::dot::{Kernels, Scratch};
+use v4_quant::dot::{Kernels, Results, Scratch};
 
 use super::{Cpu, Matrix};
 use crate::compute::arithmetic::RowKernels;
@@ -70,15 +72,21 @@ pub(super) fn attend(
             out.par_chunks_mut(task_heads * width)
                 .zip(q.row(t).par_chunks(task_heads * width))
                 .zip(args.sinks.par_chunks(task_heads))
-                .for_each_init(Buffers::default, |buffers, ((out, q), sinks)| {
-                    heads(
-                        kernels, rows, q, keys, sinks, args.scale, width, buffers, out,
-                    );
+                .for_each(|((out, q), sinks)| {
+                    BUFFERS.with_borrow_mut(|buffers| {
+                        heads(
+                            kernels, rows, q, keys, sinks, args.scale, width, buffers, out,
+                        );
+                    });
                 });
         });
 }
 
-/// What a task reuses.
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
+
+/// What a worker's tasks reuse.
 #[derive(Default)]
 struct Buffers {
     /// `[heads, keys]`.
@@ -175,7 +183,8 @@ fn heads(
             continue;
         }
         part.resize(queries.len() * columns.len(), 0.0);
-        kernels.matmul_decoded(run, &queries, part, scratch);
+        let results = Results::new(part, queries.len());
+        kernels.matmul_decoded(run, &queries, results, scratch);
         let heads = scores.chunks_exact_mut(n);
         for (row, part) in heads.zip(part.chunks_exact(columns.len())) {
             for (score, product) in row[columns.clone()].iter_mut().zip(part) {

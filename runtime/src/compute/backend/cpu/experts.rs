@@ -1,9 +1,10 @@
 //! Routing, and the experts' feed-forward (spec 3.6).
 
 use rayon::prelude::*;
+use v4_quant::dot::Results;
 
 use super::index::best_first;
-use super::matmul::{Activations, gather};
+use super::matmul::{Activations, split_buffer};
 use super::{Cpu, Matrix};
 use crate::compute::arithmetic::RowKernels;
 use crate::compute::backend::{Choose, ExpertWeights, RouteSpec, Routing, WeightRows};
@@ -93,20 +94,20 @@ struct Group<'a> {
 }
 
 /// A group whose expert is in memory: bytes of its gate, up and down matrices, and
-/// where its tokens' outputs go, `[tokens, d]` in the pieces of [`tasks`].
+/// where its tokens' outputs go, `[tokens, d]`.
 struct Ready<'a, 'b> {
     group: &'b Group<'a>,
     matrices: [&'b [u8]; 3],
     out: &'b mut [f32],
 }
 
-/// A piece of one group's output rows: `out` is `[tokens, rows]`.
+/// Some columns of one group's outputs: `out` is `[tokens, rows]`.
 struct Task<'a, 'b> {
     group: &'b Group<'a>,
     matrices: [&'b [u8]; 3],
     index: usize,
     first: usize,
-    out: &'b mut [f32],
+    out: Results<'b>,
 }
 
 impl Cpu {
@@ -167,21 +168,16 @@ impl Cpu {
 
         // Per token, in the order in which its experts were chosen; shared last.
         y.reshape(tokens, d);
-        y.data.par_chunks_mut(d).zip(&places).for_each_init(
-            || vec![0.0; d],
-            |part, (y, places)| {
-                y.fill(0.0);
-                for &(g, i) in places {
-                    let m = groups[g].tokens.len();
-                    let pieces = &out[groups[g].start * d..][..m * d];
-                    let step = Self::task_rows(whole(&groups[g].weights.down), d, m);
-                    gather(pieces, step, m, i, part);
-                    for (y, v) in y.iter_mut().zip(&*part) {
-                        *y += v;
-                    }
+        let rows = y.data.par_chunks_mut(d).zip(&places);
+        rows.for_each(|(y, places)| {
+            y.fill(0.0);
+            for &(g, i) in places {
+                let part = &out[(groups[g].start + i) * d..][..d];
+                for (y, v) in y.iter_mut().zip(part) {
+                    *y += v;
                 }
-            },
-        );
+            }
+        });
         Ok(())
     }
 
@@ -194,21 +190,33 @@ impl Cpu {
         let (ff, d) = (first.group.weights.down.cols(), x.cols);
         let types: Vec<_> = ready.iter().map(|r| r.group.weights.down.ty()).collect();
         let acts = Activations::new(self, &hidden, ff, &types);
-        let mut start = 0;
-        let inputs: Vec<_> = ready
+        let words: Vec<_> = ready
             .iter()
-            .map(|r| {
-                let rows = start..start + r.group.tokens.len();
-                start = rows.end;
-                acts.input(self, r.group.weights.down.ty(), rows)
-            })
+            .map(|r| acts.words(r.group.tokens.len()))
             .collect();
-        let parts = ready.iter_mut().map(|r| (r.group, r.matrices, &mut *r.out));
-        let tasks = tasks(parts, d, |g| &g.weights.down);
-        tasks.into_par_iter().with_max_len(1).for_each(|task| {
-            let down = &task.group.weights.down;
-            let rows = WeightRows::of(down, task.matrices[2]).part(task.first, task.rows());
-            self.dot_rows(rows, &inputs[task.index], task.out);
+        self.with_words(words.iter().sum(), |buffer| {
+            let mut start = 0;
+            let parts: Vec<_> = ready
+                .iter()
+                .zip(split_buffer(buffer, words.into_iter()))
+                .map(|(r, buffer)| {
+                    let rows = start..start + r.group.tokens.len();
+                    start = rows.end;
+                    (r.group.weights.down.ty(), rows, buffer)
+                })
+                .collect();
+            let inputs: Vec<_> = parts
+                .into_par_iter()
+                .map(|(ty, rows, buffer)| acts.input(ty, rows, buffer))
+                .collect();
+            let parts = ready.iter_mut().map(|r| (r.group, r.matrices, &mut *r.out));
+            let tasks = tasks(parts, d, |g| &g.weights.down);
+            tasks.into_par_iter().with_max_len(1).for_each(|task| {
+                let down = &task.group.weights.down;
+                let rows = WeightRows::of(down, task.matrices[2]);
+                let rows = rows.part(task.first, task.out.cols());
+                self.dot_rows(rows, &inputs[task.index], task.out);
+            });
         });
     }
 
@@ -223,60 +231,54 @@ impl Cpu {
         let Some(first) = ready.first() else {
             return Vec::new();
         };
-        let inputs: Vec<_> = ready
-            .iter()
-            .map(|r| {
-                let tokens = || r.group.tokens.iter().map(|&(t, _)| t);
-                [&r.group.weights.gate, &r.group.weights.up]
-                    .map(|w| acts.input(self, w.ty(), tokens()))
-            })
-            .collect();
         let ff = first.group.weights.gate.rows();
         let pairs: usize = ready.iter().map(|r| r.group.tokens.len()).sum();
         let mut out = vec![0.0; pairs * ff];
-        let mut rest = out.as_mut_slice();
-        let parts = ready.iter().map(|r| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(r.group.tokens.len() * ff);
-            rest = after;
-            (r.group, r.matrices, part)
+        let words = ready.iter().map(|r| acts.words(r.group.tokens.len()));
+        self.with_words(words.clone().sum(), |buffer| {
+            let parts: Vec<_> = ready.iter().zip(split_buffer(buffer, words)).collect();
+            // One input serves both matrices, unless one of them alone is of floats.
+            let inputs: Vec<_> = parts
+                .into_par_iter()
+                .map(|(r, buffer)| {
+                    let types = [&r.group.weights.gate, &r.group.weights.up].map(|w| w.ty());
+                    let tokens = || r.group.tokens.iter().map(|&(t, _)| t);
+                    let of = |int8: bool| types.into_iter().find(|&ty| self.int8(ty) == int8);
+                    let float = of(false).map(|ty| acts.input(ty, tokens(), &mut []));
+                    let int8 = of(true).map(|ty| acts.input(ty, tokens(), buffer));
+                    [float, int8]
+                })
+                .collect();
+            let mut rest = out.as_mut_slice();
+            let parts = ready.iter().map(|r| {
+                let pairs = r.group.tokens.len();
+                let (part, after) = std::mem::take(&mut rest).split_at_mut(pairs * ff);
+                rest = after;
+                (r.group, r.matrices, part)
+            });
+            let tasks = tasks(parts, ff, |g| &g.weights.gate);
+            tasks.into_par_iter().with_max_len(1).for_each(|mut task| {
+                let (m, n) = (task.group.tokens.len(), task.out.cols());
+                let weights = task.group.weights;
+                let [gate, up, _] = task.matrices;
+                let gate = WeightRows::of(&weights.gate, gate).part(task.first, n);
+                let up = WeightRows::of(&weights.up, up).part(task.first, n);
+                let mut ups = vec![0.0; m * n];
+                let product = |w: WeightRows<'_>, out: Results<'_>| {
+                    if let Some(input) = &inputs[task.index][usize::from(self.int8(w.ty))] {
+                        self.dot_rows(w, input, out);
+                    }
+                };
+                product(up, Results::new(&mut ups, m));
+                product(gate, task.out.reborrow());
+                for (t, (_, w)) in task.group.tokens.iter().enumerate() {
+                    let row = task.out.row(t);
+                    (self.rows.swiglu)(row, &ups[t * n..(t + 1) * n], weights.limit);
+                    row.iter_mut().for_each(|v| *v *= w);
+                }
+            });
         });
-        let tasks = tasks(parts, ff, |g| &g.weights.gate);
-        tasks.into_par_iter().with_max_len(1).for_each(|task| {
-            let (m, n) = (task.group.tokens.len(), task.rows());
-            let weights = task.group.weights;
-            let [gate, up, _] = task.matrices;
-            let gate = WeightRows::of(&weights.gate, gate).part(task.first, n);
-            let up = WeightRows::of(&weights.up, up).part(task.first, n);
-            let [gate_input, up_input] = &inputs[task.index];
-            let mut ups = vec![0.0; m * n];
-            self.dot_rows(gate, gate_input, task.out);
-            self.dot_rows(up, up_input, &mut ups);
-            (self.rows.swiglu)(task.out, &ups, weights.limit);
-            for (row, (_, w)) in task.out.chunks_exact_mut(n).zip(&task.group.tokens) {
-                row.iter_mut().for_each(|v| *v *= w);
-            }
-        });
-        if pairs == ready.len() {
-            // One token each: its pieces are its row.
-            return out;
-        }
-        let mut hidden = vec![0.0; pairs * ff];
-        let mut rest = hidden.as_mut_slice();
-        let mut pieces = out.as_slice();
-        let mut rows = Vec::with_capacity(pairs);
-        for Ready { group, .. } in ready {
-            let m = group.tokens.len();
-            let step = Self::task_rows(whole(&group.weights.gate), ff, m);
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(m * ff);
-            rest = after;
-            let (from, after) = pieces.split_at(m * ff);
-            pieces = after;
-            let part = part.chunks_exact_mut(ff).enumerate();
-            rows.extend(part.map(|(t, row)| (from, step, m, t, row)));
-        }
-        rows.into_par_iter()
-            .for_each(|(pieces, step, m, t, row)| gather(pieces, step, m, t, row));
-        hidden
+        out
     }
 }
 
@@ -296,13 +298,6 @@ impl Group<'_> {
     fn resident(&self) -> [&[u8]; 3] {
         let expert = self.expert.unwrap_or(0) as usize;
         [&self.weights.gate, &self.weights.up, &self.weights.down].map(|w| w.matrix(expert))
-    }
-}
-
-impl Task<'_, '_> {
-    /// Rows of the weight.
-    fn rows(&self) -> usize {
-        self.out.len() / self.group.tokens.len().max(1)
     }
 }
 
@@ -365,7 +360,7 @@ fn group<'a>(
     (groups, places)
 }
 
-/// Cuts the outputs of groups into pieces of their rows.
+/// Cuts the outputs of groups by their columns.
 fn tasks<'a: 'b, 'b>(
     parts: impl Iterator<Item = (&'b Group<'a>, [&'b [u8]; 3], &'b mut [f32])>,
     rows: usize,
@@ -375,7 +370,7 @@ fn tasks<'a: 'b, 'b>(
     for (index, (group, matrices, part)) in parts.enumerate() {
         let m = group.tokens.len();
         let step = Cpu::task_rows(whole(weight(group)), rows, m);
-        for (c, out) in part.chunks_mut(step * m).enumerate() {
+        for (c, out) in Results::new(part, m).split(step).into_iter().enumerate() {
             tasks.push(Task {
                 group,
                 matrices,

@@ -1,10 +1,11 @@
 //! Matrix products with weights in any ggml type.
 
 use std::cell::RefCell;
+use std::sync::Mutex;
 
 use rayon::prelude::*;
 use v4_quant::GgmlType;
-use v4_quant::dot::{ActQ8, ActRows, Scratch};
+use v4_quant::dot::{ActQ8, ActRows, Results, Scratch};
 
 use super::{Cpu, Matrix};
 use crate::compute::backend::{LowRank, WeightRows};
@@ -46,7 +47,6 @@ pub(crate) const LOW_RANK_ROWS: usize = 128;
 struct Buffers {
     scratch: Scratch,
     decoded: Vec<f32>,
-    results: Vec<f32>,
 }
 
 thread_local! {
@@ -70,31 +70,93 @@ pub(super) enum Input<'a> {
     Float(Vec<&'a [f32]>),
 }
 
+/// Buffers of products that were used before: the system would have to clear new ones.
+#[derive(Debug, Default)]
+pub(super) struct Spare {
+    rounded: Mutex<Vec<ActQ8>>,
+    packed: Mutex<Vec<Vec<u32>>>,
+}
+
+/// Cuts a buffer into parts of those lengths.
+pub(super) fn split_buffer<'a>(
+    buffer: &'a mut [u32],
+    lengths: impl Iterator<Item = usize>,
+) -> impl Iterator<Item = &'a mut [u32]> {
+    let mut rest = buffer;
+    lengths.map(move |length| {
+        let (part, after) = std::mem::take(&mut rest).split_at_mut(length);
+        rest = after;
+        part
+    })
+}
+
+/// The last of what is spare, or a new one. A poisoned lock has nothing to give.
+fn take<T: Default>(spare: &Mutex<Vec<T>>) -> T {
+    let taken = spare.lock().ok().and_then(|mut spare| spare.pop());
+    taken.unwrap_or_default()
+}
+
+/// Keeps what others may use.
+fn give<T>(spare: &Mutex<Vec<T>>, used: T) {
+    if let Ok(mut spare) = spare.lock() {
+        spare.push(used);
+    }
+}
+
 /// A matrix of activations, rounded once if any product needs it.
 pub(super) struct Activations<'a> {
+    cpu: &'a Cpu,
     float: &'a [f32],
     cols: usize,
     int8: Option<ActQ8>,
 }
 
+impl Drop for Activations<'_> {
+    fn drop(&mut self) {
+        if let Some(int8) = self.int8.take() {
+            give(&self.cpu.spare.rounded, int8);
+        }
+    }
+}
+
 impl<'a> Activations<'a> {
     /// Rows of `cols` values, for weights of the types `types`.
-    pub fn new(cpu: &Cpu, float: &'a [f32], cols: usize, types: &[GgmlType]) -> Self {
+    pub fn new(cpu: &'a Cpu, float: &'a [f32], cols: usize, types: &[GgmlType]) -> Self {
         let int8 = if types.iter().any(|&ty| cpu.int8(ty)) {
-            ActQ8::quantize(cpu.kernels, float, float.len() / cols, cols).ok()
+            let mut act = take(&cpu.spare.rounded);
+            act.quantize_into(cpu.kernels, float, float.len() / cols, cols)
+                .ok()
+                .map(|()| act)
         } else {
             None
         };
-        Self { float, cols, int8 }
+        Self {
+            cpu,
+            float,
+            cols,
+            int8,
+        }
     }
 
-    /// The rows `rows`, for weights of type `ty`.
-    pub fn input(&self, cpu: &Cpu, ty: GgmlType, rows: impl Iterator<Item = usize>) -> Input<'_> {
+    /// Words that [`Activations::input`] needs for so many rows.
+    pub fn words(&self, rows: usize) -> usize {
+        self.cpu.kernels.packed_words(rows, self.cols)
+    }
+
+    /// The rows `rows`, for weights of type `ty`, laid out in a buffer of
+    /// [`Activations::words`].
+    pub fn input<'b>(
+        &'b self,
+        ty: GgmlType,
+        rows: impl Iterator<Item = usize>,
+        buffer: &'b mut [u32],
+    ) -> Input<'b> {
+        let cpu = self.cpu;
         match &self.int8 {
-            Some(act) if cpu.int8(ty) => Input::Int8(ActRows::new(
-                cpu.kernels,
-                rows.map(|r| act.row(r)).collect(),
-            )),
+            Some(act) if cpu.int8(ty) => {
+                let rows = rows.map(|r| act.row(r)).collect();
+                Input::Int8(ActRows::new_in(cpu.kernels, rows, buffer))
+            }
             _ => Input::Float(
                 rows.map(|r| &self.float[r * self.cols..(r + 1) * self.cols])
                     .collect(),
@@ -104,6 +166,17 @@ impl<'a> Activations<'a> {
 }
 
 impl Cpu {
+    /// Runs `f` with a buffer of so many words.
+    pub(super) fn with_words<T>(&self, words: usize, f: impl FnOnce(&mut [u32]) -> T) -> T {
+        let mut buffer = take(&self.spare.packed);
+        if buffer.len() < words {
+            buffer.resize(words, 0);
+        }
+        let result = f(&mut buffer[..words]);
+        give(&self.spare.packed, buffer);
+        result
+    }
+
     /// Whether products with this type round activations to int8.
     pub(super) fn int8(&self, ty: GgmlType) -> bool {
         self.precision == Precision::Fast && self.kernels.matmul_i8(ty).is_some()
@@ -122,8 +195,8 @@ impl Cpu {
         step.min(by_threads).max(1).next_multiple_of(whole)
     }
 
-    /// `out[t][r] = w[r] . input[t]`, on the calling thread.
-    pub(super) fn dot_rows(&self, w: WeightRows<'_>, input: &Input<'_>, out: &mut [f32]) {
+    /// `out.row(t)[r] = w[r] . input[t]`, on the calling thread.
+    pub(super) fn dot_rows(&self, w: WeightRows<'_>, input: &Input<'_>, out: Results<'_>) {
         let (bytes, n) = (w.row_bytes(), w.count());
         BUFFERS.with_borrow_mut(|buffers| match input {
             Input::Int8(acts) => {
@@ -136,23 +209,16 @@ impl Cpu {
                     return matmul(w.data, xs, out, &mut buffers.scratch);
                 }
                 let k = w.cols;
-                let Buffers {
-                    scratch,
-                    decoded,
-                    results,
-                } = buffers;
-                for first in (0..n).step_by(PANEL_ROWS) {
-                    let count = PANEL_ROWS.min(n - first);
+                let Buffers { scratch, decoded } = buffers;
+                let firsts = (0..n).step_by(PANEL_ROWS);
+                for (first, out) in firsts.zip(out.split(PANEL_ROWS)) {
+                    let count = out.cols();
                     decoded.resize(count * k, 0.0);
                     let packed = w.data[first * bytes..].chunks_exact(bytes);
                     for (row, to) in packed.zip(decoded.chunks_exact_mut(k)) {
                         decode(w.ty, row, to);
                     }
-                    results.resize(count * xs.len(), 0.0);
-                    self.kernels.matmul_decoded(decoded, xs, results, scratch);
-                    for (t, results) in results.chunks_exact(count).enumerate() {
-                        out[t * n + first..][..count].copy_from_slice(results);
-                    }
+                    self.kernels.matmul_decoded(decoded, xs, out, scratch);
                 }
             }
         });
@@ -175,41 +241,42 @@ impl Cpu {
             return;
         }
         let acts = Activations::new(self, x, k, &[w.ty]);
-        let per_group = n / groups;
-        let inputs: Vec<Input<'_>> = (0..groups)
-            .map(|g| acts.input(self, w.ty, (0..m).map(move |t| t * groups + g)))
-            .collect();
-        let step = Self::task_rows(w, n, m);
-        let run = |out: &mut [f32]| {
-            let tasks: Vec<_> = out
-                .chunks_mut(per_group * m)
+        let words = acts.words(m);
+        self.with_words(groups * words, |buffer| {
+            let inputs: Vec<Input<'_>> = split_buffer(buffer, std::iter::repeat_n(words, groups))
                 .enumerate()
-                .flat_map(|(g, group)| {
-                    let pieces = group.chunks_mut(step * m).enumerate();
-                    pieces.map(move |(c, piece)| (g, c, piece))
-                })
+                .map(|(g, buffer)| acts.input(w.ty, (0..m).map(move |t| t * groups + g), buffer))
                 .collect();
-            tasks
-                .into_par_iter()
-                .with_max_len(1)
-                .for_each(|(g, c, piece)| {
-                    let first = g * per_group + c * step;
-                    let rows = w.part(first, piece.len() / m);
-                    self.dot_rows(rows, &inputs[g], piece);
-                });
-        };
-        if m == 1 {
-            run(y);
-        } else {
-            let mut pieces = vec![0.0; m * n];
-            run(&mut pieces);
-            y.par_chunks_mut(n).enumerate().for_each(|(t, y)| {
-                for (g, y) in y.chunks_mut(per_group).enumerate() {
-                    let group = &pieces[g * per_group * m..][..per_group * m];
-                    gather(group, step, m, t, y);
-                }
-            });
+            self.products_of(w, &inputs, Results::new(y, m));
+        });
+    }
+
+    /// The products of groups of weight rows, each with its input.
+    fn products_of(&self, w: WeightRows<'_>, inputs: &[Input<'_>], mut rest: Results<'_>) {
+        let (n, m) = (rest.cols(), rest.inputs());
+        let per_group = n / inputs.len().max(1);
+        let step = Self::task_rows(w, n, m);
+        let mut tasks = Vec::new();
+        for input in inputs {
+            let (group, after) = rest.split_at(per_group);
+            rest = after;
+            tasks.extend(group.split(step).into_iter().map(|part| (input, part)));
         }
+        let mut first = 0;
+        let tasks: Vec<_> = tasks
+            .into_iter()
+            .map(|(input, part)| {
+                let from = first;
+                first += part.cols();
+                (input, from, part)
+            })
+            .collect();
+        tasks
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|(input, first, part)| {
+                self.dot_rows(w.part(first, part.cols()), input, part);
+            });
     }
 
     /// `y += scale * (x a^T) b^T`, group by group as in [`Self::product`].
@@ -229,15 +296,6 @@ impl Cpu {
             let rows = y.par_chunks_mut(n).zip(outer.par_chunks(n));
             rows.for_each(|(y, v)| y.iter_mut().zip(v).for_each(|(y, v)| *y += v));
         }
-    }
-}
-
-/// Row `t` of `m`, from pieces of `step` of its values each (the last one may be
-/// shorter): each piece has its values of all rows, row after row.
-pub(super) fn gather(pieces: &[f32], step: usize, m: usize, t: usize, row: &mut [f32]) {
-    for (piece, row) in pieces.chunks(step * m).zip(row.chunks_mut(step)) {
-        let n = row.len();
-        row.copy_from_slice(&piece[t * n..(t + 1) * n]);
     }
 }
 

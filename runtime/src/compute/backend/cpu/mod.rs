@@ -62,6 +62,7 @@ pub struct Cpu {
     rows: &'static RowKernels,
     precision: Precision,
     profiler: Profiler,
+    spare: matmul::Spare,
 }
 
 impl Cpu {
@@ -74,6 +75,7 @@ impl Cpu {
             rows: RowKernels::of(kernels),
             precision,
             profiler: Profiler::default(),
+            spare: matmul::Spare::default(),
         }
     }
 
