@@ -4,8 +4,7 @@
 //! A panel has some weight rows, taken apart: for each block of 32 values eight vectors
 //! with four values of each row. A tile has some activation rows, four values of which are
 //! spread over a vector at a time; so a block's sum needs no addition across lanes. Both are
-//! ordered by lane of the sum (block number modulo 16), as one lane after the other is
-//! finished.
+//! ordered by lane of the sum (block number modulo 16), see [`Order`].
 
 use std::ops::Range;
 
@@ -35,21 +34,39 @@ pub(super) const HALF_SUMS: usize = 10;
 /// The sum times the scale; then that of the first half, and that of the last.
 pub(super) const SCALED: usize = 11;
 
-/// Where the blocks of a lane are, of `n`.
-pub(super) fn range_of_lane(lane: usize, n: usize) -> Range<usize> {
-    let start = |lane: usize| lane * (n / LANES) + lane.min(n % LANES);
-    start(lane)..start(lane + 1)
+/// Where the blocks of a row are: lane by lane, first lanes 0 and 8, whose sums are added,
+/// then 4 and 12, and so on. In this order the tree over sixteen lanes needs one sum of each
+/// level: a lane's turn ends with as many ones as there are sums that it completes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    /// Where the blocks of each turn begin, and where they all end.
+    pub starts: [usize; LANES + 1],
 }
 
-/// Where block `b` of `n` is.
-pub(super) fn place(b: usize, n: usize) -> usize {
-    range_of_lane(b % LANES, n).start + b / LANES
+impl Order {
+    /// Of rows of `n` blocks.
+    pub fn new(n: usize) -> Self {
+        let mut starts = [0; LANES + 1];
+        for turn in 0..LANES {
+            let blocks = (n + LANES - 1 - reversed(turn)) / LANES;
+            starts[turn + 1] = starts[turn] + blocks;
+        }
+        Self { starts }
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.starts[LANES]
+    }
+
+    /// Where block `b` is.
+    pub fn place(&self, b: usize) -> usize {
+        self.starts[reversed(b % LANES)] + b / LANES
+    }
 }
 
-/// The lane that comes in that turn: first 0 and 8, whose sums are added, then 4 and 12, and
-/// so on. In this order the tree over sixteen lanes needs one sum of each level: a turn's
-/// number ends with as many ones as there are sums that it completes.
-pub(super) fn lane_of(turn: usize) -> usize {
+/// The lane of a turn, and the turn of a lane.
+fn reversed(turn: usize) -> usize {
     turn.reverse_bits() >> (usize::BITS - LANES.ilog2())
 }
 
@@ -72,6 +89,7 @@ pub(super) fn pack(
     values: impl Fn(&[ActRow<'_>], usize, &mut [u32]) + Sync,
 ) {
     let n = acts.iter().map(|act| act.d.len()).min().unwrap_or(0);
+    let order = Order::new(n);
     let mut parts = Vec::new();
     let mut rest = packed;
     for tile in tiles(acts.len(), most) {
@@ -82,7 +100,7 @@ pub(super) fn pack(
     parts.into_par_iter().for_each(|(acts, part)| {
         let size = acts.len();
         for b in 0..n {
-            let words = &mut part[place(b, n) * each * size..][..each * size];
+            let words = &mut part[order.place(b) * each * size..][..each * size];
             values(acts, b, &mut words[..8 * size]);
             for (t, act) in acts.iter().enumerate() {
                 let mut put = |kind: usize, word: u32| words[kind * size + t] = word;
@@ -112,6 +130,29 @@ pub(super) fn words_one_by_one(acts: &[ActRow<'_>], b: usize, words: &mut [u32])
         let q: &[u8] = bytemuck::cast_slice(&act.q[32 * b..][..32]);
         for (k, word) in q.as_chunks::<4>().0.iter().enumerate() {
             words[k * size + t] = u32::from_le_bytes(*word);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_block_has_its_place_and_each_turn_its_lane() {
+        for n in [0, 1, 7, 15, 16, 17, 31, 40, 128] {
+            let order = Order::new(n);
+            assert_eq!(order.blocks(), n);
+            let mut seen = vec![None; n];
+            for b in 0..n {
+                assert_eq!(seen[order.place(b)].replace(b), None, "block {b} of {n}");
+            }
+            for turn in 0..LANES {
+                let lane = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15][turn];
+                let blocks = &seen[order.starts[turn]..order.starts[turn + 1]];
+                let expected: Vec<_> = (lane..n).step_by(LANES).map(Some).collect();
+                assert_eq!(blocks, expected, "turn {turn} of {n}");
+            }
         }
     }
 }

@@ -8,10 +8,8 @@
 pub struct Scratch {
     /// Weights as bytes, 64 at a time, aligned as vector registers are.
     pub(super) weights: Vec<Line>,
-    /// Their scales.
+    /// Their scales and minima.
     pub(super) scales: Vec<Sixteen>,
-    /// Their minima.
-    pub(super) minima: Vec<Sixteen>,
     /// Partial sums.
     pub(super) sums: Vec<Sixteen>,
 }

@@ -136,10 +136,12 @@ pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
         sums.resize(tiles * 2 * W * X, Sixteen([0.0; 16]));
         for from in (0..chunks).step_by(DEPTH) {
             let part = from..chunks.min(from + DEPTH);
-            let x = x.map(|x| &x.as_chunks::<32>().0[part.clone()]);
+            let x = x.map(|x| x[32 * part.start..32 * part.end].as_ptr());
             for (tile, sums) in sums.chunks_exact_mut(2 * W * X).enumerate() {
-                let w = [0, 1, 2, 3].map(|i| &row(W * tile + i).as_chunks().0[part.clone()]);
-                run_tile::<F, BYTES>(w, x, sums);
+                let part_of = |r: usize| row(r)[BYTES * part.start..BYTES * part.end].as_ptr();
+                let w = [0, 1, 2, 3].map(|i| part_of(W * tile + i));
+                // SAFETY: all parts have that many chunks.
+                unsafe { run_tile::<F, BYTES>(w, x, part.len(), sums) };
             }
         }
         for (tile, sums) in sums.chunks_exact(2 * W * X).enumerate() {
@@ -157,17 +159,19 @@ pub(super) fn matmul<F: Float<BYTES>, const BYTES: usize>(
     }
 }
 
-/// Adds some chunks of four weight rows and three activation rows to their sums, eight of
+/// Adds `depth` chunks of four weight rows and three activation rows to their sums, eight of
 /// the 32 lanes at a time.
+///
+/// # Safety
+/// The CPU must have the features of this module; each pointer must be good for reads of
+/// `depth` chunks.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn run_tile<F: Float<BYTES>, const BYTES: usize>(
-    w: [&[[u8; BYTES]]; W],
-    x: [&[[f32; 32]]; X],
+unsafe fn run_tile<F: Float<BYTES>, const BYTES: usize>(
+    w: [*const u8; W],
+    x: [*const f32; X],
+    depth: usize,
     sums: &mut [Sixteen],
 ) {
-    let depth = w[0].len();
-    // So that all are seen to have one length.
-    let (w, x) = (w.map(|w| &w[..depth]), x.map(|x| &x[..depth]));
     for v in 0..4 {
         let mut acc = [[_mm256_setzero_ps(); X]; W];
         let at = |i: usize, j: usize| 2 * (X * i + j) + v / 2;
@@ -179,11 +183,12 @@ fn run_tile<F: Float<BYTES>, const BYTES: usize>(
         for k in 0..depth {
             let mut xs = [_mm256_setzero_ps(); X];
             for j in 0..X {
-                xs[j] = load_ps(&x[j][k].as_chunks().0[v]);
+                // SAFETY: within the chunk, see above.
+                xs[j] = unsafe { _mm256_loadu_ps(x[j].add(32 * k + 8 * v)) };
             }
             for i in 0..W {
-                // SAFETY: this function has the features.
-                let w = unsafe { F::load(&w[i][k], v) };
+                // SAFETY: as above; this function has the features.
+                let w = unsafe { F::load(&*w[i].add(BYTES * k).cast(), v) };
                 for j in 0..X {
                     acc[i][j] = _mm256_fmadd_ps(w, xs[j], acc[i][j]);
                 }

@@ -49,8 +49,8 @@ pub(in crate::dot) enum Scales {
     Floats,
 }
 
-/// A format, read in groups of eight runs of 32 values (`BYTES` bytes).
-pub(in crate::dot) trait Group<const BYTES: usize> {
+/// How the integers of a format are given, and what goes with them.
+pub(in crate::dot) trait Form {
     /// An integer `w` is given as the byte `w + OFFSET`, from 0 to `MAX`; without an offset
     /// and a `MAX` of 128, as the signed byte `w`.
     const OFFSET: i16 = 0;
@@ -72,7 +72,10 @@ pub(in crate::dot) trait Group<const BYTES: usize> {
             _ => 8,
         }
     };
+}
 
+/// A format, read in groups of eight runs of 32 values (`BYTES` bytes).
+pub(in crate::dot) trait Group<const BYTES: usize>: Form {
     /// # Safety
     /// The CPU must have AVX2, FMA and F16C.
     unsafe fn head(group: &[u8; BYTES]) -> Head;
@@ -236,14 +239,14 @@ fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
         let sums = unsafe { _mm256_loadu_si256(part.sums.as_ptr().cast()) };
         let d = load_ps(part.d);
         if F::SCALES == Scales::Floats {
-            for (n, scale) in halves::<F, BYTES>(&pairs[r], sums)
+            for (n, scale) in halves::<F>(&pairs[r], sums)
                 .into_iter()
                 .zip([head.d, head.last])
             {
                 *lane = _mm256_fmadd_ps(_mm256_cvtepi32_ps(n), _mm256_mul_ps(scale, d), *lane);
             }
         } else {
-            let n = _mm256_cvtepi32_ps(runs::<F, BYTES>(&pairs[r], head.scales, sums));
+            let n = _mm256_cvtepi32_ps(runs::<F>(&pairs[r], head.scales, sums));
             *lane = _mm256_fmadd_ps(n, _mm256_mul_ps(head.d, d), *lane);
         }
         match F::MINIMA {
@@ -260,12 +263,8 @@ fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
 /// The integers of eight runs, from sums of two products each.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn runs<F: Group<BYTES>, const BYTES: usize>(
-    pairs: &[__m256i; RUNS],
-    scales: __m256i,
-    sums: __m256i,
-) -> __m256i {
-    let [a, b] = quads::<F, BYTES>(pairs, scales);
+fn runs<F: Form>(pairs: &[__m256i; RUNS], scales: __m256i, sums: __m256i) -> __m256i {
+    let [a, b] = quads::<F>(pairs, scales);
     let n = _mm256_add_epi32(
         _mm256_permute2x128_si256::<0x20>(a, b),
         _mm256_permute2x128_si256::<0x31>(a, b),
@@ -284,11 +283,8 @@ fn runs<F: Group<BYTES>, const BYTES: usize>(
 /// The same for the first 16 values of each run, and for the last.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn halves<F: Group<BYTES>, const BYTES: usize>(
-    pairs: &[__m256i; RUNS],
-    sums: __m256i,
-) -> [__m256i; 2] {
-    let [a, b] = quads::<F, BYTES>(pairs, _mm256_setzero_si256());
+fn halves<F: Form>(pairs: &[__m256i; RUNS], sums: __m256i) -> [__m256i; 2] {
+    let [a, b] = quads::<F>(pairs, _mm256_setzero_si256());
     let offset = i32::from(F::OFFSET).cast_unsigned().wrapping_neg();
     // One of both sums of a run at a time.
     let firsts = _mm256_set1_epi32((offset & 0xffff).cast_signed());
@@ -309,10 +305,7 @@ fn halves<F: Group<BYTES>, const BYTES: usize>(
 /// Sums are added in 16 bits for as long as they fit.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quads<F: Group<BYTES>, const BYTES: usize>(
-    pairs: &[__m256i; RUNS],
-    scales: __m256i,
-) -> [__m256i; 2] {
+fn quads<F: Form>(pairs: &[__m256i; RUNS], scales: __m256i) -> [__m256i; 2] {
     let mut quads = [_mm256_setzero_si256(); 2];
     for (i, quad) in quads.iter_mut().enumerate() {
         let p = [
@@ -324,20 +317,17 @@ fn quads<F: Group<BYTES>, const BYTES: usize>(
         *quad = if F::DEPTH >= 4 {
             let all =
                 _mm256_hadd_epi16(_mm256_hadd_epi16(p[0], p[1]), _mm256_hadd_epi16(p[2], p[3]));
-            _mm256_madd_epi16(
-                all,
-                factors::<F, BYTES>(scales, i, [0, 0, 1, 1, 2, 2, 3, 3]),
-            )
+            _mm256_madd_epi16(all, factors::<F>(scales, i, [0, 0, 1, 1, 2, 2, 3, 3]))
         } else if F::DEPTH >= 2 {
             let (a, b) = (_mm256_hadd_epi16(p[0], p[1]), _mm256_hadd_epi16(p[2], p[3]));
             _mm256_hadd_epi32(
-                _mm256_madd_epi16(a, factors::<F, BYTES>(scales, i, [0, 0, 0, 0, 1, 1, 1, 1])),
-                _mm256_madd_epi16(b, factors::<F, BYTES>(scales, i, [2, 2, 2, 2, 3, 3, 3, 3])),
+                _mm256_madd_epi16(a, factors::<F>(scales, i, [0, 0, 0, 0, 1, 1, 1, 1])),
+                _mm256_madd_epi16(b, factors::<F>(scales, i, [2, 2, 2, 2, 3, 3, 3, 3])),
             )
         } else {
             let mut n = p;
             for (k, n) in n.iter_mut().enumerate() {
-                *n = _mm256_madd_epi16(*n, factors::<F, BYTES>(scales, i, [k as i8; 8]));
+                *n = _mm256_madd_epi16(*n, factors::<F>(scales, i, [k as i8; 8]));
             }
             _mm256_hadd_epi32(_mm256_hadd_epi32(n[0], n[1]), _mm256_hadd_epi32(n[2], n[3]))
         };
@@ -349,11 +339,7 @@ fn quads<F: Group<BYTES>, const BYTES: usize>(
 /// halves, and then for those of the last; ones if the format has none.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn factors<F: Group<BYTES>, const BYTES: usize>(
-    scales: __m256i,
-    quad: usize,
-    run: [i8; 8],
-) -> __m256i {
+fn factors<F: Form>(scales: __m256i, quad: usize, run: [i8; 8]) -> __m256i {
     if F::SCALES != Scales::Halves {
         return _mm256_set1_epi16(1);
     }

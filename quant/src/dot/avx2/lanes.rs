@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{Group, Scales};
+use super::group::{Form, Scales};
 use super::panel::{Lanes, Panel, Signed, lines, sixteens};
 use super::registers::{load_ps, store_ps};
 use crate::dot::panel::{HALF_SUMS, OFFSET, SCALE, SCALED, WORDS};
@@ -47,41 +47,48 @@ macro_rules! lanes {
             const FLOATS: bool = $floats;
 
             #[target_feature(enable = $features)]
-            unsafe fn lane<F: Group<BYTES>, const BYTES: usize>(
+            unsafe fn lanes<F: Form>(
                 size: usize,
                 panel: &Panel<'_>,
                 words: &[u32],
                 turn: usize,
+                blocks: &[usize],
                 sums: &mut [Sixteen],
             ) {
                 match size {
-                    1 => lane::<F, BYTES, 1>(panel, words, turn, sums),
-                    2 => lane::<F, BYTES, 2>(panel, words, turn, sums),
-                    3 => lane::<F, BYTES, 3>(panel, words, turn, sums),
-                    _ => lane::<F, BYTES, 4>(panel, words, turn, sums),
+                    1 => lanes::<F, 1>(panel, words, turn, blocks, sums),
+                    2 => lanes::<F, 2>(panel, words, turn, blocks, sums),
+                    3 => lanes::<F, 3>(panel, words, turn, blocks, sums),
+                    _ => lanes::<F, 4>(panel, words, turn, blocks, sums),
                 }
 
                 #[target_feature(enable = $features)]
-                fn lane<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+                fn lanes<F: Form, const T: usize>(
                     panel: &Panel<'_>,
                     words: &[u32],
                     turn: usize,
+                    blocks: &[usize],
                     sums: &mut [Sixteen],
                 ) {
-                    let each = const { sixteens::<F, $name, BYTES>() };
-                    let lines = const { lines::<F, $name, BYTES>() };
+                    let each = const { sixteens::<F, $name>() };
+                    let lines = const { lines::<F, $name>() };
                     let words = words.as_chunks::<T>().0;
-                    let blocks = panel
+                    let mut all = panel
                         .weights
                         .chunks_exact(lines)
                         .zip(panel.floats.chunks_exact(each))
                         .zip(words.as_chunks::<{ <$name as Lanes>::WORDS }>().0);
-                    let mut acc = [_mm256_setzero_ps(); T];
-                    for ((lines, floats), words) in blocks {
-                        let dots = $dots::<F, BYTES, T>(lines, floats, words);
-                        add_block::<F, BYTES, T, $floats>(dots, floats, words, &mut acc);
+                    for (i, &count) in blocks.iter().enumerate() {
+                        let mut acc = [_mm256_setzero_ps(); T];
+                        for _ in 0..count {
+                            let Some(((lines, floats), words)) = all.next() else {
+                                break;
+                            };
+                            let dots = $dots::<F, T>(lines, floats, words);
+                            add_block::<F, T, $floats>(dots, floats, words, &mut acc);
+                        }
+                        merge(turn + i, acc, sums);
                     }
-                    merge(turn, acc, sums);
                 }
             }
         }
@@ -108,7 +115,7 @@ fn merge<const T: usize>(turn: usize, mut acc: [__m256; T], sums: &mut [Sixteen]
 /// been added yet.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_block<F: Group<BYTES>, const BYTES: usize, const T: usize, const FLOATS: bool>(
+fn add_block<F: Form, const T: usize, const FLOATS: bool>(
     dots: [[__m256i; T]; 2],
     floats: &[Sixteen],
     words: &[[u32; T]],
@@ -153,7 +160,7 @@ lanes!(Vnni, "avx2,fma,f16c,avxvnni", dots_of_vnni, Flipped, true);
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn dots_of_vnni<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+fn dots_of_vnni<F: Form, const T: usize>(
     lines: &[Line],
     _: &[Sixteen],
     words: &[[u32; T]],
@@ -185,7 +192,7 @@ fn dots_of_vnni<F: Group<BYTES>, const BYTES: usize, const T: usize>(
 /// Minus the offset times the sums of a block's values.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn offsets<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+fn offsets<F: Form, const T: usize>(
     floats: &[Sixteen],
     words: &[[u32; T]],
     mut dots: [[__m256i; T]; 2],
@@ -215,13 +222,13 @@ fn offsets<F: Group<BYTES>, const BYTES: usize, const T: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots_of_words<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+fn dots_of_words<F: Form, const T: usize>(
     lines: &[Line],
     floats: &[Sixteen],
     words: &[[u32; T]],
 ) -> [[__m256i; T]; 2] {
     let ones = _mm256_set1_epi16(1);
-    let mut dots = offsets::<F, BYTES, T>(floats, words, [[_mm256_setzero_si256(); T]; 2]);
+    let mut dots = offsets::<F, T>(floats, words, [[_mm256_setzero_si256(); T]; 2]);
     if F::SIGNED {
         // Two products of bytes may not fit 16 bits, and signs would take as long as this.
         for (line, words) in lines.iter().zip(words[WORDS..].as_chunks::<2>().0) {

@@ -16,6 +16,7 @@ mod probe;
 mod quantize;
 mod registers;
 
+use self::group::Group;
 use self::lanes::{Vnni, Words};
 use super::act::ActRows;
 use super::kernels::{Isa, Kernels, MatmulI8};
@@ -141,7 +142,10 @@ fn entry<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
     // SAFETY: as in `entry!`.
     unsafe {
         if panel::packed::<L>(acts, n) {
-            panel::matmul::<F, BYTES, L>(w, acts, n, out, scratch);
+            let fill = |w: &[u8], bytes, order: &_, lines: &mut [_], floats: &mut [_]| {
+                panel::fill::<F, BYTES, L>(w, bytes, order, lines, floats);
+            };
+            panel::matmul::<F, L>(w, acts, n, out, scratch, fill);
         } else {
             group::matmul::<F, BYTES>(w, &acts.rows, &mut out);
         }
@@ -149,6 +153,6 @@ fn entry<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
 }
 
 pub(super) use float::weighted_sums;
-pub(super) use group::{Group, Scales};
-pub(super) use panel::{Lanes, Panel, Signed, sixteens};
+pub(super) use group::{Form, Scales};
+pub(super) use panel::{Lanes, Panel, Signed, matmul, packed, sixteens};
 pub(super) use registers::{prefetch, sum8};

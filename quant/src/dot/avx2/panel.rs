@@ -3,10 +3,10 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{Group, RUNS, Scales, pad};
+use super::group::{Form, Group, RUNS, Scales, pad};
 use super::registers::store_ps;
 use crate::dot::act::{ActRow, ActRows};
-use crate::dot::panel::{self, FEW, LANES, WIDE_WORDS, WORDS, place, tiles};
+use crate::dot::panel::{self, FEW, LANES, Order, WIDE_WORDS, WORDS, tiles};
 use crate::dot::results::Results;
 use crate::dot::rows::shape;
 use crate::dot::scratch::{Line, Scratch, Sixteen};
@@ -27,17 +27,19 @@ pub(in crate::dot) trait Lanes {
         Signed::Wide => WIDE_WORDS,
     };
 
-    /// Adds up one lane of the `size` rows of a tile and the rows of a panel: the `turn`th
-    /// one, in the order of [`panel::lane_of`]. `sums` has five vectors for each row of the
-    /// tile, and the last of them the result after the last turn: see [`merge`].
+    /// Adds up some lanes of the `size` rows of a tile and the rows of a panel: those of the
+    /// turns from `turn` on of which `blocks` has the numbers of blocks. `sums` has
+    /// [`LEVELS`] vectors for each row of the tile, the last of them the result once all
+    /// lanes have had their turn.
     ///
     /// # Safety
     /// The CPU must have what the instruction set needs.
-    unsafe fn lane<F: Group<BYTES>, const BYTES: usize>(
+    unsafe fn lanes<F: Form>(
         size: usize,
         panel: &Panel<'_>,
         words: &[u32],
         turn: usize,
+        blocks: &[usize],
         sums: &mut [Sixteen],
     );
 }
@@ -52,13 +54,12 @@ pub(in crate::dot) enum Signed {
 }
 
 /// Lines of a block.
-pub(super) const fn lines<F: Group<BYTES>, L: Lanes, const BYTES: usize>() -> usize {
+pub(super) const fn lines<F: Form, L: Lanes>() -> usize {
     let wide = F::SIGNED && matches!(L::SIGNED, Signed::Wide);
     L::ROWS / 2 * (1 + wide as usize)
 }
 
-/// The blocks of one lane of a panel: for each eight vectors of weights, and what goes with
-/// them.
+/// Some blocks of a panel: for each eight vectors of weights, and what goes with them.
 pub(in crate::dot) struct Panel<'a> {
     /// Of 16 rows, line `k` has values `4k..4k + 4` of each row; of 8 rows, it has two such
     /// vectors.
@@ -69,7 +70,7 @@ pub(in crate::dot) struct Panel<'a> {
 
 /// Vectors of floats, or integers of that size, that go with a block: the scale, the minima;
 /// then, where halves have their own, their scales and what makes up for the offset.
-pub(in crate::dot) const fn vectors<F: Group<BYTES>, L: Lanes, const BYTES: usize>() -> usize {
+pub(in crate::dot) const fn vectors<F: Form, L: Lanes>() -> usize {
     let halves = match F::SCALES {
         Scales::Run => 0,
         Scales::Halves if L::FLOATS => 2,
@@ -80,8 +81,8 @@ pub(in crate::dot) const fn vectors<F: Group<BYTES>, L: Lanes, const BYTES: usiz
 }
 
 /// Sixteens of them.
-pub(in crate::dot) const fn sixteens<F: Group<BYTES>, L: Lanes, const BYTES: usize>() -> usize {
-    vectors::<F, L, BYTES>().div_ceil(16 / L::ROWS)
+pub(in crate::dot) const fn sixteens<F: Form, L: Lanes>() -> usize {
+    vectors::<F, L>().div_ceil(16 / L::ROWS)
 }
 
 /// See [`crate::dot::kernels::Pack`].
@@ -90,27 +91,33 @@ pub(super) fn pack<L: Lanes>(acts: &[ActRow<'_>], packed: &mut [u32]) {
 }
 
 /// Whether rows of that length were packed for many.
-pub(super) fn packed<L: Lanes>(acts: &ActRows<'_>, n: usize) -> bool {
+pub(in crate::dot) fn packed<L: Lanes>(acts: &ActRows<'_>, n: usize) -> bool {
     acts.len() > FEW && acts.packed.len() == acts.len() * n * L::WORDS
 }
 
 /// See [`crate::dot::MatmulI8`]; all rows have `n` blocks, and the activations are packed.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::dot) fn matmul<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
+pub(in crate::dot) fn matmul<F: Form, L: Lanes>(
     w: &[u8],
     acts: &ActRows<'_>,
     n: usize,
     mut out: Results<'_>,
     scratch: &mut Scratch,
+    fill: impl Fn(&[u8], usize, &Order, &mut [Line], &mut [Sixteen]),
 ) {
     let inputs = acts.rows.len();
     let (rows, bytes) = shape(w, inputs, &out);
     if n == 0 {
         return out.fill(0.0);
     }
+    let order = Order::new(n);
+    let mut counts = [0; LANES];
+    for (turn, count) in counts.iter_mut().enumerate() {
+        *count = order.starts[turn + 1] - order.starts[turn];
+    }
     let panels = rows.div_ceil(L::ROWS);
-    let line = const { lines::<F, L, BYTES>() };
-    let float = const { sixteens::<F, L, BYTES>() };
+    let line = const { lines::<F, L>() };
+    let float = const { sixteens::<F, L>() };
     let Scratch {
         weights,
         scales,
@@ -123,23 +130,24 @@ pub(in crate::dot) fn matmul<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
         .chunks_mut(n * line)
         .zip(scales.chunks_mut(n * float));
     for (w, (lines, floats)) in w.chunks(L::ROWS * bytes).zip(parts) {
-        for eight in 0..L::ROWS / 8 {
-            // Where rows are missing, they are taken for zeros.
-            let from = (eight * 8 * bytes).min(w.len());
-            fill::<F, BYTES, L>(&w[from..], bytes, n, eight, lines, floats);
-        }
+        fill(w, bytes, &order, lines, floats);
     }
-    // A lane of some panels and of one tile stays in the first-level cache, and is used by
+    // Some lanes of some panels and of one tile stay in the first-level cache, and are used by
     // all of them.
-    let together = (LANE_BYTES / (n.div_ceil(LANES) * line * 64)).clamp(1, panels);
+    let lane_bytes = n.div_ceil(LANES) * line * 64;
+    let turns = (PANEL_BYTES / lane_bytes)
+        .clamp(1, LANES)
+        .next_power_of_two();
+    let together = (CACHED_BYTES / (turns * lane_bytes)).clamp(1, panels);
     let each = LEVELS * L::TILE * L::ROWS / 16;
     let all: Vec<_> = tiles(inputs, L::TILE).collect();
     for tiles in all.chunks(GROUP_ROWS / L::TILE) {
         for first in (0..panels).step_by(together) {
             let group = first..panels.min(first + together);
             sums.resize(tiles.len() * group.len() * each, Sixteen([0.0; 16]));
-            for turn in 0..LANES {
-                let blocks = panel::range_of_lane(panel::lane_of(turn), n);
+            for turn in (0..LANES).step_by(turns) {
+                let counts = &counts[turn..turn + turns];
+                let blocks = order.starts[turn]..order.starts[turn + turns];
                 let mut sums = sums.chunks_exact_mut(each);
                 for tile in tiles {
                     let (size, from) = (tile.len(), tile.start * n);
@@ -153,7 +161,7 @@ pub(in crate::dot) fn matmul<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
                         };
                         // SAFETY: an `L` is only named in tables that are got where the CPU
                         // has it.
-                        unsafe { L::lane::<F, BYTES>(size, &panel, words, turn, sums) };
+                        unsafe { L::lanes::<F>(size, &panel, words, turn, counts, sums) };
                     }
                 }
             }
@@ -176,11 +184,12 @@ pub(in crate::dot) fn matmul<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
 /// Levels of the tree over sixteen lanes, with that of the lanes themselves.
 pub(in crate::dot) const LEVELS: usize = 5;
 
-/// Bytes of weights of one lane that are to stay in the first-level cache, beside the
-/// activations that meet them.
-const LANE_BYTES: usize = 16 << 10;
+/// Bytes of weights that are to stay in the first-level cache, beside the activations that
+/// meet them: of one panel, and of all.
+const PANEL_BYTES: usize = 4 << 10;
+const CACHED_BYTES: usize = 16 << 10;
 
-/// Activation rows that meet the weights of one lane before those of the next.
+/// Activation rows that meet the weights of some lanes before those of others.
 const GROUP_ROWS: usize = 48;
 
 /// Eight rows of eight integers, transposed.
@@ -209,17 +218,34 @@ pub(super) fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
     columns
 }
 
+/// Takes the rows of a panel apart: as many as there are.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn fill<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
+    w: &[u8],
+    bytes: usize,
+    order: &Order,
+    weights: &mut [Line],
+    floats: &mut [Sixteen],
+) {
+    for eight in 0..L::ROWS / 8 {
+        // Where rows are missing, they are taken for zeros.
+        let from = (eight * 8 * bytes).min(w.len());
+        fill_eight::<F, BYTES, L>(&w[from..], bytes, order, eight, weights, floats);
+    }
+}
+
 /// Takes up to eight rows of `n` blocks apart, into the first or the second half of a panel
 /// of sixteen.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn fill<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
+fn fill_eight<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
     w: &[u8],
     bytes: usize,
-    n: usize,
+    order: &Order,
     eight: usize,
     weights: &mut [Line],
     floats: &mut [Sixteen],
 ) {
+    let n = order.blocks();
     let flip = _mm256_set1_epi8(if F::SIGNED && L::SIGNED == Signed::Flipped {
         -128
     } else {
@@ -251,8 +277,8 @@ fn fill<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
             for (k, rows) in runs.into_iter().enumerate() {
                 let b = g * RUNS + 4 * h + k;
                 if b < n {
-                    let each = const { lines::<F, L, BYTES>() };
-                    let lines = &mut weights[place(b, n) * each..][..each];
+                    let each = const { lines::<F, L>() };
+                    let lines = &mut weights[order.place(b) * each..][..each];
                     let mut put = |i: usize, v: __m256i| {
                         let (line, half) = half_of::<L>(i, eight);
                         let to = &mut lines[line].0.as_chunks_mut::<32>().0[half];
@@ -271,7 +297,7 @@ fn fill<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
                 }
             }
         }
-        fill_floats::<F, BYTES, L>(groups, g, n, eight, floats);
+        fill_floats::<F, BYTES, L>(groups, g, order, eight, floats);
     }
 }
 
@@ -311,7 +337,7 @@ fn half_of<L: Lanes>(i: usize, eight: usize) -> (usize, usize) {
 fn fill_floats<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
     groups: [&[u8; BYTES]; 8],
     g: usize,
-    n: usize,
+    order: &Order,
     eight: usize,
     floats: &mut [Sixteen],
 ) {
@@ -351,13 +377,13 @@ fn fill_floats<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
             }
         }
     }
-    for i in 0..const { vectors::<F, L, BYTES>() } {
+    for i in 0..const { vectors::<F, L>() } {
         for (run, v) in transpose(rows[i]).into_iter().enumerate() {
             let b = g * RUNS + run;
-            if b < n {
-                let each = const { sixteens::<F, L, BYTES>() };
+            if b < order.blocks() {
+                let each = const { sixteens::<F, L>() };
                 let (at, half) = half_of::<L>(i, eight);
-                let to = &mut floats[place(b, n) * each + at].0.as_chunks_mut().0[half];
+                let to = &mut floats[order.place(b) * each + at].0.as_chunks_mut().0[half];
                 store_ps(to, _mm256_castsi256_ps(v));
             }
         }

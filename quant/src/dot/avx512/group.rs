@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use super::registers::{load_i8, load_ps, prefetch, sum16};
 use super::transpose::transpose;
 use crate::dot::act::ActRow;
+use crate::dot::avx2::Form;
 use crate::dot::scratch::Line;
 
 /// Blocks of 32 values in a group.
@@ -19,15 +20,11 @@ pub(super) enum Minima {
     Halves(__m512, __m512),
 }
 
-/// A format, read in groups of sixteen blocks (`BYTES` bytes).
-pub(super) trait Group<const BYTES: usize> {
-    /// Whether a weight `w` is stored as the byte `w + 128`; else as `w`.
-    const OFFSET: bool;
+/// A format, read in groups of sixteen blocks (`BYTES` bytes). Signed integers are given with
+/// 128 added.
+pub(super) trait Group<const BYTES: usize>: Form {
     /// Whether [`Group::dots`] reads the activations as [`ActRow::halves`] are.
     const HALVES: bool = false;
-    /// Minima of a block.
-    const MINIMA: usize = 0;
-
     /// The weights as bytes, two blocks in each vector.
     ///
     /// # Safety
@@ -130,7 +127,7 @@ impl<'a> Part<'a> {
         Self {
             q: &q.as_chunks().0[group],
             d: &act.d.as_chunks().0[group],
-            offset: if F::OFFSET {
+            offset: if F::SIGNED {
                 &act.offset.as_chunks().0[group]
             } else {
                 &[0; GROUP]
@@ -235,7 +232,7 @@ fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     let (dots, scales, minima) = unsafe { (F::dots(group, q), F::scales(group), F::minima(group)) };
     for r in 0..R {
         let mut n = dots[r];
-        if F::OFFSET {
+        if F::SIGNED {
             // SAFETY: reads the 64 bytes of the array.
             let offset = unsafe { _mm512_loadu_si512(parts[r].offset.as_ptr().cast()) };
             n = _mm512_add_epi32(n, offset);

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::registers::load_ps;
-use crate::dot::avx2::{Group, Lanes, Panel, Scales, Signed, sixteens};
+use crate::dot::avx2::{Form, Lanes, Panel, Scales, Signed, sixteens};
 use crate::dot::panel::{HALF_SUMS, OFFSET, SCALE, SCALED, WORDS};
 use crate::dot::scratch::{Line, Sixteen};
 
@@ -26,71 +26,78 @@ pub(super) struct Vnni;
 
 impl Lanes for Vnni {
     const ROWS: usize = 16;
-    const TILE: usize = 12;
+    const TILE: usize = super::panel::TILE;
     const SIGNED: Signed = Signed::Flipped;
     const FLOATS: bool = true;
 
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn lane<F: Group<BYTES>, const BYTES: usize>(
+    unsafe fn lanes<F: Form>(
         size: usize,
         panel: &Panel<'_>,
         words: &[u32],
         turn: usize,
+        blocks: &[usize],
         sums: &mut [Sixteen],
     ) {
         match size {
-            1 => lane::<F, BYTES, 1>(panel, words, turn, sums),
-            2 => lane::<F, BYTES, 2>(panel, words, turn, sums),
-            3 => lane::<F, BYTES, 3>(panel, words, turn, sums),
-            4 => lane::<F, BYTES, 4>(panel, words, turn, sums),
-            5 => lane::<F, BYTES, 5>(panel, words, turn, sums),
-            6 => lane::<F, BYTES, 6>(panel, words, turn, sums),
-            7 => lane::<F, BYTES, 7>(panel, words, turn, sums),
-            8 => lane::<F, BYTES, 8>(panel, words, turn, sums),
-            9 => lane::<F, BYTES, 9>(panel, words, turn, sums),
-            10 => lane::<F, BYTES, 10>(panel, words, turn, sums),
-            11 => lane::<F, BYTES, 11>(panel, words, turn, sums),
-            _ => lane::<F, BYTES, 12>(panel, words, turn, sums),
+            1 => lanes::<F, 1>(panel, words, turn, blocks, sums),
+            2 => lanes::<F, 2>(panel, words, turn, blocks, sums),
+            3 => lanes::<F, 3>(panel, words, turn, blocks, sums),
+            4 => lanes::<F, 4>(panel, words, turn, blocks, sums),
+            5 => lanes::<F, 5>(panel, words, turn, blocks, sums),
+            6 => lanes::<F, 6>(panel, words, turn, blocks, sums),
+            7 => lanes::<F, 7>(panel, words, turn, blocks, sums),
+            8 => lanes::<F, 8>(panel, words, turn, blocks, sums),
+            9 => lanes::<F, 9>(panel, words, turn, blocks, sums),
+            10 => lanes::<F, 10>(panel, words, turn, blocks, sums),
+            11 => lanes::<F, 11>(panel, words, turn, blocks, sums),
+            _ => lanes::<F, 12>(panel, words, turn, blocks, sums),
         }
     }
 }
 
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn lane<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+fn lanes<F: Form, const T: usize>(
     panel: &Panel<'_>,
     words: &[u32],
     turn: usize,
+    blocks: &[usize],
     sums: &mut [Sixteen],
 ) {
-    let each = const { sixteens::<F, Vnni, BYTES>() };
-    let blocks = panel
+    let each = const { sixteens::<F, Vnni>() };
+    let mut all = panel
         .weights
         .as_chunks::<8>()
         .0
         .iter()
         .zip(panel.floats.chunks_exact(each))
         .zip(words.as_chunks::<T>().0.as_chunks::<WORDS>().0);
-    let mut acc = [_mm512_setzero_ps(); T];
-    for ((lines, floats), words) in blocks {
-        add_block::<F, BYTES, T>(lines, floats, words, &mut acc);
-    }
-    // Added to the sums of the levels that this lane completes.
     let levels = sums.as_chunks_mut::<T>().0;
-    let level = turn.trailing_ones() as usize;
-    for below in &levels[..level] {
-        for t in 0..T {
-            acc[t] = _mm512_add_ps(load_ps(&below[t].0), acc[t]);
+    for (i, &count) in blocks.iter().enumerate() {
+        let mut acc = [_mm512_setzero_ps(); T];
+        for _ in 0..count {
+            let Some(((lines, floats), words)) = all.next() else {
+                break;
+            };
+            add_block::<F, T>(lines, floats, words, &mut acc);
         }
-    }
-    for t in 0..T {
-        // SAFETY: writes the 64 bytes of the sixteen.
-        unsafe { _mm512_store_ps(levels[level][t].0.as_mut_ptr(), acc[t]) };
+        // Added to the sums of the levels that this lane completes.
+        let level = (turn + i).trailing_ones() as usize;
+        for below in &levels[..level] {
+            for t in 0..T {
+                acc[t] = _mm512_add_ps(load_ps(&below[t].0), acc[t]);
+            }
+        }
+        for t in 0..T {
+            // SAFETY: writes the 64 bytes of the sixteen.
+            unsafe { _mm512_store_ps(levels[level][t].0.as_mut_ptr(), acc[t]) };
+        }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn add_block<F: Group<BYTES>, const BYTES: usize, const T: usize>(
+fn add_block<F: Form, const T: usize>(
     lines: &[Line; 8],
     floats: &[Sixteen],
     words: &[[u32; T]; WORDS],

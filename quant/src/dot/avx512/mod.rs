@@ -133,8 +133,11 @@ fn matmul<F: Group<GROUP>, const GROUP: usize>(
 ) {
     let (_, bytes) = shape(w, acts.len(), &out);
     let n = bytes * group::GROUP / GROUP;
-    if acts.len() > FEW && acts.packed.len() == acts.len() * n * WORDS {
-        return panel::matmul::<F, GROUP>(w, acts, n, out, scratch);
+    if avx2::packed::<lanes::Vnni>(acts, n) {
+        let fill = |w: &[u8], bytes, order: &_, lines: &mut [_], floats: &mut [_]| {
+            panel::fill::<F, GROUP>(w, bytes, order, lines, floats);
+        };
+        return avx2::matmul::<F, lanes::Vnni>(w, acts, n, out, scratch, fill);
     }
     // What the activations do not reach is ignored.
     let reached = acts.rows.iter().fold(n, |n, act| n.min(act.d.len()));

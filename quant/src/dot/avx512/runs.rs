@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use super::group::{GROUP, Group, dots_of_halves};
 use super::registers::{load_64, load_ps};
 use super::transpose::transpose_words;
+use crate::dot::avx2::Form;
 use crate::dot::layout::MXFP4_SCALE;
 use crate::dot::scratch::Line;
 use crate::tables::E2M1_DOUBLED;
@@ -14,9 +15,11 @@ pub(super) struct Q8_0;
 /// Bytes of a Q8_0 block.
 const Q8_0_BYTES: usize = 34;
 
-impl Group<544> for Q8_0 {
-    const OFFSET: bool = true;
+impl Form for Q8_0 {
+    const MAX: i16 = 128;
+}
 
+impl Group<544> for Q8_0 {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn pairs(group: &[u8; 544]) -> [__m512i; 8] {
@@ -124,8 +127,11 @@ impl Mxfp4 {
     }
 }
 
+impl Form for Mxfp4 {
+    const MAX: i16 = 128;
+}
+
 impl Group<272> for Mxfp4 {
-    const OFFSET: bool = true;
     const HALVES: bool = true;
 
     #[inline]

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::group::{Group, Minima, dots_of_halves, quarters};
 use super::registers::{load_64, load_i8};
+use crate::dot::avx2::Form;
 use crate::dot::layout::q4_k_scales;
 use crate::tables::IQ2_XXS_GRID;
 
@@ -80,11 +81,14 @@ fn shift_halves(v: __m512i, low: i64, high: i64) -> __m512i {
 
 pub(super) struct Q2K;
 
-impl Group<168> for Q2K {
+impl Form for Q2K {
     // Two bits times a scale of four: at most 45.
-    const OFFSET: bool = false;
-    const HALVES: bool = true;
+    const MAX: i16 = 45;
     const MINIMA: usize = 2;
+}
+
+impl Group<168> for Q2K {
+    const HALVES: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -199,10 +203,12 @@ fn q4_k_head<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2]) -> (__m512, __m512) 
 
 pub(super) struct Q4K;
 
-impl Group<288> for Q4K {
-    const OFFSET: bool = false;
+impl Form for Q4K {
+    const MAX: i16 = 15;
     const MINIMA: usize = 1;
+}
 
+impl Group<288> for Q4K {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn pairs(group: &[u8; 288]) -> [__m512i; 8] {
@@ -230,10 +236,12 @@ impl Group<288> for Q4K {
 
 pub(super) struct Q5K;
 
-impl Group<352> for Q5K {
-    const OFFSET: bool = false;
+impl Form for Q5K {
+    const MAX: i16 = 31;
     const MINIMA: usize = 1;
+}
 
+impl Group<352> for Q5K {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn pairs(group: &[u8; 352]) -> [__m512i; 8] {
@@ -402,8 +410,11 @@ impl Iq2Xxs {
     }
 }
 
+impl Form for Iq2Xxs {
+    const MAX: i16 = 128;
+}
+
 impl Group<132> for Iq2Xxs {
-    const OFFSET: bool = true;
     const HALVES: bool = true;
 
     #[inline]

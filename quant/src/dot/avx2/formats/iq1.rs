@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::eights;
-use crate::dot::avx2::group::{Group, Head, Scales};
+use crate::dot::avx2::group::{Form, Group, Head, Scales};
 use crate::dot::avx2::registers::{f16_at, load_16};
 use crate::dot::layout::{iq1_m_d, iq1_m_scales};
 use crate::tables::IQ1_GRID;
@@ -25,10 +25,12 @@ fn u16_at<const N: usize>(block: &[u8; N], at: usize) -> u16 {
 
 pub(in crate::dot::avx2) struct Iq1S;
 
-impl Group<50> for Iq1S {
+impl Form for Iq1S {
     const OFFSET: i16 = 9;
     const MAX: i16 = 18;
+}
 
+impl Group<50> for Iq1S {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 50]) -> Head {
@@ -60,11 +62,13 @@ impl Group<50> for Iq1S {
 
 pub(in crate::dot::avx2) struct Iq1M;
 
-impl Group<56> for Iq1M {
+impl Form for Iq1M {
     const OFFSET: i16 = 9;
     const MAX: i16 = 18;
     const SCALES: Scales = Scales::Halves;
+}
 
+impl Group<56> for Iq1M {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 56]) -> Head {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{eights, even_signs, floats, odd_scales, signs_of, word};
-use crate::dot::avx2::group::{Group, Head, Scales};
+use crate::dot::avx2::group::{Form, Group, Head, Scales};
 use crate::dot::avx2::registers::{f16_at, load_16, load_32};
 use crate::tables::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID};
 
@@ -27,10 +27,12 @@ fn eighth<const N: usize>(block: &[u8; N]) -> __m256 {
 
 pub(in crate::dot::avx2) struct Iq2Xxs;
 
-impl Group<66> for Iq2Xxs {
+impl Form for Iq2Xxs {
     const OFFSET: i16 = LARGEST;
     const MAX: i16 = 2 * LARGEST;
+}
 
+impl Group<66> for Iq2Xxs {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 66]) -> Head {
@@ -75,11 +77,13 @@ impl Group<66> for Iq2Xxs {
 
 pub(in crate::dot::avx2) struct Iq2Xs;
 
-impl Group<74> for Iq2Xs {
+impl Form for Iq2Xs {
     const OFFSET: i16 = LARGEST;
     const MAX: i16 = 2 * LARGEST;
     const SCALES: Scales = Scales::Halves;
+}
 
+impl Group<74> for Iq2Xs {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 74]) -> Head {
@@ -108,11 +112,13 @@ impl Group<74> for Iq2Xs {
 
 pub(in crate::dot::avx2) struct Iq2S;
 
-impl Group<82> for Iq2S {
+impl Form for Iq2S {
     const OFFSET: i16 = LARGEST;
     const MAX: i16 = 2 * LARGEST;
     const SCALES: Scales = Scales::Halves;
+}
 
+impl Group<82> for Iq2S {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 82]) -> Head {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{even_signs, floats, signs_of};
-use crate::dot::avx2::group::{Group, Head};
+use crate::dot::avx2::group::{Form, Group, Head};
 use crate::dot::avx2::registers::{f16_at, load_16};
 use crate::tables::{IQ3_S_GRID, IQ3_XXS_GRID};
 
@@ -17,10 +17,12 @@ fn fours<const N: usize>(grid: &[[u8; 4]; N], entry: impl Fn(usize) -> usize) ->
 
 pub(in crate::dot::avx2) struct Iq3Xxs;
 
-impl Group<98> for Iq3Xxs {
+impl Form for Iq3Xxs {
     const OFFSET: i16 = 62;
     const MAX: i16 = 124;
+}
 
+impl Group<98> for Iq3Xxs {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 98]) -> Head {
@@ -60,10 +62,12 @@ impl Group<98> for Iq3Xxs {
 
 pub(in crate::dot::avx2) struct Iq3S;
 
-impl Group<110> for Iq3S {
+impl Form for Iq3S {
     const OFFSET: i16 = 15;
     const MAX: i16 = 30;
+}
 
+impl Group<110> for Iq3S {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 110]) -> Head {

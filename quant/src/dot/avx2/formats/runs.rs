@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{bits, look_up, low_bits, nibbles_of};
-use crate::dot::avx2::group::{Group, Head, Scales};
+use crate::dot::avx2::group::{Form, Group, Head, Scales};
 use crate::dot::avx2::registers::{load_16, load_32, load_ps};
 use crate::dot::layout::{MXFP4_SCALE, NVFP4_SCALE};
 use crate::tables::{E2M1_DOUBLED, IQ4_LEVELS};
@@ -66,9 +66,11 @@ macro_rules! blocks {
 
 pub(in crate::dot::avx2) struct Q8_0;
 
-impl Group<272> for Q8_0 {
+impl Form for Q8_0 {
     const MAX: i16 = 128;
+}
 
+impl Group<272> for Q8_0 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(group: &[u8; 272]) -> Head {
@@ -91,10 +93,12 @@ const E2M1_SHIFTED: [i8; 16] = {
     table
 };
 
-impl Group<136> for Mxfp4 {
+impl Form for Mxfp4 {
     const OFFSET: i16 = 12;
     const MAX: i16 = 24;
+}
 
+impl Group<136> for Mxfp4 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(group: &[u8; 136]) -> Head {
@@ -122,9 +126,11 @@ impl Group<136> for Mxfp4 {
 
 pub(in crate::dot::avx2) struct Iq4Nl;
 
-impl Group<144> for Iq4Nl {
+impl Form for Iq4Nl {
     const MAX: i16 = 128;
+}
 
+impl Group<144> for Iq4Nl {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(group: &[u8; 144]) -> Head {
@@ -136,10 +142,12 @@ impl Group<144> for Iq4Nl {
 
 pub(in crate::dot::avx2) struct Q4_0;
 
-impl Group<144> for Q4_0 {
+impl Form for Q4_0 {
     const OFFSET: i16 = 8;
     const MAX: i16 = 15;
+}
 
+impl Group<144> for Q4_0 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(group: &[u8; 144]) -> Head {
@@ -151,10 +159,12 @@ impl Group<144> for Q4_0 {
 
 pub(in crate::dot::avx2) struct Q4_1;
 
-impl Group<160> for Q4_1 {
+impl Form for Q4_1 {
     const MAX: i16 = 15;
     const MINIMA: usize = 1;
+}
 
+impl Group<160> for Q4_1 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(group: &[u8; 160]) -> Head {
@@ -168,10 +178,12 @@ impl Group<160> for Q4_1 {
 
 pub(in crate::dot::avx2) struct Q5_0;
 
-impl Group<176> for Q5_0 {
+impl Form for Q5_0 {
     const OFFSET: i16 = 16;
     const MAX: i16 = 31;
+}
 
+impl Group<176> for Q5_0 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(group: &[u8; 176]) -> Head {
@@ -186,10 +198,12 @@ impl Group<176> for Q5_0 {
 
 pub(in crate::dot::avx2) struct Q5_1;
 
-impl Group<192> for Q5_1 {
+impl Form for Q5_1 {
     const MAX: i16 = 31;
     const MINIMA: usize = 1;
+}
 
+impl Group<192> for Q5_1 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(group: &[u8; 192]) -> Head {
@@ -206,12 +220,13 @@ impl Group<192> for Q5_1 {
 
 pub(in crate::dot::avx2) struct Nvfp4;
 
-/// Four blocks of 64 values.
-impl Group<144> for Nvfp4 {
+impl Form for Nvfp4 {
     const OFFSET: i16 = 12;
     const MAX: i16 = 24;
     const SCALES: Scales = Scales::Floats;
+}
 
+impl Group<144> for Nvfp4 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(group: &[u8; 144]) -> Head {

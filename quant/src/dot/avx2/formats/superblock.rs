@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{floats, look_up, low_bits, nibbles_of};
-use crate::dot::avx2::group::{Group, Head, Scales};
+use crate::dot::avx2::group::{Form, Group, Head, Scales};
 use crate::dot::avx2::registers::{f16_at, load_16, load_32};
 use crate::dot::layout::{iq4_xs_scales, q3_k_scales, q4_k_scales};
 use crate::tables::IQ4_LEVELS;
@@ -65,11 +65,13 @@ fn high_bits<const TO: u32>(v: __m256i, h: usize) -> [__m256i; 4] {
 
 pub(in crate::dot::avx2) struct Q2K;
 
-impl Group<84> for Q2K {
+impl Form for Q2K {
     const MAX: i16 = 3;
     const SCALES: Scales = Scales::Halves;
     const MINIMA: usize = 2;
+}
 
+impl Group<84> for Q2K {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 84]) -> Head {
@@ -99,11 +101,13 @@ impl Group<84> for Q2K {
 
 pub(in crate::dot::avx2) struct Q3K;
 
-impl Group<110> for Q3K {
+impl Form for Q3K {
     const OFFSET: i16 = 4;
     const MAX: i16 = 7;
     const SCALES: Scales = Scales::Halves;
+}
 
+impl Group<110> for Q3K {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 110]) -> Head {
@@ -137,10 +141,12 @@ fn q4_k_head<const BYTES: usize>(block: &[u8; BYTES]) -> Head {
 
 pub(in crate::dot::avx2) struct Q4K;
 
-impl Group<144> for Q4K {
+impl Form for Q4K {
     const MAX: i16 = 15;
     const MINIMA: usize = 1;
+}
 
+impl Group<144> for Q4K {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 144]) -> Head {
@@ -159,10 +165,12 @@ impl Group<144> for Q4K {
 
 pub(in crate::dot::avx2) struct Q5K;
 
-impl Group<176> for Q5K {
+impl Form for Q5K {
     const MAX: i16 = 31;
     const MINIMA: usize = 1;
+}
 
+impl Group<176> for Q5K {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 176]) -> Head {
@@ -184,11 +192,13 @@ impl Group<176> for Q5K {
 
 pub(in crate::dot::avx2) struct Q6K;
 
-impl Group<210> for Q6K {
+impl Form for Q6K {
     const OFFSET: i16 = 32;
     const MAX: i16 = 63;
     const SCALES: Scales = Scales::Halves;
+}
 
+impl Group<210> for Q6K {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 210]) -> Head {
@@ -216,9 +226,11 @@ impl Group<210> for Q6K {
 
 pub(in crate::dot::avx2) struct Iq4Xs;
 
-impl Group<136> for Iq4Xs {
+impl Form for Iq4Xs {
     const MAX: i16 = 128;
+}
 
+impl Group<136> for Iq4Xs {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 136]) -> Head {
