@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::columns::transpose;
 use super::registers::{load_i8, load_ps, prefetch, sum8};
 use crate::dot::act::ActRow;
 use crate::dot::results::Results;
@@ -85,6 +86,34 @@ pub(in crate::dot) trait Group<const BYTES: usize>: Form {
     /// # Safety
     /// The CPU must have AVX2, FMA and F16C.
     unsafe fn quad(group: &[u8; BYTES], h: usize) -> [__m256i; 4];
+
+    /// The same of eight rows, four values of each side by side: `put(run, k, v)` gets
+    /// values `4k..4k + 4` of a run of every row.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2, FMA and F16C.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn columns(
+        rows: [&[u8; BYTES]; 8],
+        h: usize,
+        mut put: impl FnMut(usize, usize, __m256i),
+    ) {
+        let mut runs = [[_mm256_setzero_si256(); 8]; 4];
+        for r in 0..8 {
+            // SAFETY: this function has the features.
+            let quad = unsafe { Self::quad(rows[r], h) };
+            for run in 0..4 {
+                runs[run][r] = quad[run];
+            }
+        }
+        for run in 0..4 {
+            let columns = transpose(runs[run]);
+            for k in 0..8 {
+                put(run, k, columns[k]);
+            }
+        }
+    }
 }
 
 /// See [`crate::dot::MatmulI8`], for few activation rows.

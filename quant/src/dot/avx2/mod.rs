@@ -6,6 +6,7 @@
 // Loops over rows and registers index several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
+mod columns;
 mod float;
 mod formats;
 mod group;

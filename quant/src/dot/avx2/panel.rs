@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::columns::transpose;
 use super::group::{Form, Group, RUNS, Scales, pad};
 use super::registers::store_ps;
 use crate::dot::act::{ActRow, ActRows};
@@ -192,32 +193,6 @@ const CACHED_BYTES: usize = 16 << 10;
 /// Activation rows that meet the weights of some lanes before those of others.
 const GROUP_ROWS: usize = 48;
 
-/// Eight rows of eight integers, transposed.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
-    let mut pairs = [_mm256_setzero_si256(); 8];
-    for i in 0..4 {
-        pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        pairs[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-    }
-    // Each 128 bits have a column of four rows: columns k and k + 4.
-    let mut fours = [_mm256_setzero_si256(); 8];
-    for i in 0..2 {
-        for k in 0..2 {
-            let (a, b) = (pairs[4 * i + k], pairs[4 * i + 2 + k]);
-            fours[4 * i + 2 * k] = _mm256_unpacklo_epi64(a, b);
-            fours[4 * i + 2 * k + 1] = _mm256_unpackhi_epi64(a, b);
-        }
-    }
-    let mut columns = [_mm256_setzero_si256(); 8];
-    for k in 0..4 {
-        columns[k] = _mm256_permute2x128_si256::<0x20>(fours[k], fours[4 + k]);
-        columns[4 + k] = _mm256_permute2x128_si256::<0x31>(fours[k], fours[4 + k]);
-    }
-    columns
-}
-
 /// Takes the rows of a panel apart: as many as there are.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn fill<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
@@ -227,77 +202,73 @@ pub(super) fn fill<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
     weights: &mut [Line],
     floats: &mut [Sixteen],
 ) {
-    for eight in 0..L::ROWS / 8 {
-        // Where rows are missing, they are taken for zeros.
-        let from = (eight * 8 * bytes).min(w.len());
-        fill_eight::<F, BYTES, L>(&w[from..], bytes, order, eight, weights, floats);
-    }
-}
-
-/// Takes up to eight rows of `n` blocks apart, into the first or the second half of a panel
-/// of sixteen.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn fill_eight<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
-    w: &[u8],
-    bytes: usize,
-    order: &Order,
-    eight: usize,
-    weights: &mut [Line],
-    floats: &mut [Sixteen],
-) {
     let n = order.blocks();
-    let flip = _mm256_set1_epi8(if F::SIGNED && L::SIGNED == Signed::Flipped {
-        -128
-    } else {
-        0
-    });
     let empty = [0; BYTES];
     let mut padded = [[0; BYTES]; 8];
     for g in 0..n.div_ceil(RUNS) {
-        let mut groups = [&empty; 8];
         let whole = n >= (g + 1) * RUNS;
-        let rows = w.chunks_exact(bytes);
-        for ((group, padded), row) in groups.iter_mut().zip(&mut padded).zip(rows) {
-            if whole {
-                *group = &row.as_chunks::<BYTES>().0[g];
-            } else {
-                *padded = pad(&row[g * BYTES..]);
-                *group = padded;
-            }
-        }
-        for h in 0..2 {
-            let mut runs = [[_mm256_setzero_si256(); 8]; 4];
-            for r in 0..8 {
-                // SAFETY: this function has the features.
-                let quad = unsafe { F::quad(groups[r], h) };
-                for k in 0..4 {
-                    runs[k][r] = _mm256_xor_si256(quad[k], flip);
+        for (eight, w) in w.chunks(8 * bytes).enumerate() {
+            // Where rows are missing, they are taken for zeros.
+            let mut groups = [&empty; 8];
+            let rows = w.chunks_exact(bytes);
+            for ((group, padded), row) in groups.iter_mut().zip(&mut padded).zip(rows) {
+                if whole {
+                    *group = &row.as_chunks::<BYTES>().0[g];
+                } else {
+                    *padded = pad(&row[g * BYTES..]);
+                    *group = padded;
                 }
             }
-            for (k, rows) in runs.into_iter().enumerate() {
-                let b = g * RUNS + 4 * h + k;
-                if b < n {
-                    let each = const { lines::<F, L>() };
-                    let lines = &mut weights[order.place(b) * each..][..each];
-                    let mut put = |i: usize, v: __m256i| {
-                        let (line, half) = half_of::<L>(i, eight);
-                        let to = &mut lines[line].0.as_chunks_mut::<32>().0[half];
-                        // SAFETY: writes the 32 bytes of `to`.
-                        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) };
-                    };
-                    for (i, v) in transpose(rows).into_iter().enumerate() {
-                        if F::SIGNED && L::SIGNED == Signed::Wide {
-                            let [low, high] = widened(v);
-                            put(2 * i, low);
-                            put(2 * i + 1, high);
-                        } else {
-                            put(i, v);
-                        }
-                    }
-                }
+            fill_integers::<F, BYTES, L>(groups, g, order, eight, weights);
+            fill_floats::<F, BYTES, L>(groups, g, order, eight, floats);
+        }
+    }
+}
+
+/// The integers of a group of eight rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fill_integers<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
+    groups: [&[u8; BYTES]; 8],
+    g: usize,
+    order: &Order,
+    eight: usize,
+    weights: &mut [Line],
+) {
+    let flip = _mm256_set1_epi8(-128);
+    let each = const { lines::<F, L>() };
+    // What goes on beyond the end of a row.
+    let mut nowhere = [Line([0; 64]); 16];
+    for h in 0..2 {
+        let mut to = [nowhere.as_mut_ptr(); 4];
+        for (run, to) in to.iter_mut().enumerate() {
+            let b = g * RUNS + 4 * h + run;
+            if b < order.blocks() {
+                *to = weights[order.place(b) * each..][..each].as_mut_ptr();
             }
         }
-        fill_floats::<F, BYTES, L>(groups, g, order, eight, floats);
+        let put = |run: usize, k: usize, v: __m256i| {
+            let store = |i: usize, v: __m256i| {
+                let (line, half) = half_of::<L>(i, eight);
+                // SAFETY: of each run the pointer is good for `each` lines, or sixteen, which
+                // is the most there are; the halves of a line have 32 bytes.
+                unsafe {
+                    let to = to[run].add(line).cast::<__m256i>().add(half);
+                    _mm256_store_si256(to, v);
+                }
+            };
+            match L::SIGNED {
+                Signed::Wide if F::SIGNED => {
+                    let [low, high] = widened(v);
+                    store(2 * k, low);
+                    store(2 * k + 1, high);
+                }
+                Signed::Flipped if F::SIGNED => store(k, _mm256_xor_si256(v, flip)),
+                _ => store(k, v),
+            }
+        };
+        // SAFETY: this function has the features.
+        unsafe { F::columns(groups, h, put) };
     }
 }
 

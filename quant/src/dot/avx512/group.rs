@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::registers::{load_i8, load_ps, prefetch, sum16};
 use super::transpose::transpose;
+use crate::GgmlType;
 use crate::dot::act::ActRow;
 use crate::dot::avx2::Form;
 use crate::dot::scratch::Line;
@@ -23,6 +24,8 @@ pub(super) enum Minima {
 /// A format, read in groups of sixteen blocks (`BYTES` bytes). Signed integers are given with
 /// 128 added.
 pub(super) trait Group<const BYTES: usize>: Form {
+    /// The type whose rows AVX2 takes apart faster where there are many activation rows.
+    const BY_AVX2: Option<GgmlType> = None;
     /// Whether [`Group::dots`] reads the activations as [`ActRow::halves`] are.
     const HALVES: bool = false;
     /// The weights as bytes, two blocks in each vector.

@@ -134,6 +134,9 @@ fn matmul<F: Group<GROUP>, const GROUP: usize>(
     let (_, bytes) = shape(w, acts.len(), &out);
     let n = bytes * group::GROUP / GROUP;
     if avx2::packed::<lanes::Vnni>(acts, n) {
+        if let Some(many) = F::BY_AVX2.and_then(VNNI_KERNELS.int8) {
+            return many(w, acts, out, scratch);
+        }
         let fill = |w: &[u8], bytes, order: &_, lines: &mut [_], floats: &mut [_]| {
             panel::fill::<F, GROUP>(w, bytes, order, lines, floats);
         };

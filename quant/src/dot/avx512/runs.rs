@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use super::group::{GROUP, Group, dots_of_halves};
 use super::registers::{load_64, load_ps};
 use super::transpose::transpose_words;
+use crate::GgmlType;
 use crate::dot::avx2::Form;
 use crate::dot::layout::MXFP4_SCALE;
 use crate::dot::scratch::Line;
@@ -20,6 +21,8 @@ impl Form for Q8_0 {
 }
 
 impl Group<544> for Q8_0 {
+    const BY_AVX2: Option<GgmlType> = Some(GgmlType::Q8_0);
+
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn pairs(group: &[u8; 544]) -> [__m512i; 8] {

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::group::{Group, Minima, dots_of_halves, quarters};
 use super::registers::{load_64, load_i8};
+use crate::GgmlType;
 use crate::dot::avx2::Form;
 use crate::dot::layout::q4_k_scales;
 use crate::tables::IQ2_XXS_GRID;
@@ -209,6 +210,8 @@ impl Form for Q4K {
 }
 
 impl Group<288> for Q4K {
+    const BY_AVX2: Option<GgmlType> = Some(GgmlType::Q4_K);
+
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn pairs(group: &[u8; 288]) -> [__m512i; 8] {
@@ -242,6 +245,8 @@ impl Form for Q5K {
 }
 
 impl Group<352> for Q5K {
+    const BY_AVX2: Option<GgmlType> = Some(GgmlType::Q5_K);
+
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn pairs(group: &[u8; 352]) -> [__m512i; 8] {

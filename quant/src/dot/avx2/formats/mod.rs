@@ -14,6 +14,7 @@ pub(super) use iq3::{Iq3S, Iq3Xxs};
 pub(super) use runs::{Iq4Nl, Mxfp4, Nvfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub(super) use superblock::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
 
+use super::columns;
 use super::registers::load_32;
 
 /// Eight bytes as floats.
@@ -34,6 +35,19 @@ fn low_bits(v: __m256i, mask: i8) -> __m256i {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn nibbles_of(packed: __m128i) -> __m256i {
     low_bits(_mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed), 15)
+}
+
+/// The same sixteen bytes of eight rows: vector `k` has values `4k..4k + 4` of each.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn columns_of_nibbles<const BYTES: usize>(rows: [&[u8; BYTES]; 8], at: usize) -> [__m256i; 8] {
+    let packed = columns::of_16(rows, at);
+    let mut codes = [_mm256_setzero_si256(); 8];
+    for k in 0..4 {
+        codes[k] = low_bits(packed[k], 15);
+        codes[4 + k] = low_bits(_mm256_srli_epi16::<4>(packed[k]), 15);
+    }
+    codes
 }
 
 /// Looks four bits of each byte up in a table of sixteen.

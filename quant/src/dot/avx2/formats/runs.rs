@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{bits, look_up, low_bits, nibbles_of};
+use super::{bits, columns_of_nibbles, look_up, low_bits, nibbles_of};
+use crate::dot::avx2::columns;
 use crate::dot::avx2::group::{Form, Group, Head, Scales};
 use crate::dot::avx2::registers::{load_16, load_32, load_ps};
 use crate::dot::layout::{MXFP4_SCALE, NVFP4_SCALE};
@@ -62,6 +63,34 @@ macro_rules! blocks {
             [one(0), one(1), one(2), one(3)]
         }
     };
+    // Sixteen bytes of nibbles from byte `at` on, each code made a value.
+    ($group:literal, $block:literal, nibbles at $at:literal, |$codes:ident| $value:expr) => {
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn quad(group: &[u8; $group], h: usize) -> [__m256i; 4] {
+            let one = |k: usize| {
+                let $codes = nibbles_of(load_16(group, $block * (4 * h + k) + $at));
+                $value
+            };
+            [one(0), one(1), one(2), one(3)]
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn columns(
+            rows: [&[u8; $group]; 8],
+            h: usize,
+            mut put: impl FnMut(usize, usize, __m256i),
+        ) {
+            for run in 0..4 {
+                let codes = columns_of_nibbles(rows, $block * (4 * h + run) + $at);
+                for k in 0..8 {
+                    let $codes = codes[k];
+                    put(run, k, $value);
+                }
+            }
+        }
+    };
 }
 
 pub(in crate::dot::avx2) struct Q8_0;
@@ -78,6 +107,17 @@ impl Group<272> for Q8_0 {
     }
 
     blocks!(272, 34, |b| load_32(b, 2));
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn columns(rows: [&[u8; 272]; 8], h: usize, mut put: impl FnMut(usize, usize, __m256i)) {
+        for run in 0..4 {
+            let values = columns::of_32(rows, 34 * (4 * h + run) + 2);
+            for k in 0..8 {
+                put(run, k, values[k]);
+            }
+        }
+    }
 }
 
 pub(in crate::dot::avx2) struct Mxfp4;
@@ -118,10 +158,7 @@ impl Group<136> for Mxfp4 {
         ))
     }
 
-    blocks!(136, 17, |b| look_up(
-        E2M1_SHIFTED,
-        nibbles_of(load_16(b, 1))
-    ));
+    blocks!(136, 17, nibbles at 1, |codes| look_up(E2M1_SHIFTED, codes));
 }
 
 pub(in crate::dot::avx2) struct Iq4Nl;
@@ -137,7 +174,7 @@ impl Group<144> for Iq4Nl {
         Head::new(halves_at::<144, 18>(group, 0))
     }
 
-    blocks!(144, 18, |b| look_up(IQ4_LEVELS, nibbles_of(load_16(b, 2))));
+    blocks!(144, 18, nibbles at 2, |codes| look_up(IQ4_LEVELS, codes));
 }
 
 pub(in crate::dot::avx2) struct Q4_0;
@@ -154,7 +191,7 @@ impl Group<144> for Q4_0 {
         Head::new(halves_at::<144, 18>(group, 0))
     }
 
-    blocks!(144, 18, |b| nibbles_of(load_16(b, 2)));
+    blocks!(144, 18, nibbles at 2, |codes| codes);
 }
 
 pub(in crate::dot::avx2) struct Q4_1;
@@ -173,7 +210,7 @@ impl Group<160> for Q4_1 {
         head
     }
 
-    blocks!(160, 20, |b| nibbles_of(load_16(b, 4)));
+    blocks!(160, 20, nibbles at 4, |codes| codes);
 }
 
 pub(in crate::dot::avx2) struct Q5_0;

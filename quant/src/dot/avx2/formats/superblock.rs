@@ -2,11 +2,50 @@
 
 use std::arch::x86_64::*;
 
-use super::{floats, look_up, low_bits, nibbles_of};
+use super::{columns_of_nibbles, floats, look_up, low_bits, nibbles_of};
+use crate::dot::avx2::columns;
 use crate::dot::avx2::group::{Form, Group, Head, Scales};
 use crate::dot::avx2::registers::{f16_at, load_16, load_32};
 use crate::dot::layout::{iq4_xs_scales, q3_k_scales, q4_k_scales};
 use crate::tables::IQ4_LEVELS;
+
+/// A format that unpacks whole parts of 32 bytes, so also four bytes of each of eight rows.
+macro_rules! parts {
+    ($bytes:literal, |$h:ident| [$($offset:expr),+], |$parts:pat_param, $half:ident| $unpack:expr) => {
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn quad(block: &[u8; $bytes], $h: usize) -> [__m256i; 4] {
+            let ($half, $parts) = ($h, [$(load_32(block, $offset)),+]);
+            $unpack
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn columns(
+            rows: [&[u8; $bytes]; 8],
+            $h: usize,
+            mut put: impl FnMut(usize, usize, __m256i),
+        ) {
+            let $half = $h;
+            // Sixteen bytes at a time, so that there are registers for all parts.
+            for quarter in 0..2 {
+                let columns = [$(columns::of_16(rows, $offset + 16 * quarter)),+];
+                for k in 0..4 {
+                    // No calls of `array::map` here: they are not inlined.
+                    let mut part = [_mm256_setzero_si256(); [$(stringify!($offset)),+].len()];
+                    for (part, columns) in part.iter_mut().zip(&columns) {
+                        *part = columns[k];
+                    }
+                    let $parts = part;
+                    let quad: [__m256i; 4] = $unpack;
+                    for run in 0..4 {
+                        put(run, 4 * quarter + k, quad[run]);
+                    }
+                }
+            }
+        }
+    };
+}
 
 /// Bits 0-1, 2-3, 4-5 and 6-7 of each byte.
 #[inline]
@@ -92,11 +131,7 @@ impl Group<84> for Q2K {
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quad(block: &[u8; 84], h: usize) -> [__m256i; 4] {
-        bit_pairs(load_32(block, 16 + 32 * h))
-    }
+    parts!(84, |h| [16 + 32 * h], |[packed], _h| bit_pairs(packed));
 }
 
 pub(in crate::dot::avx2) struct Q3K;
@@ -119,14 +154,11 @@ impl Group<110> for Q3K {
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quad(block: &[u8; 110], h: usize) -> [__m256i; 4] {
-        let low = bit_pairs(load_32(block, 32 + 32 * h));
-        let high = high_bits::<2>(load_32(block, 0), h);
+    parts!(110, |h| [32 + 32 * h, 0], |[low, high], h| {
+        let (low, high) = (bit_pairs(low), high_bits::<2>(high, h));
         let join = |k: usize| _mm256_or_si256(low[k], high[k]);
         [join(0), join(1), join(2), join(3)]
-    }
+    });
 }
 
 /// The header that Q4_K and Q5_K share.
@@ -153,14 +185,9 @@ impl Group<144> for Q4K {
         q4_k_head(block)
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quad(block: &[u8; 144], h: usize) -> [__m256i; 4] {
-        nibbles(
-            load_32(block, 16 + 64 * h),
-            load_32(block, 16 + 64 * h + 32),
-        )
-    }
+    parts!(144, |h| [16 + 64 * h, 48 + 64 * h], |[a, b], _h| nibbles(
+        a, b
+    ));
 }
 
 pub(in crate::dot::avx2) struct Q5K;
@@ -177,17 +204,15 @@ impl Group<176> for Q5K {
         q4_k_head(block)
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quad(block: &[u8; 176], h: usize) -> [__m256i; 4] {
-        let low = nibbles(
-            load_32(block, 48 + 64 * h),
-            load_32(block, 48 + 64 * h + 32),
-        );
-        let high = high_bits::<4>(load_32(block, 16), h);
-        let join = |k: usize| _mm256_or_si256(low[k], high[k]);
-        [join(0), join(1), join(2), join(3)]
-    }
+    parts!(
+        176,
+        |h| [48 + 64 * h, 80 + 64 * h, 16],
+        |[a, b, high], h| {
+            let (low, high) = (nibbles(a, b), high_bits::<4>(high, h));
+            let join = |k: usize| _mm256_or_si256(low[k], high[k]);
+            [join(0), join(1), join(2), join(3)]
+        }
+    );
 }
 
 pub(in crate::dot::avx2) struct Q6K;
@@ -208,20 +233,21 @@ impl Group<210> for Q6K {
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quad(block: &[u8; 210], h: usize) -> [__m256i; 4] {
-        let [a, c, b, d] = nibbles(load_32(block, 64 * h), load_32(block, 64 * h + 32));
-        let high = load_32(block, 128 + 32 * h);
-        // The pairs of bits, moved to bits 4 and 5.
-        let pair = |v: __m256i| low_bits(v, 0x30);
-        [
-            _mm256_or_si256(a, pair(_mm256_slli_epi16::<4>(high))),
-            _mm256_or_si256(b, pair(_mm256_slli_epi16::<2>(high))),
-            _mm256_or_si256(c, pair(high)),
-            _mm256_or_si256(d, pair(_mm256_srli_epi16::<2>(high))),
-        ]
-    }
+    parts!(
+        210,
+        |h| [64 * h, 64 * h + 32, 128 + 32 * h],
+        |[a, b, high], _h| {
+            let [a, c, b, d] = nibbles(a, b);
+            // The pairs of bits, moved to bits 4 and 5.
+            let pair = |v: __m256i| low_bits(v, 0x30);
+            [
+                _mm256_or_si256(a, pair(_mm256_slli_epi16::<4>(high))),
+                _mm256_or_si256(b, pair(_mm256_slli_epi16::<2>(high))),
+                _mm256_or_si256(c, pair(high)),
+                _mm256_or_si256(d, pair(_mm256_srli_epi16::<2>(high))),
+            ]
+        }
+    );
 }
 
 pub(in crate::dot::avx2) struct Iq4Xs;
@@ -247,5 +273,16 @@ impl Group<136> for Iq4Xs {
             look_up(IQ4_LEVELS, codes)
         };
         [run(0), run(1), run(2), run(3)]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn columns(rows: [&[u8; 136]; 8], h: usize, mut put: impl FnMut(usize, usize, __m256i)) {
+        for run in 0..4 {
+            let codes = columns_of_nibbles(rows, 8 + 64 * h + 16 * run);
+            for k in 0..8 {
+                put(run, k, look_up(IQ4_LEVELS, codes[k]));
+            }
+        }
     }
 }
