@@ -155,5 +155,5 @@ fn entry<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
 
 pub(super) use float::weighted_sums;
 pub(super) use group::{Form, Scales};
-pub(super) use panel::{Lanes, Panel, Signed, matmul, packed, sixteens};
+pub(super) use panel::{Lanes, Panel, Signed, matmul, packed, prefetch_next, sixteens};
 pub(super) use registers::{prefetch, sum8};

@@ -214,6 +214,7 @@ pub(super) fn fill<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
             for ((group, padded), row) in groups.iter_mut().zip(&mut padded).zip(rows) {
                 if whole {
                     *group = &row.as_chunks::<BYTES>().0[g];
+                    prefetch_next(*group, L::ROWS * bytes);
                 } else {
                     *padded = pad(&row[g * BYTES..]);
                     *group = padded;
@@ -222,6 +223,17 @@ pub(super) fn fill<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
             fill_integers::<F, BYTES, L>(groups, g, order, eight, weights);
             fill_floats::<F, BYTES, L>(groups, g, order, eight, floats);
         }
+    }
+}
+
+/// Asks for what lies `ahead` bytes after these, in the next panel: the short rows of a panel
+/// are too many streams for the processor's own prefetching.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::dot) fn prefetch_next(bytes: &[u8], ahead: usize) {
+    let start = bytes.as_ptr().wrapping_add(ahead).cast::<i8>();
+    for line in (0..bytes.len()).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line));
     }
 }
 

@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use super::group::{GROUP, Group, Minima, pad};
 use super::transpose::{transpose, transpose_words};
 use crate::dot::act::ActRow;
+use crate::dot::avx2::prefetch_next;
 use crate::dot::panel::{self, Order, WORDS};
 use crate::dot::scratch::{Line, Sixteen};
 
@@ -47,6 +48,7 @@ pub(super) fn fill<F: Group<BYTES>, const BYTES: usize>(
         {
             if whole {
                 *group = &row.as_chunks::<BYTES>().0[g];
+                prefetch_next(*group, ROWS * bytes);
             } else {
                 *padded = pad(&row[g * BYTES..]);
                 *group = padded;

@@ -123,11 +123,37 @@ impl Cpu {
         let (tokens, d) = (x.rows, x.cols);
         let (groups, places) = group(routed, shared, routing, tokens);
         let pairs = groups.last().map_or(0, |g| g.start + g.tokens.len());
-        let mut out = vec![0.0; pairs * d];
+        self.with_floats(pairs * d, |out| {
+            self.outputs(routed, &groups, x, out)?;
+            // Per token, in the order in which its experts were chosen; shared last.
+            y.reshape(tokens, d);
+            let rows = y.data.par_chunks_mut(d).zip(&places);
+            rows.for_each(|(y, places)| {
+                y.fill(0.0);
+                for &(g, i) in places {
+                    let part = &out[(groups[g].start + i) * d..][..d];
+                    for (y, v) in y.iter_mut().zip(part) {
+                        *y += v;
+                    }
+                }
+            });
+            Ok(())
+        })
+    }
+
+    /// The outputs of each group for its tokens, `[pairs, d]`.
+    fn outputs(
+        &self,
+        routed: &ExpertWeights<Cpu>,
+        groups: &[Group<'_>],
+        x: &Matrix,
+        out: &mut [f32],
+    ) -> Result<(), EngineError> {
+        let d = x.cols;
         match &routed.streamed {
             None => {
                 groups.par_iter().try_for_each(Group::check)?;
-                let parts = split(&groups, &mut out, d);
+                let parts = split(groups, out, d);
                 let ready = groups.iter().zip(parts).map(|(group, out)| Ready {
                     group,
                     matrices: group.resident(),
@@ -138,7 +164,7 @@ impl Cpu {
             Some(layer) => {
                 // By number of expert, the shared one last.
                 let experts: Vec<u32> = groups.iter().filter_map(|g| g.expert).collect();
-                let mut parts: Vec<_> = split(&groups, &mut out, d).into_iter().map(Some).collect();
+                let mut parts: Vec<_> = split(groups, out, d).into_iter().map(Some).collect();
                 let mut shared_part = parts.drain(experts.len()..).next().flatten();
                 let first = || {
                     if let (Some(group), Some(out)) =
@@ -165,31 +191,30 @@ impl Cpu {
                 })?;
             }
         }
-
-        // Per token, in the order in which its experts were chosen; shared last.
-        y.reshape(tokens, d);
-        let rows = y.data.par_chunks_mut(d).zip(&places);
-        rows.for_each(|(y, places)| {
-            y.fill(0.0);
-            for &(g, i) in places {
-                let part = &out[(groups[g].start + i) * d..][..d];
-                for (y, v) in y.iter_mut().zip(part) {
-                    *y += v;
-                }
-            }
-        });
         Ok(())
     }
 
     /// The outputs of some groups.
     fn run_groups(&self, mut ready: Vec<Ready<'_, '_>>, x: &Matrix) {
-        let hidden = self.hidden(&ready, x);
         let Some(first) = ready.first() else {
             return;
         };
-        let (ff, d) = (first.group.weights.down.cols(), x.cols);
+        let ff = first.group.weights.down.cols();
+        let pairs: usize = ready.iter().map(|r| r.group.tokens.len()).sum();
+        self.with_floats(pairs * ff, |hidden| {
+            self.hidden(&ready, x, hidden);
+            self.down(&mut ready, x.cols, hidden);
+        });
+    }
+
+    /// The products with the last matrices of some groups.
+    fn down(&self, ready: &mut [Ready<'_, '_>], d: usize, hidden: &[f32]) {
+        let Some(first) = ready.first() else {
+            return;
+        };
+        let ff = first.group.weights.down.cols();
         let types: Vec<_> = ready.iter().map(|r| r.group.weights.down.ty()).collect();
-        let acts = Activations::new(self, &hidden, ff, &types);
+        let acts = Activations::new(self, hidden, ff, &types);
         let words: Vec<_> = ready
             .iter()
             .map(|r| acts.words(r.group.tokens.len()))
@@ -222,18 +247,16 @@ impl Cpu {
 
     /// `weight * silu(gate) * up` of every group's tokens: `[pairs, ff]`, in
     /// the order of the groups.
-    fn hidden(&self, ready: &[Ready<'_, '_>], x: &Matrix) -> Vec<f32> {
+    fn hidden(&self, ready: &[Ready<'_, '_>], x: &Matrix, out: &mut [f32]) {
         let types: Vec<_> = ready
             .iter()
             .flat_map(|r| [r.group.weights.gate.ty(), r.group.weights.up.ty()])
             .collect();
         let acts = Activations::new(self, &x.data, x.cols, &types);
         let Some(first) = ready.first() else {
-            return Vec::new();
+            return;
         };
         let ff = first.group.weights.gate.rows();
-        let pairs: usize = ready.iter().map(|r| r.group.tokens.len()).sum();
-        let mut out = vec![0.0; pairs * ff];
         let words = ready.iter().map(|r| acts.words(r.group.tokens.len()));
         self.with_words(words.clone().sum(), |buffer| {
             let parts: Vec<_> = ready.iter().zip(split_buffer(buffer, words)).collect();
@@ -249,7 +272,7 @@ impl Cpu {
                     [float, int8]
                 })
                 .collect();
-            let mut rest = out.as_mut_slice();
+            let mut rest = out;
             let parts = ready.iter().map(|r| {
                 let pairs = r.group.tokens.len();
                 let (part, after) = std::mem::take(&mut rest).split_at_mut(pairs * ff);
@@ -278,7 +301,6 @@ impl Cpu {
                 }
             });
         });
-        out
     }
 }
 

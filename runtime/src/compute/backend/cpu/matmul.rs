@@ -31,7 +31,7 @@ const MANY_INPUTS: usize = 5;
 
 /// Values of weights in one task where there are many activation rows. Taken apart,
 /// they stay in a core's second-level cache.
-const TASK_VALUES: usize = 256 << 10;
+const TASK_VALUES: usize = 512 << 10;
 
 /// Rows that kernels take at a time, with few activation rows and with many; tasks
 /// are multiples of them.
@@ -75,6 +75,7 @@ pub(super) enum Input<'a> {
 pub(super) struct Spare {
     rounded: Mutex<Vec<ActQ8>>,
     packed: Mutex<Vec<Vec<u32>>>,
+    floats: Mutex<Vec<Vec<f32>>>,
 }
 
 /// Cuts a buffer into parts of those lengths.
@@ -94,6 +95,21 @@ pub(super) fn split_buffer<'a>(
 fn take<T: Default>(spare: &Mutex<Vec<T>>) -> T {
     let taken = spare.lock().ok().and_then(|mut spare| spare.pop());
     taken.unwrap_or_default()
+}
+
+/// Runs `f` with a buffer of `len` values, whatever these are.
+fn with<V: Copy + Default, T>(
+    spare: &Mutex<Vec<Vec<V>>>,
+    len: usize,
+    f: impl FnOnce(&mut [V]) -> T,
+) -> T {
+    let mut buffer = take(spare);
+    if buffer.len() < len {
+        buffer.resize(len, V::default());
+    }
+    let result = f(&mut buffer[..len]);
+    give(spare, buffer);
+    result
 }
 
 /// Keeps what others may use.
@@ -168,13 +184,12 @@ impl<'a> Activations<'a> {
 impl Cpu {
     /// Runs `f` with a buffer of so many words.
     pub(super) fn with_words<T>(&self, words: usize, f: impl FnOnce(&mut [u32]) -> T) -> T {
-        let mut buffer = take(&self.spare.packed);
-        if buffer.len() < words {
-            buffer.resize(words, 0);
-        }
-        let result = f(&mut buffer[..words]);
-        give(&self.spare.packed, buffer);
-        result
+        with(&self.spare.packed, words, f)
+    }
+
+    /// Runs `f` with a buffer of so many floats.
+    pub(super) fn with_floats<T>(&self, floats: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+        with(&self.spare.floats, floats, f)
     }
 
     /// Whether products with this type round activations to int8.
