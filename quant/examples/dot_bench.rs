@@ -7,7 +7,7 @@
 //! For each type and instruction set: GB/s of weights read by a matrix-vector
 //! product, once with 1 MiB of weights and once with `MIB` (512), which should be
 //! more than the last-level cache; and int8 or float GOP/s (two per
-//! multiplication) with 24 activation rows per weight row, as in prefill.
+//! multiplication) with 512 activation rows per weight row, as in a prompt.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

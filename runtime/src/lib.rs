@@ -47,3 +47,8 @@ pub use session::{Batch, Hooks, Logits, OnLogits, Progress, Session, Want};
 pub fn isa() -> &'static str {
     v4_quant::dot::Kernels::detect().isa().name()
 }
+
+/// The instruction sets that this machine has kernels for, the slowest first.
+pub fn isas() -> impl Iterator<Item = &'static str> {
+    v4_quant::dot::Kernels::all().map(|kernels| kernels.isa().name())
+}

@@ -39,9 +39,8 @@ fn hash(model: &Path, ids: &[u32], [precision, kv]: [&str; 2], isa: &str) -> Str
 
 /// Kernels that this machine has; the program takes its best one for a name that it has not.
 fn isas() -> Vec<&'static str> {
-    ["scalar", "avx2", "avx-vnni", "avx512-vnni", "avx512"]
-        .into_iter()
-        .filter(|isa| v4_quant::dot::Kernels::by_name(isa).is_some())
+    v4_quant::dot::Kernels::all()
+        .map(|kernels| kernels.isa().name())
         .collect()
 }
 

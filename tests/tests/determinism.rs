@@ -111,7 +111,8 @@ fn instruction_sets_do_not_change_a_bit() {
         };
         for (precision, _) in PRECISIONS {
             let expected = with("scalar", precision);
-            for isa in ["avx2", "avx512"] {
+            for isa in v4_quant::dot::Kernels::all().skip(1) {
+                let isa = isa.isa().name();
                 assert!(
                     with(isa, precision) == expected,
                     "{name}, {recipe}, {precision}: {isa} and scalar differ"

@@ -13,7 +13,7 @@ use v4_files::gguf::GgufFile;
 use v4_runtime::golden::{Golden, row_hash, tokens};
 use v4_runtime::model::copied_bytes;
 use v4_runtime::residency::limits;
-use v4_runtime::{error_text, isa};
+use v4_runtime::{error_text, isa, isas};
 use v4_tokenizer::Tokenizer;
 
 use super::print_json;
@@ -80,9 +80,7 @@ fn ways(quick: bool) -> Vec<Way> {
         ways.extend(OPTIONS.iter().map(|options| way(best, options)));
         if !quick {
             // What a better set of kernels has in place of the lesser ones.
-            let others = ["scalar", "avx2"]
-                .into_iter()
-                .take_while(|&isa| isa != best);
+            let others = isas().take_while(|&isa| isa != best);
             ways.extend(others.map(|isa| way(isa, OPTIONS[0])));
         }
     }

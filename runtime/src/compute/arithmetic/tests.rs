@@ -96,10 +96,7 @@ fn functions_have_the_same_bits_over_a_hundred_million_arguments() {
 }
 
 fn kernels() -> Vec<&'static RowKernels> {
-    let all = ["scalar", "avx2", "avx-vnni", "avx512-vnni", "avx512"].into_iter();
-    all.filter_map(Kernels::by_name)
-        .map(RowKernels::of)
-        .collect()
+    Kernels::all().map(RowKernels::of).collect()
 }
 
 fn noise(n: usize, seed: u32) -> Vec<f32> {

@@ -3,51 +3,74 @@
 use std::cell::RefCell;
 
 use rayon::prelude::*;
-use v4_quant::dot::{Kernels, Results, Scratch};
+use v4_quant::dot::{Results, Scratch};
 
 use super::{Cpu, Matrix};
-use crate::compute::arithmetic::RowKernels;
 use crate::compute::backend::{Attend, Entries};
 use crate::compute::profile::Work;
 
-/// Heads that a task computes where there are few queries: whole tiles of the
-/// kernels.
-const TASK_HEADS: usize = 12;
+/// Where there are few queries, a task computes a multiple of so many heads: whole tiles of
+/// the kernels.
+const TILE_HEADS: usize = 12;
+
+/// Keys that all heads of a task meet before the next ones: they stay in a core's second-level
+/// cache.
+const BLOCK_KEYS: usize = 128;
 
 /// Rows that a task decodes.
 const TASK_ROWS: usize = 16;
 
 /// See [`super::super::Backend::attend`].
-pub(super) fn attend(
-    kernels: &'static Kernels,
-    rows: &RowKernels,
-    args: &Attend<'_, Cpu>,
-    q: &Matrix,
-    out: &mut Matrix,
-) {
+pub(super) fn attend(cpu: &Cpu, args: &Attend<'_, Cpu>, q: &Matrix, out: &mut Matrix) {
     let width = args.rows.width();
     out.reshape(q.rows, q.cols);
     if q.rows == 0 {
         return;
     }
-    // Window rows of the whole chunk, decoded once.
     let from = (args.first + 1).saturating_sub(args.window);
-    let window = decode(args.first + q.rows - from, width, |i, row| {
-        args.rows.read(from + i, row);
+    let near = args.first + q.rows - from;
+    let far = match args.entries {
+        Entries::Visible(_) => visible(args, q.rows - 1),
+        _ => 0,
+    };
+    cpu.with_floats((near + far) * width, |rows| {
+        let (window, all) = rows.split_at_mut(near * width);
+        // Of the whole chunk, once for all queries.
+        decode(window, width, |i, row| args.rows.read(from + i, row));
+        if let Entries::Visible(rows) = args.entries {
+            decode(all, width, |i, row| rows.read(i, row));
+        }
+        queries(cpu, args, q, from, window, all, out);
     });
-    let visible = |t: usize| match args.entries {
+}
+
+/// Entries that query `t` sees.
+fn visible(args: &Attend<'_, Cpu>, t: usize) -> usize {
+    match args.entries {
         Entries::None => 0,
         Entries::Visible(rows) | Entries::Selected(rows, _) => {
             ((args.first + t + 1) / args.ratio).min(rows.len())
         }
-    };
-    let all = match args.entries {
-        Entries::Visible(rows) => decode(visible(q.rows - 1), width, |i, row| rows.read(i, row)),
-        _ => Vec::new(),
-    };
+    }
+}
+
+/// Each query over the window's rows, of which the first is that of position `from`, and
+/// over all entries or those chosen.
+fn queries(
+    cpu: &Cpu,
+    args: &Attend<'_, Cpu>,
+    q: &Matrix,
+    from: usize,
+    window: &[f32],
+    all: &[f32],
+    out: &mut Matrix,
+) {
+    let width = args.rows.width();
     // With many queries each is one task; a lone one is cut by heads.
-    let task_heads = if q.rows < rayon::current_num_threads() {
-        TASK_HEADS
+    let threads = rayon::current_num_threads();
+    let task_heads = if q.rows < threads {
+        let tasks = (threads / q.rows).max(1);
+        args.heads.div_ceil(tasks).next_multiple_of(TILE_HEADS)
     } else {
         args.heads
     };
@@ -61,12 +84,11 @@ pub(super) fn attend(
             let far = match args.entries {
                 Entries::Selected(rows, selection) => {
                     let chosen = selection.entries(p);
-                    decode_into(gathered, chosen.len(), width, |i, row| {
-                        rows.read(chosen[i] as usize, row);
-                    });
+                    gathered.resize(chosen.len() * width, 0.0);
+                    decode(gathered, width, |i, row| rows.read(chosen[i] as usize, row));
                     gathered.as_slice()
                 }
-                _ => &all[..visible(t) * width],
+                _ => &all[..visible(args, t) * width],
             };
             let keys = [far, &window[start * width..(p + 1 - from) * width]];
             out.par_chunks_mut(task_heads * width)
@@ -74,9 +96,7 @@ pub(super) fn attend(
                 .zip(args.sinks.par_chunks(task_heads))
                 .for_each(|((out, q), sinks)| {
                     BUFFERS.with_borrow_mut(|buffers| {
-                        heads(
-                            kernels, rows, q, keys, sinks, args.scale, width, buffers, out,
-                        );
+                        heads(cpu, q, keys, sinks, args.scale, width, buffers, out);
                     });
                 });
         });
@@ -91,8 +111,6 @@ thread_local! {
 struct Buffers {
     /// `[heads, keys]`.
     scores: Vec<f32>,
-    /// Those of one run of keys.
-    part: Vec<f32>,
     scratch: Scratch,
 }
 
@@ -128,21 +146,8 @@ pub(super) fn work(args: &Attend<'_, Cpu>, q: &Matrix) -> Work {
     }
 }
 
-/// Decodes `n` rows in parallel.
-fn decode(n: usize, width: usize, read: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let mut rows = Vec::new();
-    decode_into(&mut rows, n, width, read);
-    rows
-}
-
-/// The same into a buffer.
-fn decode_into(
-    rows: &mut Vec<f32>,
-    n: usize,
-    width: usize,
-    read: impl Fn(usize, &mut [f32]) + Sync,
-) {
-    rows.resize(n * width, 0.0);
+/// Decodes rows in parallel.
+fn decode(rows: &mut [f32], width: usize, read: impl Fn(usize, &mut [f32]) + Sync) {
     rows.par_chunks_mut(TASK_ROWS * width)
         .enumerate()
         .for_each(|(c, rows)| {
@@ -156,8 +161,7 @@ fn decode_into(
 /// two runs.
 #[allow(clippy::too_many_arguments)] // the plain inputs of the formula
 fn heads(
-    kernels: &Kernels,
-    rows: &RowKernels,
+    cpu: &Cpu,
     q: &[f32],
     keys: [&[f32]; 2],
     sinks: &[f32],
@@ -166,11 +170,7 @@ fn heads(
     buffers: &mut Buffers,
     out: &mut [f32],
 ) {
-    let Buffers {
-        scores,
-        part,
-        scratch,
-    } = buffers;
+    let Buffers { scores, scratch } = buffers;
     let queries: Vec<&[f32]> = q.chunks_exact(width).collect();
     let [far, near] = keys.map(|run| run.len() / width);
     let n = far + near;
@@ -178,32 +178,35 @@ fn heads(
         return out.fill(0.0);
     }
     scores.resize(queries.len() * n, 0.0);
-    for (run, columns) in keys.into_iter().zip([0..far, far..n]) {
-        if columns.is_empty() {
-            continue;
-        }
-        part.resize(queries.len() * columns.len(), 0.0);
-        let results = Results::new(part, queries.len());
-        kernels.matmul_decoded(run, &queries, results, scratch);
-        let heads = scores.chunks_exact_mut(n);
-        for (row, part) in heads.zip(part.chunks_exact(columns.len())) {
-            for (score, product) in row[columns.clone()].iter_mut().zip(part) {
-                *score = product * scale;
-            }
-        }
+    let blocks = |run: usize| {
+        let start = run * far;
+        let blocks = keys[run].chunks(BLOCK_KEYS * width).enumerate();
+        blocks.map(move |(i, keys)| (start + i * BLOCK_KEYS, keys))
+    };
+    let mut products = Results::new(scores, queries.len());
+    for (_, keys) in blocks(0).chain(blocks(1)) {
+        let (part, rest) = products.split_at(keys.len() / width);
+        cpu.kernels.matmul_decoded(keys, &queries, part, scratch);
+        products = rest;
+    }
+    for score in &mut *scores {
+        *score *= scale;
     }
     for (weights, &sink) in scores.chunks_exact_mut(n).zip(sinks) {
-        (rows.softmax_with_sink)(weights, sink);
+        (cpu.rows.softmax_with_sink)(weights, sink);
     }
     out.fill(0.0);
-    let add = kernels.weighted_sums();
-    add(scores, n, keys[0], width, out);
-    add(&scores[far..], n, keys[1], width, out);
+    let add = cpu.kernels.weighted_sums();
+    for (from, keys) in blocks(0).chain(blocks(1)) {
+        add(&scores[from..], n, keys, width, out);
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use v4_quant::dot::Kernels;
+
+    use crate::compute::arithmetic::RowKernels;
 
     fn softmax_with_sink(x: &mut [f32], sink: f32) {
         (RowKernels::of(Kernels::detect()).softmax_with_sink)(x, sink);

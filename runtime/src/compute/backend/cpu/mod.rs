@@ -391,7 +391,7 @@ impl Backend for Cpu {
 
     fn attend(&self, args: &Attend<'_, Self>, q: &Matrix, out: &mut Matrix) {
         let work = || attention::work(args, q);
-        let run = || attention::attend(self.kernels, self.rows, args, q, out);
+        let run = || attention::attend(self, args, q, out);
         self.profiler.time(Operation::Attention, work, run);
     }
 
