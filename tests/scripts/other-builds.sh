@@ -4,7 +4,8 @@
 #   tests/scripts/other-builds.sh [CPU...]
 #
 # CPU is a value of rustc's -C target-cpu, by default native and x86-64-v3. Each build goes to
-# target/cpu-CPU. Run `cargo build --release` first.
+# target/cpu-CPU, and has the engine alone. Run
+# `cargo build --release` first.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cpus=("${@:-native}")
@@ -16,20 +17,19 @@ seq -s ' ' 3 7 2100 >"$scratch/ids"
 for model in tiny-v4 tiny-v41; do
     target/release/v4-convert "tests/data/$model" "$scratch/$model.gguf" --quiet
 done
-logits() {
-    "$1/v4-run" logits "$scratch/$2.gguf" --ids "$scratch/ids" --precision "$3" --kv "$4" \
-        --out "$scratch/$5" --quiet
-}
+# With the whole workspace's features, as the tests are built.
+cargo build --release --quiet --workspace --example logits
 for cpu in "${cpus[@]}"; do
-    RUSTFLAGS="-C target-cpu=$cpu" cargo build --release --target-dir "target/cpu-$cpu" \
-        --bin v4-run --quiet
+    RUSTFLAGS="-C target-cpu=$cpu" cargo build --release --quiet -p v4-runtime \
+        --example logits --target-dir "target/cpu-$cpu"
     for model in tiny-v4 tiny-v41; do
-        for mode in 'fast published' 'exact f32'; do
-            read -r precision kv <<<"$mode"
-            logits target/release "$model" "$precision" "$kv" default
-            logits "target/cpu-$cpu/release" "$model" "$precision" "$kv" other
-            cmp "$scratch/default" "$scratch/other"
-            echo "$cpu, $model, $precision, $kv: the same bits"
+        for mode in fast exact; do
+            for folder in target "target/cpu-$cpu"; do
+                "$folder/release/examples/logits" "$scratch/$model.gguf" \
+                    "$scratch/${folder##*/}" ${mode/fast/} <"$scratch/ids"
+            done
+            cmp "$scratch/target" "$scratch/cpu-$cpu"
+            echo "$cpu, $model, $mode: the same bits"
         done
     done
 done

@@ -407,7 +407,7 @@ fn the_context_is_as_large_as_memory_allows() {
         "--ctx",
         "max",
         "--memory",
-        "200M",
+        "202M",
     ];
     let ended = common::run(folder.path(), args);
     let said = common::stderr(&ended);

@@ -227,13 +227,17 @@ fn int8_versions_agree_at_the_largest_integers() {
                     _ => {}
                 }
             }
-            let x: Vec<f32> = [vec![127.0; cols], vec![-127.0; cols]].concat();
-            let act = ActQ8::quantize(Kernels::scalar(), &x, 2, cols).unwrap();
+            // As few rows, and as many.
+            let x: Vec<f32> = [vec![127.0; cols], vec![-127.0; cols]].concat().repeat(3);
+            let act = ActQ8::quantize(Kernels::scalar(), &x, 6, cols).unwrap();
+            let two = ActQ8::quantize(Kernels::scalar(), &x[..2 * cols], 2, cols).unwrap();
             let expected = run_i8(Kernels::scalar(), ty, &w, &act);
             assert_eq!(expected[0], -expected[1], "{ty} {fill:#x}");
             for kernels in versions() {
                 let actual = run_i8(kernels, ty, &w, &act);
                 assert_same(&expected, &actual, (kernels, ty, fill));
+                let actual = run_i8(kernels, ty, &w, &two);
+                assert_same(&expected[..2], &actual, (kernels, ty, fill));
             }
         }
     }

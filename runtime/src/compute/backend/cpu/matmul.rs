@@ -79,10 +79,10 @@ pub(super) struct Spare {
 }
 
 /// Cuts a buffer into parts of those lengths.
-pub(super) fn split_buffer<'a>(
-    buffer: &'a mut [u32],
+pub(super) fn split_buffer(
+    buffer: &mut [u32],
     lengths: impl Iterator<Item = usize>,
-) -> impl Iterator<Item = &'a mut [u32]> {
+) -> impl Iterator<Item = &mut [u32]> {
     let mut rest = buffer;
     lengths.map(move |length| {
         let (part, after) = std::mem::take(&mut rest).split_at_mut(length);
