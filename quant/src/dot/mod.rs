@@ -52,6 +52,7 @@ mod avx512;
 mod index;
 mod kernels;
 mod layout;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod panel;
 mod probe;
 mod quantize;
