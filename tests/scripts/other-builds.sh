@@ -4,8 +4,8 @@
 #   tests/scripts/other-builds.sh [CPU...]
 #
 # CPU is a value of rustc's -C target-cpu, by default native and x86-64-v3. Each build goes to
-# target/cpu-CPU, and has the engine alone. Run
-# `cargo build --release` first.
+# target/cpu-CPU, and has the engine alone.
+# Run `cargo build --release` first.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cpus=("${@:-native}")

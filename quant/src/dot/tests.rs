@@ -158,6 +158,7 @@ fn int8_versions_agree_on_whole_matrices() {
                 (17, 12, 33),
                 (40, 13, 2),
                 (33, 29, 21),
+                (19, 60, 16),
             ] {
                 let cols = (32 * blocks as usize).next_multiple_of(ty.block_values());
                 let w: Vec<u8> = (0..rows)
@@ -415,7 +416,13 @@ fn float_versions_agree_on_whole_matrices() {
     let mut rng = SmallRng::seed_from_u64(11);
     for kernels in versions().into_iter().chain([Kernels::scalar()]) {
         for ty in [GgmlType::F32, GgmlType::F16, GgmlType::BF16] {
-            for (rows, inputs, len) in [(1, 1, 64), (4, 3, 100), (9, 7, 33), (6, 2, 320)] {
+            for (rows, inputs, len) in [
+                (1, 1, 64),
+                (4, 3, 100),
+                (9, 7, 33),
+                (6, 2, 320),
+                (7, 5, 1100),
+            ] {
                 let bytes = bytes_of(ty, &random_floats(&mut rng, rows * len));
                 let w = values_of(ty, &bytes);
                 let x = random_floats(&mut rng, inputs * len);
@@ -534,6 +541,11 @@ fn exactly_the_named_types_have_a_kernel() {
         assert!(k.matmul_i8(ty).is_none() || k.matmul_f32(ty).is_none());
     }
     assert!(Kernels::by_name("sse9").is_none());
+    for isa in Isa::ALL {
+        let of = Kernels::of(isa).map(Kernels::isa);
+        assert!(of.is_none_or(|found| found == isa), "{isa:?}: {of:?}");
+        assert_eq!(Kernels::by_name(isa.name()).map(Kernels::isa), of);
+    }
     assert_eq!(
         Kernels::by_name("scalar").map(Kernels::isa),
         Some(Isa::Scalar)

@@ -249,6 +249,11 @@ fn fill_integers<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
 ) {
     let flip = _mm256_set1_epi8(-128);
     let each = const { lines::<F, L>() };
+    assert!(
+        order.blocks() * each <= weights.len(),
+        "a panel has room for its rows"
+    );
+    let first = weights.as_mut_ptr();
     // What goes on beyond the end of a row.
     let mut nowhere = [Line([0; 64]); 16];
     for h in 0..2 {
@@ -256,7 +261,8 @@ fn fill_integers<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
         for (run, to) in to.iter_mut().enumerate() {
             let b = g * RUNS + 4 * h + run;
             if b < order.blocks() {
-                *to = weights[order.place(b) * each..][..each].as_mut_ptr();
+                // SAFETY: places are below the number of blocks, for which there is room.
+                *to = unsafe { first.add(order.place(b) * each) };
             }
         }
         let put = |run: usize, k: usize, v: __m256i| {

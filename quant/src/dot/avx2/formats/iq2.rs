@@ -2,21 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{eights, even_signs, floats, odd_scales, signs_of, word};
+use super::{eights, even_signs, floats, odd_scales, shifted, signs_of, signs_of_tails, word};
 use crate::dot::avx2::group::{Form, Group, Head, Scales};
 use crate::dot::avx2::registers::{f16_at, load_16, load_32};
 use crate::tables::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID};
 
 /// The largest magnitude.
 const LARGEST: i16 = 43;
-
-/// Magnitudes with their signs, and [`LARGEST`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn shifted(magnitudes: __m256i, signs: __m256i) -> __m256i {
-    let values = _mm256_sign_epi8(magnitudes, signs);
-    _mm256_add_epi8(values, _mm256_set1_epi8(LARGEST as i8))
-}
 
 /// `d / 8`: a scale is `d (0.5 + s) / 4`.
 #[inline]
@@ -55,21 +47,17 @@ impl Group<66> for Iq2Xxs {
             _mm256_extractf128_ps::<1>(four),
         );
         let tails = _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(low, high));
-        let part = |v: __m128i, byte: u32| {
-            _mm_and_si128(v, _mm_set1_epi32((0x7f_u32 << (8 * byte)).cast_signed()))
-        };
-        let a = _mm_or_si128(part(tails, 0), part(_mm_slli_epi32::<1>(tails), 1));
-        let b = _mm_or_si128(
-            part(_mm_slli_epi32::<2>(tails), 2),
-            part(_mm_slli_epi32::<3>(tails), 3),
-        );
-        let signs = even_signs(_mm_or_si128(a, b));
+        let signs = signs_of_tails(tails);
         let run = |k: usize| {
             let at = 2 + 8 * (4 * h + k);
             let entry = |i: usize| usize::from(block[at + i]);
             let magnitudes = eights(&IQ2_XXS_GRID, [entry(0), entry(1), entry(2), entry(3)]);
             let k = 4 * k as u8;
-            shifted(magnitudes, signs_of(signs, [k, k + 1, k + 2, k + 3]))
+            shifted(
+                magnitudes,
+                signs_of(signs, [k, k + 1, k + 2, k + 3]),
+                LARGEST,
+            )
         };
         [run(0), run(1), run(2), run(3)]
     }
@@ -104,7 +92,11 @@ impl Group<74> for Iq2Xs {
             let entry = |i: u32| (codes >> (16 * i)) as usize & 511;
             let magnitudes = eights(&IQ2_XS_GRID, [entry(0), entry(1), entry(2), entry(3)]);
             let k = 8 * (k % 2) as u8;
-            shifted(magnitudes, signs_of(signs, [k, k + 2, k + 4, k + 6]))
+            shifted(
+                magnitudes,
+                signs_of(signs, [k, k + 2, k + 4, k + 6]),
+                LARGEST,
+            )
         };
         [run(0), run(1), run(2), run(3)]
     }
@@ -138,7 +130,11 @@ impl Group<82> for Iq2S {
             let entry = |i: usize| usize::from(block[at + i]) | (high >> (2 * i) & 3) << 8;
             let magnitudes = eights(&IQ2_S_GRID, [entry(0), entry(1), entry(2), entry(3)]);
             let k = 4 * k as u8;
-            shifted(magnitudes, signs_of(signs, [k, k + 1, k + 2, k + 3]))
+            shifted(
+                magnitudes,
+                signs_of(signs, [k, k + 1, k + 2, k + 3]),
+                LARGEST,
+            )
         };
         [run(0), run(1), run(2), run(3)]
     }

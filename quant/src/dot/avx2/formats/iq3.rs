@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{even_signs, floats, signs_of};
+use super::{floats, shifted, signs_of, signs_of_tails};
 use crate::dot::avx2::group::{Form, Group, Head};
 use crate::dot::avx2::registers::{f16_at, load_16};
 use crate::tables::{IQ3_S_GRID, IQ3_XXS_GRID};
@@ -40,21 +40,16 @@ impl Group<98> for Iq3Xxs {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn quad(block: &[u8; 98], h: usize) -> [__m256i; 4] {
         let tails = load_16(block, 66 + 16 * h);
-        let part = |v: __m128i, byte: u32| {
-            _mm_and_si128(v, _mm_set1_epi32((0x7f_u32 << (8 * byte)).cast_signed()))
-        };
-        let a = _mm_or_si128(part(tails, 0), part(_mm_slli_epi32::<1>(tails), 1));
-        let b = _mm_or_si128(
-            part(_mm_slli_epi32::<2>(tails), 2),
-            part(_mm_slli_epi32::<3>(tails), 3),
-        );
-        let signs = even_signs(_mm_or_si128(a, b));
+        let signs = signs_of_tails(tails);
         let run = |k: usize| {
             let at = 2 + 32 * h + 8 * k;
             let magnitudes = fours(&IQ3_XXS_GRID, |i| usize::from(block[at + i]));
             let k = 4 * k as u8;
-            let values = _mm256_sign_epi8(magnitudes, signs_of(signs, [k, k + 1, k + 2, k + 3]));
-            _mm256_add_epi8(values, _mm256_set1_epi8(62))
+            shifted(
+                magnitudes,
+                signs_of(signs, [k, k + 1, k + 2, k + 3]),
+                Self::OFFSET,
+            )
         };
         [run(0), run(1), run(2), run(3)]
     }
@@ -90,8 +85,11 @@ impl Group<110> for Iq3S {
                 usize::from(block[at + i]) | (high >> i & 1) << 8
             });
             let k = 4 * k as u8;
-            let values = _mm256_sign_epi8(magnitudes, signs_of(signs, [k, k + 1, k + 2, k + 3]));
-            _mm256_add_epi8(values, _mm256_set1_epi8(15))
+            shifted(
+                magnitudes,
+                signs_of(signs, [k, k + 1, k + 2, k + 3]),
+                Self::OFFSET,
+            )
         };
         [run(0), run(1), run(2), run(3)]
     }

@@ -92,6 +92,30 @@ fn even_signs(seven: __m128i) -> __m128i {
     _mm_or_si128(seven, _mm_xor_si128(low, high))
 }
 
+/// The signs of four runs, eight in each byte, from the runs' tails: four times seven signs,
+/// from the lowest bit up.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn signs_of_tails(tails: __m128i) -> __m128i {
+    let part = |v: __m128i, byte: u32| {
+        _mm_and_si128(v, _mm_set1_epi32((0x7f_u32 << (8 * byte)).cast_signed()))
+    };
+    let a = _mm_or_si128(part(tails, 0), part(_mm_slli_epi32::<1>(tails), 1));
+    let b = _mm_or_si128(
+        part(_mm_slli_epi32::<2>(tails), 2),
+        part(_mm_slli_epi32::<3>(tails), 3),
+    );
+    even_signs(_mm_or_si128(a, b))
+}
+
+/// Magnitudes with their signs, and `offset`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn shifted(magnitudes: __m256i, signs: __m256i, offset: i16) -> __m256i {
+    let values = _mm256_sign_epi8(magnitudes, signs);
+    _mm256_add_epi8(values, _mm256_set1_epi8(offset as i8))
+}
+
 /// Signs of 32 values, -1 and 1, from bytes `order` of `bits`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
