@@ -96,13 +96,13 @@ class Service:
         answer = link.getresponse()
         return answer.status, json.loads(answer.read() or b"null")
 
-    def slow_down(self, share):
-        """Lets it run for a share of the time only, as on a slow machine. Its timers go
-        on, late by less than a period."""
+    def slow_down(self, share, enough):
+        """Lets it run for a share of the time only, as on a slow machine, until `enough()`.
+        Its timers go on, late by less than a period."""
         period = 0.1
 
         def halve():
-            while self.slower is mine:
+            while self.slower is mine and not enough():
                 os.kill(self.process.pid, signal.SIGSTOP)
                 time.sleep(period * (1 - share))
                 os.kill(self.process.pid, signal.SIGCONT)
@@ -226,6 +226,12 @@ class Proxy(ThreadingHTTPServer):
 
     def handle_error(self, request, client_address):
         pass  # Clients that leave are seen in their exchange.
+
+    def waited(self):
+        """Seconds that the slowest of the requests that run has been without a word."""
+        with self.lock:
+            running = [e for e in self.exchanges if e.ended is None and e.first_word() is None]
+        return max((time.time() - e.began for e in running), default=0.0)
 
     def take(self):
         with self.lock:
