@@ -6,6 +6,25 @@
 // Loops over rows and registers index several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
+/// A loop that is always unrolled: values that a variable selects would lie in memory.
+macro_rules! unrolled {
+    (for $i:ident in 0..2 $body:block) => {
+        unrolled!(@ $i $body 0 1)
+    };
+    (for $i:ident in 0..4 $body:block) => {
+        unrolled!(@ $i $body 0 1 2 3)
+    };
+    (for $i:ident in 0..8 $body:block) => {
+        unrolled!(@ $i $body 0 1 2 3 4 5 6 7)
+    };
+    (@ $i:ident $body:block $($n:literal)+) => {
+        $({
+            let $i: usize = $n;
+            $body
+        })+
+    };
+}
+
 mod columns;
 mod float;
 mod formats;

@@ -3,8 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::columns::transpose;
-use super::group::{Form, Group, RUNS, Scales, pad};
+use super::group::{Column, Form, Group, RUNS, Scales, pad};
 use super::registers::store_ps;
 use crate::dot::act::{ActRow, ActRows};
 use crate::dot::panel::{self, FEW, LANES, Order, WIDE_WORDS, WORDS, tiles};
@@ -330,51 +329,41 @@ fn fill_floats<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
     eight: usize,
     floats: &mut [Sixteen],
 ) {
-    let mut rows = [[_mm256_setzero_si256(); 8]; 6];
-    for r in 0..8 {
-        // SAFETY: this function has the features.
-        let head = unsafe { F::head(groups[r]) };
-        rows[0][r] = _mm256_castps_si256(head.d);
+    let each = const { sixteens::<F, L>() };
+    let put = |run: usize, column: Column| {
+        let b = g * RUNS + run;
+        if b >= order.blocks() {
+            return;
+        }
+        let to = &mut floats[order.place(b) * each..][..each];
+        let mut put = |i: usize, v: __m256| {
+            let (at, half) = half_of::<L>(i, eight);
+            store_ps(&mut to[at].0.as_chunks_mut().0[half], v);
+        };
+        put(0, column.d);
         for k in 0..F::MINIMA {
-            rows[1 + k][r] = _mm256_castps_si256(head.minima[k]);
+            put(1 + k, column.minima[k]);
         }
         match F::SCALES {
             Scales::Run => {}
-            Scales::Floats => rows[1 + F::MINIMA][r] = _mm256_castps_si256(head.last),
-            Scales::Halves if L::FLOATS => {
-                let first = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(head.scales));
-                let last = _mm256_srai_epi32::<16>(head.scales);
-                rows[1 + F::MINIMA][r] = _mm256_castps_si256(_mm256_cvtepi32_ps(first));
-                rows[2 + F::MINIMA][r] = _mm256_castps_si256(_mm256_cvtepi32_ps(last));
-            }
+            Scales::Floats => put(1 + F::MINIMA, column.last),
             Scales::Halves => {
-                // A run's two scales are in its 32 bits; each is wanted twice.
-                let first = _mm256_blend_epi16::<0b1010_1010>(
-                    head.scales,
-                    _mm256_slli_epi32::<16>(head.scales),
-                );
-                let last = _mm256_blend_epi16::<0b0101_0101>(
-                    head.scales,
-                    _mm256_srli_epi32::<16>(head.scales),
-                );
-                rows[1 + F::MINIMA][r] = first;
-                rows[2 + F::MINIMA][r] = last;
-                if F::OFFSET != 0 {
-                    rows[3 + F::MINIMA][r] =
-                        _mm256_mullo_epi16(head.scales, _mm256_set1_epi16(-F::OFFSET));
+                for (half, factor) in column.factors.into_iter().enumerate() {
+                    put(
+                        1 + F::MINIMA + half,
+                        if L::FLOATS {
+                            _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(factor))
+                        } else {
+                            _mm256_castsi256_ps(factor)
+                        },
+                    );
+                }
+                if F::OFFSET != 0 && !L::FLOATS {
+                    put(3 + F::MINIMA, _mm256_castsi256_ps(column.offsets));
                 }
             }
         }
-    }
-    for i in 0..const { vectors::<F, L>() } {
-        for (run, v) in transpose(rows[i]).into_iter().enumerate() {
-            let b = g * RUNS + run;
-            if b < order.blocks() {
-                let each = const { sixteens::<F, L>() };
-                let (at, half) = half_of::<L>(i, eight);
-                let to = &mut floats[order.place(b) * each + at].0.as_chunks_mut().0[half];
-                store_ps(to, _mm256_castsi256_ps(v));
-            }
-        }
-    }
+    };
+    // SAFETY: this function has the features.
+    unsafe { F::heads(groups, put) };
 }

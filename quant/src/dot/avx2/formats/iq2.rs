@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{eights, even_signs, floats, odd_scales, shifted, signs_of, signs_of_tails, word};
+use super::{eights, even_signs, odd_scales, shifted, signs_of, signs_of_tails, word};
 use crate::dot::avx2::group::{Form, Group, Head, Scales};
 use crate::dot::avx2::registers::{f16_at, load_16, load_32};
 use crate::tables::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID};
@@ -28,12 +28,14 @@ impl Group<66> for Iq2Xxs {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 66]) -> Head {
-        let mut scales = 0;
-        for run in 0..8 {
-            let scale = 2 * (block[9 + 8 * run] >> 4) + 1;
-            scales |= u64::from(scale) << (8 * run);
-        }
-        Head::new(_mm256_mul_ps(eighth(block), floats(scales)))
+        // Twice the top four bits of each run's tail, and one.
+        let tails = _mm256_shuffle_ps::<0b11_01_11_01>(
+            _mm256_castsi256_ps(load_32(block, 2)),
+            _mm256_castsi256_ps(load_32(block, 34)),
+        );
+        let tails = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_castps_si256(tails));
+        let scales = _mm256_or_si256(_mm256_srli_epi32::<27>(tails), _mm256_set1_epi32(1));
+        Head::new(_mm256_mul_ps(eighth(block), _mm256_cvtepi32_ps(scales)))
     }
 
     #[inline]

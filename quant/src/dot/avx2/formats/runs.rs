@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{bits, columns_of_nibbles, look_up, low_bits, nibbles_of};
 use crate::dot::avx2::columns;
-use crate::dot::avx2::group::{Form, Group, Head, Scales};
+use crate::dot::avx2::group::{Column, Form, Group, Head, RUNS, Scales};
 use crate::dot::avx2::registers::{load_16, load_32, load_ps};
 use crate::dot::layout::{MXFP4_SCALE, NVFP4_SCALE};
 use crate::tables::{E2M1_DOUBLED, IQ4_LEVELS};
@@ -158,7 +158,30 @@ impl Group<136> for Mxfp4 {
         ))
     }
 
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn heads(rows: [&[u8; 136]; 8], mut put: impl FnMut(usize, Column)) {
+        for run in 0..RUNS {
+            let e = |r: usize| rows[r][17 * run].cast_signed();
+            let bytes = [e(0), e(1), e(2), e(3), e(4), e(5), e(6), e(7)];
+            put(run, Column::new(mxfp4_scales(bytes)));
+        }
+    }
+
     blocks!(136, 17, nibbles at 1, |codes| look_up(E2M1_SHIFTED, codes));
+}
+
+/// [`MXFP4_SCALE`] of eight bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn mxfp4_scales([a, b, c, d, e, f, g, h]: [i8; 8]) -> __m256 {
+    let bytes = _mm_setr_epi8(a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0);
+    // As exponents, twice the scales: of 0 the bits would be those of zero, of 255 infinity.
+    let twice = _mm256_slli_epi32::<23>(_mm256_cvtepu8_epi32(bytes));
+    let nan = _mm256_cmpeq_epi32(twice, _mm256_set1_epi32(0xff << 23));
+    let twice = _mm256_max_epi32(twice, _mm256_set1_epi32(1 << 22));
+    let scales = _mm256_mul_ps(_mm256_castsi256_ps(twice), _mm256_set1_ps(0.5));
+    _mm256_or_ps(scales, _mm256_castsi256_ps(nan))
 }
 
 pub(in crate::dot::avx2) struct Iq4Nl;
@@ -294,5 +317,28 @@ impl Group<144> for Nvfp4 {
             look_up(E2M1_SHIFTED, low_bits(codes, 15))
         };
         [run(0), run(1), run(2), run(3)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_of_all_exponents() {
+        if crate::dot::avx2::Avx2::new().is_none() {
+            return;
+        }
+        for first in (0..=255u8).step_by(8) {
+            let mut scales = [0.0f32; 8];
+            let bytes = std::array::from_fn(|i| (first + i as u8).cast_signed());
+            // SAFETY: the CPU has AVX2, FMA and F16C.
+            unsafe { _mm256_storeu_ps(scales.as_mut_ptr(), mxfp4_scales(bytes)) };
+            for (i, scale) in scales.into_iter().enumerate() {
+                let expected = MXFP4_SCALE[usize::from(first) + i];
+                assert_eq!(scale.is_nan(), expected.is_nan());
+                assert!(scale.is_nan() || scale.to_bits() == expected.to_bits());
+            }
+        }
     }
 }

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use super::{columns_of_nibbles, floats, look_up, low_bits, nibbles_of};
 use crate::dot::avx2::columns;
-use crate::dot::avx2::group::{Form, Group, Head, Scales};
-use crate::dot::avx2::registers::{f16_at, load_16, load_32};
+use crate::dot::avx2::group::{Column, Form, Group, Head, RUNS, Scales};
+use crate::dot::avx2::registers::{f16_at, load_16, load_32, load_i8};
 use crate::dot::layout::{iq4_xs_scales, q3_k_scales, q4_k_scales};
 use crate::tables::IQ4_LEVELS;
 
@@ -28,23 +28,77 @@ macro_rules! parts {
         ) {
             let $half = $h;
             // Sixteen bytes at a time, so that there are registers for all parts.
-            for quarter in 0..2 {
+            unrolled!(for quarter in 0..2 {
                 let columns = [$(columns::of_16(rows, $offset + 16 * quarter)),+];
-                for k in 0..4 {
-                    // No calls of `array::map` here: they are not inlined.
-                    let mut part = [_mm256_setzero_si256(); [$(stringify!($offset)),+].len()];
-                    for (part, columns) in part.iter_mut().zip(&columns) {
-                        *part = columns[k];
-                    }
-                    let $parts = part;
-                    let quad: [__m256i; 4] = $unpack;
-                    for run in 0..4 {
+                // Run by run: what a run does not need of `unpack` is not computed for it.
+                unrolled!(for run in 0..4 {
+                    unrolled!(for k in 0..4 {
+                        // No calls of `array::map` here: they are not inlined.
+                        let mut part = [_mm256_setzero_si256(); [$(stringify!($offset)),+].len()];
+                        for (part, columns) in part.iter_mut().zip(&columns) {
+                            *part = columns[k];
+                        }
+                        let $parts = part;
+                        let quad: [__m256i; 4] = $unpack;
                         put(run, 4 * quarter + k, quad[run]);
-                    }
-                }
-            }
+                    });
+                });
+            });
         }
     };
+}
+
+/// The f16 at byte `at` of each of eight rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn f16_of<const BYTES: usize>(rows: [&[u8; BYTES]; 8], at: usize) -> __m256 {
+    let of = |r: usize| i16::from_le_bytes([rows[r][at], rows[r][at + 1]]);
+    _mm256_cvtph_ps(_mm_setr_epi16(
+        of(0),
+        of(1),
+        of(2),
+        of(3),
+        of(4),
+        of(5),
+        of(6),
+        of(7),
+    ))
+}
+
+/// Byte `k` of each 32 bits, in bits 0 to 7 and, if `twice`, also in bits 16 to 23.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn byte_of(v: __m256i, k: usize, twice: bool) -> __m256i {
+    // In memory, as the loops over runs are not always unrolled.
+    static ORDERS: [[[i8; 32]; 4]; 2] = {
+        let mut orders = [[[-1; 32]; 4]; 2];
+        let mut i = 0;
+        while i < 128 {
+            let (k, at) = (i / 32, i % 32);
+            if at % 2 == 0 {
+                let from = (at % 16 / 4 * 4 + k) as i8;
+                orders[1][k][at] = from;
+                if at % 4 == 0 {
+                    orders[0][k][at] = from;
+                }
+            }
+            i += 1;
+        }
+        orders
+    };
+    _mm256_shuffle_epi8(v, load_i8(&ORDERS[usize::from(twice)][k & 3]))
+}
+
+/// The integer scales of both halves of a run, twice as 16 bits each, of the four bytes that
+/// each of eight rows has for two runs; less `offset`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn halves_of(v: __m256i, run: usize, offset: i16) -> [__m256i; 2] {
+    let half = |k: usize| {
+        let scale = byte_of(v, run % 2 * 2 + k, true);
+        _mm256_sub_epi16(scale, _mm256_set1_epi16(offset))
+    };
+    [half(0), half(1)]
 }
 
 /// Bits 0-1, 2-3, 4-5 and 6-7 of each byte.
@@ -131,6 +185,29 @@ impl Group<84> for Q2K {
         }
     }
 
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn heads(rows: [&[u8; 84]; 8], mut put: impl FnMut(usize, Column)) {
+        let packed = columns::of_16(rows, 0);
+        let (d, dmin) = (f16_of(rows, 80), f16_of(rows, 82));
+        for run in 0..RUNS {
+            let both = packed[run / 2];
+            let minima = low_bits(_mm256_srli_epi16::<4>(both), 15);
+            let min = |half: usize| {
+                let min = byte_of(minima, run % 2 * 2 + half, false);
+                _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(min))
+            };
+            let column = Column {
+                minima: [min(0), min(1)],
+                ..Column::new(d)
+            };
+            put(
+                run,
+                column.with_factors::<Self>(halves_of(low_bits(both, 15), run, 0)),
+            );
+        }
+    }
+
     parts!(84, |h| [16 + 32 * h], |[packed], _h| bit_pairs(packed));
 }
 
@@ -154,6 +231,29 @@ impl Group<110> for Q3K {
         }
     }
 
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn heads(rows: [&[u8; 110]; 8], mut put: impl FnMut(usize, Column)) {
+        // As `q3_k_scales`, which has what is where.
+        let [_, a, b, c] = columns::of_16(rows, 92);
+        let low = |v: __m256i| low_bits(v, 15);
+        let top = |v: __m256i| low_bits(v, 0x30);
+        let down = |v: __m256i| low(_mm256_srli_epi16::<4>(v));
+        let scales = [
+            _mm256_or_si256(low(a), top(_mm256_slli_epi16::<4>(c))),
+            _mm256_or_si256(low(b), top(_mm256_slli_epi16::<2>(c))),
+            _mm256_or_si256(down(a), top(c)),
+            _mm256_or_si256(down(b), top(_mm256_srli_epi16::<2>(c))),
+        ];
+        let d = f16_of(rows, 108);
+        for run in 0..RUNS {
+            put(
+                run,
+                Column::new(d).with_factors::<Self>(halves_of(scales[run / 2], run, 32)),
+            );
+        }
+    }
+
     parts!(110, |h| [32 + 32 * h, 0], |[low, high], h| {
         let (low, high) = (bit_pairs(low), high_bits::<2>(high, h));
         let join = |k: usize| _mm256_or_si256(low[k], high[k]);
@@ -171,6 +271,33 @@ fn q4_k_head<const BYTES: usize>(block: &[u8; BYTES]) -> Head {
     head
 }
 
+/// The same of eight rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q4_k_heads<const BYTES: usize>(rows: [&[u8; BYTES]; 8], mut put: impl FnMut(usize, Column)) {
+    // As `q4_k_scales`, which has what is where.
+    let [a, b, c, _] = columns::of_16(rows, 4);
+    let top = |v: __m256i| low_bits(_mm256_srli_epi16::<2>(v), 0x30);
+    let low = |v: __m256i| low_bits(v, 15);
+    let scales = [low_bits(a, 0x3f), _mm256_or_si256(low(c), top(a))];
+    let minima = [
+        low_bits(b, 0x3f),
+        _mm256_or_si256(low(_mm256_srli_epi16::<4>(c)), top(b)),
+    ];
+    let (d, dmin) = (f16_of(rows, 0), f16_of(rows, 2));
+    for run in 0..RUNS {
+        let of = |from: [__m256i; 2], d: __m256| {
+            _mm256_mul_ps(
+                d,
+                _mm256_cvtepi32_ps(byte_of(from[run / 4], run % 4, false)),
+            )
+        };
+        let mut column = Column::new(of(scales, d));
+        column.minima[0] = of(minima, dmin);
+        put(run, column);
+    }
+}
+
 pub(in crate::dot::avx2) struct Q4K;
 
 impl Form for Q4K {
@@ -183,6 +310,12 @@ impl Group<144> for Q4K {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 144]) -> Head {
         q4_k_head(block)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn heads(rows: [&[u8; 144]; 8], put: impl FnMut(usize, Column)) {
+        q4_k_heads(rows, put);
     }
 
     parts!(144, |h| [16 + 64 * h, 48 + 64 * h], |[a, b], _h| nibbles(
@@ -202,6 +335,12 @@ impl Group<176> for Q5K {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 176]) -> Head {
         q4_k_head(block)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn heads(rows: [&[u8; 176]; 8], put: impl FnMut(usize, Column)) {
+        q4_k_heads(rows, put);
     }
 
     parts!(
@@ -230,6 +369,20 @@ impl Group<210> for Q6K {
         Head {
             scales: _mm256_cvtepi8_epi16(load_16(block, 192)),
             ..Head::new(f16_at(block, 208))
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn heads(rows: [&[u8; 210]; 8], mut put: impl FnMut(usize, Column)) {
+        let (scales, d) = (columns::of_16(rows, 192), f16_of(rows, 208));
+        for run in 0..RUNS {
+            // Unsigned bytes 128 higher are these with the highest bit flipped.
+            let shifted = _mm256_xor_si256(scales[run / 2], _mm256_set1_epi8(-128));
+            put(
+                run,
+                Column::new(d).with_factors::<Self>(halves_of(shifted, run, 128)),
+            );
         }
     }
 
