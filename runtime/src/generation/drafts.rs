@@ -31,7 +31,7 @@ pub trait DraftSource: std::fmt::Debug + Send {
     fn draft(&mut self, session: &Session, next: u32, most: usize, drafts: &mut Vec<Draft>);
 
     /// The first `read` of the last drafts were read, and the first `came` of them came
-    /// before another token did or the text ended. Not told if none was read.
+    /// before another token did. Not told if none was read, or of the last ones of a text.
     fn verified(&mut self, read: usize, came: usize) {
         let _ = (read, came);
     }
@@ -77,7 +77,7 @@ pub struct DraftCounts {
     pub came: u64,
 }
 
-/// Reads a text's tokens one by one, and ahead of them what a source expects.
+/// Reads one session's tokens one by one, and ahead of them what a source expects.
 #[derive(Debug)]
 pub struct Speculation {
     source: Box<dyn DraftSource>,

@@ -185,7 +185,9 @@ impl Sequence {
             return Ok(None);
         };
         let ids = &self.tokens[session.len()..to];
-        if let (&[id], true, Some(mut drafts)) = (ids, all, self.drafts.take()) {
+        if let (&[id], true) = (ids, all)
+            && let Some(mut drafts) = self.drafts.take()
+        {
             let place = drafts
                 .read(session, id)
                 .map(|logits| self.advanced(to, Some(logits), metrics));
