@@ -223,7 +223,8 @@ impl Sequence {
     /// After that was verified: as [`Self::advance`].
     pub fn verified(&mut self, logits: Logits, metrics: &Metrics) -> Option<Landmark> {
         let (session, mut drafts) = (self.session.as_mut()?, self.drafts.take()?);
-        let place = self.stepped(drafts.verified(session, logits), metrics);
+        let logits = drafts.verified(session, logits);
+        let place = self.stepped(logits, metrics);
         self.drafts = Some(drafts);
         place
     }

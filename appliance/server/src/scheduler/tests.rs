@@ -116,8 +116,8 @@ fn prompt(number: usize) -> Vec<u32> {
 
 /// What came of a request: its tokens, and how it ended.
 type Answer = (Vec<(u32, Option<Logprob>)>, Option<Finish>);
-/// What a session's file has: tokens, rows and states.
-type Saved = (Vec<u32>, Vec<Vec<u8>>, Vec<Vec<u8>>);
+/// What a session's file has: tokens, the rows of each step, and the last state.
+type Saved = (Vec<u32>, Vec<Vec<u8>>, Vec<u8>);
 
 fn ended(mut outputs: UnboundedReceiver<Output>) -> Answer {
     let mut tokens = Vec::new();
@@ -149,14 +149,11 @@ fn saved(folder: &Path, number: usize) -> Saved {
     let store = Store::open(folder, None).unwrap();
     let log = store.session(&format!("answer-{number}"), ENGINE.fingerprint());
     let log = log.unwrap();
-    let all = 0..log.steps().len();
-    let with_state = all
-        .clone()
-        .filter(|&i| log.restorable(usize::MAX) == Some(i));
+    let steps = log.steps().len();
     (
         log.tokens().to_vec(),
-        all.map(|i| log.rows(i).unwrap()).collect(),
-        with_state.map(|i| log.state(i).unwrap()).collect(),
+        (0..steps).map(|i| log.rows(i).unwrap()).collect(),
+        log.state(steps - 1).unwrap(),
     )
 }
 
@@ -288,9 +285,11 @@ fn answers_are_the_same_whatever_drafts_say() {
     }
     assert!(ends.len() > 1, "{ends:?}");
     assert!(lengths.iter().sum::<usize>() > 200, "{lengths:?}");
-    assert!(sessions.iter().all(|(tokens, _, states)| {
-        texts.iter().any(|text| text.starts_with(tokens)) && states.len() == 1
-    }));
+    for (text, (tokens, _, state)) in texts.iter().zip(sessions) {
+        // All, or all but the last, which nobody needed to read.
+        assert!(text.starts_with(tokens) && tokens.len() + 1 >= text.len());
+        assert!(!state.is_empty());
+    }
     assert_eq!(run(8, count, None), expected, "together, without drafts");
     for right in [100, 70, 20] {
         for parallel in [1, 8] {
