@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use v4_runtime::generation::{self, Finish, Sampler, StepError, Steps, Until};
+use v4_runtime::generation::{self, Finish, Sampler, Speculation, StepError, Steps, Until};
 use v4_runtime::storage::SessionLog;
 use v4_runtime::{EngineError, Hooks, Session, Want};
 
@@ -59,6 +59,8 @@ pub struct Sampled<'a> {
     pub session: &'a mut Session,
     /// The dice.
     pub sampler: &'a mut Sampler,
+    /// Reads ahead; without it one token after the other is read.
+    pub drafts: Option<&'a mut Speculation>,
     /// Where the session is kept.
     pub log: Option<&'a mut SessionLog>,
 }
@@ -79,6 +81,10 @@ impl Steps for Sampled<'_> {
     }
 
     fn next(&mut self, id: u32) -> Result<u32, StepError> {
+        if let Some(drafts) = &mut self.drafts {
+            let logits = drafts.read(self.session, id)?;
+            return Ok(self.sampler.sample(logits, self.session.tokens())?);
+        }
         let logits = self.session.append(&[id], Want::Last)?;
         Ok(self.sampler.sample(logits.row(0), self.session.tokens())?)
     }

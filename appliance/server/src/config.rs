@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use v4_runtime::Adapter;
+use v4_runtime::generation::Drafting;
 use v4_runtime::storage::SessionKey;
 
 use crate::http::Cors;
@@ -40,6 +41,8 @@ pub struct Config {
     pub idle_bytes: u64,
     /// Where sessions are kept from run to run, if they are.
     pub sessions: Option<SessionFolder>,
+    /// What drafts answers, if anything does.
+    pub drafts: Option<Arc<dyn Drafting>>,
     /// Whether answers that repeat themselves end, where a request does not say.
     pub stop_loops: bool,
     /// First requests of agents, whose prompts are read at the start.

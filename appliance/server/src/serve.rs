@@ -40,6 +40,7 @@ pub fn serve(
         chunk: config.chunk,
         parallel: config.parallel,
         idle_bytes: config.idle_bytes,
+        drafts: config.drafts.clone(),
     };
     let scheduler = Scheduler::new(
         engine,

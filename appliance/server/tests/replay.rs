@@ -55,6 +55,7 @@ impl Served {
             keep_alive: Duration::from_secs(20),
             drain: Duration::from_secs(5),
             idle_bytes: 0,
+            drafts: None,
             sessions: None,
             stop_loops: false,
             warm: Vec::new(),

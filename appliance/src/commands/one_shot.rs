@@ -66,6 +66,7 @@ impl OneShot<'_> {
         let mut model = Sampled {
             session: &mut session,
             sampler: &mut sampler,
+            drafts: None,
             log: file.as_mut().map(|file| &mut file.log),
         };
 

@@ -212,6 +212,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         keep_alive: args.keep_alive,
         stop_loops: args.stop_loops,
         drain: args.drain,
+        drafts: None,
         idle_bytes: idle.unwrap_or_else(|| {
             let bound = allowed.or_else(|| limits().safe());
             bound.map_or(IDLE_BYTES, |bytes| bytes / IDLE_SHARE)

@@ -1,12 +1,16 @@
 //! Continues a text: the sampler picks a token, and the loop passes it on and appends it to
 //! the session until a stop condition holds.
 
+mod drafts;
+mod lookup;
 mod loops;
 mod sampling;
 mod stop;
 
 use std::ops::ControlFlow;
 
+pub use drafts::{Draft, DraftCounts, DraftOptions, DraftSource, Drafting, Speculation};
+pub use lookup::{LookupDrafting, PromptLookup};
 pub use loops::LoopDetector;
 pub use sampling::{Sampler, SamplerError, SamplerOptions};
 pub use stop::StopFilter;

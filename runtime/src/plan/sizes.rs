@@ -181,6 +181,23 @@ pub(crate) fn backlog_bytes(cfg: &ModelConfig, chunk: usize) -> u64 {
     2 * (rows * 4 * (cfg.hc_streams * cfg.embedding + cfg.hc_mix() + 1)) as u64
 }
 
+/// Bytes that caches keep in addition while `rows` tokens may be taken back: rows of the
+/// windows, in whole pages, and of groups that have ended.
+#[must_use]
+pub(crate) fn ahead_bytes(cfg: &ModelConfig, kv: KvPrecision, rows: usize) -> u64 {
+    if rows == 0 {
+        return 0;
+    }
+    let window = formats(cfg, kv).window.row_bytes(cfg.head_dim);
+    let pages = rows.div_ceil(PAGE_ROWS) * PAGE_ROWS * window * cfg.layers.len();
+    // Values and pooling logits, of both halves where entries overlap. Buffers that grow have
+    // up to twice the room.
+    let pending = |width: usize| 2 * rows * 2 * 2 * width * 4;
+    let compressing = |(l, _): &(usize, _)| cfg.layers[*l].attention.compresses(*l);
+    let compressing = cfg.layers.iter().enumerate().filter(compressing).count();
+    (pages + compressing * (pending(cfg.head_dim) + pending(cfg.index_dim))) as u64
+}
+
 /// Bytes of cache rows that a token at position `depth` reads.
 #[must_use]
 pub(crate) fn kv_read_bytes(cfg: &ModelConfig, depth: usize) -> u64 {

@@ -1,4 +1,4 @@
-//! Steps that compute one token for each of several sessions.
+//! Steps that read one token, or a few, for each of several sessions.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub struct Batch {
 /// What a session brings to a step.
 struct Member<'a> {
     cache: &'a mut Cache<Cpu>,
-    id: u32,
+    ids: &'a [u32],
     rows: Option<Fetch>,
 }
 
@@ -55,6 +55,35 @@ impl Batch {
         &mut self,
         sessions: &mut [(&mut Session, u32)],
     ) -> Result<Vec<Result<Logits, EngineError>>, EngineError> {
+        let one = |(session, id)| (session, std::slice::from_ref(id));
+        let sessions = sessions
+            .iter_mut()
+            .map(|(session, id)| (&mut **session, &*id));
+        self.read(&mut sessions.map(one).collect::<Vec<_>>(), false)
+    }
+
+    /// [`Session::verify`] for several sessions at once, each with tokens of its own.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] without room for the step's buffers. Experts or Engram rows
+    /// that cannot be read, an altered file. All sessions are as they were then.
+    ///
+    /// # Panics
+    /// If the sessions are of different engines, or of engines with other adapters, or one
+    /// has no tokens or more than [`Session::MOST_AHEAD`].
+    pub fn verify(
+        &mut self,
+        sessions: &mut [(&mut Session, &[u32])],
+    ) -> Result<Vec<Result<Logits, EngineError>>, EngineError> {
+        self.read(sessions, true)
+    }
+
+    /// Reads tokens: `ahead`, or to append them.
+    fn read(
+        &mut self,
+        sessions: &mut [(&mut Session, &[u32])],
+        ahead: bool,
+    ) -> Result<Vec<Result<Logits, EngineError>>, EngineError> {
         let Some((first, _)) = sessions.first() else {
             return Ok(Vec::new());
         };
@@ -66,22 +95,32 @@ impl Batch {
             );
         }
         let context = sessions.iter().map(|(s, _)| s.context).max().unwrap_or(0);
-        self.reserve(first, sessions.len(), context)?;
+        let rows = sessions.iter().map(|(_, ids)| ids.len()).sum();
+        self.reserve(first, sessions.len(), rows, context)?;
         // Those that cannot take a token are left out.
-        let prepare = |session: &mut Session, id: u32| {
-            session.check(&[id])?;
-            session.reserve(session.tokens.len() + 1, 1, 1)?;
-            session.fetch(&[id])
+        let prepare = |session: &mut Session, ids: &[u32]| {
+            if ahead {
+                session.prepare_ahead(ids, 0)?;
+            } else {
+                session.discard();
+                session.check(ids)?;
+                session.reserve(session.tokens.len() + ids.len(), 1, 1)?;
+            }
+            let fetched = session.fetch(ids);
+            if fetched.is_err() {
+                session.discard();
+            }
+            fetched
         };
         let mut failed = Vec::new();
         let mut members = Vec::new();
-        for (session, id) in &mut *sessions {
-            match prepare(session, *id) {
+        for (session, ids) in &mut *sessions {
+            match prepare(session, ids) {
                 Ok(rows) => {
                     failed.push(None);
                     members.push(Member {
                         cache: &mut session.cache,
-                        id: *id,
+                        ids,
                         rows,
                     });
                 }
@@ -96,31 +135,37 @@ impl Batch {
         let logits = match ran.and_then(|logits| engine.check_file().map(|()| logits)) {
             Ok(logits) => logits,
             Err(error) => {
-                sessions.iter_mut().for_each(|(session, _)| session.reset());
+                for (session, _) in sessions {
+                    match ahead {
+                        true => session.discard(),
+                        false => session.reset(),
+                    }
+                }
                 return Err(error);
             }
         };
         let vocab = engine.config().vocab;
-        let mut rows = logits.chunks_exact(vocab);
+        let mut rest = logits.as_slice();
         let results = sessions
             .iter_mut()
             .zip(failed)
-            .map(|((session, id), failed)| {
+            .map(|((session, ids), failed)| {
                 if let Some(error) = failed {
                     return Err(error);
                 }
-                let data = rows.next().unwrap_or_default().to_vec();
-                let position = session.tokens.len();
+                let (data, others) = rest.split_at(ids.len() * vocab);
+                rest = others;
+                if ahead {
+                    return session.read_ahead(ids, data.to_vec());
+                }
+                let first = session.tokens.len();
                 if !data.iter().all(|v| v.is_finite()) {
                     session.reset();
-                    return Err(EngineError::NotFinite { position });
+                    return Err(EngineError::NotFinite { position: first });
                 }
-                session.tokens.push(*id);
-                Ok(Logits {
-                    first: position,
-                    vocab,
-                    data,
-                })
+                session.tokens.extend_from_slice(ids);
+                let data = data.to_vec();
+                Ok(Logits { first, vocab, data })
             });
         Ok(results.collect())
     }
@@ -132,16 +177,19 @@ impl Batch {
     ) -> Result<Vec<f32>, EngineError> {
         let forward = engine.forward();
         let cone = Cone::full(engine.config());
-        let ids: Vec<u32> = members.iter().map(|member| member.id).collect();
-        let (mut caches, mut rows) = (Vec::new(), Vec::new());
+        let mut ids = Vec::new();
+        let (mut caches, mut rows, mut fetched) = (Vec::new(), Vec::new(), Vec::new());
         for member in members {
             caches.push(member.cache);
-            rows.extend(member.rows);
+            ids.extend_from_slice(member.ids);
+            rows.push(member.ids.len());
+            fetched.extend(member.rows);
         }
         let chunk = Chunk {
             ids: &ids,
+            rows: &rows,
             cone: &cone,
-            engram: &mut rows,
+            engram: &mut fetched,
             trace: None,
         };
         engine.workers().run(|| {
@@ -150,8 +198,14 @@ impl Batch {
         })
     }
 
-    /// Reserves memory for `rows` sessions of at most `context` tokens.
-    fn reserve(&mut self, one: &Session, rows: usize, context: usize) -> Result<(), EngineError> {
+    /// Reserves memory for `rows` tokens of `sessions` sessions of at most `context` tokens.
+    fn reserve(
+        &mut self,
+        one: &Session,
+        sessions: usize,
+        rows: usize,
+        context: usize,
+    ) -> Result<(), EngineError> {
         let engine = &one.engine;
         let bytes = scratch_bytes(engine.config(), rows, context, engine.threads(), rows)
             + engine.adapter_work_bytes(rows);
@@ -160,7 +214,8 @@ impl Batch {
             .share
             .get_or_insert_with(|| Share::new(engine.budget()));
         share.set(bytes, || {
-            let what = format!("the model with a step of {rows} sessions and the open sessions");
+            let what =
+                format!("the model with a step of {sessions} sessions and the open sessions");
             (what, ", or fewer sessions at once".to_owned())
         })?;
         self.bytes = bytes;

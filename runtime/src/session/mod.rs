@@ -1,5 +1,6 @@
 //! A sequence of tokens and the model's caches for it.
 
+mod ahead;
 mod batch;
 mod persist;
 
@@ -11,7 +12,7 @@ use crate::compute::forward::{Cache, Chunk, Cone, Scratch};
 use crate::compute::trace::Trace;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::EngineError;
-use crate::plan::{SessionSize, session_bytes};
+use crate::plan::{SessionSize, ahead_bytes, session_bytes};
 use crate::residency::Share;
 use crate::residency::engram::{EngramStore, Fetch};
 
@@ -102,6 +103,11 @@ impl std::fmt::Debug for Hooks<'_> {
 pub struct Session {
     engine: Arc<Engine>,
     tokens: Vec<u32>,
+    /// Tokens after these that the cache has seen and that may be taken back.
+    ahead: Vec<u32>,
+    /// Most tokens that were read ahead at once, and of these in its own buffers: their
+    /// memory is kept.
+    ahead_rows: [usize; 2],
     cache: Cache<Cpu>,
     scratch: Scratch<Cpu>,
     context: usize,
@@ -141,6 +147,8 @@ impl Session {
             scratch: Scratch::default(),
             engine: Arc::clone(engine),
             tokens: Vec::new(),
+            ahead: Vec::new(),
+            ahead_rows: [0; 2],
             context,
             chunk,
             share: Share::new(engine.budget()),
@@ -158,6 +166,8 @@ impl Session {
     /// at once and holds `logits` rows of logits.
     fn bytes(&self, tokens: usize, rows: usize, logits: usize) -> u64 {
         let (config, kv) = (self.engine.config(), self.engine.forward().kv_precision());
+        let [ahead, own] = self.ahead_rows;
+        let (rows, logits) = (rows.max(own), logits.max(ahead + own));
         let size = SessionSize {
             tokens,
             context: self.context,
@@ -166,6 +176,7 @@ impl Session {
             logits,
         };
         session_bytes(config, kv, self.engine.threads(), size)
+            + ahead_bytes(config, kv, ahead)
             + self.engine.adapter_work_bytes(rows)
             + self.marks_bytes() as u64
     }
@@ -183,8 +194,8 @@ impl Session {
         let bytes = self.bytes(tokens, rows, logits);
         let described = self.described(tokens);
         let fits = self.share.set(bytes, || described);
-        // Marks are a convenience.
-        if fits.is_err() && self.drop_marks() {
+        // Drafts and marks are a convenience.
+        if fits.is_err() && (self.release_ahead() || self.drop_marks()) {
             return self.reserve(tokens, rows, logits);
         }
         fits
@@ -239,7 +250,8 @@ impl Session {
     /// rows left out, layers times tokens.
     #[must_use]
     pub fn layer_rows(&self) -> u64 {
-        self.cache.layer_rows
+        let config = self.engine.config();
+        self.cache.layer_rows_at(config, self.tokens.len())
     }
 
     /// A copy of the session. The two are independent.
@@ -253,6 +265,8 @@ impl Session {
         Ok(Self {
             engine: Arc::clone(&self.engine),
             tokens: self.tokens.clone(),
+            ahead: self.ahead.clone(),
+            ahead_rows: self.ahead_rows,
             cache: self.cache.clone(),
             scratch: Scratch::default(),
             context: self.context,
@@ -266,6 +280,8 @@ impl Session {
     /// Forgets everything.
     pub fn reset(&mut self) {
         self.tokens.clear();
+        self.ahead.clear();
+        self.ahead_rows = [0; 2];
         self.marks.clear();
         self.cache = self.engine.forward().cache();
         self.settle(1);
@@ -291,6 +307,7 @@ impl Session {
         want: Want,
         hooks: &mut Hooks<'_>,
     ) -> Result<Logits, EngineError> {
+        self.discard();
         self.check(ids)?;
         let rows = self.chunk.min(ids.len());
         let wanted = ids.len() - want.from(ids.len());
@@ -467,6 +484,7 @@ impl Session {
         let (cache, scratch) = (&mut self.cache, &mut self.scratch);
         let chunk = Chunk {
             ids,
+            rows: &[ids.len()],
             cone,
             engram: rows.as_mut_slice(),
             trace: hooks.trace.as_deref_mut(),

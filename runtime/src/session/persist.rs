@@ -45,7 +45,7 @@ impl Session {
             let rows = self.cache.saved_rows(b, config, from, to);
             let state = match mark {
                 Some(mark) => mark.state.to_vec(),
-                None if to == self.tokens.len() => self.cache.saved_state(b, config),
+                None if to == self.tokens.len() => self.cache.saved_state(b, config, to),
                 None => Vec::new(),
             };
             let landmark = mark.and_then(|mark| mark.landmark).unwrap_or_default();
@@ -102,6 +102,7 @@ impl Session {
     /// If the session is shorter.
     pub fn rewind(&mut self, len: usize, hooks: &mut Hooks<'_>) -> Result<(), EngineError> {
         assert!(len <= self.tokens.len(), "{len} of {}", self.tokens.len());
+        self.discard();
         if len == self.tokens.len() {
             return Ok(());
         }
@@ -142,6 +143,7 @@ impl Session {
     }
 
     pub(super) fn set_mark(&mut self, landmark: Option<Landmark>) {
+        self.discard();
         let tokens = self.tokens.len();
         if tokens == 0 {
             return;
@@ -167,7 +169,7 @@ impl Session {
         self.marks.push(Mark {
             tokens,
             landmark,
-            state: self.cache.saved_state(b, config).into(),
+            state: self.cache.saved_state(b, config, tokens).into(),
         });
         let places = self.marks.iter();
         let places: Vec<_> = places
@@ -181,9 +183,10 @@ impl Session {
     }
 
     /// Drops marks if memory is short: first all but the roots, then those. Returns whether
-    /// there were any.
+    /// there were any, or memory to read ahead.
     pub fn spare_marks(&mut self) -> bool {
-        let spared = self.drop_marks();
+        let released = self.release_ahead();
+        let spared = self.drop_marks() || released;
         // Less than before: cannot fail.
         let _ = self.reserve(self.tokens.len(), KEPT_ROWS, 1);
         spared

@@ -56,7 +56,11 @@ impl Scheduler {
                 None => Some(disk.claim(named.name)),
             };
         }
-        Sequence::new(job, named, self.numbers, eos, arrived).map_err(|e| e.to_string())
+        let sequence = Sequence::new(job, named, self.numbers, eos, arrived);
+        let mut sequence = sequence.map_err(|e| e.to_string())?;
+        let drafts = self.settings.drafts.as_ref();
+        sequence.drafts = drafts.map(|drafts| drafts.begin(&engine));
+        Ok(sequence)
     }
 
     /// A parked request continues, with a session that holds what is still known of it.

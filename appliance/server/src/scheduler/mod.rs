@@ -9,6 +9,7 @@
 //! What is computed when changes no result: a request's tokens are those that it would
 //! have had alone.
 
+mod ahead;
 mod begin;
 mod disk;
 mod idle;
@@ -16,11 +17,14 @@ mod pace;
 mod places;
 mod queue;
 mod sequence;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use v4_runtime::generation::Drafting;
 use v4_runtime::storage::Landmark;
 use v4_runtime::{Batch, Engine, EngineError, Session};
 
@@ -42,7 +46,7 @@ const NAP: Duration = Duration::from_millis(200);
 const MOST_TOGETHER: usize = 16;
 
 /// How requests are run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Tokens of context.
     pub context: usize,
@@ -52,6 +56,9 @@ pub struct Settings {
     pub parallel: usize,
     /// Memory for idle sessions, in bytes.
     pub idle_bytes: u64,
+    /// What drafts answers, if anything does: it decides how fast they come, and nothing of
+    /// what they are.
+    pub drafts: Option<Arc<dyn Drafting>>,
 }
 
 /// Owns all sessions.
@@ -236,6 +243,9 @@ impl Scheduler {
             let more = group.split_off(group.len().min(MOST_TOGETHER));
             ready = [more, others].concat();
             self.step(&group)?;
+            for i in group {
+                self.foreseen(i);
+            }
         }
         let decoding = began.elapsed();
         self.sweep();
@@ -274,6 +284,9 @@ impl Scheduler {
         if let [only] = group {
             return self.advance(*only, 1).map(drop);
         }
+        if self.settings.drafts.is_some() && self.step_ahead(group)? {
+            return Ok(());
+        }
         let (mut stepping, mut members) = (Vec::new(), Vec::new());
         for (i, sequence) in self.running.iter_mut().enumerate() {
             if group.contains(&i)
@@ -289,7 +302,7 @@ impl Scheduler {
                 for (i, result) in stepping.into_iter().zip(results) {
                     match result {
                         Ok(logits) => {
-                            let place = self.running[i].stepped(&logits, &self.metrics);
+                            let place = self.running[i].stepped(logits.row(0), &self.metrics);
                             self.mark_and_save(i, place);
                         }
                         // It has to find room first.
@@ -445,7 +458,12 @@ impl Scheduler {
             // Who has gone needs no answer.
             let _ = sequence.outputs.send(output);
         }
-        let Sequence { session, name, .. } = sequence;
+        let Sequence {
+            mut session, name, ..
+        } = sequence;
+        if let Some(session) = &mut session {
+            session.release_ahead();
+        }
         if let (Some(disk), Some(name)) = (&mut self.disk, &name) {
             disk.release(name);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
-use v4_runtime::generation::SamplerError;
+use v4_runtime::generation::{SamplerError, Speculation};
 use v4_runtime::storage::Landmark;
 use v4_runtime::{Engine, EngineError, Logits, Session, Want};
 
@@ -74,6 +74,8 @@ pub(super) struct Sequence {
     /// Places in the prompt to mark.
     places: Vec<(usize, Landmark)>,
     picker: Picker,
+    /// Reads ahead of the answer, if drafts are on.
+    pub drafts: Option<Speculation>,
     last_token: Option<Instant>,
 }
 
@@ -116,6 +118,7 @@ impl Sequence {
             stays: named.stays,
             tokens: job.ids,
             picker,
+            drafts: None,
             last_token: None,
         })
     }
@@ -181,24 +184,71 @@ impl Sequence {
         let Some(session) = &mut self.session else {
             return Ok(None);
         };
+        let ids = &self.tokens[session.len()..to];
+        if let (&[id], true) = (ids, all)
+            && let Some(mut drafts) = self.drafts.take()
+        {
+            let place = drafts
+                .read(session, id)
+                .map(|logits| self.advanced(to, Some(logits), metrics));
+            self.drafts = Some(drafts);
+            return place;
+        }
         let want = if all { Want::Last } else { Want::None };
-        let logits = session.append(&self.tokens[session.len()..to], want)?;
-        Ok(self.advanced(to, all.then_some(&logits), metrics))
+        let logits = session.append(ids, want)?;
+        let logits = (logits.rows() > 0).then(|| logits.row(0));
+        Ok(self.advanced(to, logits, metrics))
     }
 
     /// The session and the only token that it does not hold yet, for a step together with
     /// others.
     pub fn step(&mut self) -> Option<(&mut Session, u32)> {
-        let Piece { to, all: true } = self.piece(1)? else {
-            return None;
-        };
-        let id = self.tokens[to - 1];
+        let id = self.due()?;
         Some((self.session.as_mut()?, id))
     }
 
     /// After the session has taken that token: as [`Self::advance`].
-    pub fn stepped(&mut self, logits: &Logits, metrics: &Metrics) -> Option<Landmark> {
+    pub fn stepped(&mut self, logits: &[f32], metrics: &Metrics) -> Option<Landmark> {
         self.advanced(self.tokens.len(), Some(logits), metrics)
+    }
+
+    /// As [`Self::step`], with what is drafted after the token.
+    pub fn step_ahead(&mut self) -> Option<(&mut Session, &[u32])> {
+        let id = self.due()?;
+        let session = self.session.as_mut()?;
+        let ids = self.drafts.as_mut()?.expect(session, id);
+        Some((session, ids))
+    }
+
+    /// After that was verified: as [`Self::advance`].
+    pub fn verified(&mut self, logits: Logits, metrics: &Metrics) -> Option<Landmark> {
+        let (session, mut drafts) = (self.session.as_mut()?, self.drafts.take()?);
+        let logits = drafts.verified(session, logits);
+        let place = self.stepped(logits, metrics);
+        self.drafts = Some(drafts);
+        place
+    }
+
+    /// If the token that is due was foreseen: as [`Self::advance`], at no cost.
+    pub fn foreseen(&mut self, metrics: &Metrics) -> Option<Option<Landmark>> {
+        let ahead = |session: &Session| !session.ahead().is_empty();
+        if self.end.is_some() || !self.session.as_ref().is_some_and(ahead) {
+            return None;
+        }
+        let id = self.due()?;
+        let (session, mut drafts) = (self.session.as_mut()?, self.drafts.take()?);
+        let logits = drafts.foreseen(session, id);
+        let place = logits.map(|logits| self.stepped(logits, metrics));
+        self.drafts = Some(drafts);
+        place
+    }
+
+    /// The only token that the session does not hold yet, if it may be read now.
+    fn due(&mut self) -> Option<u32> {
+        let Piece { to, all: true } = self.piece(1)? else {
+            return None;
+        };
+        Some(self.tokens[to - 1])
     }
 
     fn out_of_time(&self) -> bool {
@@ -237,11 +287,11 @@ impl Sequence {
     fn advanced(
         &mut self,
         to: usize,
-        logits: Option<&Logits>,
+        logits: Option<&[f32]>,
         metrics: &Metrics,
     ) -> Option<Landmark> {
         match logits {
-            Some(logits) => self.choose(logits.row(0), metrics),
+            Some(logits) => self.choose(logits, metrics),
             None => {
                 let done = to.min(self.prompt);
                 let _ = self.outputs.send(Output::Reading { done });

@@ -153,6 +153,7 @@ impl<'a> Talk<'a> {
         let mut model = Sampled {
             session: &mut self.session,
             sampler: &mut self.sampler,
+            drafts: None,
             log: self.file.as_mut().map(|file| &mut file.log),
         };
         let busy = Busy::start()?;

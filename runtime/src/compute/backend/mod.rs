@@ -228,7 +228,8 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn pending_bytes(&self, pending: &Self::Pending) -> usize;
     /// Adds the chunk's projections (`kv` and `gate`, `[tokens, c * width]`),
     /// with `ape` `[ratio, c * width]`, if any, added to the gate, and pools every group
-    /// that has ended: `out` is `[groups, width]`, before norm and rotation.
+    /// that has ended: `out` is `[groups, width]`, before norm and rotation. The tokens
+    /// stay until [`Self::settle_pending`].
     fn pool(
         &self,
         pending: &mut Self::Pending,
@@ -238,10 +239,14 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         out: &mut Self::Buf,
     );
 
+    /// Makes a compressor's state that after its first `len` tokens, or after all if it
+    /// has seen no more: forgets those after them, and of those before them what later
+    /// groups do not need. None that the shorter state needs may have been forgotten.
+    fn settle_pending(&self, pending: &mut Self::Pending, len: usize);
     /// Tokens that a compressor has seen.
     fn pending_seen(&self, pending: &Self::Pending) -> usize;
-    /// Appends a compressor state to `out`.
-    fn export_pending(&self, pending: &Self::Pending, out: &mut Vec<u8>);
+    /// Appends the compressor state that [`Self::settle_pending`] would leave.
+    fn export_pending(&self, pending: &Self::Pending, len: usize, out: &mut Vec<u8>);
     /// Makes a compressor's state one that has seen that many tokens, whose projections
     /// are noise.
     fn fill_pending(

@@ -51,7 +51,7 @@ impl<B: Backend> Forward<B> {
 
         self.drop_rows(cone.skipped(l + 1, &span.positions()), span, s);
         if span.ids.is_empty() {
-            self.keep_windows(l, caches);
+            self.forget(l, caches);
             return;
         }
         if self.lagged() {
@@ -78,7 +78,7 @@ impl<B: Backend> Forward<B> {
             }
         }
         self.attend(l, caches, span, s);
-        self.keep_windows(l, caches);
+        self.forget(l, caches);
         // Keys are the values too: undo the rotation that they carried.
         b.rope(&mut s.attended, c.head_dim, angles(span, ratio), true);
 
@@ -126,11 +126,12 @@ impl<B: Backend> Forward<B> {
         }
     }
 
-    /// Drops what no later query sees.
-    fn keep_windows(&self, l: usize, caches: &mut [&mut Cache<B>]) {
+    /// Drops what no later row needs, unless rows may be taken back.
+    fn forget(&self, l: usize, caches: &mut [&mut Cache<B>]) {
         for cache in caches {
-            let window = &mut cache.layers[l].window;
-            self.backend.keep_last_rows(window, self.cfg.window);
+            if cache.ahead.is_none() {
+                cache.layers[l].settle(&self.backend, &self.cfg, usize::MAX);
+            }
         }
     }
 

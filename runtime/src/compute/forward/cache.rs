@@ -25,6 +25,17 @@ pub(super) struct LayerCache<B: Backend> {
     pub index: Option<Branch<B>>,
 }
 
+/// The cache before the rows that may be taken back.
+#[derive(Debug, Clone)]
+pub(super) struct Ahead {
+    /// Tokens.
+    pub len: usize,
+    pub layer_rows: u64,
+    /// The whole state, where it cannot be had by dropping rows: if a call was stopped and
+    /// the decoder is behind, reading on first makes up for that.
+    pub state: Option<Vec<u8>>,
+}
+
 /// All that the model remembers of a sequence.
 #[derive(Debug)]
 pub struct Cache<B: Backend> {
@@ -33,6 +44,8 @@ pub struct Cache<B: Backend> {
     pub(super) backlog: Option<Backlog<B>>,
     /// Whether the decoder's windows lack rows, because a call was stopped.
     pub(super) behind: bool,
+    /// While rows that were read last may be taken back.
+    pub(super) ahead: Option<Ahead>,
     /// Tokens seen.
     pub len: usize,
     /// Rows that passed through a layer, summed over layers.
@@ -91,6 +104,7 @@ impl<B: Backend> Clone for Cache<B> {
             layers: self.layers.clone(),
             backlog: self.backlog.clone(),
             behind: self.behind,
+            ahead: self.ahead.clone(),
             len: self.len,
             layer_rows: self.layer_rows,
         }
@@ -129,6 +143,7 @@ impl<B: Backend> Cache<B> {
             layers: layers.collect(),
             backlog: None,
             behind: false,
+            ahead: None,
             len: 0,
             layer_rows: 0,
         }

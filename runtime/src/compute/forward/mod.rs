@@ -4,6 +4,7 @@
 //! norm -> router and experts -> mix back, layer after layer over one chunk of
 //! tokens.
 
+mod ahead;
 mod attention;
 mod backlog;
 mod cache;
@@ -112,7 +113,7 @@ impl<B: Backend> Default for Scratch<B> {
 }
 
 /// The rows in work: consecutive tokens of one sequence, fewer from layer to layer where
-/// not all are needed, or as many of each of several sequences.
+/// not all are needed, or some of each of several sequences.
 struct Span<'a> {
     lanes: Vec<Lane>,
     /// Their ids, one sequence after the other.
@@ -155,8 +156,10 @@ impl Span<'_> {
 
 /// One chunk of tokens and what is wanted of it.
 pub struct Chunk<'a> {
-    /// Ids, all in the vocabulary: as many of each sequence, one after the other.
+    /// Ids, all in the vocabulary, one sequence after the other.
     pub ids: &'a [u32],
+    /// How many of them are each sequence's; at least one.
+    pub rows: &'a [usize],
     /// Which rows the call needs that the chunk is part of; all, if it is of several
     /// sequences.
     pub cone: &'a Cone,
@@ -285,13 +288,13 @@ impl<B: Backend> Forward<B> {
             self.catch_up(cache, s)?;
         }
         self.expect_experts(chunk.ids);
-        let each = chunk.ids.len() / caches.len();
-        let end = caches[0].len + each;
+        let end = caches[0].len + chunk.rows[0];
         // Whether the call could not end here without missing rows.
         let partial = chunk.cone.from(c.layers.len()) > end;
         debug_assert!(!partial || caches.len() == 1);
 
-        let mut span = self.span(caches.iter().map(|cache| cache.len), each, chunk.ids);
+        let firsts = caches.iter().map(|cache| cache.len);
+        let mut span = self.span(firsts.zip(chunk.rows.iter().copied()), chunk.ids);
         b.embed(&self.weights.embedding, span.ids, c.hc_streams, &mut s.h)?;
         if self.lagged() {
             b.hc_first_stream(span.ids.len(), c.hc_streams, &mut s.lagged);
@@ -319,8 +322,8 @@ impl<B: Backend> Forward<B> {
                 trace.streams(l, &streams[streams.len() - width..]);
             }
         }
-        for cache in caches {
-            cache.len += each;
+        for (cache, rows) in caches.iter_mut().zip(chunk.rows) {
+            cache.len += rows;
             if !partial {
                 cache.backlog = None;
             }
@@ -347,7 +350,7 @@ impl<B: Backend> Forward<B> {
             let to = backlog.ids.len().min(from + CATCH_UP_ROWS);
             backlog.load(b, from, to, s);
             let ids = &backlog.ids[from..to];
-            let mut span = self.span([backlog.first + from].into_iter(), ids.len(), ids);
+            let mut span = self.span([(backlog.first + from, ids.len())].into_iter(), ids);
             for l in decoder..layers {
                 self.layer(l, &mut [&mut *cache], &cone, false, &mut span, s, &mut None)?;
                 if span.ids.is_empty() {
@@ -388,21 +391,23 @@ impl<B: Backend> Forward<B> {
         self.cfg.family == Family::V41
     }
 
-    /// `each` rows of every sequence, from these positions on.
+    /// Rows of each sequence: the position of the first, and how many.
     fn span<'a>(
         &self,
-        firsts: impl Iterator<Item = usize>,
-        each: usize,
+        sequences: impl Iterator<Item = (usize, usize)>,
         ids: &'a [u32],
     ) -> Span<'a> {
-        let lane = |(i, first)| Lane {
-            first,
-            rows: i * each..(i + 1) * each,
+        let mut done = 0;
+        let lane = |(first, rows)| {
+            let from = done;
+            done += rows;
+            let rows = from..done;
+            Lane { first, rows }
         };
-        let lanes: Vec<Lane> = firsts.enumerate().map(lane).collect();
+        let lanes: Vec<Lane> = sequences.map(lane).collect();
         let positions = || {
             let lanes = lanes.iter();
-            lanes.flat_map(|lane| lane.first as u64..(lane.first + each) as u64)
+            lanes.flat_map(|lane| lane.first as u64..(lane.first + lane.rows.len()) as u64)
         };
         Span {
             ids,

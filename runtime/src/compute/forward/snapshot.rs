@@ -78,20 +78,23 @@ impl<B: Backend> Cache<B> {
         out
     }
 
-    /// The state.
-    pub fn saved_state(&self, b: &B, c: &ModelConfig) -> Vec<u8> {
+    /// The state after the first `len` tokens: all, unless rows may be taken back.
+    pub fn saved_state(&self, b: &B, c: &ModelConfig, len: usize) -> Vec<u8> {
+        if let Some(state) = self.state_before(len) {
+            return state.to_vec();
+        }
         let mut out = Vec::new();
-        out.extend(self.layer_rows.to_le_bytes());
+        out.extend(self.layer_rows_at(c, len).to_le_bytes());
         put(&mut out, usize::from(self.behind));
         for layer in &self.layers {
-            let len = b.rows_len(&layer.window);
+            let len = b.rows_len(&layer.window).min(len);
             let first = len.saturating_sub(c.window).max(b.first_row(&layer.window));
             put(&mut out, first);
             put_sized(&mut out, |out| {
                 b.export_rows(&layer.window, first..len, out)
             });
             for branch in [&layer.main, &layer.index].into_iter().flatten() {
-                put_sized(&mut out, |out| b.export_pending(&branch.pending, out));
+                put_sized(&mut out, |out| b.export_pending(&branch.pending, len, out));
             }
         }
         match &self.backlog {

@@ -185,8 +185,12 @@ impl Backend for Cpu {
         pending.seen()
     }
 
-    fn export_pending(&self, pending: &Pending, out: &mut Vec<u8>) {
-        pending.export(out);
+    fn export_pending(&self, pending: &Pending, len: usize, out: &mut Vec<u8>) {
+        pending.export(len, out);
+    }
+
+    fn settle_pending(&self, pending: &mut Pending, len: usize) {
+        pending.settle(len);
     }
 
     fn fill_pending(&self, pending: &mut Pending, seen: usize, noise: &mut dyn FnMut() -> f32) {

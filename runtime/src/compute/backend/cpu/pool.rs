@@ -9,7 +9,7 @@ use crate::compute::arithmetic::RowKernels;
 use crate::compute::backend::PoolSpec;
 
 /// Rows of the group that has not ended, and of the group before it where
-/// entries overlap: values and pooling logits, side by side.
+/// entries overlap: values and pooling logits, side by side. More before it is settled.
 #[derive(Debug, Clone)]
 pub struct Pending {
     spec: PoolSpec,
@@ -68,11 +68,7 @@ impl Pending {
         ape: Option<&[f32]>,
         out: &mut Matrix,
     ) {
-        let PoolSpec {
-            ratio,
-            width,
-            overlap,
-        } = self.spec;
+        let PoolSpec { ratio, width, .. } = self.spec;
         let c = self.channels();
         for t in 0..kv.rows {
             let slot = self.next % ratio;
@@ -94,17 +90,30 @@ impl Pending {
             .par_chunks_mut(width)
             .enumerate()
             .for_each(|(i, entry)| this.entry(kernels, open + i, entry));
-        let keep = if overlap {
-            ended.saturating_sub(1) * ratio
-        } else {
-            ended * ratio
-        };
-        self.rows.drain(..(keep - self.first) * 2 * c);
-        // A prompt's chunk needs more room than what is left of it.
-        let open = if overlap { 2 * ratio } else { ratio };
-        self.rows.shrink_to(open * 2 * c);
-        self.first = keep;
         self.entries = ended;
+    }
+
+    /// The first token that is needed after `len` tokens: of the group that has not ended,
+    /// or where entries overlap of the one before it.
+    fn needed(&self, len: usize) -> usize {
+        let ratio = self.spec.ratio.max(1);
+        (len / ratio).saturating_sub(usize::from(self.spec.overlap)) * ratio
+    }
+
+    /// See [`super::super::Backend::settle_pending`].
+    pub(super) fn settle(&mut self, len: usize) {
+        let width = 2 * self.channels();
+        if len < self.next {
+            self.next = len;
+            self.entries = len / self.spec.ratio.max(1);
+            self.rows.truncate((len - self.first) * width);
+        }
+        let first = self.needed(self.next);
+        self.rows.drain(..(first - self.first) * width);
+        self.first = first;
+        // A prompt's chunk needs more room than what is left of it.
+        let open = if self.spec.overlap { 2 } else { 1 } * self.spec.ratio;
+        self.rows.shrink_to(open * width);
     }
 
     /// Pools group `g`: channel by channel a softmax over the tokens' logits,
@@ -141,26 +150,65 @@ mod tests {
         Matrix { rows, cols, data }
     }
 
+    /// Pools `n` tokens; what they are depends on where they stand, and on `value`.
+    fn pool(pending: &mut Pending, n: usize, value: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+        let (at, c) = (pending.next, pending.channels());
+        let kv = matrix(n, c, |t, i| value(at + t, i));
+        let gate = matrix(n, c, |t, i| ((at + t) * 31 + i * 17) as f32 % 3.0);
+        let mut out = Matrix::default();
+        let kernels = RowKernels::of(Kernels::detect());
+        pending.pool(kernels, &kv, &gate, None, &mut out);
+        out.data
+    }
+
     /// Pools `n` tokens in chunks of the given sizes.
     fn run(spec: PoolSpec, chunks: &[usize], value: impl Fn(usize, usize) -> f32) -> Vec<f32> {
         let mut pending = Pending::new(spec);
-        let c = pending.channels();
-        let (mut at, mut all) = (0, Vec::new());
+        let mut all = Vec::new();
         for &n in chunks {
-            let kv = matrix(n, c, |t, i| value(at + t, i));
-            let gate = matrix(n, c, |t, i| ((at + t) * 31 + i * 17) as f32 % 3.0);
-            let mut out = Matrix::default();
-            pending.pool(
-                RowKernels::of(Kernels::detect()),
-                &kv,
-                &gate,
-                None,
-                &mut out,
-            );
-            all.extend(out.data);
-            at += n;
+            all.extend(pool(&mut pending, n, &value));
+            pending.settle(usize::MAX);
         }
         all
+    }
+
+    #[test]
+    fn tokens_taken_back_leave_no_trace() {
+        let value = |p: usize, i: usize| (p * 7 + i) as f32 * 0.25;
+        for (ratio, overlap) in [(2, false), (4, false), (4, true), (128, false)] {
+            let spec = PoolSpec {
+                ratio,
+                width: 3,
+                overlap,
+            };
+            let after = |len: usize| {
+                let mut pending = Pending::new(spec);
+                pool(&mut pending, len, value);
+                pending.settle(usize::MAX);
+                pending
+            };
+            let bytes = |pending: &Pending| {
+                let mut out = Vec::new();
+                pending.export(usize::MAX, &mut out);
+                out
+            };
+            for len in [0, 1, 3, 4, 5, 7, 8, 127, 128, 130, 256] {
+                for kept in 0..=9 {
+                    let mut pending = after(len);
+                    let entries = pool(&mut pending, kept, value).len();
+                    // Others than those that follow.
+                    pool(&mut pending, 9, |p, i| -value(p, i));
+                    let (mut early, want) = (Vec::new(), after(len + kept));
+                    pending.export(len + kept, &mut early);
+                    pending.settle(len + kept);
+                    assert_eq!(bytes(&pending), bytes(&want), "{spec:?}, {len} and {kept}");
+                    assert_eq!(early, bytes(&want));
+                    assert_eq!(entries, ((len + kept) / ratio - len / ratio) * 3);
+                    let mut want = want;
+                    assert_eq!(pool(&mut pending, 300, value), pool(&mut want, 300, value));
+                }
+            }
+        }
     }
 
     #[test]

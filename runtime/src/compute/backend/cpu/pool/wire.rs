@@ -11,12 +11,16 @@ impl Pending {
         self.next
     }
 
-    /// Appends the state.
-    pub(in super::super) fn export(&self, out: &mut Vec<u8>) {
-        for number in [self.first, self.next, self.entries] {
+    /// Appends the state after the first `len` tokens, or after all if there are no more.
+    pub(in super::super) fn export(&self, len: usize, out: &mut Vec<u8>) {
+        let next = len.min(self.next);
+        let first = self.needed(next);
+        for number in [first, next, next / self.spec.ratio.max(1)] {
             out.extend((number as u64).to_le_bytes());
         }
-        for value in &self.rows {
+        let width = 2 * self.channels();
+        let rows = (first - self.first) * width..(next - self.first) * width;
+        for value in &self.rows[rows] {
             out.extend(value.to_le_bytes());
         }
     }
@@ -40,13 +44,12 @@ impl Pending {
         let (values, rest) = rows.as_chunks::<4>();
         let held = values.len() / (2 * self.channels()).max(1);
         let ratio = self.spec.ratio.max(1);
-        let back = if self.spec.overlap { 1 } else { 0 };
         let whole = rest.is_empty() && values.len() == held * 2 * self.channels();
-        // What `pool` leaves: the group that has not ended, and with overlap the one
+        // What `settle` leaves: the group that has not ended, and with overlap the one
         // before it.
         let consistent = first.checked_add(held) == Some(next)
             && entries == next / ratio
-            && first == entries.saturating_sub(back) * ratio;
+            && first == self.needed(next);
         if !whole || !consistent {
             return false;
         }
