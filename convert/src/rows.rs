@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use v4_files::gguf::TensorInfo;
 use v4_quant::{GgmlType, QuantError, fp4, fp8};
 
 use crate::files::{InputFile, ReadError};
@@ -131,6 +132,7 @@ impl Converter<'_> {
                 unreachable!("units are cut at the ends of tables");
             }
             Source::Product(factors) => self.product(factors, rows, buffers)?,
+            Source::Beside(sides) => self.beside(sides, &rows, buffers)?,
             Source::Fp8 {
                 weight,
                 scale,
@@ -270,6 +272,67 @@ impl Converter<'_> {
         Ok(())
     }
 
+    /// Rows of two matrices beside each other, by their values.
+    fn beside(
+        &self,
+        sides: &[Source; 2],
+        rows: &Range<u64>,
+        buffers: &mut Buffers,
+    ) -> Result<(), RowError> {
+        let info = &self.output.info;
+        let width = info.dims[0] / 2;
+        let mut decoded = [Buffers::default(), Buffers::default()];
+        for (source, own) in sides.iter().zip(&mut decoded) {
+            let dims = vec![width, info.dims[1]];
+            let output = Output {
+                info: TensorInfo {
+                    ty: GgmlType::F32,
+                    bytes: 4 * width * info.dims[1],
+                    dims,
+                    ..info.clone()
+                },
+                instead_of: None,
+                is_engram: false,
+                source: source.clone(),
+            };
+            let side = Converter {
+                inputs: self.inputs,
+                output: &output,
+                cancel: self.cancel,
+            };
+            side.convert(rows.clone(), own)?;
+        }
+        let [left, right] = decoded.each_ref().map(|own| own.out.as_chunks::<4>().0);
+        let width = width as usize;
+        let pairs = left.chunks_exact(width).zip(right.chunks_exact(width));
+        let outputs = buffers.out.chunks_exact_mut(info.row_bytes() as usize);
+        for ((row, (left, right)), out) in rows.clone().zip(pairs).zip(outputs) {
+            let values = &mut buffers.values;
+            let both = left.iter().chain(right).map(|b| f32::from_le_bytes(*b));
+            values
+                .iter_mut()
+                .zip(both)
+                .for_each(|(to, value)| *to = value);
+            self.check_exact(row, values)?;
+            self.encode(row, values, out)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the output's type holds published values as they are, if it is BF16.
+    fn check_exact(&self, row: u64, values: &[f32]) -> Result<(), RowError> {
+        let info = &self.output.info;
+        let inexact = values.iter().find(|x| x.to_bits() & 0xffff != 0);
+        match inexact.filter(|_| info.ty == GgmlType::BF16) {
+            None => Ok(()),
+            Some(&value) => Err(RowError::Inexact {
+                tensor: info.name.clone(),
+                row,
+                value,
+            }),
+        }
+    }
+
     fn fp8(
         &self,
         [weight, scale]: [&Part; 2],
@@ -308,15 +371,7 @@ impl Converter<'_> {
             if !all_finite(values) {
                 return Err(self.not_finite(weight, row, "a value is NaN or infinite"));
             }
-            if info.ty == GgmlType::BF16
-                && let Some(&value) = values.iter().find(|x| x.to_bits() & 0xffff != 0)
-            {
-                return Err(RowError::Inexact {
-                    tensor: info.name.clone(),
-                    row,
-                    value,
-                });
-            }
+            self.check_exact(row, values)?;
             self.encode(row, values, out)?;
         }
         Ok(())
