@@ -1,7 +1,7 @@
 //! A loaded model.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use v4_files::gguf::{FileHashes, GgufFile};
@@ -10,13 +10,17 @@ use v4_tokenizer::Tokenizer;
 use crate::compute::adapters::Adapter;
 use crate::compute::arithmetic::RopeAngles;
 use crate::compute::backend::cpu::{Cpu, Precision};
-use crate::compute::forward::{Forward, KvPrecision};
+use crate::compute::forward::{Drafter, Forward, KvPrecision, TapSites};
 use crate::compute::profile::Profile;
 use crate::compute::roofline::Roofline;
-use crate::compute::weights::{Sources, Weights, expert_tensors};
+use crate::compute::weights::{
+    DraftWeights, Sources, Weights, draft_expert_tensors, expert_tensors,
+};
 use crate::compute::workers::Workers;
 use crate::error::{AdapterError, EngineError};
-use crate::model::{Copier, LoadProgress, ModelConfig, is_engram_table, is_expert};
+use crate::model::{
+    Copier, DraftConfig, LoadProgress, ModelConfig, is_draft, is_engram_table, is_expert,
+};
 use crate::plan::{MemoryPlan, PlanRequest};
 use crate::residency::Budget;
 use crate::residency::engram::{EngramOptions, EngramStore};
@@ -63,9 +67,85 @@ pub struct EngineOptions {
     /// experts and rows when a token first needs them, and experts that are read from
     /// disk each time. A mismatch stops the engine.
     pub hashes: Option<Arc<FileHashes>>,
+    /// The draft module to load.
+    pub drafts: DraftModel,
     /// Bytes to reserve for adapters that will be loaded ([`Engine::load_adapter`]): where
     /// memory is short, fewer experts are kept in it.
     pub adapters: u64,
+}
+
+/// The draft module to load: what guesses tokens so that the model reads several at once. It
+/// has no influence on the model's results.
+#[derive(Debug, Clone, Default)]
+pub enum DraftModel {
+    /// None.
+    #[default]
+    None,
+    /// The one in the model's own file, which must have one.
+    Own,
+    /// The one in another file: a DSpark draft as `v4-convert --drafts only` and llama.cpp
+    /// write it, an MTP file of llama.cpp, or a support file of ds4.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Hashes of its blocks, as [`EngineOptions::hashes`] are of the model's.
+        hashes: Option<Arc<FileHashes>>,
+    },
+}
+
+/// A draft module, found and checked by its header.
+#[derive(Debug, Clone)]
+pub struct FoundDraft {
+    /// What it is.
+    pub config: DraftConfig,
+    /// Its file, if it is not in the model's.
+    pub file: Option<Arc<GgufFile>>,
+}
+
+impl FoundDraft {
+    /// What a memory plan needs to know.
+    #[must_use]
+    pub fn parts(&self) -> (&DraftConfig, Option<&GgufFile>) {
+        (&self.config, self.file.as_deref())
+    }
+}
+
+impl DraftModel {
+    /// Finds the module for a model, and sees that it fits.
+    ///
+    /// # Errors
+    /// If there is none, or it does not fit the model; if its file is damaged or does not
+    /// match its hashes.
+    pub fn find(
+        &self,
+        file: &GgufFile,
+        cfg: &ModelConfig,
+    ) -> Result<Option<FoundDraft>, EngineError> {
+        match self {
+            Self::None => Ok(None),
+            Self::Own => {
+                let Some(config) = DraftConfig::of_model(file, cfg)? else {
+                    return Err(EngineError::Model {
+                        path: file.path().to_path_buf(),
+                        what:
+                            "the file has no draft module (mtp.*): convert a checkpoint that has \
+                               one, without --drafts drop, or give a draft file"
+                                .to_owned(),
+                    });
+                };
+                Ok(Some(FoundDraft { config, file: None }))
+            }
+            Self::File { path, hashes } => {
+                let draft = match hashes {
+                    Some(hashes) => GgufFile::open_checked(path, Arc::clone(hashes))?,
+                    None => GgufFile::open(path)?,
+                };
+                let config = DraftConfig::of_file(&draft, cfg)?;
+                let file = Some(Arc::new(draft));
+                Ok(Some(FoundDraft { config, file }))
+            }
+        }
+    }
 }
 
 /// Where weights are.
@@ -100,6 +180,7 @@ impl Default for EngineOptions {
             chunk: EngineOptions::DEFAULT_CHUNK,
             experts: ExpertOptions::default(),
             hashes: None,
+            drafts: DraftModel::None,
             adapters: 0,
         }
     }
@@ -151,6 +232,9 @@ struct Shared {
     /// Without adapters.
     fingerprint: OnceLock<Fingerprint>,
     workers: Workers,
+    drafter: Option<Drafter<Cpu>>,
+    /// The draft module's file, if it has its own.
+    draft_file: Option<Arc<GgufFile>>,
 }
 
 /// Increased whenever results change in any bit: caches with another value are useless.
@@ -219,9 +303,15 @@ impl Engine {
         };
         let workers = Workers::start(options.threads, options.pin)?;
         let request = options.plan_request(workers.threads(), cfg.context_length);
-        let plan = MemoryPlan::new(&file, &cfg, &request)?;
+        let draft = options.drafts.find(&file, &cfg)?;
+        let plan =
+            MemoryPlan::with_draft(&file, &cfg, &request, draft.as_ref().map(FoundDraft::parts))?;
+        let own = draft.as_ref().filter(|draft| draft.file.is_none());
         let experts = if plan.experts.streamed {
-            let tensors = expert_tensors(&file, &cfg)?;
+            let mut tensors = expert_tensors(&file, &cfg)?;
+            if let Some(draft) = own {
+                tensors.extend(draft_expert_tensors(&file, &draft.config)?);
+            }
             let slots = plan.experts.slots_at_start;
             Some(ExpertStore::open(
                 &file,
@@ -236,26 +326,67 @@ impl Engine {
         let backend = Cpu::new(options.precision).profiled(options.profile);
         let copier = match options.weights {
             WeightPlacement::Mapped | WeightPlacement::Locked => None,
-            WeightPlacement::Copied => Some(Copier::new(&file, experts.is_some(), progress)?),
+            WeightPlacement::Copied => {
+                let streamed = experts.is_some();
+                Some(Copier::new(&file, streamed, own.is_some(), progress)?)
+            }
         };
         let sources = Sources {
             copier: copier.as_ref(),
             experts: experts.as_ref(),
+            first_streamed: 0,
             lock: options.weights == WeightPlacement::Locked,
         };
         let load = || Weights::load(&backend, &file, &cfg, sources);
         let weights = workers.run(load)?;
-        if file.lost() {
-            return Err(EngineError::FileLost {
-                path: path.to_path_buf(),
-            });
+        let drafts = match &draft {
+            None => None,
+            Some(FoundDraft { config, file: None }) => {
+                let sources = Sources {
+                    first_streamed: cfg.layers.len(),
+                    ..sources
+                };
+                let load = || DraftWeights::load(&backend, &file, config, &weights, sources);
+                Some(workers.run(load)?)
+            }
+            Some(FoundDraft {
+                config,
+                file: Some(file),
+            }) => {
+                let copier = match options.weights {
+                    WeightPlacement::Mapped | WeightPlacement::Locked => None,
+                    WeightPlacement::Copied => Some(Copier::new(file, false, true, progress)?),
+                };
+                let sources = Sources {
+                    copier: copier.as_ref(),
+                    // Only the model's own experts are in the store.
+                    experts: None,
+                    ..sources
+                };
+                let load = || DraftWeights::load(&backend, file, config, &weights, sources);
+                Some(workers.run(load)?)
+            }
+        };
+        let draft_file = draft.as_ref().and_then(|draft| draft.file.clone());
+        for file in [Some(&file), draft_file.as_ref()].into_iter().flatten() {
+            if file.lost() {
+                return Err(EngineError::FileLost {
+                    path: file.path().to_path_buf(),
+                });
+            }
         }
         let whole = if experts.is_some() {
             0
         } else {
-            plan.experts.bytes
+            plan.experts.bytes + plan.draft.expert_bytes
         };
-        let forward = Forward::new(backend, cfg, weights, options.kv, options.rope);
+        let layers = cfg.layers.len();
+        let mut forward = Forward::new(backend, cfg, weights, options.kv, options.rope);
+        if let Some(draft) = &draft {
+            forward = forward.tapped(TapSites::of(&draft.config, layers));
+        }
+        let drafter = draft.zip(drafts);
+        let drafter = drafter.map(|(draft, w)| Drafter::new(&forward, draft.config, w));
         let shared = Shared {
             budget: Budget::new(
                 options.memory,
@@ -273,6 +404,8 @@ impl Engine {
             fingerprint: OnceLock::new(),
             workers,
             file,
+            drafter,
+            draft_file,
         };
         Ok(Arc::new(Self {
             shared: Arc::new(shared),
@@ -332,6 +465,12 @@ impl Engine {
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.shared.tokenizer
+    }
+
+    /// The draft module, if one is loaded.
+    #[must_use]
+    pub fn draft(&self) -> Option<&DraftConfig> {
+        self.drafter().map(Drafter::config)
     }
 
     /// The open file.
@@ -423,7 +562,9 @@ impl Engine {
             .tensors()
             .iter()
             .map(|t| {
-                if is_expert(&t.name) {
+                if is_draft(&t.name) {
+                    0
+                } else if is_expert(&t.name) {
                     t.bytes / c.experts as u64 * c.experts_used as u64
                 } else if t.name == "token_embd.weight" || t.name.contains("_tid2eid") {
                     t.bytes / c.vocab as u64
@@ -469,13 +610,29 @@ impl Engine {
     /// [`EngineError::FileLost`] once weights could not be read, and an error that names
     /// the change once something was found altered or somebody has written to the file.
     pub(crate) fn check_file(&self) -> Result<(), EngineError> {
-        self.shared.file.check_unchanged()?;
-        if self.shared.file.lost() {
-            return Err(EngineError::FileLost {
-                path: self.path().to_path_buf(),
-            });
+        let shared = &self.shared;
+        for file in [Some(&shared.file), shared.draft_file.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            file.check_unchanged()?;
+            if file.lost() {
+                return Err(EngineError::FileLost {
+                    path: file.path().to_path_buf(),
+                });
+            }
         }
         Ok(())
+    }
+
+    /// The file that the draft module is in.
+    pub(crate) fn draft_path(&self) -> &Path {
+        let other = self.shared.draft_file.as_ref();
+        other.map_or(self.path(), |file| file.path())
+    }
+
+    pub(crate) fn drafter(&self) -> Option<&Drafter<Cpu>> {
+        self.shared.drafter.as_ref()
     }
 
     pub(crate) fn replay(&self) -> bool {

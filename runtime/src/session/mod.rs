@@ -1,6 +1,7 @@
 //! A sequence of tokens and the model's caches for it.
 
 mod batch;
+mod drafts;
 mod persist;
 
 use std::ops::ControlFlow;
@@ -16,6 +17,7 @@ use crate::residency::Share;
 use crate::residency::engram::{EngramStore, Fetch};
 
 pub use self::batch::Batch;
+use self::drafts::Drafting;
 use self::persist::Mark;
 
 /// The positions whose logits a call returns.
@@ -103,6 +105,7 @@ pub struct Session {
     engine: Arc<Engine>,
     tokens: Vec<u32>,
     cache: Cache<Cpu>,
+    drafting: Option<Drafting>,
     scratch: Scratch<Cpu>,
     context: usize,
     chunk: usize,
@@ -138,6 +141,7 @@ impl Session {
         let chunk = chunk.max(1);
         let mut session = Self {
             cache: engine.forward().cache(),
+            drafting: Drafting::of(engine),
             scratch: Scratch::default(),
             engine: Arc::clone(engine),
             tokens: Vec::new(),
@@ -168,6 +172,7 @@ impl Session {
         session_bytes(config, kv, self.engine.threads(), size)
             + self.engine.adapter_work_bytes(rows)
             + self.marks_bytes() as u64
+            + self.drafting_bytes()
     }
 
     /// What does not fit, and what would take less.
@@ -232,7 +237,9 @@ impl Session {
     /// Bytes of cache held now.
     #[must_use]
     pub fn kv_bytes(&self) -> usize {
-        self.cache.bytes(self.engine.forward().backend())
+        let b = self.engine.forward().backend();
+        let drafts = self.drafting.as_ref();
+        self.cache.bytes(b) + drafts.map_or(0, |drafting| drafting.bytes(b))
     }
 
     /// Rows that passed through a layer's experts, summed over layers: without
@@ -254,6 +261,7 @@ impl Session {
             engine: Arc::clone(&self.engine),
             tokens: self.tokens.clone(),
             cache: self.cache.clone(),
+            drafting: self.drafting.clone(),
             scratch: Scratch::default(),
             context: self.context,
             chunk: self.chunk,
@@ -268,6 +276,7 @@ impl Session {
         self.tokens.clear();
         self.marks.clear();
         self.cache = self.engine.forward().cache();
+        self.reset_drafting();
         self.settle(1);
     }
 
@@ -324,7 +333,8 @@ impl Session {
         let cone = if hooks.trace.is_some() || !self.engine.replay() {
             Cone::full(config)
         } else {
-            Cone::new(config, start + from, start + ids.len())
+            let end = start + ids.len();
+            engine.forward().cone(start + from, end, &self.cache)
         };
         let mut done = 0;
         let mut ahead = self.fetch(&ids[..self.chunk.min(ids.len())])?;

@@ -2,6 +2,7 @@
 
 use super::KvPrecision;
 use super::backlog::Backlog;
+use super::taps::Taps;
 use crate::compute::backend::{Backend, PoolSpec};
 use crate::compute::cache_rows::RowFormat;
 use crate::model::{Attention, Family, ModelConfig};
@@ -33,6 +34,8 @@ pub struct Cache<B: Backend> {
     pub(super) backlog: Option<Backlog<B>>,
     /// Whether the decoder's windows lack rows, because a call was stopped.
     pub(super) behind: bool,
+    /// What a draft module reads, if there is one.
+    pub(super) taps: Option<Taps<B>>,
     /// Tokens seen.
     pub len: usize,
     /// Rows that passed through a layer, summed over layers.
@@ -91,6 +94,7 @@ impl<B: Backend> Clone for Cache<B> {
             layers: self.layers.clone(),
             backlog: self.backlog.clone(),
             behind: self.behind,
+            taps: self.taps.clone(),
             len: self.len,
             layer_rows: self.layer_rows,
         }
@@ -99,7 +103,7 @@ impl<B: Backend> Clone for Cache<B> {
 
 impl<B: Backend> Cache<B> {
     /// An empty one.
-    pub(super) fn new(b: &B, c: &ModelConfig, kv: KvPrecision) -> Self {
+    pub(super) fn new(b: &B, c: &ModelConfig, kv: KvPrecision, taps: Option<Taps<B>>) -> Self {
         let Formats {
             window,
             main,
@@ -129,6 +133,7 @@ impl<B: Backend> Cache<B> {
             layers: layers.collect(),
             backlog: None,
             behind: false,
+            taps,
             len: 0,
             layer_rows: 0,
         }
@@ -137,6 +142,11 @@ impl<B: Backend> Cache<B> {
     /// To be called when a call ends before its last chunk.
     pub fn stopped(&mut self) {
         self.behind = self.backlog.is_some();
+    }
+
+    /// What a draft module reads, if there is one.
+    pub fn taps_mut(&mut self) -> Option<&mut Taps<B>> {
+        self.taps.as_mut()
     }
 
     /// Bytes held.
@@ -151,5 +161,6 @@ impl<B: Backend> Cache<B> {
             .map(|l| backend.rows_bytes(&l.window) + branch(&l.main) + branch(&l.index))
             .sum::<usize>()
             + self.backlog.as_ref().map_or(0, |b| b.bytes(backend))
+            + self.taps.as_ref().map_or(0, |taps| taps.bytes(backend))
     }
 }
