@@ -1,7 +1,9 @@
 //! A loaded model.
 
+mod draft;
+
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use v4_files::gguf::{FileHashes, GgufFile};
@@ -13,9 +15,7 @@ use crate::compute::backend::cpu::{Cpu, Precision};
 use crate::compute::forward::{Drafter, Forward, KvPrecision, TapSites};
 use crate::compute::profile::Profile;
 use crate::compute::roofline::Roofline;
-use crate::compute::weights::{
-    DraftWeights, Sources, Weights, draft_expert_tensors, expert_tensors,
-};
+use crate::compute::weights::{Sources, Weights, draft_expert_tensors, expert_tensors};
 use crate::compute::workers::Workers;
 use crate::error::{AdapterError, EngineError};
 use crate::model::{
@@ -26,6 +26,8 @@ use crate::residency::Budget;
 use crate::residency::engram::{EngramOptions, EngramStore};
 use crate::residency::experts::{ExpertOptions, ExpertStore};
 use crate::storage::Fingerprint;
+
+pub use draft::{DraftModel, FoundDraft};
 
 /// How to run a model.
 #[derive(Debug, Clone)]
@@ -72,80 +74,6 @@ pub struct EngineOptions {
     /// Bytes to reserve for adapters that will be loaded ([`Engine::load_adapter`]): where
     /// memory is short, fewer experts are kept in it.
     pub adapters: u64,
-}
-
-/// The draft module to load: what guesses tokens so that the model reads several at once. It
-/// has no influence on the model's results.
-#[derive(Debug, Clone, Default)]
-pub enum DraftModel {
-    /// None.
-    #[default]
-    None,
-    /// The one in the model's own file, which must have one.
-    Own,
-    /// The one in another file: a DSpark draft as `v4-convert --drafts only` and llama.cpp
-    /// write it, an MTP file of llama.cpp, or a support file of ds4.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Hashes of its blocks, as [`EngineOptions::hashes`] are of the model's.
-        hashes: Option<Arc<FileHashes>>,
-    },
-}
-
-/// A draft module, found and checked by its header.
-#[derive(Debug, Clone)]
-pub struct FoundDraft {
-    /// What it is.
-    pub config: DraftConfig,
-    /// Its file, if it is not in the model's.
-    pub file: Option<Arc<GgufFile>>,
-}
-
-impl FoundDraft {
-    /// What a memory plan needs to know.
-    #[must_use]
-    pub fn parts(&self) -> (&DraftConfig, Option<&GgufFile>) {
-        (&self.config, self.file.as_deref())
-    }
-}
-
-impl DraftModel {
-    /// Finds the module for a model, and sees that it fits.
-    ///
-    /// # Errors
-    /// If there is none, or it does not fit the model; if its file is damaged or does not
-    /// match its hashes.
-    pub fn find(
-        &self,
-        file: &GgufFile,
-        cfg: &ModelConfig,
-    ) -> Result<Option<FoundDraft>, EngineError> {
-        match self {
-            Self::None => Ok(None),
-            Self::Own => {
-                let Some(config) = DraftConfig::of_model(file, cfg)? else {
-                    return Err(EngineError::Model {
-                        path: file.path().to_path_buf(),
-                        what:
-                            "the file has no draft module (mtp.*): convert a checkpoint that has \
-                               one, without --drafts drop, or give a draft file"
-                                .to_owned(),
-                    });
-                };
-                Ok(Some(FoundDraft { config, file: None }))
-            }
-            Self::File { path, hashes } => {
-                let draft = match hashes {
-                    Some(hashes) => GgufFile::open_checked(path, Arc::clone(hashes))?,
-                    None => GgufFile::open(path)?,
-                };
-                let config = DraftConfig::of_file(&draft, cfg)?;
-                let file = Some(Arc::new(draft));
-                Ok(Some(FoundDraft { config, file }))
-            }
-        }
-    }
 }
 
 /// Where weights are.
@@ -339,34 +267,12 @@ impl Engine {
         };
         let load = || Weights::load(&backend, &file, &cfg, sources);
         let weights = workers.run(load)?;
-        let drafts = match &draft {
-            None => None,
-            Some(FoundDraft { config, file: None }) => {
-                let sources = Sources {
-                    first_streamed: cfg.layers.len(),
-                    ..sources
-                };
-                let load = || DraftWeights::load(&backend, &file, config, &weights, sources);
-                Some(workers.run(load)?)
-            }
-            Some(FoundDraft {
-                config,
-                file: Some(file),
-            }) => {
-                let copier = match options.weights {
-                    WeightPlacement::Mapped | WeightPlacement::Locked => None,
-                    WeightPlacement::Copied => Some(Copier::new(file, false, true, progress)?),
-                };
-                let sources = Sources {
-                    copier: copier.as_ref(),
-                    // Only the model's own experts are in the store.
-                    experts: None,
-                    ..sources
-                };
-                let load = || DraftWeights::load(&backend, file, config, &weights, sources);
-                Some(workers.run(load)?)
-            }
-        };
+        let drafts = draft.as_ref().map(|draft| {
+            let copied = options.weights == WeightPlacement::Copied;
+            let load = || draft.load(&backend, &file, &cfg, &weights, sources, copied, progress);
+            workers.run(load)
+        });
+        let drafts = drafts.transpose()?;
         let draft_file = draft.as_ref().and_then(|draft| draft.file.clone());
         for file in [Some(&file), draft_file.as_ref()].into_iter().flatten() {
             if file.lost() {

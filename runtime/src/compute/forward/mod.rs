@@ -12,6 +12,7 @@ mod drafts;
 mod fill;
 mod sites;
 mod snapshot;
+mod tapping;
 mod taps;
 
 use std::ops::Range;

@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use super::{Cache, Cone, Forward, Scratch, Span};
 use crate::compute::backend::Backend;
 use crate::model::{DraftConfig, DraftKind, Family};
 
@@ -11,10 +10,10 @@ use crate::model::{DraftConfig, DraftKind, Family};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TapSites {
     /// Ascending.
-    layers: Vec<usize>,
-    moment: Moment,
+    pub(super) layers: Vec<usize>,
+    pub(super) moment: Moment,
     /// Whether the mean over the streams is kept, or all of them.
-    mean: bool,
+    pub(super) mean: bool,
     /// Positions kept by default: those that a draft attends to.
     keep: usize,
 }
@@ -103,6 +102,11 @@ impl<B: Backend> Taps<B> {
         self.keep = self.keep.saturating_add(more);
     }
 
+    /// Positions that are kept, at least.
+    pub(super) fn kept(&self) -> usize {
+        self.keep
+    }
+
     /// The positions whose states are all there.
     pub fn positions(&self, b: &B) -> Range<usize> {
         let mut all = 0..usize::MAX;
@@ -142,7 +146,7 @@ impl<B: Backend> Taps<B> {
 
     /// Adds states of a layer at consecutive positions. Those at the same and later
     /// positions are forgotten: their tokens were taken back.
-    fn push(&mut self, b: &B, site: usize, first: usize, rows: &B::Buf) {
+    pub(super) fn push(&mut self, b: &B, site: usize, first: usize, rows: &B::Buf) {
         let n = b.buf_rows(rows);
         let Site {
             first: held,
@@ -173,67 +177,5 @@ impl<B: Backend> Taps<B> {
     /// Bytes held.
     pub(super) fn bytes(&self, b: &B) -> usize {
         self.sites.iter().map(|site| b.buf_bytes(&site.rows)).sum()
-    }
-}
-
-impl<B: Backend> Forward<B> {
-    /// The same model, whose caches keep what drafts read.
-    #[must_use]
-    pub fn tapped(mut self, sites: TapSites) -> Self {
-        self.taps = Some(std::sync::Arc::new(sites));
-        self
-    }
-
-    /// What it takes to know the outputs of a sequence from `wanted` on and to continue
-    /// after `end`, with a draft if there is a module.
-    pub fn cone(&self, wanted: usize, end: usize, cache: &Cache<B>) -> Cone {
-        let mut cone = Cone::new(&self.cfg, wanted, end);
-        if let (Some(sites), Some(taps)) = (&self.taps, &cache.taps) {
-            for &layer in &sites.layers {
-                let enters = match sites.moment {
-                    Moment::Entering => layer,
-                    Moment::Leaving => layer + 1,
-                };
-                cone.reach(enters, end.saturating_sub(taps.keep));
-            }
-        }
-        cone
-    }
-
-    /// Keeps the rows in work, if they are what drafts read of layer `l`.
-    pub(super) fn tap(
-        &self,
-        l: usize,
-        moment: Moment,
-        caches: &mut [&mut Cache<B>],
-        span: &Span<'_>,
-        s: &mut Scratch<B>,
-    ) {
-        let Some(sites) = self.taps.as_ref().filter(|sites| sites.moment == moment) else {
-            return;
-        };
-        let Ok(site) = sites.layers.binary_search(&l) else {
-            return;
-        };
-        if span.ids.is_empty() {
-            return;
-        }
-        let b = &self.backend;
-        if sites.mean {
-            // All streams count the same.
-            let streams = self.cfg.hc_streams;
-            let even = vec![1.0 / streams as f32; span.ids.len() * self.cfg.hc_mix()];
-            b.write(&even, self.cfg.hc_mix(), &mut s.part_out);
-            b.hc_collapse(&s.h, &s.part_out, self.hc(), &mut s.x);
-        }
-        let states = if sites.mean { &s.x } else { &s.h };
-        for (cache, lane) in caches.iter_mut().zip(&span.lanes) {
-            if let Some(taps) = &mut cache.taps {
-                let skipped = lane.rows.len().saturating_sub(taps.keep);
-                let rows = lane.rows.start + skipped..lane.rows.end;
-                b.take_rows(states, rows, &mut s.part);
-                taps.push(b, site, lane.first + skipped, &s.part);
-            }
-        }
     }
 }
