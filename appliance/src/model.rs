@@ -10,7 +10,7 @@ use v4_files::ByteSize;
 use v4_files::gguf::GgufFile;
 use v4_runtime::model::copied_bytes;
 use v4_runtime::residency::limits;
-use v4_runtime::{Adapter, Engine, EngineOptions, Session, WeightPlacement};
+use v4_runtime::{Adapter, DraftModel, Engine, EngineOptions, Session, WeightPlacement};
 use v4_trust::{Policy, check_adapter};
 
 use crate::args::values::MAX_CONTEXT;
@@ -52,9 +52,31 @@ pub fn open_trusted(
     policy: &Policy,
     notes: Notes,
 ) -> anyhow::Result<Arc<Engine>> {
+    open_drafting(path, args, context, DraftModel::None, policy, notes)
+}
+
+/// A draft module in a file of its own, of which is asked what is of models.
+pub fn draft_file(path: &Path, policy: &Policy, notes: Notes) -> anyhow::Result<DraftModel> {
+    check_is_file(path)?;
+    Ok(DraftModel::File {
+        path: path.to_owned(),
+        hashes: trust::check(path, policy, notes)?.hashes,
+    })
+}
+
+/// [`open_trusted`] with a draft module.
+pub fn open_drafting(
+    path: &Path,
+    args: &EngineArgs,
+    context: Option<usize>,
+    drafts: DraftModel,
+    policy: &Policy,
+    notes: Notes,
+) -> anyhow::Result<Arc<Engine>> {
     check_is_file(path)?;
     let context = context.unwrap_or(DEFAULT_CONTEXT);
     let mut options = options::engine(args, context);
+    options.drafts = drafts;
     options.hashes = trust::check(path, policy, notes)?.hashes;
     let engine = open_with(path, options, notes)?;
     adapted(engine, args, policy)
@@ -136,7 +158,8 @@ fn check_room(path: &Path, options: &EngineOptions) -> anyhow::Result<()> {
     if allowed <= free || options.weights != WeightPlacement::Copied {
         return Ok(());
     }
-    if copied_bytes(&GgufFile::open(path)?, false).min(allowed) > free {
+    let drafts = matches!(options.drafts, DraftModel::Own);
+    if copied_bytes(&GgufFile::open(path)?, false, drafts).min(allowed) > free {
         bail!(
             "{}: --memory {} exceeds the free memory of {}; close other programs, or use \
              --memory {}",

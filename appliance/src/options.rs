@@ -8,7 +8,7 @@ use v4_runtime::generation::SamplerOptions;
 use v4_runtime::residency::engram::{EngramOptions, EngramPlacement};
 use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::residency::limits;
-use v4_runtime::{EngineOptions, KvPrecision, Precision, RopeAngles, WeightPlacement};
+use v4_runtime::{DraftModel, EngineOptions, KvPrecision, Precision, RopeAngles, WeightPlacement};
 
 use crate::args::{
     DiskArgs, EffortArg, EngineArgs, EngramArg, KvArg, LoraArg, PrecisionArg, PromptArgs, ReadsArg,
@@ -55,6 +55,7 @@ pub fn engine(args: &EngineArgs, context: usize) -> EngineOptions {
             ..ExpertOptions::default()
         },
         hashes: None,
+        drafts: DraftModel::None,
         adapters: args.lora.iter().map(LoraArg::bytes).sum(),
     }
 }

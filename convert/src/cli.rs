@@ -23,6 +23,8 @@ Examples:
       cut a file into parts for a stick whose files must be shorter than 4 GiB
   v4-convert v4-flash-00001-of-00040.gguf v4-flash.gguf
       merge a set of parts, which must be in one folder, into one file
+  v4-convert DeepSeek-V4-Flash-DSpark v4-flash-dspark.gguf --drafts only
+      the draft blocks in a file of their own, for llama.cpp
   v4-convert inspect v4-flash.gguf
       show what a file contains
   v4-convert sign v4-flash.gguf --key release.key
@@ -196,10 +198,11 @@ pub struct ConvertArgs {
     /// Built-in recipe (see `v4-convert recipes`) or TOML file
     #[arg(short, long, value_name = "NAME|FILE", default_value = "native")]
     pub recipe: String,
-    /// What to do with the draft blocks of MTP and DSpark checkpoints; other programs
-    /// may refuse a file with drafts
-    #[arg(long, value_name = "drop|keep", default_value = "drop")]
-    pub drafts: KeepArg,
+    /// What to do with the draft blocks of MTP and DSpark checkpoints. Other programs
+    /// may refuse a model file with drafts; `only` writes them in a file of their own, as
+    /// llama.cpp reads them
+    #[arg(long, value_name = "keep|drop|only", default_value = "keep")]
+    pub drafts: DraftsArg,
     /// What to do with the vision tower of a V4.1 checkpoint; it is written as v.*
     /// and mm.*, but not run yet
     #[arg(long, value_name = "drop|keep", default_value = "drop")]
@@ -236,6 +239,16 @@ pub struct ConvertArgs {
     /// Do not print progress or notes
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DraftsArg {
+    /// Write, if there are any
+    Keep,
+    /// Leave out
+    Drop,
+    /// Write nothing else
+    Only,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -8,9 +8,11 @@ use serde_json::{Value as Json, json};
 use v4_files::gguf::{GgufError, GgufFile, Part, TensorInfo};
 use v4_quant::GgmlType;
 
+mod drafts;
 mod engram;
 
 use crate::units::bytes;
+use drafts::Drafts;
 use engram::Engram;
 
 /// Array entries that the JSON form shows, unless all are asked for.
@@ -106,6 +108,9 @@ fn as_json(file: &GgufFile, options: InspectOptions) -> Json {
     if let Some(engram) = Engram::of(file) {
         report["engram"] = engram.as_json();
     }
+    if let Some(drafts) = Drafts::of(file) {
+        report["drafts"] = drafts.as_json();
+    }
     if !options.no_metadata {
         let longest = (!options.full).then_some(SHORT_ARRAY);
         report["metadata"] = file
@@ -185,6 +190,9 @@ fn as_text(file: &GgufFile, options: InspectOptions, out: &mut dyn Write) -> io:
     }
     if let Some(engram) = Engram::of(file) {
         engram.as_text(out)?;
+    }
+    if let Some(drafts) = Drafts::of(file) {
+        drafts.as_text(out)?;
     }
     writeln!(out, "\ntotals")?;
     write_totals(totals(file.tensors()), out)

@@ -22,7 +22,7 @@ use v4_convert::units::bytes;
 use v4_convert::write::{Watch, WriteError, WriteOptions, write};
 use v4_runtime::error_text;
 
-use cli::{Cli, Command, ConvertArgs, InspectArgs, KeepArg};
+use cli::{Cli, Command, ConvertArgs, DraftsArg, InspectArgs, KeepArg};
 
 /// Exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -106,8 +106,9 @@ fn convert(args: &ConvertArgs) -> anyhow::Result<()> {
             None => recipe,
         },
         drafts: match args.drafts {
-            KeepArg::Drop => Drafts::Drop,
-            KeepArg::Keep => Drafts::Keep,
+            DraftsArg::Keep => Drafts::Keep,
+            DraftsArg::Drop => Drafts::Drop,
+            DraftsArg::Only => Drafts::Only,
         },
         vision: match args.vision {
             KeepArg::Drop => Vision::Drop,

@@ -1,5 +1,7 @@
 //! Converts a run of rows: reads, decodes and encodes.
 
+mod pairs;
+
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -131,6 +133,7 @@ impl Converter<'_> {
                 unreachable!("units are cut at the ends of tables");
             }
             Source::Product(factors) => self.product(factors, rows, buffers)?,
+            Source::Beside(sides) => self.beside(sides, &rows, buffers)?,
             Source::Fp8 {
                 weight,
                 scale,
@@ -237,39 +240,6 @@ impl Converter<'_> {
         Ok(())
     }
 
-    /// The products of two tensors of the output's shape.
-    fn product(
-        &self,
-        factors: &[(GgmlType, Part); 2],
-        rows: Range<u64>,
-        buffers: &mut Buffers,
-    ) -> Result<(), RowError> {
-        let info = &self.output.info;
-        let columns = info.dims[0] as usize;
-        let mut decoded = [vec![0.0; columns], vec![0.0; columns]];
-        for (at, row) in rows.enumerate() {
-            for ((ty, part), values) in factors.iter().zip(&mut decoded) {
-                let bytes = ty_bytes(*ty, info.dims[0]);
-                self.read(part, scaled(&(row..row + 1), bytes), &mut buffers.input)?;
-                v4_quant::decode_row(*ty, &buffers.input, values)
-                    .map_err(|error| self.not_finite(part, row, error.to_string()))?;
-            }
-            let [a, b] = &decoded;
-            let values = &mut buffers.values;
-            for (product, (a, b)) in values.iter_mut().zip(a.iter().zip(b)) {
-                *product = a * b;
-            }
-            if !all_finite(values) {
-                let part = &factors[0].1;
-                return Err(self.not_finite(part, row, "a value is NaN or infinite"));
-            }
-            let row_bytes = info.row_bytes() as usize;
-            let out = &mut buffers.out[at * row_bytes..][..row_bytes];
-            self.encode(row, values, out)?;
-        }
-        Ok(())
-    }
-
     fn fp8(
         &self,
         [weight, scale]: [&Part; 2],
@@ -308,15 +278,7 @@ impl Converter<'_> {
             if !all_finite(values) {
                 return Err(self.not_finite(weight, row, "a value is NaN or infinite"));
             }
-            if info.ty == GgmlType::BF16
-                && let Some(&value) = values.iter().find(|x| x.to_bits() & 0xffff != 0)
-            {
-                return Err(RowError::Inexact {
-                    tensor: info.name.clone(),
-                    row,
-                    value,
-                });
-            }
+            self.check_exact(row, values)?;
             self.encode(row, values, out)?;
         }
         Ok(())
@@ -523,8 +485,6 @@ fn first_not_finite(ty: GgmlType, bytes: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-
-    use v4_files::gguf::TensorInfo;
 
     use super::*;
 

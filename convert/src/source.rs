@@ -70,6 +70,8 @@ pub enum Source {
     Joined(Vec<(u64, Source)>),
     /// The products of two tensors' values.
     Product([(GgmlType, Part); 2]),
+    /// Rows of two matrices of equal width, beside each other.
+    Beside(Box<[Source; 2]>),
     /// I64 numbers from 0 to below `limit`, to be written as I32.
     Ids {
         /// All rows.
@@ -113,6 +115,7 @@ impl Source {
                 rows.max().unwrap_or(0)
             }
             Self::Product(factors) => factors.iter().map(|(ty, _)| ty_bytes(*ty, columns)).sum(),
+            Self::Beside(sides) => sides.iter().map(|side| side.row_bytes(columns / 2)).sum(),
             Self::Ids { .. } => columns * 8,
         }
     }
@@ -162,6 +165,7 @@ impl Source {
                 first => first.form(),
             },
             Self::Product([(ty, _), _]) => ty.name(),
+            Self::Beside(sides) => sides[0].form(),
             Self::Ids { .. } => "I64",
         }
     }
@@ -183,6 +187,7 @@ impl Source {
             } => vec![codes, scales, scale],
             Self::Joined(parts) => parts.iter().flat_map(|(_, part)| part.parts()).collect(),
             Self::Product([(_, a), (_, b)]) => vec![a, b],
+            Self::Beside(sides) => sides.iter().flat_map(Source::parts).collect(),
         }
     }
 
@@ -190,6 +195,7 @@ impl Source {
     pub(crate) fn first(&self) -> &Self {
         match self {
             Self::Joined(parts) => parts.first().map_or(self, |(_, part)| part),
+            Self::Beside(sides) => sides[0].first(),
             source => source,
         }
     }

@@ -349,7 +349,41 @@ fn draft_blocks_are_dropped_or_kept() {
         assert!(names.contains(&name), "{name}");
     }
     assert!(kept.warnings.is_empty(), "{:?}", kept.warnings);
-    assert_eq!(kept.metadata.get_str("v4.drafts.kind").unwrap(), "mtp");
+
+    let only = PlanOptions {
+        drafts: Drafts::Only,
+        ..options.clone()
+    };
+    // In a file of their own they are llama.cpp's, with copies of what they share.
+    let alone = Plan::new(copy.path(), &only).unwrap();
+    assert!(alone.warnings.is_empty(), "{:?}", alone.warnings);
+    let dims = |name: &str| {
+        let output = alone.outputs.iter().find(|o| o.info.name == name);
+        output.unwrap_or_else(|| panic!("{name}")).info.dims.clone()
+    };
+    assert_eq!(dims("blk.6.nextn.eh_proj.weight"), [512, 256]);
+    assert_eq!(dims("blk.6.nextn.shared_head_norm.weight"), [256]);
+    assert_eq!(dims("blk.6.attn_kv.weight"), [256, 128]);
+    assert_eq!(dims("output_hc_fn.weight"), [1024, 4]);
+    assert_eq!(dims("token_embd.weight"), [256, 4096]);
+    let other = |name: &str| name.starts_with("mtp.") || name.starts_with("blk.5.");
+    assert!(!alone.outputs.iter().any(|o| other(&o.info.name)));
+    let number = |key: &str| alone.metadata.get_u32(&format!("deepseek4.{key}")).unwrap();
+    assert_eq!(["block_count", "nextn_predict_layers"].map(number), [7, 1]);
+    let refused = Plan::new(&common::tiny(), &only).unwrap_err().to_string();
+    assert!(refused.contains("has no draft blocks"), "{refused}");
+
+    // A converted file loses them when that is asked for.
+    let dir = common::scratch();
+    let path = dir.path().join("kept.gguf");
+    fs::write(&path, common::convert_with(copy.path(), &options)).unwrap();
+    let dropped = common::plan(&path, "native");
+    assert_eq!(dropped.outputs.len(), 178);
+    let refused = Plan::new(&path, &only).unwrap_err().to_string();
+    assert!(
+        refused.contains("give the checkpoint's folder"),
+        "{refused}"
+    );
 }
 
 /// Adds an MTP block whose tensors are those of layer 3 without its compressor.

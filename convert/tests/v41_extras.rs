@@ -269,23 +269,59 @@ fn draft_blocks_are_kept_with_experts_of_their_own() {
     assert_eq!(dims("mtp.0.main_proj.weight"), [768, 256]);
     assert_eq!(dims("mtp.0.main_norm.weight"), [256]);
     assert_eq!(dims("mtp.1.norm.weight"), [256]);
-    assert_eq!(dims("mtp.1.markov_w1.weight"), [32, 4096]);
-    assert_eq!(dims("mtp.1.markov_w2.weight"), [32, 4096]);
-    assert_eq!(dims("mtp.1.confidence_proj.weight"), [288, 1]);
+    assert_eq!(dims("mtp.1.markov_head.markov_w1.weight"), [32, 4096]);
+    assert_eq!(dims("mtp.1.markov_head.markov_w2.weight"), [32, 4096]);
+    assert_eq!(dims("mtp.1.confidence_head.proj.weight"), [288, 1]);
     assert!(header.tensors.iter().all(|t| !t.name.contains("hc_head")));
-    let number = |key: &str| {
-        header
-            .metadata
-            .get_u32(&format!("v4.drafts.{key}"))
-            .unwrap()
+    let number = |key: &str| header.metadata.get_u32(&format!("dspark.{key}")).unwrap();
+    let numbers = [
+        "block_size",
+        "noise_token_id",
+        "markov_rank",
+        "stage_count",
+        "n_layers",
+    ];
+    assert_eq!(numbers.map(number), [5, 4000, 32, 2, 2]);
+    assert_eq!(["expert_count", "expert_used_count"].map(number), [8, 1]);
+    let targets = header.metadata.get_u64s("dspark.target_layer_ids").unwrap();
+    assert_eq!(targets, [5, 6, 7]);
+
+    // In a file of their own they have llama.cpp's names.
+    let only = PlanOptions {
+        drafts: Drafts::Only,
+        ..options("native")
     };
-    assert_eq!(header.metadata.get_str("v4.drafts.kind").unwrap(), "dspark");
-    assert_eq!((number("block_count"), number("expert_count")), (2, 8));
-    assert_eq!(number("expert_used_count"), 1);
+    let plan = Plan::new(copy.path(), &only).unwrap();
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+    let names: Vec<&str> = plan.outputs.iter().map(|o| o.info.name.as_str()).collect();
+    for name in [
+        "fc.weight",
+        "enc.output_norm.weight",
+        "output_norm.weight",
+        "markov_w1.weight",
+        "markov_w2.weight",
+        "conf_proj.weight",
+        "blk.1.ffn_gate_exps.weight",
+        "blk.0.attn_kv.weight",
+    ] {
+        assert!(names.contains(&name), "{name}");
+    }
+    let elsewhere = |name: &&str| name.starts_with("mtp.") || name.ends_with("_vl.bias");
+    assert!(!names.iter().any(elsewhere), "{names:?}");
+    let metadata = &plan.metadata;
+    assert_eq!(metadata.get_str("general.architecture").unwrap(), "dflash");
+    assert_eq!(metadata.get_u32("dflash.block_count").unwrap(), 2);
+    assert_eq!(metadata.get_u32("dflash.expert_count").unwrap(), 8);
+    let targets = metadata.get_u64s("dflash.target_layers").unwrap();
+    assert_eq!(targets, [5, 6, 7]);
+    let single_pass = metadata.get_bool("dflash.hyper_connection.single_pass");
+    assert!(single_pass.unwrap());
+    let mask = metadata.get_u32("tokenizer.ggml.mask_token_id");
+    assert_eq!(mask.unwrap(), 4000);
 
     // A converted file keeps them when it is requantised.
     let dir = common::scratch();
     let path = dir.path().join("kept.gguf");
     fs::write(&path, &bytes).unwrap();
-    assert!(convert(&path, "native") == bytes);
+    assert!(convert_with(&path, &keep()) == bytes);
 }

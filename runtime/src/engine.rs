@@ -1,5 +1,7 @@
 //! A loaded model.
 
+mod draft;
+
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -10,18 +12,22 @@ use v4_tokenizer::Tokenizer;
 use crate::compute::adapters::Adapter;
 use crate::compute::arithmetic::RopeAngles;
 use crate::compute::backend::cpu::{Cpu, Precision};
-use crate::compute::forward::{Forward, KvPrecision};
+use crate::compute::forward::{Drafter, Forward, KvPrecision, TapSites};
 use crate::compute::profile::Profile;
 use crate::compute::roofline::Roofline;
-use crate::compute::weights::{Sources, Weights, expert_tensors};
+use crate::compute::weights::{Sources, Weights, draft_expert_tensors, expert_tensors};
 use crate::compute::workers::Workers;
 use crate::error::{AdapterError, EngineError};
-use crate::model::{Copier, LoadProgress, ModelConfig, is_engram_table, is_expert};
+use crate::model::{
+    Copier, DraftConfig, LoadProgress, ModelConfig, is_draft, is_engram_table, is_expert,
+};
 use crate::plan::{MemoryPlan, PlanRequest};
 use crate::residency::Budget;
 use crate::residency::engram::{EngramOptions, EngramStore};
 use crate::residency::experts::{ExpertOptions, ExpertStore};
 use crate::storage::Fingerprint;
+
+pub use draft::{DraftModel, FoundDraft};
 
 /// How to run a model.
 #[derive(Debug, Clone)]
@@ -63,6 +69,8 @@ pub struct EngineOptions {
     /// experts and rows when a token first needs them, and experts that are read from
     /// disk each time. A mismatch stops the engine.
     pub hashes: Option<Arc<FileHashes>>,
+    /// The draft module to load.
+    pub drafts: DraftModel,
     /// Bytes to reserve for adapters that will be loaded ([`Engine::load_adapter`]): where
     /// memory is short, fewer experts are kept in it.
     pub adapters: u64,
@@ -100,6 +108,7 @@ impl Default for EngineOptions {
             chunk: EngineOptions::DEFAULT_CHUNK,
             experts: ExpertOptions::default(),
             hashes: None,
+            drafts: DraftModel::None,
             adapters: 0,
         }
     }
@@ -151,6 +160,9 @@ struct Shared {
     /// Without adapters.
     fingerprint: OnceLock<Fingerprint>,
     workers: Workers,
+    drafter: Option<Drafter<Cpu>>,
+    /// The draft module's file, if it has its own.
+    draft_file: Option<Arc<GgufFile>>,
 }
 
 /// Increased whenever results change in any bit: caches with another value are useless.
@@ -219,9 +231,15 @@ impl Engine {
         };
         let workers = Workers::start(options.threads, options.pin)?;
         let request = options.plan_request(workers.threads(), cfg.context_length);
-        let plan = MemoryPlan::new(&file, &cfg, &request)?;
+        let draft = options.drafts.find(&file, &cfg)?;
+        let plan =
+            MemoryPlan::with_draft(&file, &cfg, &request, draft.as_ref().map(FoundDraft::parts))?;
+        let own = draft.as_ref().filter(|draft| draft.file.is_none());
         let experts = if plan.experts.streamed {
-            let tensors = expert_tensors(&file, &cfg)?;
+            let mut tensors = expert_tensors(&file, &cfg)?;
+            if let Some(draft) = own {
+                tensors.extend(draft_expert_tensors(&file, &draft.config)?);
+            }
             let slots = plan.experts.slots_at_start;
             Some(ExpertStore::open(
                 &file,
@@ -236,26 +254,45 @@ impl Engine {
         let backend = Cpu::new(options.precision).profiled(options.profile);
         let copier = match options.weights {
             WeightPlacement::Mapped | WeightPlacement::Locked => None,
-            WeightPlacement::Copied => Some(Copier::new(&file, experts.is_some(), progress)?),
+            WeightPlacement::Copied => {
+                let streamed = experts.is_some();
+                Some(Copier::new(&file, streamed, own.is_some(), progress)?)
+            }
         };
         let sources = Sources {
             copier: copier.as_ref(),
             experts: experts.as_ref(),
+            first_streamed: 0,
             lock: options.weights == WeightPlacement::Locked,
         };
         let load = || Weights::load(&backend, &file, &cfg, sources);
         let weights = workers.run(load)?;
-        if file.lost() {
-            return Err(EngineError::FileLost {
-                path: path.to_path_buf(),
-            });
+        let drafts = draft.as_ref().map(|draft| {
+            let copied = options.weights == WeightPlacement::Copied;
+            let load = || draft.load(&backend, &file, &cfg, &weights, sources, copied, progress);
+            workers.run(load)
+        });
+        let drafts = drafts.transpose()?;
+        let draft_file = draft.as_ref().and_then(|draft| draft.file.clone());
+        for file in [Some(&file), draft_file.as_ref()].into_iter().flatten() {
+            if file.lost() {
+                return Err(EngineError::FileLost {
+                    path: file.path().to_path_buf(),
+                });
+            }
         }
         let whole = if experts.is_some() {
             0
         } else {
-            plan.experts.bytes
+            plan.experts.bytes + plan.draft.expert_bytes
         };
-        let forward = Forward::new(backend, cfg, weights, options.kv, options.rope);
+        let layers = cfg.layers.len();
+        let mut forward = Forward::new(backend, cfg, weights, options.kv, options.rope);
+        if let Some(draft) = &draft {
+            forward = forward.tapped(TapSites::of(&draft.config, layers));
+        }
+        let drafter = draft.zip(drafts);
+        let drafter = drafter.map(|(draft, w)| Drafter::new(&forward, draft.config, w));
         let shared = Shared {
             budget: Budget::new(
                 options.memory,
@@ -273,6 +310,8 @@ impl Engine {
             fingerprint: OnceLock::new(),
             workers,
             file,
+            drafter,
+            draft_file,
         };
         Ok(Arc::new(Self {
             shared: Arc::new(shared),
@@ -332,6 +371,12 @@ impl Engine {
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.shared.tokenizer
+    }
+
+    /// The draft module, if one is loaded.
+    #[must_use]
+    pub fn draft(&self) -> Option<&DraftConfig> {
+        self.drafter().map(Drafter::config)
     }
 
     /// The open file.
@@ -423,7 +468,9 @@ impl Engine {
             .tensors()
             .iter()
             .map(|t| {
-                if is_expert(&t.name) {
+                if is_draft(&t.name) {
+                    0
+                } else if is_expert(&t.name) {
                     t.bytes / c.experts as u64 * c.experts_used as u64
                 } else if t.name == "token_embd.weight" || t.name.contains("_tid2eid") {
                     t.bytes / c.vocab as u64
@@ -469,13 +516,29 @@ impl Engine {
     /// [`EngineError::FileLost`] once weights could not be read, and an error that names
     /// the change once something was found altered or somebody has written to the file.
     pub(crate) fn check_file(&self) -> Result<(), EngineError> {
-        self.shared.file.check_unchanged()?;
-        if self.shared.file.lost() {
-            return Err(EngineError::FileLost {
-                path: self.path().to_path_buf(),
-            });
+        let shared = &self.shared;
+        for file in [Some(&shared.file), shared.draft_file.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            file.check_unchanged()?;
+            if file.lost() {
+                return Err(EngineError::FileLost {
+                    path: file.path().to_path_buf(),
+                });
+            }
         }
         Ok(())
+    }
+
+    /// The file that the draft module is in.
+    pub(crate) fn draft_path(&self) -> &Path {
+        let other = self.shared.draft_file.as_ref();
+        other.map_or(self.path(), |file| file.path())
+    }
+
+    pub(crate) fn drafter(&self) -> Option<&Drafter<Cpu>> {
+        self.shared.drafter.as_ref()
     }
 
     pub(crate) fn replay(&self) -> bool {

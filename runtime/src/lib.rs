@@ -33,11 +33,11 @@ pub mod storage;
 pub use compute::adapters::{Adapter, Site};
 pub use compute::arithmetic::RopeAngles;
 pub use compute::backend::cpu::Precision;
-pub use compute::forward::KvPrecision;
+pub use compute::forward::{Draft, Drafted, KvPrecision};
 pub use compute::profile;
 pub use compute::roofline::Roofline;
 pub use compute::trace::{LayerTrace, Trace};
-pub use engine::{Engine, EngineOptions, WeightPlacement};
+pub use engine::{DraftModel, Engine, EngineOptions, FoundDraft, WeightPlacement};
 pub use error::{AdapterError, EngineError, error_text};
 pub use session::{Batch, Hooks, Logits, OnLogits, Progress, Session, Want};
 

@@ -1,5 +1,6 @@
 //! `v4-run logits`: writes logits to a file, for people who verify this program.
 
+mod drafts;
 mod ids;
 mod tensors;
 
@@ -10,13 +11,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use v4_runtime::{Engine, EngineError, Hooks, Logits, Session, Trace, Want};
+use v4_runtime::{DraftModel, Engine, EngineError, Hooks, Logits, Session, Trace, Want};
 
 use crate::args::EngineArgs;
 use crate::args::values::positive;
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
-use crate::model;
 use crate::output::Notes;
+use crate::{model, trust};
+use drafts::DraftPlan;
 use tensors::{Element, Tensor, TensorFile};
 
 /// Arguments of `logits`.
@@ -29,6 +31,12 @@ The file holds `logits` (F32, positions x vocabulary) and `positions` (I32). Wit
 --trace, it also holds for each layer L the chosen experts `L.experts` (I32, all
 positions x used), the Engram rows `L.engram_rows` (I32) if the layer has any, and
 the streams after the layer at the last position, `L.streams` (F32, streams x width).
+
+With --drafts, it also holds what the draft module computes after each of the positions
+that are followed by another id, with that id as the next token: `drafts.positions` (I32),
+`drafts.0.logits` (F32, positions x drafts x vocabulary, before DSpark's Markov head adds to
+them), `drafts.tokens` (I32, positions x drafts) and, of DSpark, `drafts.confidence` (F32,
+positions x drafts) and `drafts.main_x` (F32, positions x width).
 The file appears under its name only once it is complete.")]
 pub struct LogitsArgs {
     /// Model file (GGUF)
@@ -45,6 +53,12 @@ pub struct LogitsArgs {
     /// Also write chosen experts, Engram rows and residual streams
     #[arg(long)]
     pub trace: bool,
+    /// Also write drafts, of the model's draft module
+    #[arg(long)]
+    pub drafts: bool,
+    /// Draft module in another file: written by v4-convert --drafts only, llama.cpp or ds4
+    #[arg(long, value_name = "FILE", requires = "drafts")]
+    pub model_draft: Option<PathBuf>,
     /// Do not print progress to standard error
     #[arg(short, long)]
     pub quiet: bool,
@@ -58,16 +72,37 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
     model::check_is_file(&args.model)?;
     let ids = ids::read(&args.ids)?;
-    let engine = model::open(&args.model, &args.engine, Some(ids.len()), notes)?;
+    let policy = trust::policy(&args.engine.trust)?;
+    let draft = match (args.drafts, &args.model_draft) {
+        (false, _) => DraftModel::None,
+        (true, None) => DraftModel::Own,
+        (true, Some(path)) => model::draft_file(path, &policy, notes)?,
+    };
+    let engine = model::open_drafting(
+        &args.model,
+        &args.engine,
+        Some(ids.len()),
+        draft,
+        &policy,
+        notes,
+    )?;
     let vocab = engine.config().vocab;
     ids::check(&ids, vocab).with_context(|| args.ids.display().to_string())?;
     let mut session = model::session(&engine, ids.len(), args.engine.chunk)?;
 
     let rows = args.last.unwrap_or(ids.len()).min(ids.len());
+    let drafts = args
+        .drafts
+        .then(|| DraftPlan::new(&engine, ids.len(), rows));
+    let drafts = drafts.transpose()?;
+    if let Some(drafts) = &drafts {
+        session.draft_back(drafts.back())?;
+    }
     let plan = Plan {
         ids: &ids,
         first_row: ids.len() - rows,
         trace: args.trace,
+        drafts,
     };
     let busy = Busy::start()?;
     let mut file = TensorFile::create(&args.out, &plan.tensors(&engine)?)?;
@@ -90,6 +125,7 @@ struct Plan<'a> {
     ids: &'a [u32],
     first_row: usize,
     trace: bool,
+    drafts: Option<DraftPlan<'a>>,
 }
 
 impl Plan<'_> {
@@ -116,6 +152,7 @@ impl Plan<'_> {
                 tensors.push(Tensor::new(streams_of(layer), Element::F32, &streams));
             }
         }
+        tensors.extend(self.drafts.iter().flat_map(DraftPlan::tensors));
         Ok(tensors)
     }
 
@@ -162,6 +199,9 @@ impl Plan<'_> {
             other => other?,
         };
         write_trace(file, &trace)?;
+        if let Some(drafts) = &self.drafts {
+            drafts.run(session, self.ids, file)?;
+        }
         Ok(ControlFlow::Continue(()))
     }
 }

@@ -14,11 +14,11 @@ use v4_convert::recipe::Recipe;
 use v4_files::ByteSize;
 use v4_files::gguf::GgufFile;
 use v4_files::io::{DiskRate, ReadMode, disk_rate};
-use v4_runtime::model::ModelConfig;
+use v4_runtime::model::{DraftConfig, ModelConfig};
 use v4_runtime::plan::{Forecast, MemoryPlan, Rates};
 use v4_runtime::residency::experts::{Policy, simulate};
 use v4_runtime::residency::{Limits, limits};
-use v4_runtime::{EngineOptions, Roofline};
+use v4_runtime::{DraftModel, EngineOptions, FoundDraft, Roofline};
 
 use super::print_json;
 use crate::args::values::{MAX_CONTEXT, tokens_or_max};
@@ -51,6 +51,12 @@ pub struct PlanArgs {
     /// Recipe for a checkpoint folder, as in v4-convert --recipe
     #[arg(long, value_name = "NAME", default_value = "native")]
     pub recipe: String,
+    /// Also count the model's draft module
+    #[arg(long)]
+    pub drafts: bool,
+    /// Draft module in another file: written by v4-convert --drafts only, llama.cpp or ds4
+    #[arg(long, value_name = "FILE", requires = "drafts")]
+    pub model_draft: Option<PathBuf>,
     /// Context of a session in tokens, or max for the model's limit
     #[arg(long, value_name = "N", default_value = "32768", value_parser = tokens_or_max)]
     pub ctx: usize,
@@ -94,7 +100,7 @@ impl Planned {
         }
         let options = PlanOptions {
             recipe: Recipe::load(recipe)?,
-            drafts: Drafts::Drop,
+            drafts: Drafts::Keep,
             vision: Vision::Drop,
             name: None,
             split: None,
@@ -149,7 +155,26 @@ pub fn run(mut args: PlanArgs) -> anyhow::Result<ExitCode> {
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let request = options.plan_request(threads, cfg.context_length);
-    let plan = MemoryPlan::new(&planned.file, &cfg, &request)?;
+    let module = match (args.drafts, &args.model_draft) {
+        (false, _) => DraftModel::None,
+        (true, None) => DraftModel::Own,
+        (true, Some(path)) => {
+            let (path, hashes) = (path.clone(), None);
+            DraftModel::File { path, hashes }
+        }
+    };
+    let draft = module.find(&planned.file, &cfg)?;
+    let plan = MemoryPlan::with_draft(
+        &planned.file,
+        &cfg,
+        &request,
+        draft.as_ref().map(FoundDraft::parts),
+    )?;
+    // One that is there and not counted.
+    let unused = match draft {
+        None => DraftConfig::of_model(&planned.file, &cfg).ok().flatten(),
+        Some(_) => None,
+    };
     let hits = match &args.routing {
         Some(path) => Some(hit_rates(path, &cfg, plan.experts.slots)?),
         None => None,
@@ -179,7 +204,10 @@ pub fn run(mut args: PlanArgs) -> anyhow::Result<ExitCode> {
     let shown = Shown {
         args: &args,
         cfg: &cfg,
+        file: &planned.file,
         plan: &plan,
+        draft: draft.as_ref().map(|draft| &draft.config),
+        unused: unused.as_ref(),
         limits: limits(),
         measured,
         forecast,
@@ -284,7 +312,10 @@ fn hit_rates(path: &Path, cfg: &ModelConfig, slots: usize) -> anyhow::Result<Vec
 struct Shown<'a> {
     args: &'a PlanArgs,
     cfg: &'a ModelConfig,
+    file: &'a GgufFile,
     plan: &'a MemoryPlan,
+    draft: Option<&'a DraftConfig>,
+    unused: Option<&'a DraftConfig>,
     limits: Limits,
     measured: Option<Measured>,
     forecast: Option<Forecast>,
@@ -319,17 +350,17 @@ impl Shown<'_> {
             format!(
                 "{} of {} ({:.0}%), {} each; {} with an empty session",
                 e.slots,
-                e.count,
+                e.count + p.draft.experts,
                 100.0 * p.cached_share(),
                 ByteSize(e.slot_bytes),
                 e.slots_at_start
             )
         } else {
-            format!("all {}, mapped", e.count)
+            format!("all {}, mapped", e.count + p.draft.experts)
         };
         let in_memory = match e.streamed {
             true => e.slots as u64 * e.slot_bytes,
-            false => e.bytes,
+            false => e.bytes + p.draft.expert_bytes,
         };
         let mut row = |name: &str, bytes: u64, text: &str| {
             writeln!(
@@ -345,6 +376,15 @@ impl Shown<'_> {
         };
         row("weights of every token", p.dense, placed)?;
         row("experts", in_memory, &experts)?;
+        if let Some(draft) = self.draft {
+            let bytes = p.draft.dense + p.draft.session;
+            let with = match p.draft.experts {
+                0 => "",
+                _ => ", without their experts",
+            };
+            let text = format!("{}, {} blocks{with}", draft.name(), draft.blocks());
+            row("draft module", bytes, &text)?;
+        }
         if p.engram_tables > 0 {
             row("Engram rows", p.engram_memory, "cached")?;
         }
@@ -363,7 +403,8 @@ impl Shown<'_> {
             )
         };
         if e.streamed {
-            row("experts", e.bytes, "read when tokens need them")?;
+            let bytes = e.bytes + p.draft.expert_bytes;
+            row("experts", bytes, "read when tokens need them")?;
         }
         if p.engram_tables > 0 {
             row(
@@ -377,6 +418,14 @@ impl Shown<'_> {
             p.embedding,
             "mapped; one row is read per token",
         )?;
+        if let Some(unused) = self.unused {
+            let text = format!(
+                "{}, {} blocks; not loaded, --drafts counts it",
+                unused.name(),
+                unused.blocks()
+            );
+            row("draft module", unused.bytes_in(self.file), &text)?;
+        }
         if let Some(group) = self.limits.group
             && p.allowed.is_some_and(|allowed| allowed > group)
         {
@@ -452,7 +501,11 @@ impl Shown<'_> {
             "memory_bytes": {
                 "total": p.total(),
                 "dense": p.dense,
-                "experts": if e.streamed { e.slots as u64 * e.slot_bytes } else { e.bytes },
+                "experts": match e.streamed {
+                    true => e.slots as u64 * e.slot_bytes,
+                    false => e.bytes + p.draft.expert_bytes,
+                },
+                "draft": p.draft.dense + p.draft.session,
                 "engram": p.engram_memory,
                 "kv": p.kv,
                 "scratch": p.scratch,
@@ -460,7 +513,10 @@ impl Shown<'_> {
                 "adapters": p.adapters,
             },
             "disk_bytes": {
-                "experts": if e.streamed { e.bytes } else { 0 },
+                "experts": match e.streamed {
+                    true => e.bytes + p.draft.expert_bytes,
+                    false => 0,
+                },
                 "engram": p.engram_tables,
                 "embedding": p.embedding,
             },
@@ -473,6 +529,13 @@ impl Shown<'_> {
                 "least_slots": e.least_slots,
                 "slot_bytes": e.slot_bytes,
             },
+            "draft": self.draft.or(self.unused).map(|draft| json!({
+                "kind": draft.name(),
+                "blocks": draft.blocks(),
+                "tokens": draft.rows(),
+                "loaded": self.draft.is_some(),
+                "experts": draft.blocks() * draft.model.experts,
+            })),
             "machine": {
                 "memory_bytes": self.limits.total,
                 "free_bytes": self.limits.free(),

@@ -173,7 +173,7 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<ExitCode> {
 fn fits(file: &GgufFile) -> bool {
     limits()
         .free()
-        .is_some_and(|free| copied_bytes(file, false) < free / 2)
+        .is_some_and(|free| copied_bytes(file, false, false) < free / 2)
 }
 
 /// Compares with the expected rows, or makes these the expected ones.

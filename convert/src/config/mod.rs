@@ -233,7 +233,8 @@ impl Fields<'_> {
     }
 
     fn dspark(&self, vocab_size: u32, layers: u32) -> Result<Option<Dspark>, ConfigError> {
-        if self.find("dspark_block_size").is_none() {
+        let block_size = self.find("dspark_block_size");
+        if block_size.is_none_or(|size| size.as_u64() == Some(0)) {
             return Ok(None);
         }
         // V4's draft blocks have as many experts as the model's.

@@ -19,10 +19,21 @@ use crate::checkpoint::Checkpoint;
 /// Plans the conversion of an opened checkpoint.
 pub(super) fn plan(checkpoint: Checkpoint, options: &PlanOptions) -> Result<Plan, PlanError> {
     let mut list = Expected::new(&checkpoint);
-    list.main_model();
     let draft_blocks = drafts::draft_blocks(&checkpoint);
-    if options.drafts == Drafts::Keep {
-        list.draft_blocks(draft_blocks);
+    match options.drafts {
+        Drafts::Keep => {
+            list.main_model();
+            list.draft_blocks(draft_blocks);
+        }
+        Drafts::Drop => list.main_model(),
+        Drafts::Only => {
+            drafts::check_alone(&checkpoint, draft_blocks, options)?;
+            // llama.cpp's MTP files have copies of these.
+            if checkpoint.config.dspark.is_none() {
+                list.ends();
+            }
+            list.draft_blocks(draft_blocks);
+        }
     }
     let tower = checkpoint
         .config
@@ -32,9 +43,12 @@ pub(super) fn plan(checkpoint: Checkpoint, options: &PlanOptions) -> Result<Plan
     if let (Vision::Keep, Some(tower)) = (options.vision, tower) {
         list.vision(tower);
     }
-    let (tensors, warnings) = list.finish(options)?;
+    let (mut tensors, warnings) = list.finish(options)?;
     let (metadata, constants) =
         metadata::of_checkpoint(&checkpoint, &tensors, options, draft_blocks)?;
+    if options.drafts == Drafts::Only {
+        drafts::in_a_file_of_their_own(&mut tensors, &checkpoint.config, draft_blocks);
+    }
 
     let mut facts = blake3::Hasher::new();
     for hash in &checkpoint.header_hashes {
@@ -87,6 +101,10 @@ impl Expected<'_> {
         let mut warnings = Vec::new();
         let rest = self.checkpoint.tensors.keys().map(String::as_str);
         let rest = rest.filter(|name| !self.used.contains(*name));
+        // Of a draft's file nobody expects the model.
+        let rest = rest.filter(|name| options.drafts != Drafts::Only || name.starts_with("mtp."));
+        // Copies of the model's own matrices, which drafts share.
+        let rest = rest.filter(|name| !drafts::is_shared(name));
         let (drafts, rest): (Vec<&str>, Vec<&str>) =
             rest.partition(|name| options.drafts == Drafts::Drop && name.starts_with("mtp."));
         let has_tower = self
@@ -107,6 +125,19 @@ impl Expected<'_> {
                     dropped.len()
                 ));
             }
+        }
+        if options.drafts == Drafts::Keep
+            && self.config.dspark.is_some()
+            && !self
+                .tensors
+                .iter()
+                .any(|tensor| tensor.name.starts_with("mtp."))
+        {
+            warnings.push(
+                "config.json describes draft blocks, but the checkpoint has none (mtp.*): the \
+                 model is written without"
+                    .to_owned(),
+            );
         }
         if options.vision == Vision::Keep && !has_tower {
             warnings

@@ -91,6 +91,14 @@ pub enum PlanError {
         /// Further problems found.
         others: usize,
     },
+    /// The drafts cannot be written without their model.
+    #[error("{}: `--drafts only`: {reason}", path.display())]
+    DraftsOnly {
+        /// The checkpoint or file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: &'static str,
+    },
     /// The GGUF file holds another architecture.
     #[error("{}: `general.architecture` is {found:?}; this program requantises only deepseek4 and \
              deepseek41 files", path.display())]

@@ -8,7 +8,7 @@ use v4_quant::GgmlType;
 use super::build::Plan;
 use super::engram;
 use super::error::PlanError;
-use super::options::PlanOptions;
+use super::options::{Drafts, PlanOptions};
 use super::tensor::Untyped;
 use crate::files::InputFile;
 use crate::recipe::{ENGRAM_FP8, JOINT_ENGRAM, Projection, Role};
@@ -42,8 +42,16 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
     let inputs = parts
         .map(|part| InputFile::open(part.path()))
         .collect::<Result<_, _>>()?;
+    if options.drafts == Drafts::Only {
+        return Err(PlanError::DraftsOnly {
+            path: path.to_owned(),
+            reason: "drafts are taken out of checkpoints only; give the checkpoint's folder",
+        });
+    }
+    let drop_drafts = options.drafts == Drafts::Drop;
     let tensors = file.tensors().iter();
     let tensors: Vec<Untyped> = tensors
+        .filter(|info| !(drop_drafts && info.name.starts_with("mtp.")))
         .map(|info| untyped(&file, info))
         .collect::<Result<_, _>>()?;
     if tensors.is_empty() {
@@ -54,6 +62,13 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, PlanError
     let mut metadata = file.metadata().clone();
     if let Some(name) = &options.name {
         metadata.insert("general.name", name.as_str());
+    }
+    if drop_drafts {
+        let of_drafts = |key: &str| key.starts_with("dspark.") || key.starts_with("v4.drafts.");
+        let keys = file.metadata().iter().map(|(key, _)| key);
+        keys.filter(|key| of_drafts(key)).for_each(|key| {
+            metadata.remove(key);
+        });
     }
     let facts = blake3::hash(b"gguf");
     Plan::build(

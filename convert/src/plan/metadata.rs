@@ -14,7 +14,7 @@ use super::error::PlanError;
 use super::options::{Drafts, PlanOptions, Vision};
 use super::tensor::Untyped;
 use crate::checkpoint::Checkpoint;
-use crate::config::{self, ModelConfig, V41};
+use crate::config::{self, Dspark, ModelConfig, V41};
 use crate::files::{ReadError, read_small};
 use crate::json::{Unique, quote_non_numbers};
 use crate::recipe::{ENGRAM_FP8, Recipe, Role, type_name};
@@ -38,14 +38,30 @@ pub(super) fn of_checkpoint(
     let size = Parameters::count(config, tensors);
     let name = match &options.name {
         Some(name) => name.clone(),
-        None if config.v41.is_some() => format!("DeepSeek-V4.1 {}", size.label()),
-        None => format!("DeepSeek-V4 {}", size.label()),
+        None => format!("{} {}", family(config), size.label()),
     };
+    if options.drafts == Drafts::Only {
+        let kind = match config.dspark {
+            Some(_) => "DSpark",
+            None => "MTP",
+        };
+        let name = options.name.clone();
+        let name = name.unwrap_or_else(|| format!("{} {kind}", family(config)));
+        metadata.insert("general.type", "model");
+        metadata.insert("general.name", name.as_str());
+        tokenizer(&mut metadata, checkpoint)?;
+        match &config.dspark {
+            Some(dspark) => dspark_file(&mut metadata, config, dspark, draft_blocks),
+            None => mtp_file(&mut metadata, config),
+        }
+        metadata.insert("v4.source.config", checkpoint.config_text.as_str());
+        return Ok((metadata, None));
+    }
     metadata.insert("general.architecture", config.gguf_architecture());
     metadata.insert("general.type", "model");
     metadata.insert("general.name", name.as_str());
     metadata.insert("general.size_label", size.label().as_str());
-    model(&mut metadata, config);
+    model(&mut metadata, config.gguf_architecture(), config);
     if let Some(v41) = &config.v41 {
         v41_topology(&mut metadata, v41);
     }
@@ -65,8 +81,8 @@ pub(super) fn of_checkpoint(
     if config.v41.is_some() {
         metadata.insert("v4.engram_parameter_count", size.engram);
     }
-    if options.drafts == Drafts::Keep && draft_blocks > 0 {
-        draft_facts(&mut metadata, config, draft_blocks);
+    if let (Drafts::Keep, Some(dspark), 1..) = (options.drafts, &config.dspark, draft_blocks) {
+        draft_facts(&mut metadata, dspark, config.v41.is_some(), draft_blocks);
     }
     let tower = config.v41.as_ref().and_then(|v41| v41.vision.as_ref());
     if let (Vision::Keep, Some(tower)) = (options.vision, tower) {
@@ -75,9 +91,16 @@ pub(super) fn of_checkpoint(
     Ok((metadata, constants))
 }
 
-fn model(metadata: &mut Metadata, c: &ModelConfig) {
+fn family(config: &ModelConfig) -> &'static str {
+    match config.v41 {
+        None => "DeepSeek-V4",
+        Some(_) => "DeepSeek-V4.1",
+    }
+}
+
+fn model(metadata: &mut Metadata, prefix: &str, c: &ModelConfig) {
     let mut put = |key: &str, value: Value| {
-        metadata.insert(format!("{}.{key}", c.gguf_architecture()), value);
+        metadata.insert(format!("{prefix}.{key}"), value);
     };
     let layers = c.num_hidden_layers as usize;
     let ratios: Vec<i32> = c.compress_ratios.iter().map(|&r| r as i32).collect();
@@ -163,24 +186,72 @@ fn v41_topology(metadata: &mut Metadata, v41: &V41) {
     }
 }
 
-fn draft_facts(metadata: &mut Metadata, config: &ModelConfig, blocks: u32) {
-    let kind = if config.dspark.is_some() {
-        "dspark"
-    } else {
-        "mtp"
+fn draft_facts(metadata: &mut Metadata, dspark: &Dspark, own_experts: bool, blocks: u32) {
+    let mut put = |key: &str, value: Value| {
+        metadata.insert(format!("dspark.{key}"), value);
     };
-    metadata.insert("v4.drafts.kind", kind);
-    metadata.insert("v4.drafts.block_count", blocks);
-    if let Some(dspark) = &config.dspark {
-        metadata.insert("v4.drafts.block_size", dspark.block_size);
-        metadata.insert("v4.drafts.noise_token_id", dspark.noise_token_id);
-        metadata.insert("v4.drafts.target_layers", dspark.target_layers.clone());
-        metadata.insert("v4.drafts.markov_rank", dspark.markov_rank);
-        if config.v41.is_some() {
-            metadata.insert("v4.drafts.expert_count", dspark.n_routed_experts);
-            metadata.insert("v4.drafts.expert_used_count", dspark.num_experts_per_tok);
-        }
+    put("block_size", dspark.block_size.into());
+    put("markov_rank", dspark.markov_rank.into());
+    put("noise_token_id", dspark.noise_token_id.into());
+    put("target_layer_ids", dspark.target_layers.clone().into());
+    put("stage_count", blocks.into());
+    put("n_layers", blocks.into());
+    if own_experts {
+        put("expert_count", dspark.n_routed_experts.into());
+        put("expert_used_count", dspark.num_experts_per_tok.into());
     }
+}
+
+/// What llama.cpp's `dflash` layout says of a DSpark draft in a file of its own.
+fn dspark_file(metadata: &mut Metadata, config: &ModelConfig, dspark: &Dspark, blocks: u32) {
+    metadata.insert("general.architecture", "dflash");
+    metadata.insert("tokenizer.ggml.mask_token_id", dspark.noise_token_id);
+    model(metadata, "dflash", config);
+    for key in ["head_count", "key_length", "top_k"] {
+        metadata.remove(&format!("dflash.attention.indexer.{key}"));
+    }
+    let mut put = |key: &str, value: Value| {
+        metadata.insert(format!("dflash.{key}"), value);
+    };
+    let single_pass = config.v41.is_some();
+    let limits = vec![config.swiglu_limit; blocks as usize];
+    // Counted by what enters: what leaves a layer enters the next.
+    let shift = u32::from(!single_pass);
+    let targets: Vec<u32> = dspark.target_layers.iter().map(|l| l + shift).collect();
+    put("block_count", blocks.into());
+    put(
+        "attention.compress_ratios",
+        vec![0i32; blocks as usize].into(),
+    );
+    put("expert_count", dspark.n_routed_experts.into());
+    put("expert_used_count", dspark.num_experts_per_tok.into());
+    put("swiglu_clamp_exp", limits.clone().into());
+    put("swiglu_clamp_shexp", limits.into());
+    put("hash_layer_count", 0u32.into());
+    put("hyper_connection.single_pass", single_pass.into());
+    put("block_size", dspark.block_size.into());
+    put("target_layers", targets.into());
+    put("has_confidence_head", true.into());
+}
+
+/// What llama.cpp's layout says of an MTP block in a file of its own: that of a model with
+/// one layer more.
+fn mtp_file(metadata: &mut Metadata, config: &ModelConfig) {
+    let arch = config.gguf_architecture();
+    metadata.insert("general.architecture", arch);
+    model(metadata, arch, config);
+    let layers = config.num_hidden_layers + 1;
+    let mut ratios: Vec<i32> = config.layer_ratios().iter().map(|&r| r as i32).collect();
+    ratios.push(0);
+    let limits = vec![config.swiglu_limit; layers as usize];
+    let mut put = |key: &str, value: Value| {
+        metadata.insert(format!("{arch}.{key}"), value);
+    };
+    put("block_count", layers.into());
+    put("nextn_predict_layers", 1u32.into());
+    put("attention.compress_ratios", ratios.into());
+    put("swiglu_clamp_exp", limits.clone().into());
+    put("swiglu_clamp_shexp", limits.into());
 }
 
 fn vision_facts(metadata: &mut Metadata, tower: &config::Vision) {

@@ -3,11 +3,13 @@ use crate::recipe::Recipe;
 /// What to do with the draft blocks of a checkpoint (MTP, DSpark).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Drafts {
-    /// Leave them out.
+    /// Write them as `mtp.N.…`, if there are any.
     #[default]
-    Drop,
-    /// Write them as `mtp.N.…`; other programs may refuse such a file.
     Keep,
+    /// Leave them out.
+    Drop,
+    /// Write nothing else, in llama.cpp's layout of draft files.
+    Only,
 }
 
 /// What to do with the vision tower of a checkpoint.

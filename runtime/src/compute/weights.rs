@@ -1,7 +1,10 @@
 //! The tensors of a file, checked against its metadata (spec/gguf.md sections
 //! 2 and 5).
 
+mod drafts;
+
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use v4_files::gguf::GgufFile;
@@ -11,6 +14,10 @@ use crate::compute::backend::{Backend, ExpertWeights, HcWeights};
 use crate::error::EngineError;
 use crate::model::{Attention, Copier, Family, IndexRole, LayerConfig, ModelConfig, Tensor};
 use crate::residency::experts::{ExpertStore, StreamedLayer};
+
+pub use drafts::{
+    DraftInput, DraftWeights, DsparkWeights, MtpProjections, MtpWeights, draft_expert_tensors,
+};
 
 /// A projection that adapters can change.
 #[derive(Debug)]
@@ -134,6 +141,8 @@ pub struct Sources<'a> {
     pub copier: Option<&'a Copier<'a>>,
     /// Reads the routed experts, if they are not to be in memory.
     pub experts: Option<&'a Arc<ExpertStore>>,
+    /// The number that the first layer has in the store.
+    pub first_streamed: usize,
     /// Whether those that stay mapped are locked in memory.
     pub lock: bool,
 }
@@ -145,6 +154,8 @@ struct Loader<'a, B: Backend> {
     cfg: &'a ModelConfig,
     sources: Sources<'a>,
     sites: RefCell<Vec<Site>>,
+    /// Names of the tensors found.
+    found: RefCell<BTreeSet<String>>,
 }
 
 /// Gate, up and down of the routed experts of every layer.
@@ -155,9 +166,19 @@ pub fn expert_tensors(
     file: &Arc<GgufFile>,
     cfg: &ModelConfig,
 ) -> Result<Vec<[Tensor; 3]>, EngineError> {
+    experts_of(file, cfg, &|l| format!("blk.{l}"))
+}
+
+/// The same of layers whose tensors' names begin otherwise.
+fn experts_of(
+    file: &Arc<GgufFile>,
+    cfg: &ModelConfig,
+    prefix: &dyn Fn(usize) -> String,
+) -> Result<Vec<[Tensor; 3]>, EngineError> {
     let (d, ff, e) = (cfg.embedding, cfg.expert_ff, cfg.experts);
     let find = |l: usize, part: &str, dims: &[usize]| {
-        Tensor::find(file, &format!("blk.{l}.ffn_{part}_exps.weight"))?.expect_dims(dims)
+        let name = format!("{}.ffn_{part}_exps.weight", prefix(l));
+        Tensor::find(file, &name)?.expect_dims(dims)
     };
     (0..cfg.layers.len())
         .map(|l| {
@@ -189,6 +210,7 @@ impl<B: Backend> Weights<B> {
             cfg,
             sources,
             sites: RefCell::default(),
+            found: RefCell::default(),
         };
         let d = cfg.embedding;
         let weights = Self {
@@ -197,7 +219,7 @@ impl<B: Backend> Weights<B> {
                 .layers
                 .iter()
                 .enumerate()
-                .map(|(i, layer)| l.layer(i, layer))
+                .map(|(i, layer)| l.layer(&format!("blk.{i}"), i, layer))
                 .collect::<Result<_, _>>()?,
             hc_head: match cfg.family {
                 Family::V4 => Some(l.hc("output_hc", cfg.hc_streams, 1)?),
@@ -215,9 +237,15 @@ impl<B: Backend> Weights<B> {
 }
 
 impl<B: Backend> Loader<'_, B> {
+    fn find(&self, name: &str, dims: &[usize]) -> Result<Tensor, EngineError> {
+        let tensor = Tensor::find(self.file, name)?.expect_dims(dims)?;
+        self.found.borrow_mut().insert(name.to_owned());
+        Ok(tensor)
+    }
+
     /// A tensor that is read from end to end.
     fn tensor(&self, name: &str, dims: &[usize]) -> Result<Tensor, EngineError> {
-        let tensor = Tensor::find(self.file, name)?.expect_dims(dims)?;
+        let tensor = self.find(name, dims)?;
         tensor.advise_huge_pages();
         Ok(tensor)
     }
@@ -274,15 +302,19 @@ impl<B: Backend> Loader<'_, B> {
 
     /// A matrix of which rows are read here and there: huge pages would read more.
     fn rows(&self, name: &str, dims: &[usize]) -> Result<B::Weight, EngineError> {
-        let tensor = Tensor::find(self.file, name)?.expect_dims(dims)?;
+        let tensor = self.find(name, dims)?;
         tensor.advise_random();
         self.backend.load(&tensor)
     }
 
     /// The first of `names` that the file has; writers disagree on some.
-    fn any_name<'n>(&self, names: &[&'n str]) -> &'n str {
-        let known = names.iter().find(|name| self.file.tensor(name).is_some());
-        known.unwrap_or(&names[0])
+    fn any_name<'n, N: AsRef<str>>(&self, names: &'n [N]) -> &'n str {
+        let known = names.iter().map(AsRef::as_ref);
+        let known = known
+            .clone()
+            .find(|name| self.file.tensor(name).is_some())
+            .or(known.clone().next());
+        known.unwrap_or_default()
     }
 
     fn vector(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, EngineError> {
@@ -308,18 +340,22 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
-    fn layer(&self, i: usize, layer: &LayerConfig) -> Result<LayerWeights<B>, EngineError> {
-        let p = format!("blk.{i}");
+    fn layer(
+        &self,
+        p: &str,
+        i: usize,
+        layer: &LayerConfig,
+    ) -> Result<LayerWeights<B>, EngineError> {
         let d = self.cfg.embedding;
         let mix = self.cfg.hc_mix();
         Ok(LayerWeights {
-            engram: layer.engram.map(|_| self.engram(&p)).transpose()?,
+            engram: layer.engram.map(|_| self.engram(p)).transpose()?,
             hc_attn: self.hc(&format!("{p}.hc_attn"), mix, 3)?,
             attn_norm: self.vector(&format!("{p}.attn_norm.weight"), &[d])?,
-            attn: self.attention(&p, i, layer)?,
+            attn: self.attention(p, i, layer)?,
             hc_ffn: self.hc(&format!("{p}.hc_ffn"), mix, 3)?,
             ffn_norm: self.vector(&format!("{p}.ffn_norm.weight"), &[d])?,
-            ffn: self.feed_forward(&p, i, layer)?,
+            ffn: self.feed_forward(p, i, layer)?,
         })
     }
 
@@ -429,12 +465,12 @@ impl<B: Backend> Loader<'_, B> {
             }
             self.vector(&product, &[d, streams])?
         } else {
-            let q = self.vector(self.any_name(&[&q, &q_norm]), &[d, streams])?;
-            let k = self.vector(self.any_name(&[&k, &k_norm]), &[d, streams])?;
+            let q = self.vector(self.any_name(&[q, q_norm]), &[d, streams])?;
+            let k = self.vector(self.any_name(&[k, k_norm]), &[d, streams])?;
             q.iter().zip(&k).map(|(q, k)| q * k).collect()
         };
         Ok(EngramWeights {
-            wkv: self.linear(self.any_name(&[&kv, &wkv]), &[channels, (streams + 1) * d])?,
+            wkv: self.linear(self.any_name(&[kv, wkv]), &[channels, (streams + 1) * d])?,
             gain,
         })
     }
@@ -463,7 +499,7 @@ impl<B: Backend> Loader<'_, B> {
             limit: layer.swiglu_limit,
             streamed: self.sources.experts.map(|store| StreamedLayer {
                 store: Arc::clone(store),
-                layer: i as u32,
+                layer: (self.sources.first_streamed + i) as u32,
             }),
         })
     }

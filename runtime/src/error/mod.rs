@@ -172,6 +172,18 @@ pub enum EngineError {
     /// The caller's progress hook asked to stop; the chunks done are kept.
     #[error("cancelled")]
     Cancelled,
+    /// A draft that is not a number: damaged weights of the draft module.
+    #[error(
+        "the drafts after position {position} are not finite: the draft module ({}) is damaged, or \
+         its weights overflow; check it with v4-run verify, or run without drafts",
+        path.display()
+    )]
+    DraftNotFinite {
+        /// The file that the module is in.
+        path: PathBuf,
+        /// The last position read.
+        position: usize,
+    },
     /// A result that is not a number: damaged weights.
     #[error(
         "the logits at position {position} are not finite: the model file is damaged, or its \

@@ -8,7 +8,7 @@ use v4_files::gguf::GgufFile;
 use v4_files::io::{AlignedBuffer, ReadFile, read_into};
 
 use super::copied::Copied;
-use super::names::{is_engram_table, is_expert};
+use super::names::{is_draft, is_engram_table, is_expert};
 use super::tensor::Tensor;
 use crate::error::EngineError;
 
@@ -37,13 +37,15 @@ impl std::fmt::Debug for Copier<'_> {
 }
 
 impl<'a> Copier<'a> {
-    /// Nothing read yet; routed experts are left out if they are `streamed`.
+    /// Nothing read yet; routed experts are left out if they are `streamed`, and the draft
+    /// module unless `drafts` are wanted.
     ///
     /// # Errors
     /// If the file cannot be opened a second time.
     pub fn new(
         file: &GgufFile,
         streamed: bool,
+        drafts: bool,
         progress: LoadProgress<'a>,
     ) -> Result<Self, EngineError> {
         let again = file.reopen(true);
@@ -52,7 +54,7 @@ impl<'a> Copier<'a> {
                 path: file.path().to_path_buf(),
                 what: format!("cannot be opened again: {e}"),
             })?,
-            total: copied_bytes(file, streamed),
+            total: copied_bytes(file, streamed, drafts),
             done: AtomicU64::new(0),
             progress,
         })
@@ -95,11 +97,13 @@ impl<'a> Copier<'a> {
 }
 
 /// Bytes that are read when all weights are copied: all but the tables of which rows
-/// are read as they are needed, and the routed experts if they are `streamed`.
+/// are read as they are needed, the routed experts if they are `streamed`, and the draft
+/// module unless `drafts` are wanted.
 #[must_use]
-pub fn copied_bytes(file: &GgufFile, streamed: bool) -> u64 {
+pub fn copied_bytes(file: &GgufFile, streamed: bool, drafts: bool) -> u64 {
     let by_row = |name: &str| name == "token_embd.weight" || is_engram_table(name);
-    let left = |name: &str| by_row(name) || streamed && is_expert(name);
+    let left =
+        |name: &str| by_row(name) || streamed && is_expert(name) || !drafts && is_draft(name);
     let whole = file.tensors().iter().filter(|t| !left(&t.name));
     whole.map(|t| t.bytes).sum()
 }

@@ -8,9 +8,11 @@ pub mod engram;
 mod names;
 mod tensor;
 
+pub(crate) use config::drafts::DraftPart;
 pub use config::{
-    Attention, Candidates, EngramModel, Family, IndexRole, LayerConfig, ModelConfig, Yarn,
+    Attention, Candidates, DraftConfig, DraftKind, DsparkConfig, EngramModel, Family, IndexRole,
+    LayerConfig, ModelConfig, Yarn,
 };
 pub use copy::{Copier, LoadProgress, copied_bytes};
-pub(crate) use names::{is_engram_table, is_expert, separate_scale};
+pub(crate) use names::{is_draft, is_engram_table, is_expert, separate_scale};
 pub use tensor::Tensor;

@@ -7,6 +7,11 @@ pub(crate) fn is_expert(name: &str) -> bool {
     name.contains("_exps.")
 }
 
+/// Whether it is the draft module's, in a model's own file.
+pub(crate) fn is_draft(name: &str) -> bool {
+    name.starts_with("mtp.")
+}
+
 /// A tensor that scales another one as a whole or by expert, and that other one.
 pub(crate) fn separate_scale(file: &GgufFile) -> Option<(&str, String)> {
     file.tensors().iter().find_map(|tensor| {

@@ -1,12 +1,12 @@
 //! Plans where memory goes, from a file's header alone.
 
 use v4_files::ByteSize;
-use v4_files::gguf::{GgufFile, TensorInfo};
+use v4_files::gguf::GgufFile;
 
-use super::sizes::{SessionSize, kv_bytes, session_bytes};
+use super::sizes::{SessionSize, draft_bytes, kv_bytes, session_bytes};
 use crate::compute::forward::KvPrecision;
 use crate::error::EngineError;
-use crate::model::{ModelConfig, is_engram_table, is_expert};
+use crate::model::{DraftConfig, ModelConfig, is_draft, is_engram_table, is_expert};
 use crate::residency::engram::EngramPlacement;
 use crate::residency::experts::slot_bytes;
 
@@ -66,6 +66,20 @@ pub struct ExpertPlan {
     pub least_slots: usize,
 }
 
+/// The draft module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DraftPlan {
+    /// Bytes of weights that every draft reads, and of the routed experts too if the module
+    /// has a file of its own: those are never read from disk one by one.
+    pub dense: u64,
+    /// Bytes of the routed experts that are read as the model's.
+    pub expert_bytes: u64,
+    /// Their number.
+    pub experts: usize,
+    /// What a session keeps for drafts, and buffers.
+    pub session: u64,
+}
+
 /// Where memory goes. All numbers are bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryPlan {
@@ -78,6 +92,8 @@ pub struct MemoryPlan {
     pub embedding: u64,
     /// The routed experts.
     pub experts: ExpertPlan,
+    /// The draft module, all zero without one.
+    pub draft: DraftPlan,
     /// Engram tables in the file.
     pub engram_tables: u64,
     /// Engram tables or rows in memory.
@@ -105,9 +121,46 @@ impl MemoryPlan {
         cfg: &ModelConfig,
         request: &PlanRequest,
     ) -> Result<Self, EngineError> {
-        let sum = |of: &dyn Fn(&str) -> bool| -> u64 {
+        Self::with_draft(file, cfg, request, None)
+    }
+
+    /// The same with a draft module, which is in the model's file or in another.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_draft(
+        file: &GgufFile,
+        cfg: &ModelConfig,
+        request: &PlanRequest,
+        draft: Option<(&DraftConfig, Option<&GgufFile>)>,
+    ) -> Result<Self, EngineError> {
+        let sum_of = |file: &GgufFile, of: &dyn Fn(&str) -> bool| -> u64 {
             let tensors = file.tensors().iter().filter(|t| of(&t.name));
             tensors.map(|t| t.bytes).sum()
+        };
+        let sum = |of: &dyn Fn(&str) -> bool| sum_of(file, &|name| !is_draft(name) && of(name));
+        let draft_plan = match draft {
+            None => DraftPlan::default(),
+            Some((draft, other)) => {
+                let of_draft = |name: &str| match other {
+                    Some(_) => !draft.ignores(name),
+                    None => is_draft(name) && !draft.ignores(name),
+                };
+                let all = sum_of(other.unwrap_or(file), &of_draft);
+                let experts = match other {
+                    Some(_) => 0,
+                    None => sum_of(file, &|name| of_draft(name) && is_expert(name)),
+                };
+                DraftPlan {
+                    dense: all - experts,
+                    expert_bytes: experts,
+                    experts: match other {
+                        Some(_) => 0,
+                        None => draft.blocks() * draft.model.experts,
+                    },
+                    session: draft_bytes(draft, request.kv, request.threads, 0),
+                }
+            }
         };
         let embedding = sum(&|name| name == "token_embd.weight");
         let engram_tables = sum(&is_engram_table);
@@ -132,7 +185,8 @@ impl MemoryPlan {
             allowed: request.memory,
             dense: all - embedding - engram_tables - expert_bytes,
             embedding,
-            experts: Self::experts(file, cfg, request, expert_bytes),
+            experts: Self::experts(file, cfg, request, expert_bytes, draft),
+            draft: draft_plan,
             engram_tables,
             engram_memory,
             kv,
@@ -142,14 +196,16 @@ impl MemoryPlan {
             context: request.context,
         };
         let allowed = plan.allowed.unwrap_or(u64::MAX);
-        let sessions = plan.kv + plan.scratch;
+        let sessions = plan.kv + plan.scratch + plan.draft.session;
+        let expert_bytes = expert_bytes + plan.draft.expert_bytes;
         let all = plan.fixed().saturating_add(expert_bytes + sessions);
         if all <= allowed && request.most_slots.is_none() {
             return Ok(plan);
         }
         let experts = &mut plan.experts;
         experts.streamed = expert_bytes > 0;
-        let most = request.most_slots.unwrap_or(usize::MAX).min(experts.count);
+        let held = experts.count + plan.draft.experts;
+        let most = request.most_slots.unwrap_or(usize::MAX).min(held);
         experts.least_slots = experts.least_slots.min(most.max(1));
         let least = plan.fixed() + plan.experts.least_slots as u64 * plan.experts.slot_bytes;
         if least + sessions > allowed {
@@ -189,20 +245,26 @@ impl MemoryPlan {
         cfg: &ModelConfig,
         request: &PlanRequest,
         bytes: u64,
+        draft: Option<(&DraftConfig, Option<&GgufFile>)>,
     ) -> ExpertPlan {
-        let of = |layer: usize, part: &str| -> Option<&TensorInfo> {
-            file.tensor(&format!("blk.{layer}.ffn_{part}_exps.weight"))
+        // Bytes of an expert's gate, up and down.
+        let each = |prefix: String, experts: usize| -> Option<[u64; 3]> {
+            let of = |part: &str| {
+                let tensor = file.tensor(&format!("{prefix}.ffn_{part}_exps.weight"))?;
+                Some(tensor.bytes / experts.max(1) as u64)
+            };
+            Some([of("gate")?, of("up")?, of("down")?])
         };
-        let each = |tensor: &TensorInfo| tensor.bytes / cfg.experts.max(1) as u64;
-        let matrices = (0..cfg.layers.len()).filter_map(|l| {
-            Some([
-                each(of(l, "gate")?),
-                each(of(l, "up")?),
-                each(of(l, "down")?),
-            ])
+        let matrices: Vec<_> = (0..cfg.layers.len())
+            .filter_map(|l| each(format!("blk.{l}"), cfg.experts))
+            .collect();
+        let layers = matrices.len();
+        let own = draft.filter(|(_, other)| other.is_none());
+        let of_draft = own.into_iter().flat_map(|(draft, _)| {
+            (0..draft.blocks()).filter_map(|b| each(draft.block(b), draft.model.experts))
         });
-        let layers = matrices.clone().count();
-        let slot = slot_bytes(matrices, request.unit).iter().sum::<usize>() as u64;
+        let slots = matrices.into_iter().chain(of_draft);
+        let slot = slot_bytes(slots, request.unit).iter().sum::<usize>() as u64;
         let count = layers * cfg.experts;
         ExpertPlan {
             count,
@@ -221,7 +283,7 @@ impl MemoryPlan {
     /// What stays in memory while the engine is open, without experts.
     #[must_use]
     pub fn fixed(&self) -> u64 {
-        self.dense + self.engram_memory + self.program + self.adapters
+        self.dense + self.draft.dense + self.engram_memory + self.program + self.adapters
     }
 
     /// Everything in memory with one session at its full context.
@@ -229,9 +291,9 @@ impl MemoryPlan {
     pub fn total(&self) -> u64 {
         let experts = match self.experts.streamed {
             true => self.experts.slots as u64 * self.experts.slot_bytes,
-            false => self.experts.bytes,
+            false => self.experts.bytes + self.draft.expert_bytes,
         };
-        self.fixed() + experts + self.kv + self.scratch
+        self.fixed() + experts + self.kv + self.scratch + self.draft.session
     }
 
     /// Bytes of routed experts that a token uses.
@@ -245,7 +307,10 @@ impl MemoryPlan {
     #[must_use]
     pub fn cached_share(&self) -> f64 {
         match self.experts.streamed {
-            true => self.experts.slots as f64 / self.experts.count.max(1) as f64,
+            true => {
+                let held = self.experts.count + self.draft.experts;
+                self.experts.slots as f64 / held.max(1) as f64
+            }
             false => 1.0,
         }
     }

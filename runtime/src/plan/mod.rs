@@ -6,6 +6,6 @@ mod memory;
 mod sizes;
 
 pub use forecast::{Forecast, Rates};
-pub use memory::{ExpertPlan, MemoryPlan, PlanRequest};
-pub(crate) use sizes::{SessionSize, ahead_bytes, session_bytes};
+pub use memory::{DraftPlan, ExpertPlan, MemoryPlan, PlanRequest};
+pub(crate) use sizes::{SessionSize, ahead_bytes, draft_bytes, session_bytes};
 pub use sizes::{kv_bytes, scratch_bytes};

@@ -1,8 +1,8 @@
 //! Sizes of caches and buffers, from the model's dimensions alone.
 
 use crate::compute::cache_rows::PAGE_ROWS;
-use crate::compute::forward::{Cone, KvPrecision, formats};
-use crate::model::{Attention, Candidates, IndexRole, ModelConfig};
+use crate::compute::forward::{CONTEXT_ROWS, Cone, KvPrecision, formats};
+use crate::model::{Attention, Candidates, DraftConfig, IndexRole, ModelConfig};
 
 /// Bytes of caches that a session holds after `tokens` tokens: window rows,
 /// compressed entries and index keys in whole pages, and the tokens of groups that
@@ -152,6 +152,25 @@ pub fn scratch_bytes(
         + chosen
         + threads as u64 * per_thread
         + 4 * (logits * cfg.vocab) as u64
+}
+
+/// Bytes that a session keeps for a draft module, which may also draft for `more` positions
+/// before the last, and of the buffers of a draft.
+pub(crate) fn draft_bytes(
+    draft: &DraftConfig,
+    kv: KvPrecision,
+    threads: usize,
+    more: usize,
+) -> u64 {
+    let (c, rows) = (&draft.model, draft.rows());
+    // States are given up when there are twice as many as are kept, and a chunk's are added
+    // before that.
+    let states = 3 * (c.window + more) * draft.state_width() * 4;
+    let context = c.window + rows;
+    let buffers = scratch_bytes(c, rows.max(CONTEXT_ROWS), context, threads, 2 * rows);
+    let input = CONTEXT_ROWS * 4 * 4 * draft.state_width();
+    let bytes = kv_bytes(c, kv, context) + buffers + (states + input) as u64;
+    bytes.next_multiple_of(1 << 20)
 }
 
 /// Most entries that an indexer chooses for a token, with the blocks it keeps.

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod batch;
+mod drafts;
 mod persist;
 
 use std::ops::ControlFlow;
@@ -17,6 +18,7 @@ use crate::residency::Share;
 use crate::residency::engram::{EngramStore, Fetch};
 
 pub use self::batch::Batch;
+use self::drafts::Drafting;
 use self::persist::Mark;
 
 /// The positions whose logits a call returns.
@@ -109,6 +111,7 @@ pub struct Session {
     /// memory is kept.
     ahead_rows: [usize; 2],
     cache: Cache<Cpu>,
+    drafting: Option<Drafting>,
     scratch: Scratch<Cpu>,
     context: usize,
     chunk: usize,
@@ -144,6 +147,7 @@ impl Session {
         let chunk = chunk.max(1);
         let mut session = Self {
             cache: engine.forward().cache(),
+            drafting: Drafting::of(engine),
             scratch: Scratch::default(),
             engine: Arc::clone(engine),
             tokens: Vec::new(),
@@ -179,6 +183,7 @@ impl Session {
             + ahead_bytes(config, kv, ahead)
             + self.engine.adapter_work_bytes(rows)
             + self.marks_bytes() as u64
+            + self.drafting_bytes()
     }
 
     /// What does not fit, and what would take less.
@@ -243,7 +248,9 @@ impl Session {
     /// Bytes of cache held now.
     #[must_use]
     pub fn kv_bytes(&self) -> usize {
-        self.cache.bytes(self.engine.forward().backend())
+        let b = self.engine.forward().backend();
+        let drafts = self.drafting.as_ref();
+        self.cache.bytes(b) + drafts.map_or(0, |drafting| drafting.bytes(b))
     }
 
     /// Rows that passed through a layer's experts, summed over layers: without
@@ -268,6 +275,7 @@ impl Session {
             ahead: self.ahead.clone(),
             ahead_rows: self.ahead_rows,
             cache: self.cache.clone(),
+            drafting: self.drafting.clone(),
             scratch: Scratch::default(),
             context: self.context,
             chunk: self.chunk,
@@ -284,6 +292,7 @@ impl Session {
         self.ahead_rows = [0; 2];
         self.marks.clear();
         self.cache = self.engine.forward().cache();
+        self.reset_drafting();
         self.settle(1);
     }
 
@@ -341,7 +350,8 @@ impl Session {
         let cone = if hooks.trace.is_some() || !self.engine.replay() {
             Cone::full(config)
         } else {
-            Cone::new(config, start + from, start + ids.len())
+            let end = start + ids.len();
+            engine.forward().cone(start + from, end, &self.cache)
         };
         let mut done = 0;
         let mut ahead = self.fetch(&ids[..self.chunk.min(ids.len())])?;

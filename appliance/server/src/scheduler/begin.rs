@@ -45,7 +45,8 @@ impl Scheduler {
     fn begun(&mut self, job: Job, arrived: Instant) -> Result<Sequence, String> {
         let eos = self.engine.tokenizer().eos();
         let engine = self.engine.with_adapters(job.adapters.clone());
-        let begun = engine.and_then(|engine| self.beginning_of(&engine, &job.ids));
+        let engine = engine.map_err(|e| e.to_string())?;
+        let begun = self.beginning_of(&engine, &job.ids);
         let mut named = begun.map_err(|e| e.to_string())?;
         if let Some(name) = &job.keep_as {
             (named.name, named.from, named.stays) = (Some(name.clone()), None, true);

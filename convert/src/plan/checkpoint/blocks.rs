@@ -19,13 +19,19 @@ pub(super) struct Block {
 }
 
 impl Expected<'_> {
-    /// Everything but the draft blocks.
-    pub(super) fn main_model(&mut self) {
+    /// The embeddings, and what makes logits.
+    pub(super) fn ends(&mut self) {
         let c = self.config;
         let (d, vocab) = (u64::from(c.hidden_size), u64::from(c.vocab_size));
         self.plain("token_embd.weight", "embed.weight", &[vocab, d]);
         self.plain("output_norm.weight", "norm.weight", &[d]);
         self.plain("output.weight", "head.weight", &[vocab, d]);
+    }
+
+    /// Everything but the draft blocks.
+    pub(super) fn main_model(&mut self) {
+        self.ends();
+        let c = self.config;
         // V4.1 collapses the streams by the last mix of the layers.
         if c.v41.is_none() {
             self.head_mix("output_hc_", "hc_head_");

@@ -1,9 +1,13 @@
-//! Draft blocks: MTP and DSpark (spec/architecture.md sections 2.2 and 2.3).
+//! Draft blocks: MTP and DSpark (spec/speculation.md sections 1 and 7).
 
 use super::blocks::Block;
 use super::expected::Expected;
 use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
 use crate::plan::error::PlanError;
+use crate::plan::options::{PlanOptions, Vision};
+use crate::plan::tensor::Untyped;
+use crate::source::Source;
 
 /// Draft blocks that a checkpoint may have.
 const MAX_DRAFT_BLOCKS: u32 = 16;
@@ -16,6 +20,89 @@ pub(super) fn draft_blocks(checkpoint: &Checkpoint) -> u32 {
         number.parse::<u32>().ok()
     });
     numbers.max().map_or(0, |last| last.saturating_add(1))
+}
+
+/// Whether it is a copy of the embeddings or the head, which drafts share with the model.
+pub(super) fn is_shared(name: &str) -> bool {
+    let part = name.strip_prefix("mtp.").and_then(|n| n.split_once('.'));
+    part.is_some_and(|(_, part)| part.starts_with("emb") || part == "head.weight")
+}
+
+/// Whether the checkpoint's drafts can be written without its model.
+pub(super) fn check_alone(
+    checkpoint: &Checkpoint,
+    blocks: u32,
+    options: &PlanOptions,
+) -> Result<(), PlanError> {
+    let refuse = |reason| {
+        Err(PlanError::DraftsOnly {
+            path: checkpoint.dir.clone(),
+            reason,
+        })
+    };
+    if blocks == 0 {
+        return refuse("it has no draft blocks (mtp.*)");
+    }
+    if checkpoint.config.dspark.is_none() && blocks > 1 {
+        return refuse("llama.cpp's layout has room for one MTP block, and it has several");
+    }
+    if options.vision == Vision::Keep {
+        return refuse("drafts have no vision tower; leave out `--vision keep`");
+    }
+    Ok(())
+}
+
+/// Gives the tensors the names of llama.cpp's draft files, and leaves out what those have no
+/// place for.
+pub(super) fn in_a_file_of_their_own(
+    tensors: &mut Vec<Untyped>,
+    config: &ModelConfig,
+    blocks: u32,
+) {
+    // A bias for pieces of images, by which no draft is routed.
+    tensors.retain(|tensor| !tensor.name.ends_with(".exp_probs_b_vl.bias"));
+    let last = blocks.saturating_sub(1).to_string();
+    let layer = config.num_hidden_layers;
+    if config.dspark.is_none() {
+        put_beside(tensors, "mtp.0.e_proj.weight", "mtp.0.h_proj.weight");
+    }
+    for tensor in tensors {
+        let Some((block, part)) = tensor
+            .name
+            .strip_prefix("mtp.")
+            .and_then(|name| name.split_once('.'))
+        else {
+            continue;
+        };
+        tensor.name = match (&config.dspark, part) {
+            (_, "hc_head_fn.weight") => "output_hc_fn.weight".to_owned(),
+            (_, "hc_head_base.weight") => "output_hc_base.weight".to_owned(),
+            (_, "hc_head_scale.weight") => "output_hc_scale.weight".to_owned(),
+            (None, "e_proj.weight") => format!("blk.{layer}.nextn.eh_proj.weight"),
+            (None, "norm.weight") => format!("blk.{layer}.nextn.shared_head_norm.weight"),
+            (None, "enorm.weight" | "hnorm.weight") => format!("blk.{layer}.nextn.{part}"),
+            (None, _) => format!("blk.{layer}.{part}"),
+            (_, "main_proj.weight") => "fc.weight".to_owned(),
+            (_, "main_norm.weight") => "enc.output_norm.weight".to_owned(),
+            (_, "norm.weight") if block == last => "output_norm.weight".to_owned(),
+            (_, "markov_head.markov_w1.weight") => "markov_w1.weight".to_owned(),
+            (_, "markov_head.markov_w2.weight") => "markov_w2.weight".to_owned(),
+            (_, "confidence_head.proj.weight") => "conf_proj.weight".to_owned(),
+            _ => format!("blk.{block}.{part}"),
+        };
+    }
+}
+
+/// Puts the second matrix to the right of the first.
+fn put_beside(tensors: &mut Vec<Untyped>, left: &str, right: &str) {
+    let Some(at) = tensors.iter().position(|tensor| tensor.name == right) else {
+        return;
+    };
+    let right = tensors.remove(at);
+    if let Some(left) = tensors.iter_mut().find(|tensor| tensor.name == left) {
+        left.dims[0] += right.dims[0];
+        left.source = Source::Beside(Box::new([left.source.clone(), right.source]));
+    }
 }
 
 impl Expected<'_> {
@@ -93,13 +180,13 @@ impl Expected<'_> {
             };
             for (part, stored) in ["markov_w1", "markov_w2"].into_iter().zip(stored) {
                 self.plain(
-                    &format!("{name}.{part}.weight"),
+                    &format!("{name}.markov_head.{part}.weight"),
                     &format!("{name}.markov_head.{stored}.weight"),
                     &[vocab, rank],
                 );
             }
             self.plain(
-                &format!("{name}.confidence_proj.weight"),
+                &format!("{name}.confidence_head.proj.weight"),
                 &format!("{name}.confidence_head.proj.weight"),
                 &[1, d + rank],
             );

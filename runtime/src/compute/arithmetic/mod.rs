@@ -8,7 +8,6 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-#[cfg(test)]
 pub(crate) use functions::sigmoid;
 pub use kernels::RowKernels;
 pub use rope::{Rope, RopeAngles, RopeTable};

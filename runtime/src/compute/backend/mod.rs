@@ -67,6 +67,28 @@ pub enum Entries<'a, B: Backend> {
     Selected(&'a B::Rows, &'a B::Selection),
 }
 
+/// What the queries of a chunk see of their window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// Each the rows up to its own, from row `oldest` on: there are none before it.
+    Causal {
+        /// The first row that is there.
+        oldest: usize,
+    },
+    /// All the same: the window of the row before the chunk, from row `oldest` on, and
+    /// the whole chunk.
+    Block {
+        /// The first row that is there.
+        oldest: usize,
+    },
+}
+
+impl Default for Sight {
+    fn default() -> Self {
+        Self::Causal { oldest: 0 }
+    }
+}
+
 /// One chunk's attention (spec 3.2, items 4–6).
 #[derive(Debug)]
 pub struct Attend<'a, B: Backend> {
@@ -76,6 +98,8 @@ pub struct Attend<'a, B: Backend> {
     pub heads: usize,
     /// Keys seen, the query's own included.
     pub window: usize,
+    /// What queries see of the window.
+    pub sight: Sight,
     /// Rows of the window; the last one belongs to the chunk's last query.
     pub rows: &'a B::Rows,
     /// Compressed entries.
@@ -181,8 +205,8 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// An f32 matrix in the device's memory.
     type Buf: Clone + Send + std::fmt::Debug + Default;
     /// A matrix of weights in any ggml type, possibly with a leading dimension
-    /// of experts.
-    type Weight: Send + Sync + std::fmt::Debug;
+    /// of experts. Copies have the data in common.
+    type Weight: Clone + Send + Sync + std::fmt::Debug;
     /// Cache rows, appended as the context grows.
     type Rows: Clone + Send + Sync + std::fmt::Debug;
     /// Rows of the groups that have not ended yet, of one compressor.

@@ -3,9 +3,9 @@
 use super::cache::{Branch, LayerCache};
 use super::{Cache, Chosen, Cone, Forward, KvPrecision, Lane, Scratch, Span};
 use crate::compute::arithmetic::RopeTable;
-use crate::compute::backend::{Attend, Backend, CandidatePool, Entries, IndexSpec};
+use crate::compute::backend::{Attend, Backend, CandidatePool, Entries, IndexSpec, Sight};
 use crate::compute::trace::Trace;
-use crate::compute::weights::{Compressor, IndexKeys, Indexer};
+use crate::compute::weights::{AttentionWeights, Compressor, IndexKeys, Indexer};
 use crate::model::{Attention, Candidates, Family, IndexRole};
 
 impl<B: Backend> Forward<B> {
@@ -34,9 +34,7 @@ impl<B: Backend> Forward<B> {
         }
         b.rms_norm(&mut s.x, c.embedding, Some(&w.attn_norm), c.rms_eps);
 
-        self.linear(&w.attn.kv, &s.x, &mut s.kv);
-        b.rms_norm(&mut s.kv, c.head_dim, Some(&w.attn.kv_norm), c.rms_eps);
-        b.rope(&mut s.kv, c.head_dim, angles(span, ratio), false);
+        self.latents(&w.attn, angles(span, ratio), s);
         for (cache, lane) in caches.iter_mut().zip(&span.lanes) {
             let window = &mut cache.layers[l].window;
             if b.rows_len(window) != lane.first {
@@ -78,7 +76,9 @@ impl<B: Backend> Forward<B> {
             }
         }
         self.attend(l, caches, span, s);
-        self.forget(l, caches);
+        if span.sight == Sight::default() {
+            self.forget(l, caches);
+        }
         // Keys are the values too: undo the rotation that they carried.
         b.rope(&mut s.attended, c.head_dim, angles(span, ratio), true);
 
@@ -86,6 +86,14 @@ impl<B: Backend> Forward<B> {
         self.linear(&w.attn.out_b, &s.low_rank, &mut s.y);
         b.hc_expand(&mut s.h, &s.y, &s.mix, self.hc());
         self.lag(s);
+    }
+
+    /// `s.kv`: the rows that `s.x` gives a window.
+    pub(super) fn latents(&self, w: &AttentionWeights<B>, angles: &RopeTable, s: &mut Scratch<B>) {
+        let (b, c) = (&self.backend, &self.cfg);
+        self.linear(&w.kv, &s.x, &mut s.kv);
+        b.rms_norm(&mut s.kv, c.head_dim, Some(&w.kv_norm), c.rms_eps);
+        b.rope(&mut s.kv, c.head_dim, angles, false);
     }
 
     /// What each sequence's queries attend to: `s.q` to `s.attended`.
@@ -110,6 +118,7 @@ impl<B: Backend> Forward<B> {
                 first: lane.first,
                 heads: c.heads,
                 window: c.window,
+                sight: span.sight,
                 rows: &layers[l].window,
                 entries: entries.unwrap_or(Entries::None),
                 ratio: attention.ratio(),

@@ -2,6 +2,7 @@
 
 use super::KvPrecision;
 use super::backlog::Backlog;
+use super::taps::Taps;
 use crate::compute::backend::{Backend, PoolSpec};
 use crate::compute::cache_rows::RowFormat;
 use crate::model::{Attention, Family, ModelConfig};
@@ -46,6 +47,8 @@ pub struct Cache<B: Backend> {
     pub(super) behind: bool,
     /// While rows that were read last may be taken back.
     pub(super) ahead: Option<Ahead>,
+    /// What a draft module reads, if there is one.
+    pub(super) taps: Option<Taps<B>>,
     /// Tokens seen.
     pub len: usize,
     /// Rows that passed through a layer, summed over layers.
@@ -105,6 +108,7 @@ impl<B: Backend> Clone for Cache<B> {
             backlog: self.backlog.clone(),
             behind: self.behind,
             ahead: self.ahead.clone(),
+            taps: self.taps.clone(),
             len: self.len,
             layer_rows: self.layer_rows,
         }
@@ -113,7 +117,7 @@ impl<B: Backend> Clone for Cache<B> {
 
 impl<B: Backend> Cache<B> {
     /// An empty one.
-    pub(super) fn new(b: &B, c: &ModelConfig, kv: KvPrecision) -> Self {
+    pub(super) fn new(b: &B, c: &ModelConfig, kv: KvPrecision, taps: Option<Taps<B>>) -> Self {
         let Formats {
             window,
             main,
@@ -144,6 +148,7 @@ impl<B: Backend> Cache<B> {
             backlog: None,
             behind: false,
             ahead: None,
+            taps,
             len: 0,
             layer_rows: 0,
         }
@@ -152,6 +157,11 @@ impl<B: Backend> Cache<B> {
     /// To be called when a call ends before its last chunk.
     pub fn stopped(&mut self) {
         self.behind = self.backlog.is_some();
+    }
+
+    /// What a draft module reads, if there is one.
+    pub fn taps_mut(&mut self) -> Option<&mut Taps<B>> {
+        self.taps.as_mut()
     }
 
     /// Bytes held.
@@ -166,5 +176,6 @@ impl<B: Backend> Cache<B> {
             .map(|l| backend.rows_bytes(&l.window) + branch(&l.main) + branch(&l.index))
             .sum::<usize>()
             + self.backlog.as_ref().map_or(0, |b| b.bytes(backend))
+            + self.taps.as_ref().map_or(0, |taps| taps.bytes(backend))
     }
 }

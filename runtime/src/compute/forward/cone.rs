@@ -16,6 +16,7 @@ use crate::model::ModelConfig;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cone {
     decoder: usize,
+    window: usize,
     /// First position whose input layer `l` needs, for `l` from the first layer
     /// of the decoder on; 0 before. One more for what comes out at the end.
     from: Vec<usize>,
@@ -43,6 +44,7 @@ impl Cone {
     pub fn full(cfg: &ModelConfig) -> Self {
         Self {
             decoder: Self::find_decoder(cfg),
+            window: cfg.window,
             from: vec![0; cfg.layers.len() + 1],
         }
     }
@@ -52,13 +54,23 @@ impl Cone {
     #[must_use]
     pub fn new(cfg: &ModelConfig, wanted: usize, end: usize) -> Self {
         let mut cone = Self::full(cfg);
-        cone.from[cfg.layers.len()] = wanted.min(end);
-        for l in (cone.decoder..cfg.layers.len()).rev() {
-            // Windows must hold what comes before the outputs wanted, which is
-            // also what comes before `end`.
-            cone.from[l] = cone.from[l + 1].saturating_sub(cfg.window - 1);
-        }
+        cone.from[cone.decoder..].fill(usize::MAX);
+        cone.reach(cfg.layers.len(), wanted.min(end));
         cone
+    }
+
+    /// Has what enters layer `l`, or comes out at the end, be known from position `from` on.
+    pub fn reach(&mut self, l: usize, from: usize) {
+        if l < self.decoder {
+            return;
+        }
+        self.from[l] = self.from[l].min(from);
+        for l in (self.decoder..l).rev() {
+            // Windows must hold what comes before the outputs wanted, which is
+            // also what comes before the end.
+            let needed = self.from[l + 1].saturating_sub(self.window - 1);
+            self.from[l] = self.from[l].min(needed);
+        }
     }
 
     /// First position whose input layer `l` of the decoder needs, or whose

@@ -9,16 +9,19 @@ mod attention;
 mod backlog;
 mod cache;
 mod cone;
+mod drafts;
 mod fill;
 mod sites;
 mod snapshot;
+mod tapping;
+mod taps;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::compute::adapters::{Adapter, Site};
 use crate::compute::arithmetic::{Rope, RopeAngles, RopeTable};
-use crate::compute::backend::{Backend, HcParams};
+use crate::compute::backend::{Backend, HcParams, Sight};
 use crate::compute::trace::Trace;
 use crate::compute::weights::{Linear, Weights};
 use crate::error::EngineError;
@@ -28,6 +31,10 @@ use crate::residency::engram::Fetch;
 pub use cache::Cache;
 pub(crate) use cache::formats;
 pub use cone::Cone;
+pub(crate) use drafts::CONTEXT_ROWS;
+pub use drafts::{Draft, DraftCache, Drafted, Drafter};
+use taps::Moment;
+pub use taps::{TapSites, Taps};
 
 /// How caches store what was computed (design contract 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -122,6 +129,8 @@ struct Span<'a> {
     plain: RopeTable,
     /// Their angles in layers that compress.
     compressed: RopeTable,
+    /// What they see of the window.
+    sight: Sight,
 }
 
 /// One sequence's rows.
@@ -180,8 +189,11 @@ pub struct Forward<B: Backend> {
     cfg: Arc<ModelConfig>,
     weights: Arc<Weights<B>>,
     kv: KvPrecision,
+    angles: RopeAngles,
     rope_plain: Rope,
     rope_compressed: Rope,
+    /// What a draft module reads.
+    taps: Option<Arc<TapSites>>,
     /// What they add is added in this order.
     adapters: Vec<Arc<Adapter>>,
 }
@@ -195,14 +207,27 @@ impl<B: Backend> Forward<B> {
         kv: KvPrecision,
         angles: RopeAngles,
     ) -> Self {
+        Self::of(Arc::new(backend), cfg, weights, kv, angles)
+    }
+
+    /// The same on a backend that others use too.
+    fn of(
+        backend: Arc<B>,
+        cfg: ModelConfig,
+        weights: Weights<B>,
+        kv: KvPrecision,
+        angles: RopeAngles,
+    ) -> Self {
         let rope = |theta, yarn| Rope::new(cfg.rope_dim, theta, yarn).with(angles);
         Self {
             rope_plain: rope(cfg.rope_theta, None),
             rope_compressed: rope(cfg.compress_rope_theta, cfg.yarn),
-            backend: Arc::new(backend),
+            backend,
             cfg: Arc::new(cfg),
             weights: Arc::new(weights),
             kv,
+            angles,
+            taps: None,
             adapters: Vec::new(),
         }
     }
@@ -214,8 +239,10 @@ impl<B: Backend> Forward<B> {
             cfg: Arc::clone(&self.cfg),
             weights: Arc::clone(&self.weights),
             kv: self.kv,
+            angles: self.angles,
             rope_plain: self.rope_plain.clone(),
             rope_compressed: self.rope_compressed.clone(),
+            taps: self.taps.clone(),
             adapters,
         }
     }
@@ -268,7 +295,8 @@ impl<B: Backend> Forward<B> {
 
     /// An empty cache.
     pub fn cache(&self) -> Cache<B> {
-        Cache::new(&self.backend, &self.cfg, self.kv)
+        let taps = self.taps.as_deref().map(Taps::new);
+        Cache::new(&self.backend, &self.cfg, self.kv, taps)
     }
 
     /// Runs one chunk of tokens through all layers, of one sequence or of several at
@@ -302,7 +330,7 @@ impl<B: Backend> Forward<B> {
         for l in 0..c.layers.len() {
             if l == decoder && partial {
                 // As if the call ended here, which it does when it is stopped.
-                let needed = Cone::new(c, end, end).from(decoder);
+                let needed = self.cone(end, end, caches[0]).from(decoder);
                 let backlog = caches[0].backlog.get_or_insert_default();
                 backlog.push(b, s, &span, needed);
             }
@@ -312,7 +340,9 @@ impl<B: Backend> Forward<B> {
                     self.trace_rows(l, &chunk.engram[0], trace);
                 }
             }
+            self.tap(l, Moment::Entering, caches, &span, s);
             self.layer(l, caches, chunk.cone, true, &mut span, s, &mut chunk.trace)?;
+            self.tap(l, Moment::Leaving, caches, &span, s);
             if span.ids.is_empty() {
                 break;
             }
@@ -341,7 +371,7 @@ impl<B: Backend> Forward<B> {
             return Ok(());
         };
         let (b, layers) = (&self.backend, self.cfg.layers.len());
-        let cone = Cone::new(&self.cfg, cache.len, cache.len);
+        let cone = self.cone(cache.len, cache.len, cache);
         let decoder = cone.decoder();
         for layer in cache.layers.iter_mut().skip(decoder) {
             b.restart_rows(&mut layer.window, 0);
@@ -352,7 +382,9 @@ impl<B: Backend> Forward<B> {
             let ids = &backlog.ids[from..to];
             let mut span = self.span([(backlog.first + from, ids.len())].into_iter(), ids);
             for l in decoder..layers {
+                self.tap(l, Moment::Entering, &mut [&mut *cache], &span, s);
                 self.layer(l, &mut [&mut *cache], &cone, false, &mut span, s, &mut None)?;
+                self.tap(l, Moment::Leaving, &mut [&mut *cache], &span, s);
                 if span.ids.is_empty() {
                     break;
                 }
@@ -365,6 +397,12 @@ impl<B: Backend> Forward<B> {
 
     /// Logits of the last `rows` rows that [`Self::chunk`] left in `s`.
     pub fn logits(&self, s: &mut Scratch<B>, rows: usize) -> Vec<f32> {
+        self.collapse(s, rows);
+        self.head(s)
+    }
+
+    /// `s.x`: the last `rows` rows of the streams as one.
+    fn collapse(&self, s: &mut Scratch<B>, rows: usize) {
         let b = &self.backend;
         let all = b.buf_rows(&s.h);
         let last = all - rows..all;
@@ -376,12 +414,12 @@ impl<B: Backend> Forward<B> {
                 b.hc_collapse(&s.q, &s.mix, self.hc(), &mut s.x);
             }
         }
-        b.rms_norm(
-            &mut s.x,
-            self.cfg.embedding,
-            Some(&self.weights.norm),
-            self.cfg.rms_eps,
-        );
+    }
+
+    /// Logits of `s.x`.
+    fn head(&self, s: &mut Scratch<B>) -> Vec<f32> {
+        let (b, c) = (&self.backend, &self.cfg);
+        b.rms_norm(&mut s.x, c.embedding, Some(&self.weights.norm), c.rms_eps);
         self.linear(&self.weights.head, &s.x, &mut s.y);
         b.read(&s.y)
     }
@@ -413,6 +451,7 @@ impl<B: Backend> Forward<B> {
             ids,
             plain: self.rope_plain.table(positions()),
             compressed: self.rope_compressed.table(positions()),
+            sight: Sight::default(),
             lanes,
         }
     }

@@ -4,6 +4,7 @@
 //! every dimension. Everything is bounded here, so that later code can
 //! multiply dimensions without overflow.
 
+pub(crate) mod drafts;
 mod engram;
 mod keys;
 mod layers;
@@ -15,6 +16,7 @@ use v4_files::gguf::GgufFile;
 use crate::error::EngineError;
 use crate::model::separate_scale;
 
+pub use drafts::{DraftConfig, DraftKind, DsparkConfig};
 pub use engram::EngramModel;
 pub use yarn::Yarn;
 

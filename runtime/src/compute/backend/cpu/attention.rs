@@ -1,12 +1,13 @@
 //! Attention over a window and compressed entries (spec 3.2).
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 use v4_quant::dot::{Results, Scratch};
 
 use super::{Cpu, Matrix};
-use crate::compute::backend::{Attend, Entries};
+use crate::compute::backend::{Attend, Entries, Sight};
 use crate::compute::profile::Work;
 
 /// Where there are few queries, a task computes a multiple of so many heads: whole tiles of
@@ -27,7 +28,7 @@ pub(super) fn attend(cpu: &Cpu, args: &Attend<'_, Cpu>, q: &Matrix, out: &mut Ma
     if q.rows == 0 {
         return;
     }
-    let from = (args.first + 1).saturating_sub(args.window);
+    let from = seen(args, q.rows, 0).start;
     let near = args.first + q.rows - from;
     let far = match args.entries {
         Entries::Visible(_) => visible(args, q.rows - 1),
@@ -42,6 +43,19 @@ pub(super) fn attend(cpu: &Cpu, args: &Attend<'_, Cpu>, q: &Matrix, out: &mut Ma
         }
         queries(cpu, args, q, from, window, all, out);
     });
+}
+
+/// The rows of the window that query `t` of `n` sees.
+fn seen(args: &Attend<'_, Cpu>, n: usize, t: usize) -> Range<usize> {
+    match args.sight {
+        Sight::Causal { oldest } => {
+            let p = args.first + t;
+            (p + 1).saturating_sub(args.window).max(oldest)..p + 1
+        }
+        Sight::Block { oldest } => {
+            args.first.saturating_sub(args.window).max(oldest)..args.first + n
+        }
+    }
 }
 
 /// Entries that query `t` sees.
@@ -79,7 +93,7 @@ fn queries(
         .enumerate()
         .for_each_init(Vec::new, |gathered, (t, out)| {
             let p = args.first + t;
-            let start = (p + 1).saturating_sub(args.window) - from;
+            let near = seen(args, q.rows, t);
             // Compressed entries, then the window.
             let far = match args.entries {
                 Entries::Selected(rows, selection) => {
@@ -90,7 +104,10 @@ fn queries(
                 }
                 _ => &all[..visible(args, t) * width],
             };
-            let keys = [far, &window[start * width..(p + 1 - from) * width]];
+            let keys = [
+                far,
+                &window[(near.start - from) * width..(near.end - from) * width],
+            ];
             out.par_chunks_mut(task_heads * width)
                 .zip(q.row(t).par_chunks(task_heads * width))
                 .zip(args.sinks.par_chunks(task_heads))
@@ -117,11 +134,11 @@ struct Buffers {
 /// What [`attend`] reads and computes.
 pub(super) fn work(args: &Attend<'_, Cpu>, q: &Matrix) -> Work {
     let end = args.first + q.rows;
-    let from = (args.first + 1).saturating_sub(args.window);
+    let from = seen(args, q.rows, 0).start;
     let mut bytes = (end - from) * args.rows.row_bytes();
     let mut keys = 0;
     for p in args.first..end {
-        keys += args.window.min(p + 1);
+        keys += seen(args, q.rows, p - args.first).len();
         match args.entries {
             Entries::None => {}
             Entries::Visible(rows) => {
