@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use v4_runtime::generation::{self, Finish, Sampler, Speculation, StepError, Steps, Until};
+use v4_runtime::generation::{
+    self, DraftCounts, Finish, Sampler, Speculation, StepError, Steps, Until,
+};
 use v4_runtime::storage::SessionLog;
 use v4_runtime::{EngineError, Hooks, Session, Want};
 
@@ -125,6 +127,33 @@ impl Continuation for Sampled<'_> {
         self.save()?;
         Ok(self.sampler.sample(logits.row(0), self.session.tokens())?)
     }
+}
+
+/// Says what drafts did, if any were read or a source failed.
+pub fn drafted(drafts: &Speculation, notes: Notes) {
+    let counts = drafts.counts();
+    let [read, came] = counts.totals();
+    if read > 0 {
+        notes.line(&format!(
+            "[drafts: {came} of {read} came; {:.2} tokens a pass]",
+            (counts.passes + came) as f64 / counts.passes.max(1) as f64
+        ));
+    }
+    if let Some(fault) = drafts.fault() {
+        notes.line(&format!("v4-run: went on without drafts: {fault}"));
+    }
+}
+
+/// What drafts did: of the first, the second and so on of each pass, how many were read and
+/// how many came.
+pub fn drafts_json(counts: &DraftCounts) -> serde_json::Value {
+    let used = counts.drafts.iter().take_while(|&&n| n > 0).count();
+    serde_json::json!({
+        "passes": counts.passes,
+        "passes_with_drafts": counts.batches,
+        "drafts_read": counts.drafts[..used],
+        "drafts_that_came": counts.came[..used],
+    })
 }
 
 /// When to stop, apart from what the text says.

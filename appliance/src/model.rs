@@ -14,7 +14,7 @@ use v4_runtime::{Adapter, DraftModel, Engine, EngineOptions, Session, WeightPlac
 use v4_trust::{Policy, check_adapter};
 
 use crate::args::values::MAX_CONTEXT;
-use crate::args::{EngineArgs, GenerationArgs, LoraArg};
+use crate::args::{DraftArg, DraftArgs, EngineArgs, GenerationArgs, LoraArg};
 use crate::output::Notes;
 use crate::{options, trust};
 
@@ -31,7 +31,21 @@ pub fn open_to_generate(
     args: &GenerationArgs,
     notes: Notes,
 ) -> anyhow::Result<Arc<Engine>> {
-    open(path, &args.engine, args.length.ctx, notes)
+    let policy = trust::policy(&args.engine.trust)?;
+    let drafts = draft_model(&args.drafts, &policy, notes)?;
+    open_drafting(path, &args.engine, args.length.ctx, drafts, &policy, notes)
+}
+
+/// The draft module that is asked for.
+pub fn draft_model(args: &DraftArgs, policy: &Policy, notes: Notes) -> anyhow::Result<DraftModel> {
+    match (args.draft, &args.drafts) {
+        (DraftArg::Off, Some(_)) => {
+            bail!("--drafts names a draft module, but drafts are --draft off")
+        }
+        (DraftArg::Off, None) => Ok(DraftModel::None),
+        (_, Some(path)) => draft_file(path, policy, notes),
+        (_, None) => Ok(DraftModel::Any),
+    }
 }
 
 /// Opens the model file for sessions of up to `context` tokens, or of the default.
@@ -158,7 +172,7 @@ fn check_room(path: &Path, options: &EngineOptions) -> anyhow::Result<()> {
     if allowed <= free || options.weights != WeightPlacement::Copied {
         return Ok(());
     }
-    let drafts = matches!(options.drafts, DraftModel::Own);
+    let drafts = matches!(options.drafts, DraftModel::Own | DraftModel::Any);
     if copied_bytes(&GgufFile::open(path)?, false, drafts).min(allowed) > free {
         bail!(
             "{}: --memory {} exceeds the free memory of {}; close other programs, or use \

@@ -4,15 +4,15 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use v4_files::io::ReadMode;
-use v4_runtime::generation::SamplerOptions;
+use v4_runtime::generation::{DraftOptions, ModelDrafting, SamplerOptions};
 use v4_runtime::residency::engram::{EngramOptions, EngramPlacement};
 use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::residency::limits;
 use v4_runtime::{DraftModel, EngineOptions, KvPrecision, Precision, RopeAngles, WeightPlacement};
 
 use crate::args::{
-    DiskArgs, EffortArg, EngineArgs, EngramArg, KvArg, LoraArg, PrecisionArg, PromptArgs, ReadsArg,
-    RopeArg, SamplingArgs, WeightsArg,
+    DiskArgs, DraftArg, DraftArgs, EffortArg, EngineArgs, EngramArg, KvArg, LoraArg, PrecisionArg,
+    PromptArgs, ReadsArg, RopeArg, SamplingArgs, WeightsArg,
 };
 
 /// The engine's options, for sessions of up to `context` tokens. Caches default to what the precision stands for: the
@@ -115,6 +115,16 @@ pub fn sampler(args: &SamplingArgs) -> SamplerOptions {
 /// A seed of 32 bits, short enough to type again and exact in any JSON reader.
 pub fn random_seed() -> u64 {
     RandomState::new().hash_one("seed") & 0xffff_ffff
+}
+
+/// What drafts, if anything does.
+pub fn drafting(args: &DraftArgs) -> Option<ModelDrafting> {
+    let options = match args.draft {
+        DraftArg::Off => return None,
+        DraftArg::Auto => DraftOptions::default(),
+        DraftArg::Most(most) => DraftOptions { most, paced: false },
+    };
+    Some(ModelDrafting::new(options))
 }
 
 /// Whether the model reasons first, and how deeply.

@@ -129,7 +129,8 @@ fn files_of_earlier_versions_are_read() {
             let from = "mtp.2.confidence_head.proj.weight";
             rename(tensors, from, "mtp.2.confidence_proj.weight");
         });
-        let ids = &golden(name).ints("short.ids")[..20];
+        let golden = golden(name);
+        let ids = &golden.ints("short.ids")[..20];
         let options = [&EXACT[..], &["--drafts"]].concat();
         assert!(logits(&new, ids, &options) == logits(&old, ids, &options));
     }

@@ -123,7 +123,8 @@ fn drafts_in_a_file_of_their_own_are_the_same() {
         // The file of the model with its drafts serves as well.
         let both = converted(name, "both", &[]);
         let both = both.to_str().unwrap();
-        let ids = &golden(name).ints("short.ids")[..30];
+        let golden = golden(name);
+        let ids = &golden.ints("short.ids")[..30];
         let with = |draft: &str| {
             let options = [&EXACT[..], &["--drafts", "--model-draft", draft]].concat();
             logits(&model, ids, &options)

@@ -8,17 +8,25 @@ use std::sync::{Arc, Mutex};
 
 use v4_files::gguf::GgufFile;
 use v4_runtime::generation::{
-    Draft, DraftOptions, DraftSource, Finish, Generated, PromptLookup, Sampler, SamplerOptions,
-    Speculation, StepError, Steps, Until, generate,
+    Draft, DraftOptions, DraftSource, Finish, Generated, PassTimes, PromptLookup, Sampler,
+    SamplerOptions, Speculation, StepError, Steps, Until, generate,
 };
 use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::storage::SessionLog;
-use v4_runtime::{Engine, EngineOptions, Hooks, KvPrecision, Precision, Session, Want};
+use v4_runtime::{
+    Engine, EngineError, EngineOptions, Hooks, KvPrecision, Precision, Session, Want,
+};
 use v4_tests::adapter::Written;
 use v4_tests::numbers::golden_ids;
 use v4_tests::program::tiny;
 
 const MODELS: [&str; 2] = ["tiny-v4", "tiny-v41"];
+
+/// As many drafts as there are, up to five.
+const UNPACED: DraftOptions = DraftOptions {
+    most: 5,
+    paced: false,
+};
 
 /// Numbers that look random and are the same each time.
 #[derive(Debug)]
@@ -44,13 +52,19 @@ struct Oracle {
 }
 
 impl DraftSource for Oracle {
-    fn draft(&mut self, session: &Session, _: u32, most: usize, drafts: &mut Vec<Draft>) {
+    fn draft(
+        &mut self,
+        session: &mut Session,
+        _: u32,
+        most: usize,
+        drafts: &mut Vec<Draft>,
+    ) -> Result<(), EngineError> {
         let text = self.text.lock().unwrap();
         let from = (session.len() + 1).min(text.len());
         let count = self.random.below(most + 1);
         for i in 0..count {
-            let id = match (text.get(from + i), self.random.below(100) < self.right) {
-                (Some(&id), true) => id,
+            let token = match (text.get(from + i), self.random.below(100) < self.right) {
+                (Some(&token), true) => token,
                 // Also what is no token at all.
                 _ if self.random.below(20) == 0 => u32::MAX - 1,
                 _ => self.random.below(400) as u32,
@@ -59,8 +73,9 @@ impl DraftSource for Oracle {
                 0 => None,
                 n => Some(n as f32 / 8.0),
             };
-            drafts.push(Draft { id, confidence });
+            drafts.push(Draft { token, confidence });
         }
+        Ok(())
     }
 
     fn verified(&mut self, read: usize, came: usize) {
@@ -235,9 +250,10 @@ fn with_drafts_a_text_is_the_same_to_the_bit() {
                 };
                 let options = DraftOptions {
                     most: [8, 3, 15, 5][s],
-                    least_confidence: [0.0, 0.3][e % 2],
+                    paced: e % 2 == 1,
                 };
-                let mut drafts = Speculation::new(Box::new(oracle), options);
+                let times = PassTimes::default();
+                let mut drafts = Speculation::new(vec![Box::new(oracle)], options, times);
                 let mut prompt = ids[..1 + random.below(150)].to_vec();
                 // Turn after turn, from where the last one ended or was cut off.
                 for turn in 0..6 {
@@ -268,9 +284,10 @@ fn with_drafts_a_text_is_the_same_to_the_bit() {
                         break;
                     }
                 }
-                came += drafts.counts().came;
-                drafted += drafts.counts().drafts;
-                assert!(drafts.counts().came <= drafts.counts().drafts);
+                let totals = drafts.counts().totals();
+                drafted += totals[0];
+                came += totals[1];
+                assert!(totals[1] <= totals[0]);
             }
         }
     }
@@ -309,10 +326,11 @@ fn a_full_context_ends_a_text_where_it_would_have_ended() {
                 random: Random(3),
                 told: (0, 0),
             };
-            let mut drafts = Speculation::new(Box::new(oracle), DraftOptions::default());
+            let mut drafts =
+                Speculation::new(vec![Box::new(oracle)], UNPACED, PassTimes::default());
             let got = answer(&mut session, &mut greedy(), Some(&mut drafts), prompt, ends);
             assert_eq!(got, want);
-            assert!(drafts.counts().came > 0);
+            assert!(drafts.counts().totals()[1] > 0);
             assert!(saved(&session) == saved(&plain));
         }
     }
@@ -338,13 +356,13 @@ fn drafts_looked_up_in_the_text_come() {
             let (mut plain, mut session) = (new(), new());
             let want = answer(&mut plain, &mut sampler(), None, prompt, ends);
             let lookup = Box::<PromptLookup>::default();
-            let mut drafts = Speculation::new(lookup, DraftOptions::default());
+            let mut drafts = Speculation::new(vec![lookup], UNPACED, PassTimes::default());
             let drafting = Some(&mut drafts);
             let got = answer(&mut session, &mut sampler(), drafting, prompt, ends);
             assert_eq!(got, want);
             assert!(saved(&session) == saved(&plain));
             let counts = drafts.counts();
-            assert!(counts.came >= least, "{name}: {counts:?}");
+            assert!(counts.totals()[1] >= least, "{name}: {counts:?}");
         }
     }
 }

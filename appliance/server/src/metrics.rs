@@ -8,6 +8,7 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 use v4_runtime::Engine;
+use v4_runtime::generation::DraftCounts;
 
 /// Counts and times.
 #[derive(Debug)]
@@ -22,6 +23,9 @@ pub struct Metrics {
     prompt_tokens: IntCounter,
     cached_tokens: IntCounter,
     tokens: IntCounter,
+    drafts: IntCounterVec,
+    drafts_accepted: IntCounterVec,
+    passes: IntCounter,
     queue_seconds: Histogram,
     first_token_seconds: Histogram,
     token_seconds: Histogram,
@@ -93,6 +97,30 @@ impl Metrics {
                 "Prompt tokens that were reused",
             )?,
             tokens: counter("v4_generated_tokens_total", "Generated tokens")?,
+            drafts: add(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "v4_drafts_total",
+                        "Drafts that were read, by their place: 1 for the first after a token",
+                    ),
+                    &["place"],
+                )?,
+            )?,
+            drafts_accepted: add(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "v4_drafts_accepted_total",
+                        "Drafts that came, by their place",
+                    ),
+                    &["place"],
+                )?,
+            )?,
+            passes: counter(
+                "v4_generation_passes_total",
+                "Passes of the model for tokens of answers, if drafts are on",
+            )?,
             queue_seconds: histogram(
                 "v4_queue_seconds",
                 "Time from a request to its start",
@@ -137,6 +165,19 @@ impl Metrics {
 
     pub(crate) fn recorded_left(&self, n: usize) {
         self.recorded.set(n as i64);
+    }
+
+    /// Drafts of one answer.
+    pub(crate) fn drafted(&self, counts: &DraftCounts) {
+        self.passes.inc_by(counts.passes);
+        for (i, (&read, &came)) in counts.drafts.iter().zip(&counts.came).enumerate() {
+            if read > 0 {
+                let place = (i + 1).to_string();
+                self.drafts.with_label_values(&[&place]).inc_by(read);
+                let accepted = &self.drafts_accepted;
+                accepted.with_label_values(&[&place]).inc_by(came);
+            }
+        }
     }
 
     pub(crate) fn parked(&self) {

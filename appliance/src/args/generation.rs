@@ -1,6 +1,10 @@
 //! Arguments of commands that generate text.
 
+use std::path::PathBuf;
+use std::str::FromStr;
+
 use clap::{Args, ValueEnum};
+use v4_runtime::generation::DraftOptions;
 
 use super::engine::EngineArgs;
 use super::session::SessionArgs;
@@ -92,6 +96,48 @@ pub struct SamplingArgs {
     pub seed: Option<u64>,
 }
 
+/// How many tokens are drafted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DraftArg {
+    /// As many as make text come fastest, as measured; also none.
+    Auto,
+    /// None.
+    Off,
+    /// As many as there are, up to a number.
+    Most(usize),
+}
+
+impl FromStr for DraftArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Auto),
+            ("off", _) => Ok(Self::Off),
+            (_, Ok(n)) if (1..=DraftOptions::MOST).contains(&n) => Ok(Self::Most(n)),
+            _ => Err(format!(
+                "must be auto, off, or a number from 1 to {}",
+                DraftOptions::MOST
+            )),
+        }
+    }
+}
+
+/// Arguments about drafts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Drafts")]
+pub struct DraftArgs {
+    /// Read ahead what the next tokens are expected to be, and drop what turns out wrong: auto
+    /// for as many tokens at once as make text come fastest, off, or at most N. It changes how
+    /// fast text comes, and never the text
+    #[arg(long, value_name = "auto|off|N", default_value = "auto")]
+    pub draft: DraftArg,
+    /// Draft module in another file: written by v4-convert --drafts only, llama.cpp or ds4
+    /// [default: the model's own, if it has one]
+    #[arg(long, value_name = "FILE")]
+    pub drafts: Option<PathBuf>,
+}
+
 /// Arguments of every command that generates text: all but the prompt.
 #[derive(Debug, Args)]
 pub struct GenerationArgs {
@@ -104,6 +150,9 @@ pub struct GenerationArgs {
     /// Sampler.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// Drafts.
+    #[command(flatten)]
+    pub drafts: DraftArgs,
     /// Engine.
     #[command(flatten)]
     pub engine: EngineArgs,

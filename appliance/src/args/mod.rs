@@ -11,7 +11,7 @@ pub use engine::{
     DiskArgs, EngineArgs, EngramArg, KvArg, LoraArg, PrecisionArg, ReadsArg, RopeArg, TrustArgs,
     VerifyArg, WeightsArg,
 };
-pub use generation::{EffortArg, GenerationArgs, PromptArgs, SamplingArgs};
+pub use generation::{DraftArg, DraftArgs, EffortArg, GenerationArgs, PromptArgs, SamplingArgs};
 pub use session::SessionArgs;
 
 /// What a command lacks, where only the command can tell: shown as clap shows wrong usage.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde_json::json;
 use v4_runtime::Engine;
-use v4_runtime::generation::{Finish, Sampler};
+use v4_runtime::generation::{Drafting, Finish, Sampler};
 
 use super::print_json;
 use crate::args::GenerationArgs;
 use crate::detokenizer::{self, Detokenizer};
 use crate::expert_usage::{self, ExpertUsage};
-use crate::generation::{Limits, Outcome, Sampled, statistics, timings};
+use crate::generation::{Limits, Outcome, Sampled, drafted, drafts_json, statistics, timings};
 use crate::interrupt::{Busy, EXIT_INTERRUPTED};
 use crate::output::{AnswerWriter, Notes};
 use crate::session_files::SessionFiles;
@@ -63,10 +63,12 @@ impl OneShot<'_> {
         let sampling = options::sampler(&self.args.sampling);
         let seed = sampling.seed;
         let mut sampler = Sampler::new(sampling)?;
+        let drafting = options::drafting(&self.args.drafts);
+        let mut drafts = drafting.map(|drafting| drafting.begin(engine));
         let mut model = Sampled {
             session: &mut session,
             sampler: &mut sampler,
-            drafts: None,
+            drafts: drafts.as_mut(),
             log: file.as_mut().map(|file| &mut file.log),
         };
 
@@ -93,7 +95,14 @@ impl OneShot<'_> {
         match &mut answer {
             Some(answer) if self.raw => answer.end_raw()?,
             Some(answer) => answer.end()?,
-            None => print_json(&as_json(&detokenizer, &outcome, seed, experts.as_ref()))?,
+            None => {
+                let mut json = as_json(&detokenizer, &outcome, seed, experts.as_ref());
+                json["drafts"] = drafts
+                    .as_ref()
+                    .map(|drafts| drafts_json(&drafts.counts()))
+                    .into();
+                print_json(&json)?;
+            }
         }
         if outcome.finish == Finish::ContextFull {
             self.notes.line(&format!(
@@ -105,6 +114,9 @@ impl OneShot<'_> {
                 .line("v4-run: stopped: the answer loops (--stop-loops)");
         }
         self.notes.line(&statistics(&outcome, seed));
+        if let Some(drafts) = &drafts {
+            drafted(drafts, self.notes);
+        }
         if let Some(experts) = &experts {
             self.notes.line(&format!("[{}]", experts.line()));
         }

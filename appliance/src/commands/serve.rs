@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,7 +15,7 @@ use v4_server::listen::{Listener, Peers, Who};
 use v4_server::{Config, Cors, Notifier, SessionFolder, serve};
 
 use crate::args::values::{count, size, tokens_or_max};
-use crate::args::{EngineArgs, Where};
+use crate::args::{DraftArgs, EngineArgs, Where};
 use crate::model::DEFAULT_CONTEXT;
 use crate::output::Notes;
 use crate::{context, folders, model, options, trust};
@@ -124,6 +125,8 @@ pub struct ServeArgs {
     #[arg(long, conflicts_with = "require_signed")]
     pub allow_unsigned: bool,
     #[command(flatten)]
+    pub drafts: DraftArgs,
+    #[command(flatten)]
     pub engine: EngineArgs,
 }
 
@@ -172,6 +175,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     })?;
     notifier.log(&format!("{name}: {trusted}"));
     engine_options.hashes = trusted.hashes;
+    engine_options.drafts = model::draft_model(&args.drafts, &policy, Notes::new(false))?;
     let chosen = context::choose(&args.model, &engine_options, args.ctx, args.parallel)?;
     engine_options.context = chosen.tokens;
     let engine = model::open_telling(&args.model, engine_options, Notes::new(false), &tell)?;
@@ -183,6 +187,13 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
              process may not lock them in memory; raise the limit (ulimit -l, LimitMEMLOCK=), \
              or use --weights copied",
             ByteSize(unlocked)
+        ));
+    }
+    if let Some(draft) = engine.draft() {
+        notifier.log(&format!(
+            "{} drafts tokens with {} blocks",
+            draft.name(),
+            draft.blocks()
         ));
     }
     let adapters = model::adapters(&engine, &args.engine, &policy)?;
@@ -212,7 +223,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         keep_alive: args.keep_alive,
         stop_loops: args.stop_loops,
         drain: args.drain,
-        drafts: None,
+        drafts: options::drafting(&args.drafts).map(|drafting| Arc::new(drafting) as Arc<_>),
         idle_bytes: idle.unwrap_or_else(|| {
             let bound = allowed.or_else(|| limits().safe());
             bound.map_or(IDLE_BYTES, |bytes| bytes / IDLE_SHARE)

@@ -17,6 +17,8 @@ pub enum DraftModel {
     /// None.
     #[default]
     None,
+    /// The one in the model's own file, if there is one.
+    Any,
     /// The one in the model's own file, which must have one.
     Own,
     /// The one in another file: a DSpark draft as `v4-convert --drafts only` and llama.cpp
@@ -94,6 +96,10 @@ impl DraftModel {
     ) -> Result<Option<FoundDraft>, EngineError> {
         match self {
             Self::None => Ok(None),
+            Self::Any => {
+                let config = DraftConfig::of_model(file, cfg)?;
+                Ok(config.map(|config| FoundDraft { config, file: None }))
+            }
             Self::Own => {
                 let Some(config) = DraftConfig::of_model(file, cfg)? else {
                     let what = "the file has no draft module (mtp.*): convert a checkpoint that \

@@ -9,29 +9,38 @@
 //! as soon as anything else is done with it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::pace::{Pace, PassTimes};
+pub use crate::compute::forward::Draft;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::session::{Logits, Session, Want};
-
-/// A token that may come.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Draft {
-    /// Its id.
-    pub id: u32,
-    /// The probability that it comes if those before it do, if the source estimates one.
-    pub confidence: Option<f32>,
-}
 
 /// Expects tokens. What it expects changes how fast a text is computed, never the text.
 pub trait DraftSource: std::fmt::Debug + Send {
     /// Appends to `drafts`, which is empty, up to `most` tokens that may come after the
     /// session's and after `next`, which it reads next. More are ignored, and so are ids
     /// that the session cannot read.
-    fn draft(&mut self, session: &Session, next: u32, most: usize, drafts: &mut Vec<Draft>);
+    ///
+    /// # Errors
+    /// If it cannot. It is not asked again then, and the text goes on without it.
+    fn draft(
+        &mut self,
+        session: &mut Session,
+        next: u32,
+        most: usize,
+        drafts: &mut Vec<Draft>,
+    ) -> Result<(), EngineError>;
+
+    /// Whether drafting takes no time to speak of. Such a source is asked before it is
+    /// decided how many drafts are worth reading.
+    fn is_free(&self) -> bool {
+        true
+    }
 
     /// The first `read` of the last drafts were read, and the first `came` of them came
-    /// before another token did. Not told if none was read, or of the last ones of a text.
+    /// before another token did or the text ended. Not told if none was read.
     fn verified(&mut self, read: usize, came: usize) {
         let _ = (read, came);
     }
@@ -41,6 +50,11 @@ pub trait DraftSource: std::fmt::Debug + Send {
 pub trait Drafting: std::fmt::Debug + Send + Sync {
     /// For a text that is about to be continued.
     fn begin(&self, engine: &Arc<Engine>) -> Speculation;
+
+    /// A pass over so many rows, of all texts together, took that long.
+    fn measured(&self, rows: usize, time: Duration) {
+        let _ = (rows, time);
+    }
 }
 
 /// How much is read ahead.
@@ -48,8 +62,9 @@ pub trait Drafting: std::fmt::Debug + Send + Sync {
 pub struct DraftOptions {
     /// Drafts at once, at most [`Self::MOST`].
     pub most: usize,
-    /// Drafts from the first on whose source is less sure of it are not read.
-    pub least_confidence: f32,
+    /// Whether as many are read as make text come fastest, as measured, also none; otherwise
+    /// all that there are.
+    pub paced: bool,
 }
 
 impl DraftOptions {
@@ -60,8 +75,8 @@ impl DraftOptions {
 impl Default for DraftOptions {
     fn default() -> Self {
         Self {
-            most: 5,
-            least_confidence: 0.0,
+            most: 8,
+            paced: true,
         }
     }
 }
@@ -69,19 +84,50 @@ impl Default for DraftOptions {
 /// What speculation did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DraftCounts {
-    /// Batches in which a token was read together with drafts.
+    /// Passes, with drafts or without.
+    pub passes: u64,
+    /// Passes in which a token was read together with drafts.
     pub batches: u64,
-    /// Drafts that were read in them.
-    pub drafts: u64,
+    /// Drafts that were read in them: the first of each pass, the second and so on.
+    pub drafts: [u64; DraftOptions::MOST],
     /// Drafts that came.
-    pub came: u64,
+    pub came: [u64; DraftOptions::MOST],
 }
 
-/// Reads one session's tokens one by one, and ahead of them what a source expects.
+impl DraftCounts {
+    /// Adds what another did.
+    pub fn add(&mut self, other: &Self) {
+        self.passes += other.passes;
+        self.batches += other.batches;
+        for i in 0..DraftOptions::MOST {
+            self.drafts[i] += other.drafts[i];
+            self.came[i] += other.came[i];
+        }
+    }
+
+    /// Drafts that were read, and that came.
+    #[must_use]
+    pub fn totals(&self) -> [u64; 2] {
+        [self.drafts.iter().sum(), self.came.iter().sum()]
+    }
+}
+
+/// A source, and how many of its drafts are worth reading.
+#[derive(Debug)]
+struct Sourced {
+    source: Box<dyn DraftSource>,
+    pace: Pace,
+}
+
+/// Reads a text's tokens one by one, and ahead of them what a source expects.
 #[derive(Debug)]
 pub struct Speculation {
-    source: Box<dyn DraftSource>,
+    /// Those that are free first.
+    sources: Vec<Sourced>,
+    /// Whose drafts were read last.
+    last: usize,
     options: DraftOptions,
+    times: PassTimes,
     drafts: Vec<Draft>,
     /// The token that is due, and drafts.
     ids: Vec<u32>,
@@ -90,21 +136,35 @@ pub struct Speculation {
     /// Rows of them whose tokens were taken.
     taken: usize,
     counts: DraftCounts,
+    fault: Option<EngineError>,
 }
 
 impl Speculation {
-    /// With nothing read ahead.
+    /// From some sources, with nothing read ahead. `times` are those of the model's passes.
     #[must_use]
-    pub fn new(source: Box<dyn DraftSource>, options: DraftOptions) -> Self {
+    pub fn new(
+        sources: Vec<Box<dyn DraftSource>>,
+        options: DraftOptions,
+        times: PassTimes,
+    ) -> Self {
         let most = options.most.min(DraftOptions::MOST);
-        Self {
+        let sourced = |source| Sourced {
             source,
+            pace: Pace::new(times.clone()),
+        };
+        let mut sources: Vec<_> = sources.into_iter().map(sourced).collect();
+        sources.sort_by_key(|sourced| !sourced.source.is_free());
+        Self {
+            sources,
+            last: 0,
             options: DraftOptions { most, ..options },
+            times,
             drafts: Vec::new(),
             ids: Vec::new(),
             logits: Logits::default(),
             taken: 0,
             counts: DraftCounts::default(),
+            fault: None,
         }
     }
 
@@ -112,6 +172,12 @@ impl Speculation {
     #[must_use]
     pub fn counts(&self) -> DraftCounts {
         self.counts
+    }
+
+    /// Why a source is no longer asked, if one failed.
+    #[must_use]
+    pub fn fault(&self) -> Option<&EngineError> {
+        self.fault.as_ref()
     }
 
     /// Appends `id` to the session and returns the logits after it: those that
@@ -123,14 +189,17 @@ impl Speculation {
         if self.foreseen(session, id).is_some() {
             return Ok(self.logits.row(self.taken - 1));
         }
-        let logits = match self.expect(session, id) {
+        let ids = self.expect(session, id, 0);
+        let began = Instant::now();
+        let logits = match ids {
             [_] => None,
             ids => Self::usable(session.verify(ids))?,
         };
-        let logits = match logits {
-            Some(logits) => logits,
-            None => session.append(&[id], Want::Last)?,
+        let (rows, logits) = match logits {
+            Some(logits) => (self.ids.len(), logits),
+            None => (1, session.append(&[id], Want::Last)?),
         };
+        self.times.measured(rows, began.elapsed());
         Ok(self.verified(session, logits))
     }
 
@@ -142,32 +211,74 @@ impl Speculation {
             return None;
         }
         session.accept(1);
+        self.counts.came[self.taken - 1] += 1;
         self.taken += 1;
-        self.counts.came += 1;
         Some(self.logits.row(self.taken - 1))
     }
 
-    /// What to read in place of `id`, which was not foreseen: it, and drafts after it. If it
-    /// is alone it can as well be appended; otherwise it is for [`Session::verify`] or
-    /// [`Batch::verify`](crate::Batch::verify), and what these return for
-    /// [`Self::usable`] and [`Self::verified`].
-    pub fn expect(&mut self, session: &Session, id: u32) -> &[u32] {
+    /// What to read in place of `id`, which was not foreseen: it, and drafts after it,
+    /// together with `others` rows of other texts. If it is alone it can as well be appended;
+    /// otherwise it is for [`Session::verify`] or [`Batch::verify`](crate::Batch::verify), and
+    /// what these return for [`Self::usable`] and [`Self::verified`].
+    pub fn expect(&mut self, session: &mut Session, id: u32, others: usize) -> &[u32] {
         self.told();
         self.drafts.clear();
         let most = session.context().saturating_sub(session.len() + 1);
         let most = most.min(self.options.most);
-        if most > 0 {
-            self.source.draft(session, id, most, &mut self.drafts);
+        for i in 0..self.sources.len() {
+            if most > 0 && self.drafts.is_empty() {
+                self.last = i;
+                self.ask(session, id, most, others);
+            }
         }
-        let least = self.options.least_confidence;
-        let sure = |draft: &&Draft| draft.confidence.is_none_or(|c| c >= least);
-        let drafts = self.drafts.iter().take(most).take_while(sure);
         self.ids.clear();
         self.ids.push(id);
-        self.ids.extend(drafts.map(|draft| draft.id));
+        self.ids.extend(self.drafts.iter().map(|draft| draft.token));
         let readable = session.readable(&self.ids);
         self.ids.truncate(readable.max(1));
         &self.ids
+    }
+
+    /// Asks a source for drafts, and keeps those that are worth reading.
+    fn ask(&mut self, session: &mut Session, id: u32, most: usize, others: usize) {
+        let paced = self.options.paced;
+        let (before, after) = self.sources.split_at_mut(self.last + 1);
+        let Sourced { source, pace } = &mut before[self.last];
+        let free = source.is_free();
+        let mut wanted = most;
+        if paced && !free {
+            wanted = pace.ask(most, others);
+            if wanted == 0 {
+                return;
+            }
+        }
+        let began = Instant::now();
+        if let Err(error) = source.draft(session, id, wanted, &mut self.drafts) {
+            self.drafts.clear();
+            self.fault.get_or_insert(error);
+            self.sources.remove(self.last);
+            return;
+        }
+        self.drafts.truncate(wanted);
+        if !paced || self.drafts.is_empty() {
+            return;
+        }
+        if free {
+            // Another source may draft better.
+            let promise = pace.promise(self.drafts.len(), others);
+            let better = |other: &Sourced| other.pace.promise(most, others) > promise;
+            wanted = match after.iter().any(better) {
+                true => 0,
+                false => pace.ask(self.drafts.len(), others),
+            };
+        } else {
+            pace.drafted(began.elapsed());
+            let confidences = confidences(&self.drafts);
+            if confidences.len() == self.drafts.len() {
+                wanted = pace.cut(&confidences, others);
+            }
+        }
+        self.drafts.truncate(wanted);
     }
 
     /// What [`Session::verify`] returned; none if the token should be appended without
@@ -187,10 +298,13 @@ impl Speculation {
     /// Takes the first of the tokens that were verified, if they were not appended, and
     /// returns the logits after it. `logits` are those of all of them.
     pub fn verified(&mut self, session: &mut Session, logits: Logits) -> &[f32] {
+        self.counts.passes += 1;
         if session.len() == logits.first {
             session.accept(1);
             self.counts.batches += 1;
-            self.counts.drafts += session.ahead().len() as u64;
+            for count in &mut self.counts.drafts[..session.ahead().len()] {
+                *count += 1;
+            }
         }
         (self.logits, self.taken) = (logits, 1);
         self.logits.row(0)
@@ -199,11 +313,20 @@ impl Speculation {
     /// Tells the source what became of its drafts.
     fn told(&mut self) {
         let read = self.logits.rows().saturating_sub(1);
-        if read > 0 {
-            self.source.verified(read, self.taken - 1);
+        if let Some(Sourced { source, pace }) = self.sources.get_mut(self.last)
+            && read > 0
+        {
+            source.verified(read, self.taken - 1);
+            pace.verified(read, self.taken - 1, &confidences(&self.drafts));
         }
         (self.logits.data, self.taken) = (Vec::new(), 0);
     }
+}
+
+/// How likely drafts come, up to the first whose source does not say.
+fn confidences(drafts: &[Draft]) -> Vec<f64> {
+    let confidences = drafts.iter().map_while(|draft| draft.confidence);
+    confidences.map(f64::from).collect()
 }
 
 #[cfg(test)]
@@ -212,16 +335,11 @@ mod tests {
 
     #[test]
     fn options_are_bounded() {
-        #[derive(Debug)]
-        struct None;
-        impl DraftSource for None {
-            fn draft(&mut self, _: &Session, _: u32, _: usize, _: &mut Vec<Draft>) {}
-        }
         let options = DraftOptions {
             most: usize::MAX,
             ..DraftOptions::default()
         };
-        let speculation = Speculation::new(Box::new(None), options);
+        let speculation = Speculation::new(Vec::new(), options, PassTimes::default());
         assert_eq!(speculation.options.most, DraftOptions::MOST);
         assert_eq!(speculation.counts(), DraftCounts::default());
     }

@@ -1,10 +1,8 @@
 //! Drafts from the text itself: what followed the last time that its last tokens stood
 //! there. Answers that quote, edit or list what the prompt has repeat it at length.
 
-use std::sync::Arc;
-
-use super::drafts::{Draft, DraftOptions, DraftSource, Drafting, Speculation};
-use crate::engine::Engine;
+use super::drafts::{Draft, DraftSource};
+use crate::error::EngineError;
 use crate::session::Session;
 
 /// Tokens that must be the same: the most first, as they say more.
@@ -33,19 +31,6 @@ impl Default for PromptLookup {
             seen: 0,
             length: usize::MAX,
         }
-    }
-}
-
-/// Drafts each text by looking it up in itself.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LookupDrafting(
-    /// How much is read ahead.
-    pub DraftOptions,
-);
-
-impl Drafting for LookupDrafting {
-    fn begin(&self, _: &Arc<Engine>) -> Speculation {
-        Speculation::new(Box::<PromptLookup>::default(), self.0)
     }
 }
 
@@ -100,13 +85,20 @@ impl PromptLookup {
 }
 
 impl DraftSource for PromptLookup {
-    fn draft(&mut self, session: &Session, next: u32, most: usize, drafts: &mut Vec<Draft>) {
+    fn draft(
+        &mut self,
+        session: &mut Session,
+        next: u32,
+        most: usize,
+        drafts: &mut Vec<Draft>,
+    ) -> Result<(), EngineError> {
         let most = most.min(self.length);
-        let ids = self.look_up(session.tokens(), next, most);
-        drafts.extend(ids.into_iter().map(|id| Draft {
-            id,
+        let tokens = self.look_up(session.tokens(), next, most);
+        drafts.extend(tokens.into_iter().map(|token| Draft {
+            token,
             confidence: None,
         }));
+        Ok(())
     }
 
     fn verified(&mut self, read: usize, came: usize) {
@@ -131,8 +123,8 @@ mod tests {
         let mut source = PromptLookup::default();
         let text = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2];
         assert_eq!(drafts(&mut source, &text, 4), [3, 4, 5, 6]);
-        assert_eq!(drafts(&mut source, &[1, 2, 3], 4), []);
-        assert_eq!(drafts(&mut source, &[7], 4), []);
+        assert_eq!(drafts(&mut source, &[1, 2, 3], 4), [0_u32; 0]);
+        assert_eq!(drafts(&mut source, &[7], 4), [0_u32; 0]);
         // The later of two places, and of pieces the longer.
         let text = [1, 2, 3, 9, 2, 3, 8, 9, 2, 3];
         assert_eq!(drafts(&mut PromptLookup::default(), &text, 2), [8, 9]);
@@ -173,8 +165,11 @@ mod tests {
         let mut source = PromptLookup::default();
         drafts(&mut source, &[1, 2, 3, 4, 5, 1, 2], 4);
         // Shorter, then other tokens: [1, 2] no longer stands where it stood.
-        assert_eq!(drafts(&mut source, &[8, 8], 4), []);
-        assert_eq!(drafts(&mut source, &[8, 8, 7, 6, 5, 4, 3, 1, 2], 4), []);
+        assert_eq!(drafts(&mut source, &[8, 8], 4), [0_u32; 0]);
+        assert_eq!(
+            drafts(&mut source, &[8, 8, 7, 6, 5, 4, 3, 1, 2], 4),
+            [0_u32; 0]
+        );
     }
 
     #[test]

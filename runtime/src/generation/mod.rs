@@ -4,15 +4,19 @@
 mod drafts;
 mod lookup;
 mod loops;
+mod pace;
 mod sampling;
+mod sources;
 mod stop;
 
 use std::ops::ControlFlow;
 
 pub use drafts::{Draft, DraftCounts, DraftOptions, DraftSource, Drafting, Speculation};
-pub use lookup::{LookupDrafting, PromptLookup};
+pub use lookup::PromptLookup;
 pub use loops::LoopDetector;
+pub use pace::PassTimes;
 pub use sampling::{Sampler, SamplerError, SamplerOptions};
+pub use sources::{ModelDrafting, ModuleDrafts};
 pub use stop::StopFilter;
 
 use crate::error::EngineError;

@@ -1,5 +1,7 @@
 //! Steps with drafts: those of several requests are verified together.
 
+use std::time::Instant;
+
 use v4_runtime::generation::Speculation;
 
 use super::Scheduler;
@@ -14,7 +16,7 @@ impl Scheduler {
         let (mut stepping, mut members) = (Vec::new(), Vec::new());
         for (i, sequence) in self.running.iter_mut().enumerate() {
             if group.contains(&i)
-                && let Some(member) = sequence.step_ahead()
+                && let Some(member) = sequence.step_ahead(group.len() - 1)
             {
                 stepping.push(i);
                 members.push(member);
@@ -23,9 +25,12 @@ impl Scheduler {
         if members.iter().all(|(_, ids)| ids.len() == 1) {
             return Ok(false);
         }
+        let rows = members.iter().map(|(_, ids)| ids.len()).sum();
+        let began = Instant::now();
         let Ok(results) = self.batch.verify(&mut members) else {
             return Ok(false);
         };
+        self.measured(rows, began);
         for (i, result) in stepping.into_iter().zip(results) {
             match Speculation::usable(result) {
                 Ok(Some(logits)) => {
@@ -37,6 +42,13 @@ impl Scheduler {
             }
         }
         Ok(true)
+    }
+
+    /// A pass over so many rows ended.
+    pub(super) fn measured(&self, rows: usize, began: Instant) {
+        if let Some(drafts) = &self.settings.drafts {
+            drafts.measured(rows, began.elapsed());
+        }
     }
 
     /// The tokens that a step's drafts foresaw.

@@ -296,7 +296,9 @@ impl Scheduler {
                 members.push(member);
             }
         }
+        let began = Instant::now();
         let stepped = self.batch.step(&mut members);
+        self.measured(stepping.len(), began);
         match stepped {
             Ok(results) => {
                 for (i, result) in stepping.into_iter().zip(results) {
@@ -451,6 +453,13 @@ impl Scheduler {
         if !sequence.background {
             self.metrics.ended(word);
             self.metrics.took(sequence.arrived.elapsed());
+        }
+        if let Some(drafts) = &sequence.drafts {
+            self.metrics.drafted(&drafts.counts());
+            if let Some(fault) = drafts.fault() {
+                self.notifier
+                    .log(&format!("went on without drafts: {fault}"));
+            }
         }
         // On the disk before the client knows that it is done.
         Self::save(self.disk.as_ref(), &self.notifier, &sequence);

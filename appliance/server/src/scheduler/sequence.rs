@@ -212,11 +212,11 @@ impl Sequence {
         self.advanced(self.tokens.len(), Some(logits), metrics)
     }
 
-    /// As [`Self::step`], with what is drafted after the token.
-    pub fn step_ahead(&mut self) -> Option<(&mut Session, &[u32])> {
+    /// As [`Self::step`] with `others` more sequences, with what is drafted after the token.
+    pub fn step_ahead(&mut self, others: usize) -> Option<(&mut Session, &[u32])> {
         let id = self.due()?;
         let session = self.session.as_mut()?;
-        let ids = self.drafts.as_mut()?.expect(session, id);
+        let ids = self.drafts.as_mut()?.expect(session, id, others);
         Some((session, ids))
     }
 

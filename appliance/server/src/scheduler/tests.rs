@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use v4_chat::{Logprob, ModelVersion};
 use v4_runtime::EngineOptions;
 use v4_runtime::generation::{
-    Draft, DraftOptions, DraftSource, LookupDrafting, SamplerOptions, Speculation,
+    Draft, DraftOptions, DraftSource, ModelDrafting, PassTimes, SamplerOptions, Speculation,
 };
 use v4_runtime::storage::Store;
 
@@ -234,9 +234,9 @@ impl Drafting for Oracles {
         };
         let options = DraftOptions {
             most: 8,
-            ..DraftOptions::default()
+            paced: false,
         };
-        Speculation::new(Box::new(oracle), options)
+        Speculation::new(vec![Box::new(oracle)], options, PassTimes::default())
     }
 }
 
@@ -249,21 +249,28 @@ impl Oracle {
 }
 
 impl DraftSource for Oracle {
-    fn draft(&mut self, session: &Session, next: u32, most: usize, drafts: &mut Vec<Draft>) {
+    fn draft(
+        &mut self,
+        session: &mut Session,
+        next: u32,
+        most: usize,
+        drafts: &mut Vec<Draft>,
+    ) -> Result<(), EngineError> {
         let so_far = [session.tokens(), &[next]].concat();
         let texts = Arc::clone(&self.texts);
         let text = texts.iter().find(|text| text.starts_with(&so_far));
         for i in 0..self.below(most as u64 + 1) as usize {
-            let id = text.and_then(|text| text.get(so_far.len() + i).copied());
-            let id = match (id, self.below(100) < self.right) {
-                (Some(id), true) => id,
+            let token = text.and_then(|text| text.get(so_far.len() + i).copied());
+            let token = match (token, self.below(100) < self.right) {
+                (Some(token), true) => token,
                 _ => self.below(400) as u32,
             };
             drafts.push(Draft {
-                id,
+                token,
                 confidence: None,
             });
         }
+        Ok(())
     }
 }
 
@@ -302,6 +309,8 @@ fn answers_are_the_same_whatever_drafts_say() {
             assert_eq!(got, expected, "{right} percent, {parallel} at once");
         }
     }
-    let lookup = LookupDrafting(DraftOptions::default());
-    assert_eq!(run(8, count, Some(Arc::new(lookup))), expected);
+    for paced in [false, true] {
+        let lookup = ModelDrafting::new(DraftOptions { most: 8, paced });
+        assert_eq!(run(8, count, Some(Arc::new(lookup))), expected);
+    }
 }

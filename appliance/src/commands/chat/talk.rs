@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 use v4_chat::{Conversation, Turn, continuing};
-use v4_runtime::generation::{Finish, Sampler, SamplerOptions};
+use v4_runtime::generation::{Drafting, Finish, ModelDrafting, Sampler, SamplerOptions};
 use v4_runtime::{Engine, Session};
 
 use super::args::ChatArgs;
@@ -31,6 +31,7 @@ pub struct Talk<'a> {
     thinking: Thinking,
     sampling: SamplerOptions,
     sampler: Sampler,
+    drafting: Option<ModelDrafting>,
     limits: Limits,
     stops: Vec<String>,
     last: Option<Outcome>,
@@ -79,6 +80,7 @@ impl<'a> Talk<'a> {
             thinking,
             sampler: Sampler::new(sampling.clone())?,
             sampling,
+            drafting: options::drafting(&args.generation.drafts),
             limits: Limits {
                 max_tokens: args.generation.length.max_tokens,
                 eos: engine.tokenizer().eos(),
@@ -150,10 +152,12 @@ impl<'a> Talk<'a> {
         let mut detokenizer =
             Detokenizer::chat(self.conversation.reply_parser(tokenizer), &self.stops);
         let mut answer = AnswerWriter::stdout();
+        let drafting = self.drafting.as_ref();
+        let mut drafts = drafting.map(|drafting| drafting.begin(self.engine));
         let mut model = Sampled {
             session: &mut self.session,
             sampler: &mut self.sampler,
-            drafts: None,
+            drafts: drafts.as_mut(),
             log: self.file.as_mut().map(|file| &mut file.log),
         };
         let busy = Busy::start()?;
