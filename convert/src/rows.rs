@@ -486,6 +486,8 @@ fn first_not_finite(ty: GgmlType, bytes: &[u8]) -> Option<u64> {
 mod tests {
     use std::io::Write;
 
+    use v4_files::gguf::TensorInfo;
+
     use super::*;
 
     /// 40 x 72 codes in blocks of 32 x 32: the last blocks are narrower and lower.
