@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::args::EngineArgs;
+use super::drafts::MODULE_SHARE;
+use crate::args::{DraftArgs, EngineArgs};
 use crate::args::values::positive;
 
 /// Arguments of `bench`.
@@ -15,6 +16,8 @@ Examples:
   v4-run bench model.gguf --prompt 128,1024 --gen 64 --depth 0,8192 --reps 5 --json
   v4-run bench model.gguf --profile --no-probe
   v4-run bench model.gguf --csv > speed.csv
+  v4-run bench model.gguf --draft 3 --text book.txt
+  v4-run bench model.gguf --made-up-drafts .58,.45,.32,.24,.16
   v4-run bench v4.1.gguf --engram --text book.txt
   v4-run bench v4.1.gguf --engram=rows --prompt 256,4096 --reads threads --in-flight 64
 
@@ -29,7 +32,13 @@ If the model has Engram tables, each run uses different tokens, so that their ro
 not cached from the previous run. With random tokens hardly any row repeats, which is
 the worst case. The line below each figure shows the cost of the tables: whole sectors
 are read, a page is 4096 bytes, and waiting is the share of time during which the
-computation stood still for rows. --engram also measures the rows by themselves, for
+computation stood still for rows.
+
+With drafts, decode is measured without them and then, as \"drafted\", with them: the
+tokens are those of --text, and drafts count as far as they agree. Random tokens are never
+foreseen; with --made-up-drafts drafts agree with given probabilities, whatever the text.
+
+--engram also measures the rows by themselves, for
 prompts and token by token, and counts every run.")]
 pub struct BenchArgs {
     /// Model file (GGUF)
@@ -53,6 +62,13 @@ pub struct BenchArgs {
     /// Use the tokens of a text file instead of random ones
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
+    /// Draft what comes with these probabilities, in place of the model's drafts: the share of
+    /// passes in which the first draft comes, the first two, and so on
+    #[arg(long, value_name = "P,…", value_delimiter = ',')]
+    pub made_up_drafts: Vec<f64>,
+    /// Time that making up drafts takes, as a share of reading one token
+    #[arg(long, value_name = "SHARE", default_value_t = MODULE_SHARE, value_parser = share)]
+    pub made_up_time: f64,
     /// Also measure the Engram rows by themselves; =rows leaves out the model
     #[arg(
         long,
@@ -78,9 +94,19 @@ pub struct BenchArgs {
     /// Do not print progress to standard error
     #[arg(short, long)]
     pub quiet: bool,
+    /// Drafts.
+    #[command(flatten)]
+    pub drafts: DraftArgs,
     /// Engine.
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=10.0).contains(&share) => Ok(share),
+        _ => Err("must be a number from 0 to 10".into()),
+    }
 }
 
 /// What `bench --engram` measures.

@@ -1,6 +1,7 @@
 //! `v4-run bench`: prefill and decode speed.
 
 mod args;
+mod drafts;
 mod engram;
 mod engram_usage;
 mod report;
@@ -8,6 +9,7 @@ mod timing;
 mod tokens;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::bail;
@@ -16,6 +18,7 @@ use v4_runtime::residency::limits;
 use v4_runtime::{Engine, EngineOptions, Session, Want};
 
 pub use self::args::{BenchArgs, EngramBench};
+use self::drafts::Drafts;
 use self::engram_usage::EngramUsage;
 use self::report::{Machine, Report};
 use self::timing::{Kind, Run, Timing};
@@ -53,11 +56,12 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let mut depths = args.depth.clone();
     depths.sort_unstable();
     depths.dedup();
-    let cases = cases(&args);
+    let mut cases = cases(&args);
     let longest = cases.iter().map(|kind| kind.tokens()).max().unwrap_or(1);
     let context = longest.saturating_add(*depths.last().unwrap_or(&0).max(&1));
     let policy = trust::policy(&args.engine.trust)?;
     let options = EngineOptions {
+        drafts: model::draft_model(&args.drafts, &policy, notes)?,
         profile: true,
         hashes: trust::check(&args.model, &policy, notes)?.hashes,
         ..options::engine(&args.engine, context)
@@ -69,6 +73,10 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         bail!(
             "{context} tokens exceed the model's limit of {model_max}; use a smaller --prompt, --gen or --depth"
         );
+    }
+    let drafts = Drafts::new(&args, &engine)?;
+    if drafts.is_some() && args.r#gen > 0 {
+        cases.push(Kind::Drafted(args.r#gen));
     }
     let mut session = model::session(&engine, context, args.engine.chunk)?;
     let tokens = Tokens::new(args.text.as_deref(), engine.tokenizer(), engine.config())?;
@@ -100,7 +108,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             // Decoding starts after something: at depth 0 that is one token.
             let before = match kind {
                 Kind::Prefill(_) => depth,
-                Kind::Decode(_) => depth.max(1),
+                Kind::Decode(_) | Kind::Drafted(_) => depth.max(1),
             };
             let missing = before.saturating_sub(session.len());
             if missing > 0 && args.made_up {
@@ -126,7 +134,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
                     // Rows of tokens seen before would be in the cache.
                     start += ids.len();
                 }
-                let step = time(&engine, session.fork()?, kind, &ids)?;
+                let step = time(&engine, session.fork()?, kind, drafts.as_ref(), &ids)?;
                 if run > 0 {
                     timing.push(step);
                 }
@@ -173,12 +181,19 @@ fn cases(args: &BenchArgs) -> Vec<Kind> {
 }
 
 /// Runs tokens on a session.
-fn time(engine: &Engine, mut session: Session, kind: Kind, ids: &[u32]) -> anyhow::Result<Run> {
+fn time(
+    engine: &Arc<Engine>,
+    mut session: Session,
+    kind: Kind,
+    drafts: Option<&Drafts>,
+    ids: &[u32],
+) -> anyhow::Result<Run> {
     let stats = || engine.engram().map(|store| store.stats());
     let stats_before = stats();
     let experts_before = expert_usage::stats(engine);
     // What was done before is not asked for.
     let _ = engine.take_profile();
+    let mut speculation = drafts.map(|drafts| drafts.begin(engine, &session, ids));
     let started = Instant::now();
     match kind {
         Kind::Prefill(_) => {
@@ -187,6 +202,17 @@ fn time(engine: &Engine, mut session: Session, kind: Kind, ids: &[u32]) -> anyho
         Kind::Decode(_) => {
             for &id in ids {
                 session.append(&[id], Want::Last)?;
+            }
+        }
+        Kind::Drafted(_) => {
+            let Some(speculation) = &mut speculation else {
+                bail!("there are no drafts");
+            };
+            for &id in ids {
+                speculation.read(&mut session, id)?;
+            }
+            if let Some(fault) = speculation.fault() {
+                bail!("drafts: {fault}");
             }
         }
     }
@@ -202,6 +228,10 @@ fn time(engine: &Engine, mut session: Session, kind: Kind, ids: &[u32]) -> anyho
         seconds,
         engram,
         experts,
+        drafts: match (kind, &speculation) {
+            (Kind::Drafted(_), Some(speculation)) => Some(speculation.counts()),
+            _ => None,
+        },
         profile: engine.take_profile().unwrap_or_default(),
     })
 }

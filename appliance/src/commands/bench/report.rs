@@ -98,6 +98,9 @@ impl Report<'_> {
             if let Some(usage) = &timing.experts {
                 writeln!(out, "  {}", usage.line())?;
             }
+            if let Some(line) = timing.drafts_line() {
+                writeln!(out, "{line}")?;
+            }
         }
         writeln!(
             out,
@@ -226,7 +229,7 @@ impl Report<'_> {
         if let Some(c) = &self.roofline {
             // What bounds the one and the other.
             test["share_of_ceiling"] = match timing.kind {
-                Kind::Decode(_) => per_token.bytes() * timing.median() / c.read_bytes,
+                Kind::Decode(_) | Kind::Drafted(_) => per_token.bytes() * timing.median() / c.read_bytes,
                 Kind::Prefill(_) => per_token.operations * timing.median() / c.int8_operations,
             }
             .into();

@@ -1,10 +1,12 @@
 //! Measured times.
 
 use serde_json::{Value, json};
+use v4_runtime::generation::DraftCounts;
 use v4_runtime::profile::{Profile, Work};
 
 use super::engram_usage::EngramUsage;
 use crate::expert_usage::ExpertUsage;
+use crate::generation::drafts_json;
 
 /// One thing to time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,12 +15,14 @@ pub enum Kind {
     Prefill(usize),
     /// Reading that many tokens one at a time.
     Decode(usize),
+    /// The same with drafts.
+    Drafted(usize),
 }
 
 impl Kind {
     pub fn tokens(self) -> usize {
         match self {
-            Kind::Prefill(n) | Kind::Decode(n) => n,
+            Kind::Prefill(n) | Kind::Decode(n) | Kind::Drafted(n) => n,
         }
     }
 
@@ -26,6 +30,7 @@ impl Kind {
         match self {
             Kind::Prefill(_) => "prefill",
             Kind::Decode(_) => "decode",
+            Kind::Drafted(_) => "drafted",
         }
     }
 }
@@ -35,6 +40,7 @@ pub struct Run {
     pub seconds: f64,
     pub engram: Option<EngramUsage>,
     pub experts: Option<ExpertUsage>,
+    pub drafts: Option<DraftCounts>,
     pub profile: Profile,
 }
 
@@ -49,6 +55,8 @@ pub struct Timing {
     pub engram: Option<EngramUsage>,
     /// What experts took in all of the runs, if they are read from disk.
     pub experts: Option<ExpertUsage>,
+    /// What drafts did in all of the runs.
+    pub drafts: Option<DraftCounts>,
     /// What was done in all of the runs.
     pub profile: Profile,
 }
@@ -61,6 +69,7 @@ impl Timing {
             rates: Vec::new(),
             engram: None,
             experts: None,
+            drafts: None,
             profile: Profile::default(),
         }
     }
@@ -77,6 +86,9 @@ impl Timing {
             (Some(a), Some(b)) => Some(a.plus(&b)),
             (a, b) => a.or(b),
         };
+        if let Some(counts) = &run.drafts {
+            self.drafts.get_or_insert_default().add(counts);
+        }
         self.profile.add(&run.profile);
     }
 
@@ -86,6 +98,26 @@ impl Timing {
             return 0.0;
         }
         f64::midpoint(self.rates[(n - 1) / 2], self.rates[n / 2])
+    }
+
+    /// What drafts did: tokens that a pass gave, and how many drafts came of those read, the
+    /// first of each pass, the second and so on.
+    pub fn drafts_line(&self) -> Option<String> {
+        let counts = self.drafts.as_ref()?;
+        let [read, came] = counts.totals();
+        let passes = counts.passes.max(1) as f64;
+        let mut line = format!(
+            "  drafts: {:.2} tokens a pass, {:.2} read",
+            (counts.passes + came) as f64 / passes,
+            read as f64 / passes
+        );
+        let places = counts.drafts.iter().zip(&counts.came);
+        for (i, (&read, &came)) in places.enumerate().filter(|(_, (read, _))| **read > 0) {
+            let word = if i == 0 { "; came" } else { "" };
+            let share = 100.0 * came as f64 / read as f64;
+            line += &format!("{word} {share:.0}%");
+        }
+        Some(line)
     }
 
     pub fn min(&self) -> f64 {
@@ -127,6 +159,11 @@ impl Timing {
         }
         if let Some(usage) = &self.engram {
             test["engram"] = usage.json();
+        }
+        if let Some(counts) = &self.drafts {
+            test["drafts"] = drafts_json(counts);
+            let tokens = counts.passes + counts.totals()[1];
+            test["drafts"]["tokens_per_pass"] = (tokens as f64 / counts.passes as f64).into();
         }
         if let Some(usage) = &self.experts {
             test["experts"] = usage.json();
@@ -176,6 +213,7 @@ mod tests {
                 seconds: 9.0 / rate,
                 engram: None,
                 experts: None,
+                drafts: None,
                 profile: Profile::default(),
             });
         }
