@@ -382,7 +382,7 @@ impl Shown<'_> {
                 0 => "",
                 _ => ", without their experts",
             };
-            let text = format!("{}, {} blocks{with}", draft.name(), draft.blocks());
+            let text = format!("{}{with}", described(draft));
             row("draft module", bytes, &text)?;
         }
         if p.engram_tables > 0 {
@@ -419,11 +419,7 @@ impl Shown<'_> {
             "mapped; one row is read per token",
         )?;
         if let Some(unused) = self.unused {
-            let text = format!(
-                "{}, {} blocks; not loaded, --drafts counts it",
-                unused.name(),
-                unused.blocks()
-            );
+            let text = format!("{}; not loaded, --drafts counts it", described(unused));
             row("draft module", unused.bytes_in(self.file), &text)?;
         }
         if let Some(group) = self.limits.group
@@ -560,6 +556,14 @@ impl Shown<'_> {
                 "prefill_tokens_per_second": f.prefill,
             })),
         })
+    }
+}
+
+/// Such as `DSpark, 3 blocks`.
+fn described(draft: &DraftConfig) -> String {
+    match draft.blocks() {
+        1 => format!("{}, 1 block", draft.name()),
+        blocks => format!("{}, {blocks} blocks", draft.name()),
     }
 }
 
