@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use v4_files::gguf::GgufFile;
 use v4_files::io::ReadHook;
 use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::storage::{Landmark, SessionLog};
@@ -374,6 +375,73 @@ fn what_cannot_be_read_leaves_the_session_as_it_was() {
     assert_eq!(got[1].as_ref().unwrap().rows(), 2);
     assert_same(&session, &before, "refused in a batch");
     assert_same(&other, &before, "not taken");
+}
+
+/// The model with a token whose embedding is not a number.
+fn with_a_broken_token(name: &str, broken: u32) -> (tempfile::TempDir, Arc<Engine>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broken.gguf");
+    let model = tiny(name, "native", &[]);
+    let file = GgufFile::open(&model).unwrap();
+    let table = file.tensor("token_embd.weight").unwrap();
+    let row = (table.bytes / table.dims[1]) as usize;
+    let at = file.position(table) as usize + broken as usize * row;
+    let mut bytes = std::fs::read(&model).unwrap();
+    // NaN in every format of floats, and as the scale of a block.
+    for pair in bytes[at..at + row].chunks_exact_mut(2) {
+        pair.copy_from_slice(&[0xff, 0x7f]);
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let engine = Engine::open(&path, EngineOptions::default()).unwrap();
+    (dir, engine)
+}
+
+/// A draft after which the numbers are broken is an error only once it comes.
+#[test]
+fn numbers_that_are_not_finite_count_only_if_their_token_comes() {
+    for name in MODELS {
+        let ids = &golden_ids(name, "long")[..200];
+        let broken = (20..400).find(|id| !ids.contains(id)).unwrap();
+        let (_dir, engine) = with_a_broken_token(name, broken);
+        let new = || {
+            let mut session = Session::new(&engine, 4096, 64).unwrap();
+            session.append(&ids[..130], Want::None).unwrap();
+            session
+        };
+        let (mut session, mut plain, mut other) = (new(), new(), new());
+        let batch = [ids[130], ids[131], broken, ids[132]];
+        let logits = session.verify(&batch).unwrap();
+        assert_eq!(logits.rows(), 2, "{name}");
+        assert_eq!(session.ahead(), &batch[..2]);
+        let wanted = plain.append(&batch[..1], Want::Last).unwrap();
+        assert!(bits(logits.row(0)) == bits(wanted.row(0)));
+        session.accept(1);
+        assert_same(&session, &plain, name);
+        // Others in its batch do not notice.
+        let mut members = [(&mut session, &batch[1..]), (&mut other, &batch[..2])];
+        let mut got = Batch::new().verify(&mut members).unwrap();
+        assert_eq!(got.remove(0).unwrap().rows(), 1);
+        let got = got.remove(0).unwrap();
+        assert!(bits(got.row(0)) == bits(wanted.row(0)));
+        session.accept(1);
+        other.accept(1);
+        assert_same(&other, &plain, name);
+        plain.append(&batch[1..2], Want::Last).unwrap();
+        assert_same(&session, &plain, name);
+        let wanted = plain.append(&ids[132..], Want::All).unwrap();
+        assert!(
+            session
+                .fork()
+                .unwrap()
+                .append(&ids[132..], Want::All)
+                .unwrap()
+                == wanted
+        );
+        // Now it comes.
+        let error = session.verify(&batch[2..]).unwrap_err();
+        let at_it = matches!(error, EngineError::NotFinite { position: 132 });
+        assert!(at_it && session.is_empty(), "{error}");
+    }
 }
 
 #[derive(Debug, Default)]
