@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::drafts::MODULE_SHARE;
-use crate::args::{DraftArgs, EngineArgs};
 use crate::args::values::positive;
+use crate::args::{DraftArgs, EngineArgs};
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]

@@ -229,7 +229,9 @@ impl Report<'_> {
         if let Some(c) = &self.roofline {
             // What bounds the one and the other.
             test["share_of_ceiling"] = match timing.kind {
-                Kind::Decode(_) | Kind::Drafted(_) => per_token.bytes() * timing.median() / c.read_bytes,
+                Kind::Decode(_) | Kind::Drafted(_) => {
+                    per_token.bytes() * timing.median() / c.read_bytes
+                }
                 Kind::Prefill(_) => per_token.operations * timing.median() / c.int8_operations,
             }
             .into();
