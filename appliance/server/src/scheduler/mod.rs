@@ -106,12 +106,12 @@ impl Scheduler {
         let disk = sessions.map(DiskSessions::open);
         Ok(Self {
             engine: Arc::clone(engine),
-            settings,
             inbox,
             queue: Queue::default(),
             running: Vec::new(),
             parked: VecDeque::new(),
             idle: Idle::new(settings.idle_bytes, 2 * settings.parallel + 8),
+            settings,
             disk: disk.transpose()?,
             pace: Pace::new(chunk),
             batch: Batch::new(),
