@@ -60,7 +60,7 @@ impl Scheduler {
         let sequence = Sequence::new(job, named, self.numbers, eos, arrived);
         let mut sequence = sequence.map_err(|e| e.to_string())?;
         let drafts = self.settings.drafts.as_ref();
-        sequence.drafts = drafts.map(|drafts| drafts.begin(&engine));
+        sequence.drafts = drafts.map(|drafts| drafts.begin(&sequence.engine));
         Ok(sequence)
     }
 
