@@ -129,17 +129,9 @@ impl Continuation for Sampled<'_> {
     }
 }
 
-/// Says what drafts did, if any were read or a source failed.
-pub fn drafted(drafts: &Speculation, notes: Notes) {
-    let counts = drafts.counts();
-    let [read, came] = counts.totals();
-    if read > 0 {
-        notes.line(&format!(
-            "[drafts: {came} of {read} came; {:.2} tokens a pass]",
-            (counts.passes + came) as f64 / counts.passes.max(1) as f64
-        ));
-    }
-    if let Some(fault) = drafts.fault() {
+/// Says why drafts ended, if their source failed.
+pub fn warn_of_drafts(drafts: Option<&Speculation>, notes: Notes) {
+    if let Some(fault) = drafts.and_then(Speculation::fault) {
         notes.line(&format!("v4-run: went on without drafts: {fault}"));
     }
 }
@@ -259,14 +251,18 @@ fn prefill(model: &mut dyn Continuation, prompt: &[u32], notes: Notes) -> Result
 }
 
 /// The line of statistics after an answer.
-pub fn statistics(outcome: &Outcome, seed: u64) -> String {
+pub fn statistics(outcome: &Outcome, seed: u64, drafts: Option<&DraftCounts>) -> String {
     let read = outcome.prompt_tokens - outcome.reused_tokens;
     let reused = match outcome.reused_tokens {
         0 => String::new(),
         n => format!(" ({n} more reused)"),
     };
+    let drafts = match drafts.map(DraftCounts::totals) {
+        Some([read, came]) if read > 0 => format!(", {came} of {read} drafts came"),
+        _ => String::new(),
+    };
     format!(
-        "[prompt {read} tokens{reused}, {} t/s; answer {} tokens, {} t/s; seed {seed}; {}]",
+        "[prompt {read} tokens{reused}, {} t/s; answer {} tokens, {} t/s{drafts}; seed {seed}; {}]",
         rate(read, outcome.prefill),
         outcome.ids.len(),
         rate(outcome.decoded, outcome.decode),

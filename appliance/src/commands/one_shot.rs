@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use serde_json::json;
 use v4_runtime::Engine;
-use v4_runtime::generation::{Drafting, Finish, Sampler};
+use v4_runtime::generation::{Drafting, Finish, Sampler, Speculation};
 
 use super::print_json;
 use crate::args::GenerationArgs;
 use crate::detokenizer::{self, Detokenizer};
 use crate::expert_usage::{self, ExpertUsage};
-use crate::generation::{Limits, Outcome, Sampled, drafted, drafts_json, statistics, timings};
+use crate::generation::{
+    Limits, Outcome, Sampled, drafts_json, statistics, timings, warn_of_drafts,
+};
 use crate::interrupt::{Busy, EXIT_INTERRUPTED};
 use crate::output::{AnswerWriter, Notes};
 use crate::session_files::SessionFiles;
@@ -113,10 +115,10 @@ impl OneShot<'_> {
             self.notes
                 .line("v4-run: stopped: the answer loops (--stop-loops)");
         }
-        self.notes.line(&statistics(&outcome, seed));
-        if let Some(drafts) = &drafts {
-            drafted(drafts, self.notes);
-        }
+        let counts = drafts.as_ref().map(Speculation::counts);
+        self.notes
+            .line(&statistics(&outcome, seed, counts.as_ref()));
+        warn_of_drafts(drafts.as_ref(), self.notes);
         if let Some(experts) = &experts {
             self.notes.line(&format!("[{}]", experts.line()));
         }

@@ -136,8 +136,14 @@ pub struct Speculation {
     /// Rows of them whose tokens were taken.
     taken: usize,
     counts: DraftCounts,
+    /// Tokens to go without drafts, as the last ones could not be read.
+    rest: u32,
     fault: Option<EngineError>,
 }
+
+/// Tokens to go without drafts after some could not be read: memory is short, or the disk
+/// fails. What is short now is likely to be short for a while.
+const REST: u32 = 64;
 
 impl Speculation {
     /// From some sources, with nothing read ahead. `times` are those of the model's passes.
@@ -164,6 +170,7 @@ impl Speculation {
             logits: Logits::default(),
             taken: 0,
             counts: DraftCounts::default(),
+            rest: 0,
             fault: None,
         }
     }
@@ -195,11 +202,21 @@ impl Speculation {
             [_] => None,
             ids => Self::usable(session.verify(ids))?,
         };
-        let (rows, logits) = match logits {
-            Some(logits) => (self.ids.len(), logits),
-            None => (1, session.append(&[id], Want::Last)?),
+        let logits = match logits {
+            Some(logits) => {
+                self.times.measured(self.ids.len(), began.elapsed());
+                logits
+            }
+            None => {
+                if self.ids.len() > 1 {
+                    self.refused();
+                }
+                let began = Instant::now();
+                let logits = session.append(&[id], Want::Last)?;
+                self.times.measured(1, began.elapsed());
+                logits
+            }
         };
-        self.times.measured(rows, began.elapsed());
         Ok(self.verified(session, logits))
     }
 
@@ -224,7 +241,11 @@ impl Speculation {
         self.told();
         self.drafts.clear();
         let most = session.context().saturating_sub(session.len() + 1);
-        let most = most.min(self.options.most);
+        let mut most = most.min(self.options.most);
+        if self.rest > 0 {
+            self.rest -= 1;
+            most = 0;
+        }
         for i in 0..self.sources.len() {
             if most > 0 && self.drafts.is_empty() {
                 self.last = i;
@@ -279,6 +300,11 @@ impl Speculation {
             }
         }
         self.drafts.truncate(wanted);
+    }
+
+    /// What was expected could not be read: for a while, nothing is expected.
+    pub fn refused(&mut self) {
+        self.rest = REST;
     }
 
     /// What [`Session::verify`] returned; none if the token should be appended without

@@ -28,6 +28,9 @@ impl Scheduler {
         let rows = members.iter().map(|(_, ids)| ids.len()).sum();
         let began = Instant::now();
         let Ok(results) = self.batch.verify(&mut members) else {
+            for i in stepping {
+                self.running[i].refused();
+            }
             return Ok(false);
         };
         self.measured(rows, began);
@@ -37,7 +40,10 @@ impl Scheduler {
                     let place = self.running[i].verified(logits, &self.metrics);
                     self.mark_and_save(i, place);
                 }
-                Ok(None) => drop(self.advance(i, 1)?),
+                Ok(None) => {
+                    self.running[i].refused();
+                    self.advance(i, 1)?;
+                }
                 Err(error) => self.fail(i, error)?,
             }
         }

@@ -229,6 +229,13 @@ impl Sequence {
         place
     }
 
+    /// What was drafted could not be read.
+    pub fn refused(&mut self) {
+        if let Some(drafts) = &mut self.drafts {
+            drafts.refused();
+        }
+    }
+
     /// If the token that is due was foreseen: as [`Self::advance`], at no cost.
     pub fn foreseen(&mut self, metrics: &Metrics) -> Option<Option<Landmark>> {
         let ahead = |session: &Session| !session.ahead().is_empty();

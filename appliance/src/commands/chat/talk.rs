@@ -9,13 +9,15 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 use v4_chat::{Conversation, Turn, continuing};
-use v4_runtime::generation::{Drafting, Finish, ModelDrafting, Sampler, SamplerOptions};
+use v4_runtime::generation::{
+    DraftCounts, Drafting, Finish, ModelDrafting, Sampler, SamplerOptions, Speculation,
+};
 use v4_runtime::{Engine, Session};
 
 use super::args::ChatArgs;
 use super::slash::{HELP, Slash};
 use crate::detokenizer::{self, Detokenizer};
-use crate::generation::{Limits, Outcome, Sampled, statistics};
+use crate::generation::{Limits, Outcome, Sampled, statistics, warn_of_drafts};
 use crate::interrupt::Busy;
 use crate::options::Thinking;
 use crate::output::{AnswerWriter, Notes};
@@ -35,6 +37,8 @@ pub struct Talk<'a> {
     limits: Limits,
     stops: Vec<String>,
     last: Option<Outcome>,
+    /// What drafts did in the last turn.
+    drafts: Option<DraftCounts>,
     file: Option<SessionFile>,
     notes: Notes,
 }
@@ -89,6 +93,7 @@ impl<'a> Talk<'a> {
             },
             stops: args.generation.length.stop.clone(),
             last: None,
+            drafts: None,
             notes,
         })
     }
@@ -171,6 +176,8 @@ impl<'a> Talk<'a> {
         );
         drop(busy);
         answer.end()?;
+        self.drafts = drafts.as_ref().map(Speculation::counts);
+        warn_of_drafts(drafts.as_ref(), self.notes);
         let outcome = outcome?;
         let said = (!detokenizer.content().is_empty()).then(|| Turn::Assistant {
             reasoning: (!detokenizer.reasoning().is_empty())
@@ -287,7 +294,7 @@ impl<'a> Talk<'a> {
         );
         if let Some(last) = &self.last {
             text.push('\n');
-            text.push_str(&statistics(last, self.sampling.seed));
+            text.push_str(&statistics(last, self.sampling.seed, self.drafts.as_ref()));
         }
         text
     }
