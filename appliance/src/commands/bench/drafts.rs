@@ -14,9 +14,6 @@ use super::args::BenchArgs;
 use crate::args::DraftArg;
 use crate::options;
 
-/// The share of a pass that a draft module takes: three blocks beside 43 layers.
-pub const MODULE_SHARE: f64 = 3.0 / 43.0;
-
 /// What drafts.
 #[derive(Debug)]
 pub enum Drafts {
