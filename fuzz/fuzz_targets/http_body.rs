@@ -84,6 +84,7 @@ static SERVICE: LazyLock<Arc<Service>> = LazyLock::new(|| {
         keep_alive: patience,
         drain: patience,
         idle_bytes: 0,
+        drafts: None,
         sessions: None,
         stop_loops: false,
         warm: Vec::new(),
