@@ -8,7 +8,7 @@ use v4_files::ByteSize;
 use v4_files::gguf::GgufFile;
 use v4_runtime::model::ModelConfig;
 use v4_runtime::plan::{MemoryPlan, kv_bytes};
-use v4_runtime::{EngineError, EngineOptions};
+use v4_runtime::{EngineError, EngineOptions, FoundDraft};
 
 use crate::args::values::MAX_CONTEXT;
 use crate::model::DEFAULT_CONTEXT;
@@ -40,13 +40,14 @@ pub fn choose(
     let cfg = ModelConfig::from_gguf(&file).with_context(|| model.display().to_string())?;
     let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
     let threads = options.threads.unwrap_or_else(cores);
+    let draft = options.drafts.find(&file, &cfg)?;
     let plan = |tokens| {
         let options = EngineOptions {
             context: tokens,
             ..options.clone()
         };
         let request = options.plan_request(threads, cfg.context_length);
-        MemoryPlan::new(&file, &cfg, &request)
+        MemoryPlan::with_draft(&file, &cfg, &request, draft.as_ref().map(FoundDraft::parts))
     };
     let sessions = |tokens: usize| {
         let each = kv_bytes(&cfg, options.kv, tokens);

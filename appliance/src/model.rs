@@ -40,7 +40,7 @@ pub fn open_to_generate(
 pub fn draft_model(args: &DraftArgs, policy: &Policy, notes: Notes) -> anyhow::Result<DraftModel> {
     match (args.draft, &args.drafts) {
         (DraftArg::Off, Some(_)) => {
-            bail!("--drafts names a draft module, but drafts are --draft off")
+            bail!("--drafts names a draft module that --draft off would not use; leave one out")
         }
         (DraftArg::Off, None) => Ok(DraftModel::None),
         (_, Some(path)) => draft_file(path, policy, notes),

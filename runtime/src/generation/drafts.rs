@@ -246,10 +246,13 @@ impl Speculation {
             self.rest -= 1;
             most = 0;
         }
-        for i in 0..self.sources.len() {
-            if most > 0 && self.drafts.is_empty() {
-                self.last = i;
-                self.ask(session, id, most, others);
+        self.last = 0;
+        while most > 0 && self.drafts.is_empty() && self.last < self.sources.len() {
+            // One that fails is no longer there, and the next one stands in its place.
+            let sources = self.sources.len();
+            self.ask(session, id, most, others);
+            if self.drafts.is_empty() && self.sources.len() == sources {
+                self.last += 1;
             }
         }
         self.ids.clear();
@@ -300,6 +303,11 @@ impl Speculation {
             }
         }
         self.drafts.truncate(wanted);
+    }
+
+    /// The token that was due was read without drafts, with those of other texts.
+    pub fn passed(&mut self) {
+        self.counts.passes += 1;
     }
 
     /// What was expected could not be read: for a while, nothing is expected.

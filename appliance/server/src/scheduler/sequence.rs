@@ -209,6 +209,9 @@ impl Sequence {
 
     /// After the session has taken that token: as [`Self::advance`].
     pub fn stepped(&mut self, logits: &[f32], metrics: &Metrics) -> Option<Landmark> {
+        if let Some(drafts) = &mut self.drafts {
+            drafts.passed();
+        }
         self.advanced(self.tokens.len(), Some(logits), metrics)
     }
 
@@ -224,7 +227,7 @@ impl Sequence {
     pub fn verified(&mut self, logits: Logits, metrics: &Metrics) -> Option<Landmark> {
         let (session, mut drafts) = (self.session.as_mut()?, self.drafts.take()?);
         let logits = drafts.verified(session, logits);
-        let place = self.stepped(logits, metrics);
+        let place = self.advanced(self.tokens.len(), Some(logits), metrics);
         self.drafts = Some(drafts);
         place
     }
@@ -245,7 +248,7 @@ impl Sequence {
         let id = self.due()?;
         let (session, mut drafts) = (self.session.as_mut()?, self.drafts.take()?);
         let logits = drafts.foreseen(session, id);
-        let place = logits.map(|logits| self.stepped(logits, metrics));
+        let place = logits.map(|logits| self.advanced(self.tokens.len(), Some(logits), metrics));
         self.drafts = Some(drafts);
         place
     }

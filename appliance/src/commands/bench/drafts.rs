@@ -28,7 +28,9 @@ impl Drafts {
     pub fn new(args: &BenchArgs, engine: &Engine) -> anyhow::Result<Option<Self>> {
         let options = match args.drafts.draft {
             DraftArg::Off if args.made_up_drafts.is_empty() => return Ok(None),
-            DraftArg::Off => bail!("--made-up-drafts are drafts, but drafts are --draft off"),
+            DraftArg::Off => {
+                bail!("--made-up-drafts and --draft off exclude each other; leave one out")
+            }
             DraftArg::Auto => DraftOptions::default(),
             DraftArg::Most(most) => DraftOptions { most, paced: false },
         };
