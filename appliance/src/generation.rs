@@ -137,14 +137,14 @@ pub fn warn_of_drafts(drafts: Option<&Speculation>, notes: Notes) {
 }
 
 /// What drafts did: of the first, the second and so on of each pass, how many were read and
-/// how many came.
+/// how many were accepted.
 pub fn drafts_json(counts: &DraftCounts) -> serde_json::Value {
     let used = counts.drafts.iter().take_while(|&&n| n > 0).count();
     serde_json::json!({
         "passes": counts.passes,
         "passes_with_drafts": counts.batches,
         "drafts_read": counts.drafts[..used],
-        "drafts_that_came": counts.came[..used],
+        "drafts_accepted": counts.came[..used],
     })
 }
 
@@ -258,7 +258,7 @@ pub fn statistics(outcome: &Outcome, seed: u64, drafts: Option<&DraftCounts>) ->
         n => format!(" ({n} more reused)"),
     };
     let drafts = match drafts.map(DraftCounts::totals) {
-        Some([read, came]) if read > 0 => format!(", {came} of {read} drafts came"),
+        Some([read, came]) if read > 0 => format!(", {came} of {read} drafts accepted"),
         _ => String::new(),
     };
     format!(

@@ -102,7 +102,7 @@ impl Metrics {
                 IntCounterVec::new(
                     Opts::new(
                         "v4_drafts_total",
-                        "Drafts that were read, by their place: 1 for the first after a token",
+                        "Drafted tokens that were verified, by their place: 1 for the first after a token",
                     ),
                     &["place"],
                 )?,
@@ -112,7 +112,7 @@ impl Metrics {
                 IntCounterVec::new(
                     Opts::new(
                         "v4_drafts_accepted_total",
-                        "Drafts that came, by their place",
+                        "Drafted tokens that were accepted, by their place",
                     ),
                     &["place"],
                 )?,

@@ -127,9 +127,8 @@ impl FromStr for DraftArg {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Drafts")]
 pub struct DraftArgs {
-    /// Read ahead what the next tokens are expected to be, and drop what turns out wrong: auto
-    /// for as many tokens at once as make text come fastest, off, or at most N. It changes how
-    /// fast text comes, and never the text
+    /// Draft tokens and verify them together with the next one: auto drafts as many as make the
+    /// answer faster, N at most N, off none. Drafts change the speed of an answer, never its text
     #[arg(long, value_name = "auto|off|N", default_value = "auto")]
     pub draft: DraftArg,
     /// Draft module in another file: written by v4-convert --drafts only, llama.cpp or ds4

@@ -51,7 +51,8 @@ pub struct PlanArgs {
     /// Recipe for a checkpoint folder, as in v4-convert --recipe
     #[arg(long, value_name = "NAME", default_value = "native")]
     pub recipe: String,
-    /// Also count the model's draft module
+    /// Also count the model's draft module, which commands that generate text load unless
+    /// --draft off is given
     #[arg(long)]
     pub drafts: bool,
     /// Draft module in another file: written by v4-convert --drafts only, llama.cpp or ds4
@@ -419,7 +420,7 @@ impl Shown<'_> {
             "mapped; one row is read per token",
         )?;
         if let Some(unused) = self.unused {
-            let text = format!("{}; not loaded, --drafts counts it", described(unused));
+            let text = format!("{}; not counted, see --drafts", described(unused));
             row("draft module", unused.bytes_in(self.file), &text)?;
         }
         if let Some(group) = self.limits.group

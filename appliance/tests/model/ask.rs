@@ -235,3 +235,45 @@ fn reader_that_left_ends_generation_quietly() {
         .unwrap();
     assert_eq!(said, "");
 }
+
+#[test]
+fn drafts_change_no_text_and_are_counted() {
+    let answer = |temp: &str, draft: &[&str]| {
+        let args = [
+            "complete",
+            "MODEL",
+            "-p",
+            "fn main() {",
+            "-n",
+            "48",
+            "--seed",
+            "5",
+            "--json",
+            "--temp",
+            temp,
+        ];
+        json(&[&args[..], draft].concat())
+    };
+    for temp in ["0", "0.7"] {
+        let plain = answer(temp, &["--draft", "off"]);
+        assert_eq!(plain["drafts"], Value::Null);
+        for draft in [&[][..], &["--draft", "auto"], &["--draft", "3"]] {
+            let drafted = answer(temp, draft);
+            assert_eq!(drafted["ids"], plain["ids"], "{draft:?} at {temp}");
+            assert!(drafted["drafts"]["passes"].as_u64().unwrap() > 0);
+        }
+    }
+    // The likeliest text repeats itself.
+    let drafts = &answer("0", &["--draft", "15"])["drafts"];
+    for what in ["drafts_read", "drafts_accepted"] {
+        assert!(drafts[what][0].as_u64().unwrap() > 0, "{drafts}");
+    }
+    let off = ["MODEL", "-p", "a", "--draft", "off", "--drafts", "x.gguf"];
+    let output = run(scratch().path(), with_model(&off));
+    assert!(failure(&output).contains("leave one out"));
+    for wrong in ["0", "16", "many"] {
+        let args = ["MODEL", "-p", "a", "--draft", wrong];
+        let output = run(scratch().path(), with_model(&args));
+        assert!(stderr(&output).contains("from 1 to 15"));
+    }
+}

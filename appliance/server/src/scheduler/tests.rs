@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex};
 
 use serde_json::json;
@@ -214,6 +215,8 @@ struct Oracles {
     /// In percent.
     right: u64,
     begun: Mutex<u64>,
+    /// Drafts that were accepted.
+    accepted: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -221,6 +224,7 @@ struct Oracle {
     texts: Arc<Vec<Vec<u32>>>,
     right: u64,
     random: u64,
+    accepted: Arc<AtomicUsize>,
 }
 
 impl Drafting for Oracles {
@@ -231,6 +235,7 @@ impl Drafting for Oracles {
             texts: Arc::clone(&self.texts),
             right: self.right,
             random: *begun,
+            accepted: Arc::clone(&self.accepted),
         };
         let options = DraftOptions {
             most: 8,
@@ -272,6 +277,10 @@ impl DraftSource for Oracle {
         }
         Ok(())
     }
+
+    fn verified(&mut self, _: usize, came: usize) {
+        self.accepted.fetch_add(came, Relaxed);
+    }
 }
 
 #[test]
@@ -300,13 +309,18 @@ fn answers_are_the_same_whatever_drafts_say() {
     assert_eq!(run(8, count, None), expected, "together, without drafts");
     for right in [100, 70, 20] {
         for parallel in [1, 8] {
+            let accepted = Arc::<AtomicUsize>::default();
             let drafts = Oracles {
                 texts: Arc::clone(&texts),
                 right,
                 begun: Mutex::default(),
+                accepted: Arc::clone(&accepted),
             };
             let got = run(parallel, count, Some(Arc::new(drafts)));
             assert_eq!(got, expected, "{right} percent, {parallel} at once");
+            // Otherwise nothing was tested.
+            let accepted = accepted.load(Relaxed);
+            assert!(accepted > 10, "{right} percent: {accepted} drafts accepted");
         }
     }
     for paced in [false, true] {

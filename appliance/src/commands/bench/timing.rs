@@ -100,7 +100,7 @@ impl Timing {
         f64::midpoint(self.rates[(n - 1) / 2], self.rates[n / 2])
     }
 
-    /// What drafts did: tokens that a pass gave, and how many drafts came of those read, the
+    /// What drafts did: tokens that a pass gave, and how many drafts were accepted of those read, the
     /// first of each pass, the second and so on.
     pub fn drafts_line(&self) -> Option<String> {
         let counts = self.drafts.as_ref()?;
@@ -113,7 +113,7 @@ impl Timing {
         );
         let places = counts.drafts.iter().zip(&counts.came);
         for (i, (&read, &came)) in places.enumerate().filter(|(_, (read, _))| **read > 0) {
-            let word = if i == 0 { "; came" } else { "" };
+            let word = if i == 0 { "; accepted" } else { "" };
             let share = 100.0 * came as f64 / read as f64;
             line += &format!("{word} {share:.0}%");
         }
