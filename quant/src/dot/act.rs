@@ -26,6 +26,7 @@ pub struct ActQ8 {
     pub(super) sums: Vec<i16>,
     /// What is computed from these three, per row: see [`ActRow`].
     pub(super) halves: Vec<i8>,
+    pub(super) transposed: Vec<i8>,
     pub(super) offset: Vec<i32>,
     pub(super) scaled: Vec<f32>,
     pub(super) scaled_firsts: Vec<f32>,
@@ -34,6 +35,9 @@ pub struct ActQ8 {
 
 /// Blocks that [`ActRow::halves`] has side by side.
 pub(super) const QUAD: usize = 4;
+
+/// Values that [`ActRow::transposed`] has side by side: those of sixteen times sixteen.
+pub(super) const SQUARE: usize = 256;
 
 impl ActQ8 {
     /// An empty set of rows, to be filled by [`ActQ8::quantize_into`].
@@ -70,6 +74,10 @@ impl ActQ8 {
                 let padded = blocks.next_multiple_of(QUAD) * BLOCK;
                 &self.halves[i * padded..(i + 1) * padded]
             },
+            transposed: {
+                let padded = self.cols.next_multiple_of(SQUARE);
+                &self.transposed[i * padded..(i + 1) * padded]
+            },
             offset: &self.offset[i * blocks..(i + 1) * blocks],
             scaled: &self.scaled[i * blocks..(i + 1) * blocks],
             scaled_firsts: &self.scaled_firsts[i * blocks..(i + 1) * blocks],
@@ -90,6 +98,9 @@ pub struct ActRow<'a> {
     /// The values again, in groups of four blocks (the last one filled up with
     /// zeros): the first 16 values of each of the four, then the last 16 of each.
     pub(super) halves: &'a [i8],
+    /// The values again, in groups of 256 (the last one filled up with zeros): the first
+    /// four of each sixteen, then the next four of each, and so on.
+    pub(super) transposed: &'a [i8],
     /// `-128` times the sum of a block: makes up for weights stored as `w + 128`.
     pub(super) offset: &'a [i32],
     /// The sum of a block times its scale.

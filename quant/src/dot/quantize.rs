@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::act::{ActQ8, ActRow, ActRows, BLOCK, QUAD};
+use super::act::{ActQ8, ActRow, ActRows, BLOCK, QUAD, SQUARE};
 use super::kernels::Kernels;
 use crate::{GgmlType, QuantError};
 
@@ -12,6 +12,7 @@ struct Part<'a> {
     d: &'a mut [f32],
     sums: &'a mut [i16],
     halves: &'a mut [i8],
+    transposed: &'a mut [i8],
     offset: &'a mut [i32],
     scaled: &'a mut [f32],
     scaled_firsts: &'a mut [f32],
@@ -46,6 +47,28 @@ fn fill(kernels: &Kernels, x: &[f32], blocks: usize, part: Part<'_>) {
             let from = 2 * (QUAD * quad + block) + second;
             *half = q.get(from).copied().unwrap_or([0; 16]);
         }
+    }
+    let cols = blocks * BLOCK;
+    let rows = part.q.chunks(cols);
+    for (q, to) in rows.zip(part.transposed.chunks_mut(cols.next_multiple_of(SQUARE))) {
+        let to = to.as_chunks_mut::<SQUARE>().0;
+        for (q, to) in q.chunks(SQUARE).zip(to) {
+            transpose(q, to);
+        }
+    }
+}
+
+/// See [`ActRow::transposed`].
+fn transpose(q: &[i8], to: &mut [i8; SQUARE]) {
+    if let Some(q) = q.first_chunk::<SQUARE>() {
+        let to = to.as_chunks_mut::<4>().0;
+        for (i, word) in q.as_chunks::<4>().0.iter().enumerate() {
+            to[i % 4 * 16 + i / 4] = *word;
+        }
+    } else {
+        let mut whole = [0; SQUARE];
+        whole[..q.len()].copy_from_slice(q);
+        transpose(&whole, to);
     }
 }
 
@@ -108,6 +131,8 @@ impl ActQ8 {
         grow(&mut self.d, values / BLOCK);
         grow(&mut self.sums, values / 16);
         grow(&mut self.halves, rows * padded);
+        let square = cols.next_multiple_of(SQUARE);
+        grow(&mut self.transposed, rows * square);
         grow(&mut self.offset, values / BLOCK);
         grow(&mut self.scaled, values / BLOCK);
         grow(&mut self.scaled_firsts, values / BLOCK);
@@ -122,6 +147,7 @@ impl ActQ8 {
             self.d[..rows * blocks].par_chunks_mut(step * blocks),
             self.sums[..2 * rows * blocks].par_chunks_mut(2 * step * blocks),
             self.halves[..rows * padded].par_chunks_mut(step * padded),
+            self.transposed[..rows * square].par_chunks_mut(step * square),
             self.offset[..rows * blocks].par_chunks_mut(step * blocks),
             self.scaled[..rows * blocks].par_chunks_mut(step * blocks),
             self.scaled_firsts[..rows * blocks].par_chunks_mut(step * blocks),
@@ -129,12 +155,24 @@ impl ActQ8 {
         )
             .into_par_iter()
             .for_each(
-                |(x, q, d, sums, halves, offset, scaled, scaled_firsts, scaled_lasts)| {
+                |(
+                    x,
+                    q,
+                    d,
+                    sums,
+                    halves,
+                    transposed,
+                    offset,
+                    scaled,
+                    scaled_firsts,
+                    scaled_lasts,
+                )| {
                     let part = Part {
                         q,
                         d,
                         sums,
                         halves,
+                        transposed,
                         offset,
                         scaled,
                         scaled_firsts,

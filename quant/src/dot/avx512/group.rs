@@ -4,7 +4,6 @@ use std::arch::x86_64::*;
 
 use super::registers::{load_i8, load_ps, prefetch, sum16};
 use super::transpose::transpose;
-use crate::GgmlType;
 use crate::dot::act::ActRow;
 use crate::dot::avx2::Form;
 use crate::dot::scratch::Line;
@@ -21,40 +20,60 @@ pub(super) enum Minima {
     Halves(__m512, __m512),
 }
 
-/// A format, read in groups of sixteen blocks (`BYTES` bytes). Signed integers are given with
-/// 128 added.
-pub(super) trait Group<const BYTES: usize>: Form {
-    /// The type whose rows AVX2 takes apart faster where there are many activation rows.
-    const BY_AVX2: Option<GgmlType> = None;
-    /// Whether [`Group::dots`] reads the activations as [`ActRow::halves`] are.
-    const HALVES: bool = false;
-    /// The weights as bytes, two blocks in each vector.
-    ///
-    /// # Safety
-    /// The CPU must have the features of this module.
-    unsafe fn pairs(group: &[u8; BYTES]) -> [__m512i; 8];
+/// Where the activations of a group are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// In [`ActRow::q`].
+    Plain,
+    /// In [`ActRow::halves`].
+    Halves,
+    /// In [`ActRow::transposed`].
+    Transposed,
+}
+
+/// A format, read in groups of sixteen blocks (`BYTES` bytes) of a row that meets a few
+/// activation rows.
+pub(super) trait Group<const BYTES: usize> {
+    /// How [`Group::dots`] reads the activations.
+    const LAYOUT: Layout = Layout::Plain;
+    /// Whether [`Group::dots`] looks at their sums.
+    const SUMS: bool = false;
+    /// Whether the sums are those of weights with 128 added.
+    const SIGNED: bool = false;
+    /// Minima of a run.
+    const MINIMA: usize = 0;
 
     /// The sixteen blocks' sums of products with each row's 512 activations.
     ///
     /// # Safety
     /// The CPU must have the features of this module.
+    unsafe fn dots<const R: usize>(group: &[u8; BYTES], rows: &[Part<'_>; R]) -> [__m512i; R];
+
+    /// The blocks' scales.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this module.
+    unsafe fn scales(group: &[u8; BYTES]) -> __m512;
+
+    /// The blocks' minima.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this module.
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; BYTES], q: [&[i8; 512]; R]) -> [__m512i; R] {
-        // SAFETY: this function has the features.
-        let w = unsafe { Self::pairs(group) };
-        let mut pairs = [[_mm512_setzero_si512(); 8]; R];
-        for i in 0..8 {
-            for r in 0..R {
-                pairs[r][i] = _mm512_dpbusd_epi32(pairs[r][i], w[i], load_i8(q[r], 64 * i));
-            }
-        }
-        let mut dots = [_mm512_setzero_si512(); R];
-        for r in 0..R {
-            dots[r] = sums_of_pairs(&pairs[r]);
-        }
-        dots
+    unsafe fn minima(_: &[u8; BYTES]) -> Minima {
+        Minima::None
     }
+}
+
+/// A format whose rows these kernels take apart faster than AVX2 where there are many
+/// activation rows.
+pub(super) trait Apart<const BYTES: usize>: Group<BYTES> + Form {
+    /// The weights as bytes, two blocks in each vector.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this module.
+    unsafe fn pairs(group: &[u8; BYTES]) -> [__m512i; 8];
 
     /// The blocks of sixteen rows: line `k` of block `b` has values `4k..4k + 4` of
     /// each row.
@@ -83,28 +102,15 @@ pub(super) trait Group<const BYTES: usize>: Form {
             }
         }
     }
-
-    /// The blocks' scales.
-    ///
-    /// # Safety
-    /// The CPU must have the features of this module.
-    unsafe fn scales(group: &[u8; BYTES]) -> __m512;
-
-    /// The blocks' minima.
-    ///
-    /// # Safety
-    /// The CPU must have the features of this module.
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn minima(_: &[u8; BYTES]) -> Minima {
-        Minima::None
-    }
 }
 
 /// The activations of one row for one group.
 #[derive(Clone, Copy)]
-struct Part<'a> {
-    q: &'a [i8; 512],
+pub(super) struct Part<'a> {
+    /// In the format's [`Layout`].
+    pub q: &'a [i8; 512],
+    /// Those of sixteen values each.
+    pub sums: &'a [i16; 2 * GROUP],
     d: &'a [f32; GROUP],
     offset: &'a [i32; GROUP],
     scaled: &'a [f32; GROUP],
@@ -129,6 +135,11 @@ impl<'a> Part<'a> {
         };
         Self {
             q: &q.as_chunks().0[group],
+            sums: if F::SUMS {
+                &act.sums.as_chunks().0[group]
+            } else {
+                &[0; 2 * GROUP]
+            },
             d: &act.d.as_chunks().0[group],
             offset: if F::SIGNED {
                 &act.offset.as_chunks().0[group]
@@ -145,6 +156,7 @@ impl<'a> Part<'a> {
 /// The same, filled up with zeros.
 struct Padded {
     q: [i8; 512],
+    sums: [i16; 2 * GROUP],
     d: [f32; GROUP],
     offset: [i32; GROUP],
     scaled: [f32; GROUP],
@@ -163,6 +175,7 @@ impl Padded {
     fn new(q: &[i8], act: &ActRow<'_>, from: usize) -> Self {
         Self {
             q: pad(&q[from * 32..]),
+            sums: pad(&act.sums[2 * from..]),
             d: pad(&act.d[from..]),
             offset: pad(&act.offset[from..]),
             scaled: pad(&act.scaled[from..]),
@@ -174,6 +187,7 @@ impl Padded {
     fn part(&self) -> Part<'_> {
         Part {
             q: &self.q,
+            sums: &self.sums,
             d: &self.d,
             offset: &self.offset,
             scaled: &self.scaled,
@@ -195,7 +209,11 @@ pub(super) fn few_rows<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     // lack the features.
     let mut q = [acts[0].q; R];
     for r in 0..R {
-        q[r] = if F::HALVES { acts[r].halves } else { acts[r].q };
+        q[r] = match F::LAYOUT {
+            Layout::Plain => acts[r].q,
+            Layout::Halves => acts[r].halves,
+            Layout::Transposed => acts[r].transposed,
+        };
     }
     let mut acc = [_mm512_setzero_ps(); R];
     for (g, group) in groups.iter().enumerate() {
@@ -227,12 +245,9 @@ fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     parts: [Part<'_>; R],
     acc: &mut [__m512; R],
 ) {
-    let mut q = [parts[0].q; R];
-    for r in 1..R {
-        q[r] = parts[r].q;
-    }
     // SAFETY: this function has the features.
-    let (dots, scales, minima) = unsafe { (F::dots(group, q), F::scales(group), F::minima(group)) };
+    let (dots, scales, minima) =
+        unsafe { (F::dots(group, &parts), F::scales(group), F::minima(group)) };
     for r in 0..R {
         let mut n = dots[r];
         if F::SIGNED {
@@ -255,11 +270,30 @@ fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     }
 }
 
+/// The sixteen blocks' sums of products of weights, two blocks in each vector, with each
+/// row's activations.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn dots_of_pairs<const R: usize>(
+    w: &[__m512i; 8],
+    rows: &[Part<'_>; R],
+) -> [__m512i; R] {
+    let mut dots = [_mm512_setzero_si512(); R];
+    for r in 0..R {
+        let mut pairs = [_mm512_setzero_si512(); 8];
+        for i in 0..8 {
+            pairs[i] = _mm512_dpbusd_epi32(pairs[i], w[i], load_i8(rows[r].q, 64 * i));
+        }
+        dots[r] = sums_of_pairs(&pairs);
+    }
+    dots
+}
+
 /// The sums of pairs of blocks: vector `i` has eight lanes of block `2i` and then
 /// eight of block `2i + 1`.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn sums_of_pairs(v: &[__m512i; 8]) -> __m512i {
+fn sums_of_pairs(v: &[__m512i; 8]) -> __m512i {
     let (a, b) = (
         quarters([v[0], v[1], v[2], v[3]]),
         quarters([v[4], v[5], v[6], v[7]]),
@@ -280,7 +314,7 @@ pub(super) fn sums_of_pairs(v: &[__m512i; 8]) -> __m512i {
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn dots_of_halves<const R: usize>(
     w: &[[__m512i; 2]; 4],
-    q: [&[i8; 512]; R],
+    rows: &[Part<'_>; R],
 ) -> [__m512i; R] {
     // Four blocks in a vector, a quarter each.
     let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -288,8 +322,8 @@ pub(super) fn dots_of_halves<const R: usize>(
     for r in 0..R {
         let mut quads = [_mm512_setzero_si512(); 4];
         for i in 0..4 {
-            let first = _mm512_dpbusd_epi32(quads[i], w[i][0], load_i8(q[r], 128 * i));
-            quads[i] = _mm512_dpbusd_epi32(first, w[i][1], load_i8(q[r], 128 * i + 64));
+            let first = _mm512_dpbusd_epi32(quads[i], w[i][0], load_i8(rows[r].q, 128 * i));
+            quads[i] = _mm512_dpbusd_epi32(first, w[i][1], load_i8(rows[r].q, 128 * i + 64));
         }
         dots[r] = _mm512_permutexvar_epi32(order, quarters(quads));
     }

@@ -11,6 +11,7 @@
 mod float;
 mod group;
 mod index;
+mod iq2_xxs;
 mod lanes;
 mod panel;
 mod probe;
@@ -20,7 +21,7 @@ mod sums;
 mod superblock;
 mod transpose;
 
-use self::group::{Group, few_rows};
+use self::group::{Apart, Group, few_rows};
 use super::act::ActRows;
 use super::avx2::{self, Avx2};
 use super::kernels::{Isa, Kernels, MatmulI8};
@@ -113,36 +114,62 @@ static KERNELS: Kernels = Kernels {
 };
 
 fn int8(ty: GgmlType) -> Option<MatmulI8> {
+    macro_rules! few {
+        ($format:ty, $bytes:literal, $ty:ident) => {
+            |w, acts, out, scratch| {
+                let many = avx2::packed::<lanes::Vnni>(acts, blocks::<$bytes>(w, acts, &out));
+                if many && let Some(many) = (VNNI_KERNELS.int8)(GgmlType::$ty) {
+                    // AVX2 takes these rows apart faster.
+                    return many(w, acts, out, scratch);
+                }
+                // SAFETY: as in `int8`.
+                unsafe { few_rows_of::<$format, $bytes>(w, acts, out) }
+            }
+        };
+    }
     Some(match ty {
-        GgmlType::Q8_0 => int8!(matmul::<runs::Q8_0, 544>),
+        GgmlType::Q8_0 => few!(runs::Q8_0, 544, Q8_0),
         GgmlType::MXFP4 => int8!(matmul::<runs::Mxfp4, 272>),
         GgmlType::Q2_K => int8!(matmul::<superblock::Q2K, 168>),
-        GgmlType::Q4_K => int8!(matmul::<superblock::Q4K, 288>),
-        GgmlType::Q5_K => int8!(matmul::<superblock::Q5K, 352>),
-        GgmlType::IQ2_XXS => int8!(matmul::<superblock::Iq2Xxs, 132>),
+        GgmlType::Q3_K => few!(superblock::Q3K, 220, Q3_K),
+        GgmlType::Q4_K => few!(superblock::Q4K, 288, Q4_K),
+        GgmlType::Q5_K => few!(superblock::Q5K, 352, Q5_K),
+        GgmlType::Q6_K => few!(superblock::Q6K, 420, Q6_K),
+        GgmlType::IQ2_XXS => int8!(matmul::<iq2_xxs::Iq2Xxs, 132>),
         _ => return (VNNI_KERNELS.int8)(ty),
     })
 }
 
+/// Blocks of 32 values in a weight row, of which a group has `GROUP` bytes.
+fn blocks<const GROUP: usize>(w: &[u8], acts: &ActRows<'_>, out: &Results<'_>) -> usize {
+    shape(w, acts.len(), out).1 * group::GROUP / GROUP
+}
+
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn matmul<F: Group<GROUP>, const GROUP: usize>(
+fn matmul<F: Apart<GROUP>, const GROUP: usize>(
     w: &[u8],
     acts: &ActRows<'_>,
-    mut out: Results<'_>,
+    out: Results<'_>,
     scratch: &mut Scratch,
 ) {
-    let (_, bytes) = shape(w, acts.len(), &out);
-    let n = bytes * group::GROUP / GROUP;
+    let n = blocks::<GROUP>(w, acts, &out);
     if avx2::packed::<lanes::Vnni>(acts, n) {
-        if let Some(many) = F::BY_AVX2.and_then(VNNI_KERNELS.int8) {
-            return many(w, acts, out, scratch);
-        }
         let fill = |w: &[u8], bytes, order: &_, lines: &mut [_], floats: &mut [_]| {
             panel::fill::<F, GROUP>(w, bytes, order, lines, floats);
         };
         return avx2::matmul::<F, lanes::Vnni>(w, acts, n, out, scratch, fill);
     }
+    few_rows_of::<F, GROUP>(w, acts, out);
+}
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn few_rows_of<F: Group<GROUP>, const GROUP: usize>(
+    w: &[u8],
+    acts: &ActRows<'_>,
+    mut out: Results<'_>,
+) {
     // What the activations do not reach is ignored.
+    let n = blocks::<GROUP>(w, acts, &out);
     let reached = acts.rows.iter().fold(n, |n, act| n.min(act.d.len()));
     let bytes = reached * GROUP / group::GROUP;
     by_row::<FEW>(w, acts.len(), &mut out, |row, t, out| {

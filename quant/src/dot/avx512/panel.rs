@@ -3,10 +3,10 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{GROUP, Group, Minima, pad};
+use super::group::{Apart, GROUP, Minima, pad};
 use super::transpose::{transpose, transpose_words};
 use crate::dot::act::ActRow;
-use crate::dot::avx2::prefetch_next;
+use crate::dot::avx2::{Form, prefetch_next};
 use crate::dot::panel::{self, Order, WORDS};
 use crate::dot::scratch::{Line, Sixteen};
 
@@ -25,7 +25,7 @@ fn store(line: &mut Line, v: __m512i) {
 
 /// Takes up to sixteen rows apart.
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn fill<F: Group<BYTES>, const BYTES: usize>(
+pub(super) fn fill<F: Apart<BYTES>, const BYTES: usize>(
     w: &[u8],
     bytes: usize,
     order: &Order,
@@ -77,7 +77,8 @@ pub(super) fn fill<F: Group<BYTES>, const BYTES: usize>(
                 let block = g * GROUP + 4 * s;
                 for (i, v) in transpose(from, s).into_iter().enumerate() {
                     if block + i < n {
-                        let to = &mut floats[order.place(block + i) * (1 + F::MINIMA) + k];
+                        let to =
+                            &mut floats[order.place(block + i) * (1 + <F as Form>::MINIMA) + k];
                         // SAFETY: writes the 64 bytes of the sixteen.
                         unsafe { _mm512_store_ps(to.0.as_mut_ptr(), _mm512_castsi512_ps(v)) };
                     }
@@ -85,7 +86,7 @@ pub(super) fn fill<F: Group<BYTES>, const BYTES: usize>(
             }
         };
         to_rows(&scales, 0);
-        for k in 0..F::MINIMA {
+        for k in 0..<F as Form>::MINIMA {
             to_rows(&minima[k], 1 + k);
         }
     }

@@ -2,10 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{GROUP, Group, dots_of_halves};
+use super::group::{Apart, GROUP, Group, Layout, Part, dots_of_halves, dots_of_pairs};
 use super::registers::{load_64, load_ps};
 use super::transpose::transpose_words;
-use crate::GgmlType;
 use crate::dot::avx2::Form;
 use crate::dot::layout::MXFP4_SCALE;
 use crate::dot::scratch::Line;
@@ -16,16 +15,12 @@ pub(super) struct Q8_0;
 /// Bytes of a Q8_0 block.
 const Q8_0_BYTES: usize = 34;
 
-impl Form for Q8_0 {
-    const MAX: i16 = 128;
-}
-
 impl Group<544> for Q8_0 {
-    const BY_AVX2: Option<GgmlType> = Some(GgmlType::Q8_0);
+    const SIGNED: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn pairs(group: &[u8; 544]) -> [__m512i; 8] {
+    unsafe fn dots<const R: usize>(group: &[u8; 544], rows: &[Part<'_>; R]) -> [__m512i; R] {
         let mut pairs = [_mm512_setzero_si512(); 8];
         for (i, pair) in pairs.iter_mut().enumerate() {
             let at = 2 * Q8_0_BYTES * i + 2;
@@ -44,7 +39,7 @@ impl Group<544> for Q8_0 {
             let both = _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(a), 0xf0, b);
             *pair = _mm512_xor_si512(both, _mm512_set1_epi8(-128));
         }
-        pairs
+        dots_of_pairs(&pairs, rows)
     }
 
     #[inline]
@@ -135,8 +130,47 @@ impl Form for Mxfp4 {
 }
 
 impl Group<272> for Mxfp4 {
-    const HALVES: bool = true;
+    const LAYOUT: Layout = Layout::Halves;
+    const SIGNED: bool = true;
 
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    unsafe fn dots<const R: usize>(group: &[u8; 272], rows: &[Part<'_>; R]) -> [__m512i; R] {
+        let values = load_64(&MXFP4_VALUES, 0);
+        let mut w = [[_mm512_setzero_si512(); 2]; 4];
+        for (i, w) in w.iter_mut().enumerate() {
+            let codes = Self::quad(group, i);
+            w[0] = _mm512_permutexvar_epi8(codes, values);
+            w[1] = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(codes), values);
+        }
+        dots_of_halves(&w, rows)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    unsafe fn scales(group: &[u8; 272]) -> __m512 {
+        // The exponents of four blocks, one for each integer.
+        const ORDER: [u8; 64] = {
+            let mut order = [0; 64];
+            let mut i = 0;
+            while i < 16 {
+                order[4 * i] = (MXFP4_BYTES * (i % 4)) as u8;
+                i += 1;
+            }
+            order
+        };
+        let order = load_64(&ORDER, 0);
+        let mut e = _mm512_setzero_si512();
+        for i in 0..4 {
+            let lowest = 0x1111 << (16 * i);
+            let quad = load_64(group, 4 * MXFP4_BYTES * i);
+            e = _mm512_mask_permutexvar_epi8(e, lowest, order, quad);
+        }
+        Self::exponents(e)
+    }
+}
+
+impl Apart<272> for Mxfp4 {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn pairs(group: &[u8; 272]) -> [__m512i; 8] {
@@ -183,41 +217,5 @@ impl Group<272> for Mxfp4 {
                 }
             }
         }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 272], q: [&[i8; 512]; R]) -> [__m512i; R] {
-        let values = load_64(&MXFP4_VALUES, 0);
-        let mut w = [[_mm512_setzero_si512(); 2]; 4];
-        for (i, w) in w.iter_mut().enumerate() {
-            let codes = Self::quad(group, i);
-            w[0] = _mm512_permutexvar_epi8(codes, values);
-            w[1] = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(codes), values);
-        }
-        dots_of_halves(&w, q)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn scales(group: &[u8; 272]) -> __m512 {
-        // The exponents of four blocks, one for each integer.
-        const ORDER: [u8; 64] = {
-            let mut order = [0; 64];
-            let mut i = 0;
-            while i < 16 {
-                order[4 * i] = (MXFP4_BYTES * (i % 4)) as u8;
-                i += 1;
-            }
-            order
-        };
-        let order = load_64(&ORDER, 0);
-        let mut e = _mm512_setzero_si512();
-        for i in 0..4 {
-            let lowest = 0x1111 << (16 * i);
-            let quad = load_64(group, 4 * MXFP4_BYTES * i);
-            e = _mm512_mask_permutexvar_epi8(e, lowest, order, quad);
-        }
-        Self::exponents(e)
     }
 }

@@ -1,17 +1,22 @@
 //! Formats with blocks of 256 values that contain integer scales; two blocks form a group.
+//!
+//! In a product with few activation rows, a lane has the sum of sixteen values. Their codes
+//! are four words of the block, so with activations in [`Layout::Transposed`] no sum needs
+//! an addition across lanes. A lane's codes keep the place in their bytes that they have in
+//! the file, and what this multiplies the sum by is shifted out of it at the end.
 
 use std::arch::x86_64::*;
 
-use super::group::{Group, Minima, dots_of_halves, quarters};
+use super::group::{Apart, Group, Layout, Minima, Part};
 use super::registers::{load_64, load_i8};
-use crate::GgmlType;
 use crate::dot::avx2::Form;
 use crate::dot::layout::q4_k_scales;
-use crate::tables::IQ2_XXS_GRID;
 
 /// Both blocks of a group.
 #[inline(always)]
-fn blocks<const GROUP: usize, const BLOCK: usize>(group: &[u8; GROUP]) -> [&[u8; BLOCK]; 2] {
+pub(super) fn blocks<const GROUP: usize, const BLOCK: usize>(
+    group: &[u8; GROUP],
+) -> [&[u8; BLOCK]; 2] {
     let blocks = group.as_chunks::<BLOCK>().0;
     [&blocks[0], &blocks[1]]
 }
@@ -33,11 +38,14 @@ fn two_f16<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> (__m512,
     (of(0), of(1))
 }
 
-/// The f16 at byte `at` of both blocks, each in eight lanes; two bytes must follow.
+/// The f16 at byte `at` of both blocks, each in eight lanes.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn f16_of<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> __m512 {
-    two_f16(blocks, at).0
+pub(super) fn f16_of<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> __m512 {
+    let bits = |i: usize| u64::from(u16::from_le_bytes([blocks[i][at], blocks[i][at + 1]]));
+    let bits = bits(0) | bits(1) << 16;
+    let two = _mm_cvtph_ps(_mm_cvtsi64_si128(bits.cast_signed()));
+    _mm512_permutexvar_ps(halves_of(0, 1), _mm512_castps128_ps512(two))
 }
 
 /// Two integers, each in eight lanes.
@@ -80,6 +88,136 @@ fn shift_halves(v: __m512i, low: i64, high: i64) -> __m512i {
     _mm512_srlv_epi64(v, by)
 }
 
+/// The words of both blocks' sixteen bytes from `at` on.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn both_16<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> __m256i {
+    _mm256_set_m128i(load_16(blocks[1], at), load_16(blocks[0], at))
+}
+
+/// Where lane `l` of sixteen values finds its first word: `word[l]`. The next are the words
+/// that follow.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn words(word: [i32; 16], k: usize) -> __m512i {
+    // SAFETY: reads the 64 bytes of the array.
+    let first = unsafe { _mm512_loadu_si512(word.as_ptr().cast()) };
+    _mm512_add_epi32(first, _mm512_set1_epi32(k as i32))
+}
+
+/// `of(l)` for each of sixteen lanes.
+macro_rules! lanes {
+    (|$l:ident| $of:expr) => {
+        const {
+            let mut lanes = [0i32; 16];
+            let mut i = 0;
+            while i < 16 {
+                let $l = i as i32;
+                lanes[i] = $of;
+                i += 1;
+            }
+            lanes
+        }
+    };
+}
+
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn load_lanes(lanes: [i32; 16]) -> __m512i {
+    // SAFETY: reads the 64 bytes of the array.
+    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+}
+
+/// A byte four times.
+const fn each_byte(byte: i32) -> i32 {
+    byte * 0x0101_0101
+}
+
+/// A block's sixteen sums of each row: of products with vectors of codes, the words `k` of
+/// each sixteen in `codes[k]`.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn sums<const R: usize>(codes: [__m512i; 4], rows: &[Part<'_>; R], block: usize) -> [__m512i; R] {
+    let mut sums = [_mm512_setzero_si512(); R];
+    for k in 0..4 {
+        for r in 0..R {
+            let q = load_i8(rows[r].q, 256 * block + 64 * k);
+            sums[r] = _mm512_dpbusd_epi32(sums[r], codes[k], q);
+        }
+    }
+    sums
+}
+
+/// The sums of two blocks as 16 bits each, in their order.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn as_words(a: __m512i, b: __m512i) -> __m512i {
+    let order = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    _mm512_permutexvar_epi32(order, _mm512_packs_epi32(a, b))
+}
+
+/// The sums of neighbours: of the first vector, then of the second.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn of_neighbours(a: __m512i, b: __m512i) -> __m512i {
+    let even = load_lanes(lanes!(|l| 2 * l));
+    let odd = load_lanes(lanes!(|l| 2 * l + 1));
+    _mm512_add_epi32(
+        _mm512_permutex2var_epi32(a, even, b),
+        _mm512_permutex2var_epi32(a, odd, b),
+    )
+}
+
+/// Two bits of each value, as Q2_K, Q3_K and Q6_K have them in 64 bytes: lane `l` has those
+/// of its sixteen times `4^(l / 2 % 4)`.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn two_bits(packed: __m512i) -> [__m512i; 4] {
+    let mask = load_lanes(lanes!(|l| each_byte(3 << (l / 2 % 4 * 2))));
+    let mut codes = [_mm512_setzero_si512(); 4];
+    for k in 0..4 {
+        let from = words(lanes!(|l| l / 8 * 8 + l % 2 * 4), k);
+        codes[k] = _mm512_and_si512(_mm512_permutexvar_epi32(from, packed), mask);
+    }
+    codes
+}
+
+/// What [`two_bits`] multiplies by, in bits.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn two_bits_shift() -> __m512i {
+    load_lanes(lanes!(|l| l / 2 % 4 * 2))
+}
+
+/// A bit of each value, as Q3_K and Q5_K have them in 32 bytes, which `packed` has twice:
+/// lane `l` has those of its sixteen times `2^(l / 2)`.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn one_bit(packed: __m512i) -> [__m512i; 4] {
+    let mask = load_lanes(lanes!(|l| each_byte(1 << (l / 2))));
+    let mut codes = [_mm512_setzero_si512(); 4];
+    for k in 0..4 {
+        let from = words(lanes!(|l| l % 2 * 4), k);
+        codes[k] = _mm512_and_si512(_mm512_permutexvar_epi32(from, packed), mask);
+    }
+    codes
+}
+
+/// Four bits of each value of Q4_K and Q5_K in 128 bytes: lane `l` has those of its sixteen
+/// times `16^(l / 2 % 2)`.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn four_bits<const BLOCK: usize>(block: &[u8; BLOCK], at: usize) -> [__m512i; 4] {
+    let mask = load_lanes(lanes!(|l| each_byte(15 << (l / 2 % 2 * 4))));
+    let (a, b) = (load_64(block, at), load_64(block, at + 64));
+    let mut codes = [_mm512_setzero_si512(); 4];
+    for k in 0..4 {
+        let from = words(lanes!(|l| l / 4 * 8 + l % 2 * 4), k);
+        codes[k] = _mm512_and_si512(_mm512_permutex2var_epi32(a, from, b), mask);
+    }
+    codes
+}
+
 pub(super) struct Q2K;
 
 impl Form for Q2K {
@@ -88,9 +226,58 @@ impl Form for Q2K {
     const MINIMA: usize = 2;
 }
 
-impl Group<168> for Q2K {
-    const HALVES: bool = true;
+/// The scales of a group and, in the upper half of each byte, its minima: two for each run.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn q2_k_bytes(group: &[u8; 168]) -> __m512i {
+    _mm512_cvtepu8_epi16(both_16(blocks::<168, 84>(group), 0))
+}
 
+impl Group<168> for Q2K {
+    const LAYOUT: Layout = Layout::Transposed;
+    const MINIMA: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    unsafe fn dots<const R: usize>(group: &[u8; 168], rows: &[Part<'_>; R]) -> [__m512i; R] {
+        let [a, b] = blocks::<168, 84>(group);
+        let a = sums(two_bits(load_64(a, 16)), rows, 0);
+        let b = sums(two_bits(load_64(b, 16)), rows, 1);
+        let scales = _mm512_and_si512(q2_k_bytes(group), _mm512_set1_epi16(15));
+        let shift = two_bits_shift();
+        let mut dots = [_mm512_setzero_si512(); R];
+        for r in 0..R {
+            // Sums of sixteen products are below 2^13.
+            let words = as_words(
+                _mm512_srav_epi32(a[r], shift),
+                _mm512_srav_epi32(b[r], shift),
+            );
+            dots[r] = _mm512_madd_epi16(words, scales);
+        }
+        dots
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    unsafe fn scales(group: &[u8; 168]) -> __m512 {
+        two_f16(blocks::<168, 84>(group), 80).0
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    unsafe fn minima(group: &[u8; 168]) -> Minima {
+        let bytes = q2_k_bytes(group);
+        let firsts = _mm512_and_si512(_mm512_srli_epi32::<4>(bytes), _mm512_set1_epi32(15));
+        let lasts = _mm512_srli_epi32::<20>(bytes);
+        let d = two_f16(blocks::<168, 84>(group), 80).1;
+        Minima::Halves(
+            _mm512_mul_ps(d, _mm512_cvtepi32_ps(firsts)),
+            _mm512_mul_ps(d, _mm512_cvtepi32_ps(lasts)),
+        )
+    }
+}
+
+impl Apart<168> for Q2K {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn pairs(group: &[u8; 168]) -> [__m512i; 8] {
@@ -123,69 +310,78 @@ impl Group<168> for Q2K {
         }
         pairs
     }
+}
+
+pub(super) struct Q3K;
+
+/// The sixteen scales of both blocks, 32 taken from each.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn q3_k_scales(blocks: [&[u8; 110]; 2]) -> __m512i {
+    // The twelve bytes of a block end four bytes into these sixteen.
+    let bytes = both_16(blocks, 92);
+    let twice = |v: [i8; 16]| {
+        // SAFETY: reads the sixteen bytes of the array.
+        _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(v.as_ptr().cast()) })
+    };
+    let low = _mm256_shuffle_epi8(
+        bytes,
+        twice([4, 5, 6, 7, 8, 9, 10, 11, 4, 5, 6, 7, 8, 9, 10, 11]),
+    );
+    let low = _mm256_srlv_epi64(low, _mm256_setr_epi64x(0, 4, 0, 4));
+    let low = _mm256_and_si256(low, _mm256_set1_epi8(15));
+    // Two bits of scale `i` are at bit `2 * (i / 4)` of byte `i % 4`.
+    let high = _mm256_shuffle_epi32::<0xff>(bytes);
+    let high = _mm256_rolv_epi32(high, _mm256_setr_epi32(4, 2, 0, 30, 4, 2, 0, 30));
+    let high = _mm256_and_si256(high, _mm256_set1_epi8(48));
+    let scales = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
+    _mm512_cvtepi8_epi16(scales)
+}
+
+impl Group<220> for Q3K {
+    const LAYOUT: Layout = Layout::Transposed;
+    const SUMS: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 168], q: [&[i8; 512]; R]) -> [__m512i; R] {
-        // A vector has the first halves, or the last, of four runs: two bits each of
-        // the same sixteen bytes.
-        let blocks = blocks::<168, 84>(group);
-        let shifts = _mm512_setr_epi64(0, 0, 2, 2, 4, 4, 6, 6);
-        let mut codes = [[_mm512_setzero_si512(); 2]; 4];
-        for (i, codes) in codes.iter_mut().enumerate() {
-            for (half, codes) in codes.iter_mut().enumerate() {
-                let bytes = load_16(blocks[i / 2], 16 + 32 * (i % 2) + 16 * half);
-                let bits = _mm512_srlv_epi64(_mm512_broadcast_i32x4(bytes), shifts);
-                *codes = _mm512_and_si512(bits, _mm512_set1_epi8(3));
+    unsafe fn dots<const R: usize>(group: &[u8; 220], rows: &[Part<'_>; R]) -> [__m512i; R] {
+        let blocks = blocks::<220, 110>(group);
+        let mut of_blocks = [[_mm512_setzero_si512(); 2]; R];
+        let run = load_lanes(lanes!(|l| l / 2));
+        for b in 0..2 {
+            let low = sums(two_bits(load_64(blocks[b], 32)), rows, b);
+            let high = sums(one_bit(twice(blocks[b], 0)), rows, b);
+            for r in 0..R {
+                let low = _mm512_srav_epi32(low[r], two_bits_shift());
+                let high = _mm512_srav_epi32(_mm512_slli_epi32::<2>(high[r]), run);
+                of_blocks[r][b] = _mm512_add_epi32(low, high);
             }
         }
-        // Both scales of a run side by side.
-        let both = _mm256_set_m128i(load_16(blocks[1], 0), load_16(blocks[0], 0));
-        let scales = _mm512_cvtepu8_epi16(_mm256_and_si256(both, _mm256_set1_epi8(15)));
-
-        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let scales = q3_k_scales(blocks);
         let mut dots = [_mm512_setzero_si512(); R];
         for r in 0..R {
-            let mut sums = [[_mm512_setzero_si512(); 4]; 2];
-            for i in 0..4 {
-                for half in 0..2 {
-                    let x = load_i8(q[r], 128 * i + 64 * half);
-                    sums[half][i] = _mm512_dpbusd_epi32(sums[half][i], codes[i][half], x);
-                }
-            }
-            // Sums of sixteen products are below 2^13.
-            let [firsts, lasts] = [quarters(sums[0]), quarters(sums[1])];
-            let lasts = _mm512_slli_epi32::<16>(lasts);
-            let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, firsts, lasts);
-            dots[r] = _mm512_madd_epi16(_mm512_permutexvar_epi32(order, words), scales);
+            // Sums of sixteen products with less than 8 are below 2^14; without the 4 that
+            // each weight has too much, they are again.
+            let [a, b] = of_blocks[r];
+            let offset = _mm512_slli_epi16::<2>(load_sums(rows[r].sums));
+            let words = _mm512_sub_epi16(as_words(a, b), offset);
+            dots[r] = _mm512_madd_epi16(words, scales);
         }
         dots
     }
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn scales(group: &[u8; 168]) -> __m512 {
-        f16_of(blocks::<168, 84>(group), 80)
+    unsafe fn scales(group: &[u8; 220]) -> __m512 {
+        f16_of(blocks::<220, 110>(group), 108)
     }
+}
 
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn minima(group: &[u8; 168]) -> Minima {
-        let blocks = blocks::<168, 84>(group);
-        // Minima of first and last halves take turns.
-        let order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-        let nibbles = |block: &[u8; 84]| {
-            let high = _mm_srli_epi16::<4>(load_16(block, 0));
-            let high = _mm_and_si128(high, _mm_set1_epi8(15));
-            _mm_shuffle_epi8(high, order)
-        };
-        let (a, b) = (nibbles(blocks[0]), nibbles(blocks[1]));
-        let d = two_f16(blocks, 80).1;
-        Minima::Halves(
-            _mm512_mul_ps(d, floats(_mm_unpacklo_epi64(a, b))),
-            _mm512_mul_ps(d, floats(_mm_unpackhi_epi64(a, b))),
-        )
-    }
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn load_sums(sums: &[i16; 32]) -> __m512i {
+    // SAFETY: reads the 64 bytes of the array.
+    unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) }
 }
 
 /// Scales and minima of two Q4_K or Q5_K blocks.
@@ -204,24 +400,22 @@ fn q4_k_head<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2]) -> (__m512, __m512) 
 
 pub(super) struct Q4K;
 
-impl Form for Q4K {
-    const MAX: i16 = 15;
-    const MINIMA: usize = 1;
-}
-
 impl Group<288> for Q4K {
-    const BY_AVX2: Option<GgmlType> = Some(GgmlType::Q4_K);
+    const LAYOUT: Layout = Layout::Transposed;
+    const MINIMA: usize = 1;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn pairs(group: &[u8; 288]) -> [__m512i; 8] {
-        let mut pairs = [_mm512_setzero_si512(); 8];
-        for (i, pair) in pairs.iter_mut().enumerate() {
-            let block = blocks::<288, 144>(group)[i / 4];
-            let nibbles = shift_halves(twice(block, 16 + 32 * (i % 4)), 0, 4);
-            *pair = _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
+    unsafe fn dots<const R: usize>(group: &[u8; 288], rows: &[Part<'_>; R]) -> [__m512i; R] {
+        let [a, b] = blocks::<288, 144>(group);
+        let a = sums(four_bits(a, 16), rows, 0);
+        let b = sums(four_bits(b, 16), rows, 1);
+        let mut dots = [_mm512_setzero_si512(); R];
+        for r in 0..R {
+            dots[r] =
+                _mm512_srav_epi32(of_neighbours(a[r], b[r]), load_lanes(lanes!(|l| l % 2 * 4)));
         }
-        pairs
+        dots
     }
 
     #[inline]
@@ -239,30 +433,31 @@ impl Group<288> for Q4K {
 
 pub(super) struct Q5K;
 
-impl Form for Q5K {
-    const MAX: i16 = 31;
-    const MINIMA: usize = 1;
-}
-
 impl Group<352> for Q5K {
-    const BY_AVX2: Option<GgmlType> = Some(GgmlType::Q5_K);
+    const LAYOUT: Layout = Layout::Transposed;
+    const MINIMA: usize = 1;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn pairs(group: &[u8; 352]) -> [__m512i; 8] {
-        let mut pairs = [_mm512_setzero_si512(); 8];
-        for (i, pair) in pairs.iter_mut().enumerate() {
-            let block = blocks::<352, 176>(group)[i / 4];
-            let i = i % 4;
-            let nibbles = shift_halves(twice(block, 48 + 32 * i), 0, 4);
-            let nibbles = _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
-            // Bit `run` of a byte is the fifth of that run's value.
-            let run = 2 * i as i64;
-            let bits = shift_halves(twice(block, 16), run, run + 1);
-            let fifth = _mm512_test_epi8_mask(bits, _mm512_set1_epi8(1));
-            *pair = _mm512_mask_add_epi8(nibbles, fifth, nibbles, _mm512_set1_epi8(16));
+    unsafe fn dots<const R: usize>(group: &[u8; 352], rows: &[Part<'_>; R]) -> [__m512i; R] {
+        let [a, b] = blocks::<352, 176>(group);
+        let low = [
+            sums(four_bits(a, 48), rows, 0),
+            sums(four_bits(b, 48), rows, 1),
+        ];
+        let high = [
+            sums(one_bit(twice(a, 16)), rows, 0),
+            sums(one_bit(twice(b, 16)), rows, 1),
+        ];
+        let mut dots = [_mm512_setzero_si512(); R];
+        for r in 0..R {
+            let low = of_neighbours(low[0][r], low[1][r]);
+            let low = _mm512_srav_epi32(low, load_lanes(lanes!(|l| l % 2 * 4)));
+            let high = _mm512_slli_epi32::<4>(of_neighbours(high[0][r], high[1][r]));
+            let high = _mm512_srav_epi32(high, load_lanes(lanes!(|l| l % 8)));
+            dots[r] = _mm512_add_epi32(low, high);
         }
-        pairs
+        dots
     }
 
     #[inline]
@@ -278,181 +473,54 @@ impl Group<352> for Q5K {
     }
 }
 
-pub(super) struct Iq2Xxs;
+pub(super) struct Q6K;
 
-/// The magnitudes that the grid of IQ2_XXS is made of.
-const GRID_STEPS: [u8; 3] = [8, 25, 43];
+impl Group<420> for Q6K {
+    const LAYOUT: Layout = Layout::Transposed;
+    const SUMS: bool = true;
 
-/// Where the grid has its second magnitude, and where its third: a bit for each of
-/// an entry's eight values.
-static GRID_PLANES: [[u8; 256]; 2] = {
-    let mut planes = [[0; 256]; 2];
-    let mut i = 0;
-    while i < 2048 {
-        let (entry, k) = (i / 8, i % 8);
-        let mut step = 0;
-        while GRID_STEPS[step] != IQ2_XXS_GRID[entry][k] {
-            step += 1;
-        }
-        if step > 0 {
-            planes[step - 1][entry] |= 1 << k;
-        }
-        i += 1;
-    }
-    planes
-};
-
-/// The matrix that `gf2p8affineqb` needs to add up, without carry, the columns of
-/// the bits that are set.
-const fn affine(columns: [u8; 8]) -> i64 {
-    let mut rows = [0u8; 8];
-    let mut i = 0;
-    while i < 64 {
-        let (bit, column) = (i / 8, i % 8);
-        rows[7 - bit] |= (columns[column] >> bit & 1) << column;
-        i += 1;
-    }
-    i64::from_le_bytes(rows)
-}
-
-/// Eight signs of seven bits: the eighth makes their number even.
-const EIGHT_SIGNS: i64 = affine([0x81, 0x82, 0x84, 0x88, 0x90, 0xa0, 0xc0, 0]);
-
-/// The byte `w + 128` of the lowest magnitude; what the others change in it; and
-/// what a sign does, to the lowest magnitude and beyond that to the others.
-const LOWEST: i32 = 128 + GRID_STEPS[0] as i32;
-const SECOND: u8 = GRID_STEPS[0] ^ GRID_STEPS[1];
-const THIRD: u8 = GRID_STEPS[0] ^ GRID_STEPS[2];
-const SIGN: u8 = GRID_STEPS[0] ^ GRID_STEPS[0].wrapping_neg();
-const SIGN_OF_OTHERS: u8 = SIGN ^ GRID_STEPS[1] ^ GRID_STEPS[1].wrapping_neg();
-const _: () = assert!(SIGN ^ SIGN_OF_OTHERS == GRID_STEPS[2] ^ GRID_STEPS[2].wrapping_neg());
-
-/// Bits of a value, from the highest on: second magnitude, third, negative, and
-/// negative and not the first magnitude. Those of one value, then of another.
-const FIRST_VALUE: i64 = affine([0, 0, 0, 0, SIGN_OF_OTHERS, SIGN, THIRD, SECOND]);
-const OTHER_VALUE: i64 = affine([SIGN_OF_OTHERS, SIGN, THIRD, SECOND, 0, 0, 0, 0]);
-
-/// Byte `k` is bit `k`, in each 64 bits: it turns the rows of an 8 by 8 matrix of
-/// bits to columns, the first to the highest bit.
-const EACH_BIT: i64 = i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]);
-
-/// Where the signs of two tails begin.
-const SIGN_FIELDS: [u8; 64] = {
-    let mut fields = [0; 64];
-    let mut i = 0;
-    while i < 64 {
-        fields[i] = (i % 8 / 4 * 32 + i % 4 * 7) as u8;
-        i += 1;
-    }
-    fields
-};
-
-impl Iq2Xxs {
-    /// The weights in the order of [`ActRow::halves`](crate::dot::ActRow): of four
-    /// blocks the first halves, then the last.
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    fn halves(group: &[u8; 132]) -> [[__m512i; 2]; 4] {
-        // Gathers are slow, so the grid is looked up in registers, a bit of each value
-        // at a time. In what follows 128 bits have the indices of blocks k, 4 + k,
-        // 8 + k and 12 + k, four of each.
-        let blocks = blocks::<132, 66>(group);
-        let (a, b) = (load_64(blocks[0], 2), load_64(blocks[1], 2));
-        let even = _mm512_setr_epi32(0, 8, 16, 24, 2, 10, 18, 26, 4, 12, 20, 28, 6, 14, 22, 30);
-        let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-        let index = _mm512_permutex2var_epi32(a, even, b);
-        let tails = _mm512_permutex2var_epi32(a, odd, b);
-
-        let upper = _mm512_movepi8_mask(index);
-        let mut planes = [_mm512_setzero_si512(); 2];
-        for (plane, table) in planes.iter_mut().zip(&GRID_PLANES) {
-            let part = |q: usize| load_64(table, 64 * q);
-            let low = _mm512_permutex2var_epi8(part(0), index, part(1));
-            let high = _mm512_permutex2var_epi8(part(2), index, part(3));
-            *plane = _mm512_mask_blend_epi8(upper, low, high);
-        }
-        let [second, third] = planes;
-        let signs = _mm512_multishift_epi64_epi8(load_64(&SIGN_FIELDS, 0), tails);
-        let signs = _mm512_gf2p8affine_epi64_epi8::<0>(signs, _mm512_set1_epi64(EIGHT_SIGNS));
-        let others = _mm512_and_si512(signs, _mm512_or_si512(second, third));
-
-        // The four bits of a value side by side, then those of two indices that are
-        // eight apart.
-        let steps = [
-            _mm512_unpacklo_epi8(second, third),
-            _mm512_unpackhi_epi8(second, third),
-        ];
-        let signs = [
-            _mm512_unpacklo_epi8(signs, others),
-            _mm512_unpackhi_epi8(signs, others),
-        ];
-        let low = [
-            _mm512_unpacklo_epi16(steps[0], signs[0]),
-            _mm512_unpackhi_epi16(steps[0], signs[0]),
-        ];
-        let high = [
-            _mm512_unpacklo_epi16(steps[1], signs[1]),
-            _mm512_unpackhi_epi16(steps[1], signs[1]),
-        ];
-        let each = _mm512_set1_epi64(EACH_BIT);
-        let (one, other) = (
-            _mm512_set1_epi64(FIRST_VALUE),
-            _mm512_set1_epi64(OTHER_VALUE),
+    unsafe fn dots<const R: usize>(group: &[u8; 420], rows: &[Part<'_>; R]) -> [__m512i; R] {
+        let blocks = blocks::<420, 210>(group);
+        let mask = load_lanes(lanes!(|l| each_byte(15 << (l / 4 % 2 * 4))));
+        let shift = load_lanes(lanes!(|l| l / 4 % 2 * 4));
+        let (mut lows, mut highs) = (
+            [[_mm512_setzero_si512(); 2]; R],
+            [[_mm512_setzero_si512(); 2]; R],
         );
-        let mut w = [[_mm512_setzero_si512(); 2]; 4];
-        for i in 0..2 {
-            let rows = [
-                _mm512_unpacklo_epi32(low[i], high[i]),
-                _mm512_unpackhi_epi32(low[i], high[i]),
-            ];
-            for half in 0..2 {
-                let bits = _mm512_gf2p8affine_epi64_epi8::<0>(each, rows[half]);
-                w[i][half] = _mm512_gf2p8affine_epi64_epi8::<LOWEST>(bits, one);
-                w[2 + i][half] = _mm512_gf2p8affine_epi64_epi8::<LOWEST>(bits, other);
+        for b in 0..2 {
+            let (first, last) = (load_64(blocks[b], 0), load_64(blocks[b], 64));
+            let mut codes = [_mm512_setzero_si512(); 4];
+            for k in 0..4 {
+                let from = words(lanes!(|l| l / 8 * 16 + l / 2 % 2 * 8 + l % 2 * 4), k);
+                let nibbles = _mm512_permutex2var_epi32(first, from, last);
+                codes[k] = _mm512_and_si512(nibbles, mask);
+            }
+            let low = sums(codes, rows, b);
+            let high = sums(two_bits(load_64(blocks[b], 128)), rows, b);
+            for r in 0..R {
+                lows[r][b] = _mm512_srav_epi32(low[r], shift);
+                highs[r][b] = _mm512_srav_epi32(high[r], two_bits_shift());
             }
         }
-        w
-    }
-}
-
-impl Form for Iq2Xxs {
-    const MAX: i16 = 128;
-}
-
-impl Group<132> for Iq2Xxs {
-    const HALVES: bool = true;
-
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn pairs(group: &[u8; 132]) -> [__m512i; 8] {
-        let order = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-        let next = _mm512_add_epi64(order, _mm512_set1_epi64(4));
-        let mut pairs = [_mm512_setzero_si512(); 8];
-        for (i, [first, last]) in Self::halves(group).into_iter().enumerate() {
-            pairs[2 * i] = _mm512_permutex2var_epi64(first, order, last);
-            pairs[2 * i + 1] = _mm512_permutex2var_epi64(first, next, last);
+        let scales = _mm512_cvtepi8_epi16(both_16(blocks, 192));
+        let mut dots = [_mm512_setzero_si512(); R];
+        for r in 0..R {
+            // Sums of sixteen products with less than 16 are below 2^15. A weight is 16
+            // times its two bits less 2, and these sums are below 2^13.
+            let low = as_words(lows[r][0], lows[r][1]);
+            let offset = _mm512_slli_epi16::<1>(load_sums(rows[r].sums));
+            let high = _mm512_sub_epi16(as_words(highs[r][0], highs[r][1]), offset);
+            let high = _mm512_slli_epi32::<4>(_mm512_madd_epi16(high, scales));
+            dots[r] = _mm512_add_epi32(_mm512_madd_epi16(low, scales), high);
         }
-        pairs
+        dots
     }
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 132], q: [&[i8; 512]; R]) -> [__m512i; R] {
-        dots_of_halves(&Self::halves(group), q)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn scales(group: &[u8; 132]) -> __m512 {
-        let blocks = blocks::<132, 66>(group);
-        // The top four bits of each run.
-        let (a, b) = (load_64(blocks[0], 2), load_64(blocks[1], 2));
-        let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-        let tails = _mm512_permutex2var_epi32(a, odd, b);
-        // Twice the four bits and one: five bits of which the last is set.
-        let one = _mm512_set1_epi32(1);
-        let scales = _mm512_or_si512(_mm512_srli_epi32::<27>(tails), one);
-        let d = _mm512_mul_ps(f16_of(blocks, 0), _mm512_set1_ps(0.125));
-        _mm512_mul_ps(d, _mm512_cvtepi32_ps(scales))
+    unsafe fn scales(group: &[u8; 420]) -> __m512 {
+        f16_of(blocks::<420, 210>(group), 208)
     }
 }
