@@ -169,9 +169,10 @@ impl<'a> Bench<'a> {
                 rates.push(part.len() as f64 / one.elapsed().as_secs_f64() / 1e9);
             }
         }
-        // The median of short parts, so that other programs do little.
+        // A rate that one of ten short parts reaches: what else runs on the machine, and on its
+        // host, does little to it.
         rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
+        rates[rates.len() * 9 / 10]
     }
 }
 

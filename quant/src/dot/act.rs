@@ -1,5 +1,7 @@
 //! Activations quantised to int8.
 
+use super::aligned::Aligned;
+
 /// Values that share one scale.
 pub(super) const BLOCK: usize = 32;
 
@@ -21,16 +23,16 @@ pub(super) const TINY: f32 = f32::from_bits((127 - 100) << 23);
 pub struct ActQ8 {
     pub(super) rows: usize,
     pub(super) cols: usize,
-    pub(super) q: Vec<i8>,
-    pub(super) d: Vec<f32>,
-    pub(super) sums: Vec<i16>,
+    pub(super) q: Aligned<i8>,
+    pub(super) d: Aligned<f32>,
+    pub(super) sums: Aligned<i16>,
     /// What is computed from these three, per row: see [`ActRow`].
-    pub(super) halves: Vec<i8>,
-    pub(super) transposed: Vec<i8>,
-    pub(super) offset: Vec<i32>,
-    pub(super) scaled: Vec<f32>,
-    pub(super) scaled_firsts: Vec<f32>,
-    pub(super) scaled_lasts: Vec<f32>,
+    pub(super) halves: Aligned<i8>,
+    pub(super) transposed: Aligned<i8>,
+    pub(super) offset: Aligned<i32>,
+    pub(super) scaled: Aligned<f32>,
+    pub(super) scaled_firsts: Aligned<f32>,
+    pub(super) scaled_lasts: Aligned<f32>,
 }
 
 /// Blocks that [`ActRow::halves`] has side by side.

@@ -45,6 +45,7 @@
 //! registers, whichever suits the number of activation rows.
 
 mod act;
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

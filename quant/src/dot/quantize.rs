@@ -72,13 +72,6 @@ fn transpose(q: &[i8], to: &mut [i8; SQUARE]) {
     }
 }
 
-/// Gives a buffer at least that length: what is beyond is not looked at.
-fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, T::default());
-    }
-}
-
 impl ActQ8 {
     /// Quantises `rows` rows of `cols` values each, row after row in `x`.
     ///
@@ -127,16 +120,16 @@ impl ActQ8 {
         self.cols = cols;
         let blocks = cols / BLOCK;
         let padded = blocks.next_multiple_of(QUAD) * BLOCK;
-        grow(&mut self.q, values);
-        grow(&mut self.d, values / BLOCK);
-        grow(&mut self.sums, values / 16);
-        grow(&mut self.halves, rows * padded);
+        self.q.grow(values);
+        self.d.grow(values / BLOCK);
+        self.sums.grow(values / 16);
+        self.halves.grow(rows * padded);
         let square = cols.next_multiple_of(SQUARE);
-        grow(&mut self.transposed, rows * square);
-        grow(&mut self.offset, values / BLOCK);
-        grow(&mut self.scaled, values / BLOCK);
-        grow(&mut self.scaled_firsts, values / BLOCK);
-        grow(&mut self.scaled_lasts, values / BLOCK);
+        self.transposed.grow(rows * square);
+        self.offset.grow(values / BLOCK);
+        self.scaled.grow(values / BLOCK);
+        self.scaled_firsts.grow(values / BLOCK);
+        self.scaled_lasts.grow(values / BLOCK);
         if values == 0 {
             return Ok(());
         }
@@ -190,7 +183,10 @@ impl<'a> ActRows<'a> {
     #[must_use]
     pub fn new(kernels: &Kernels, rows: Vec<ActRow<'a>>, buffer: &'a mut Vec<u32>) -> Self {
         let cols = rows.iter().map(|row| row.q.len()).min().unwrap_or(0);
-        grow(buffer, kernels.packed_words(rows.len(), cols));
+        let words = kernels.packed_words(rows.len(), cols);
+        if buffer.len() < words {
+            buffer.resize(words, 0);
+        }
         Self::new_in(kernels, rows, buffer)
     }
 
