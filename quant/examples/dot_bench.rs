@@ -6,7 +6,8 @@
 //!
 //! For each type and instruction set: GB/s of weights read by a matrix-vector
 //! product, once with 1 MiB of weights and once with `MIB` (512), which should be
-//! more than the last-level cache; and int8 or float GOP/s (two per
+//! more than the last-level cache; GB/s of weights read by a product with four activation rows
+//! and with eight, as several requests or drafts have them (1 MiB of weights); and int8 or float GOP/s (two per
 //! multiplication) with 512 activation rows per weight row, as in a prompt.
 
 use std::hint::black_box;
@@ -53,11 +54,13 @@ fn main() {
         );
     }
     println!(
-        "{:8} {:11} {:>11} {:>11} {:>11}",
+        "{:8} {:11} {:>11} {:>11} {:>7} {:>7} {:>11}",
         "type",
         "isa",
         "1 MiB GB/s",
         format!("{mib} MiB"),
+        "4 rows",
+        "8 rows",
         "GOP/s"
     );
     for &ty in GgmlType::ALL {
@@ -79,6 +82,9 @@ fn main() {
             } else {
                 let large = weights(&mut rng, ty, mib << 20);
                 print!(" {:11.2}", bench.gb_per_s(&large, 1));
+            }
+            for rows in [4, 8] {
+                print!(" {:7.2}", bench.gb_per_s(&small, rows));
             }
             let per_byte = (2 * BATCH * ty.block_values()) as f64 / ty.block_bytes() as f64;
             println!(" {:11.1}", bench.gb_per_s(&small, BATCH) * per_byte);

@@ -1,6 +1,7 @@
 //! Activations quantised to int8.
 
 use super::aligned::Aligned;
+use super::panel::LANES;
 
 /// Values that share one scale.
 pub(super) const BLOCK: usize = 32;
@@ -28,6 +29,7 @@ pub struct ActQ8 {
     pub(super) sums: Aligned<i16>,
     /// What is computed from these three, per row: see [`ActRow`].
     pub(super) halves: Aligned<i8>,
+    pub(super) eights: Aligned<i8>,
     pub(super) transposed: Aligned<i8>,
     pub(super) offset: Aligned<i32>,
     pub(super) scaled: Aligned<f32>,
@@ -76,6 +78,10 @@ impl ActQ8 {
                 let padded = blocks.next_multiple_of(QUAD) * BLOCK;
                 &self.halves[i * padded..(i + 1) * padded]
             },
+            eights: {
+                let padded = blocks.next_multiple_of(LANES) * BLOCK;
+                &self.eights[i * padded..(i + 1) * padded]
+            },
             transposed: {
                 let padded = self.cols.next_multiple_of(SQUARE);
                 &self.transposed[i * padded..(i + 1) * padded]
@@ -100,6 +106,9 @@ pub struct ActRow<'a> {
     /// The values again, in groups of four blocks (the last one filled up with
     /// zeros): the first 16 values of each of the four, then the last 16 of each.
     pub(super) halves: &'a [i8],
+    /// The values again, in groups of sixteen blocks (the last one filled up with zeros): the
+    /// first eight of each block, then the next eight of each, and so on.
+    pub(super) eights: &'a [i8],
     /// The values again, in groups of 256 (the last one filled up with zeros): the first
     /// four of each sixteen, then the next four of each, and so on.
     pub(super) transposed: &'a [i8],

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::act::{ActQ8, ActRow, ActRows, BLOCK, QUAD, SQUARE};
 use super::kernels::Kernels;
+use super::panel::LANES;
 use crate::{GgmlType, QuantError};
 
 /// Some rows of an [`ActQ8`].
@@ -12,6 +13,7 @@ struct Part<'a> {
     d: &'a mut [f32],
     sums: &'a mut [i16],
     halves: &'a mut [i8],
+    eights: &'a mut [i8],
     transposed: &'a mut [i8],
     offset: &'a mut [i32],
     scaled: &'a mut [f32],
@@ -38,37 +40,52 @@ fn fill(kernels: &Kernels, x: &[f32], blocks: usize, part: Part<'_>) {
         part.scaled_firsts[i] = f32::from(*a) * d;
         part.scaled_lasts[i] = f32::from(*b) * d;
     }
-    let quads = blocks.div_ceil(QUAD);
-    let rows = part.q.chunks(blocks * BLOCK);
-    for (q, halves) in rows.zip(part.halves.chunks_mut(quads * QUAD * BLOCK)) {
-        let q = q.as_chunks::<16>().0;
-        for (i, half) in halves.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let (quad, second, block) = (i / (2 * QUAD), i / QUAD % 2, i % QUAD);
-            let from = 2 * (QUAD * quad + block) + second;
-            *half = q.get(from).copied().unwrap_or([0; 16]);
-        }
-    }
     let cols = blocks * BLOCK;
-    let rows = part.q.chunks(cols);
-    for (q, to) in rows.zip(part.transposed.chunks_mut(cols.next_multiple_of(SQUARE))) {
-        let to = to.as_chunks_mut::<SQUARE>().0;
-        for (q, to) in q.chunks(SQUARE).zip(to) {
-            transpose(q, to);
-        }
+    for (r, q) in part.q.chunks(cols).enumerate() {
+        lay_out(
+            q,
+            row(part.halves, r, cols, QUAD * BLOCK),
+            words::<{ QUAD * BLOCK }, QUAD, 16>,
+        );
+        lay_out(
+            q,
+            row(part.eights, r, cols, LANES * BLOCK),
+            words::<{ LANES * BLOCK }, 16, 8>,
+        );
+        lay_out(
+            q,
+            row(part.transposed, r, cols, SQUARE),
+            words::<SQUARE, 16, 4>,
+        );
     }
 }
 
-/// See [`ActRow::transposed`].
-fn transpose(q: &[i8], to: &mut [i8; SQUARE]) {
-    if let Some(q) = q.first_chunk::<SQUARE>() {
-        let to = to.as_chunks_mut::<4>().0;
-        for (i, word) in q.as_chunks::<4>().0.iter().enumerate() {
-            to[i % 4 * 16 + i / 4] = *word;
-        }
-    } else {
-        let mut whole = [0; SQUARE];
-        whole[..q.len()].copy_from_slice(q);
-        transpose(&whole, to);
+/// Row `r` of those with `cols` values each and what fills up their last group.
+fn row(rows: &mut [i8], r: usize, cols: usize, group: usize) -> &mut [i8] {
+    let padded = cols.next_multiple_of(group);
+    &mut rows[r * padded..(r + 1) * padded]
+}
+
+/// Lays out the groups of a row, of which the last may be shorter.
+fn lay_out<const N: usize>(q: &[i8], to: &mut [i8], one: impl Fn(&[i8; N], &mut [i8; N])) {
+    let (whole, rest) = q.as_chunks::<N>();
+    let mut to = to.as_chunks_mut::<N>().0.iter_mut();
+    for (q, to) in whole.iter().zip(&mut to) {
+        one(q, to);
+    }
+    if let Some(to) = to.next() {
+        let mut last = [0; N];
+        last[..rest.len()].copy_from_slice(rest);
+        one(&last, to);
+    }
+}
+
+/// Takes `N` values as rows of words of `WORD` values, `ROWS` of them: first words come first.
+fn words<const N: usize, const ROWS: usize, const WORD: usize>(q: &[i8; N], to: &mut [i8; N]) {
+    let columns = N / (ROWS * WORD);
+    let to = to.as_chunks_mut::<WORD>().0;
+    for (i, word) in q.as_chunks::<WORD>().0.iter().enumerate() {
+        to[i % columns * ROWS + i / columns] = *word;
     }
 }
 
@@ -124,6 +141,8 @@ impl ActQ8 {
         self.d.grow(values / BLOCK);
         self.sums.grow(values / 16);
         self.halves.grow(rows * padded);
+        let eights = blocks.next_multiple_of(LANES) * BLOCK;
+        self.eights.grow(rows * eights);
         let square = cols.next_multiple_of(SQUARE);
         self.transposed.grow(rows * square);
         self.offset.grow(values / BLOCK);
@@ -140,6 +159,7 @@ impl ActQ8 {
             self.d[..rows * blocks].par_chunks_mut(step * blocks),
             self.sums[..2 * rows * blocks].par_chunks_mut(2 * step * blocks),
             self.halves[..rows * padded].par_chunks_mut(step * padded),
+            self.eights[..rows * eights].par_chunks_mut(step * eights),
             self.transposed[..rows * square].par_chunks_mut(step * square),
             self.offset[..rows * blocks].par_chunks_mut(step * blocks),
             self.scaled[..rows * blocks].par_chunks_mut(step * blocks),
@@ -154,6 +174,7 @@ impl ActQ8 {
                     d,
                     sums,
                     halves,
+                    eights,
                     transposed,
                     offset,
                     scaled,
@@ -165,6 +186,7 @@ impl ActQ8 {
                         d,
                         sums,
                         halves,
+                        eights,
                         transposed,
                         offset,
                         scaled,

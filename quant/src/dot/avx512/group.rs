@@ -27,6 +27,8 @@ pub(super) enum Layout {
     Plain,
     /// In [`ActRow::halves`].
     Halves,
+    /// In [`ActRow::eights`].
+    Eights,
     /// In [`ActRow::transposed`].
     Transposed,
 }
@@ -212,6 +214,7 @@ pub(super) fn few_rows<F: Group<BYTES>, const BYTES: usize, const R: usize>(
         q[r] = match F::LAYOUT {
             Layout::Plain => acts[r].q,
             Layout::Halves => acts[r].halves,
+            Layout::Eights => acts[r].eights,
             Layout::Transposed => acts[r].transposed,
         };
     }

@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{Apart, Group, Layout, Part, dots_of_halves};
-use super::registers::load_64;
-use super::superblock::{blocks, f16_of};
+use super::group::{Apart, Group, Layout, Part};
+use super::registers::{load_64, load_i8};
+use super::superblock::{blocks, f16_of, load_lanes, of_neighbours};
 use crate::dot::avx2::Form;
 use crate::tables::IQ2_XXS_GRID;
 
@@ -66,33 +66,26 @@ const OTHER_VALUE: i64 = affine([SIGN_OF_OTHERS, SIGN, THIRD, SECOND, 0, 0, 0, 0
 /// bits to columns, the first to the highest bit.
 const EACH_BIT: i64 = i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]);
 
-/// Where the signs of two tails begin.
-const SIGN_FIELDS: [u8; 64] = {
+/// Where the signs of two tails begin, and in each the order of its four.
+const fn sign_fields(order: [u8; 4]) -> [u8; 64] {
     let mut fields = [0; 64];
     let mut i = 0;
     while i < 64 {
-        fields[i] = (i % 8 / 4 * 32 + i % 4 * 7) as u8;
+        fields[i] = i as u8 % 8 / 4 * 32 + order[i % 4] * 7;
         i += 1;
     }
     fields
-};
+}
 
 impl Iq2Xxs {
-    /// The weights in the order of [`ActRow::halves`](crate::dot::ActRow): of four
-    /// blocks the first halves, then the last.
+    /// The weights of 64 indices, of which `signs` has the sign fields. `k` of four turns to
+    /// the words `k` of every 128 bits: the first vector has the values of their bytes 0 and
+    /// 2, eight each, and the second those of bytes 1 and 3.
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    fn halves(group: &[u8; 132]) -> [[__m512i; 2]; 4] {
+    fn values(index: __m512i, signs: __m512i) -> [[__m512i; 2]; 4] {
         // Gathers are slow, so the grid is looked up in registers, a bit of each value
-        // at a time. In what follows 128 bits have the indices of blocks k, 4 + k,
-        // 8 + k and 12 + k, four of each.
-        let blocks = blocks::<132, 66>(group);
-        let (a, b) = (load_64(blocks[0], 2), load_64(blocks[1], 2));
-        let even = _mm512_setr_epi32(0, 8, 16, 24, 2, 10, 18, 26, 4, 12, 20, 28, 6, 14, 22, 30);
-        let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-        let index = _mm512_permutex2var_epi32(a, even, b);
-        let tails = _mm512_permutex2var_epi32(a, odd, b);
-
+        // at a time.
         let upper = _mm512_movepi8_mask(index);
         let mut planes = [_mm512_setzero_si512(); 2];
         for (plane, table) in planes.iter_mut().zip(&GRID_PLANES) {
@@ -102,12 +95,10 @@ impl Iq2Xxs {
             *plane = _mm512_mask_blend_epi8(upper, low, high);
         }
         let [second, third] = planes;
-        let signs = _mm512_multishift_epi64_epi8(load_64(&SIGN_FIELDS, 0), tails);
         let signs = _mm512_gf2p8affine_epi64_epi8::<0>(signs, _mm512_set1_epi64(EIGHT_SIGNS));
         let others = _mm512_and_si512(signs, _mm512_or_si512(second, third));
 
-        // The four bits of a value side by side, then those of two indices that are
-        // eight apart.
+        // The four bits of a value side by side, then those of two neighbours.
         let steps = [
             _mm512_unpacklo_epi8(second, third),
             _mm512_unpackhi_epi8(second, third),
@@ -116,11 +107,9 @@ impl Iq2Xxs {
             _mm512_unpacklo_epi8(signs, others),
             _mm512_unpackhi_epi8(signs, others),
         ];
-        let low = [
+        let rows = [
             _mm512_unpacklo_epi16(steps[0], signs[0]),
             _mm512_unpackhi_epi16(steps[0], signs[0]),
-        ];
-        let high = [
             _mm512_unpacklo_epi16(steps[1], signs[1]),
             _mm512_unpackhi_epi16(steps[1], signs[1]),
         ];
@@ -130,18 +119,58 @@ impl Iq2Xxs {
             _mm512_set1_epi64(OTHER_VALUE),
         );
         let mut w = [[_mm512_setzero_si512(); 2]; 4];
-        for i in 0..2 {
-            let rows = [
-                _mm512_unpacklo_epi32(low[i], high[i]),
-                _mm512_unpackhi_epi32(low[i], high[i]),
-            ];
-            for half in 0..2 {
-                let bits = _mm512_gf2p8affine_epi64_epi8::<0>(each, rows[half]);
-                w[i][half] = _mm512_gf2p8affine_epi64_epi8::<LOWEST>(bits, one);
-                w[2 + i][half] = _mm512_gf2p8affine_epi64_epi8::<LOWEST>(bits, other);
-            }
+        for k in 0..4 {
+            let bits = _mm512_gf2p8affine_epi64_epi8::<0>(each, rows[k]);
+            w[k][0] = _mm512_gf2p8affine_epi64_epi8::<LOWEST>(bits, one);
+            w[k][1] = _mm512_gf2p8affine_epi64_epi8::<LOWEST>(bits, other);
         }
         w
+    }
+
+    /// The indices and the tails of a group's blocks, in that order.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    fn fields(group: &[u8; 132], order: [i32; 16]) -> (__m512i, __m512i) {
+        let blocks = blocks::<132, 66>(group);
+        let (a, b) = (load_64(blocks[0], 2), load_64(blocks[1], 2));
+        let even = load_lanes(order.map(|block| 2 * block));
+        let odd = load_lanes(order.map(|block| 2 * block + 1));
+        (
+            _mm512_permutex2var_epi32(a, even, b),
+            _mm512_permutex2var_epi32(a, odd, b),
+        )
+    }
+
+    /// The weights in the order of [`Layout::Halves`]: of four blocks the first halves, then
+    /// the last.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    fn halves(group: &[u8; 132]) -> [[__m512i; 2]; 4] {
+        const ORDER: [u8; 4] = [0, 2, 1, 3];
+        // 128 bits have blocks k, 4 + k, 8 + k and 12 + k.
+        let blocks = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+        let (index, tails) = Self::fields(group, blocks);
+        let order = _mm512_set4_epi32(0x0f0d_0e0c, 0x0b09_0a08, 0x0705_0604, 0x0301_0200);
+        let index = _mm512_shuffle_epi8(index, order);
+        let fields = const { &sign_fields(ORDER) };
+        let signs = _mm512_multishift_epi64_epi8(load_64(fields, 0), tails);
+        Self::values(index, signs)
+    }
+
+    /// The weights in the order of [`Layout::Eights`]: the first eight of each block, then
+    /// the next eight of each, and so on.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    fn eights(group: &[u8; 132]) -> [[__m512i; 2]; 4] {
+        // 128 bits have blocks 2k, 8 + 2k, 1 + 2k and 9 + 2k; then the first byte of each,
+        // the second of each, and so on.
+        let blocks = [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15];
+        let (index, tails) = Self::fields(group, blocks);
+        let order = _mm512_set4_epi32(0x0f0b_0703, 0x0e0a_0602, 0x0d09_0501, 0x0c08_0400);
+        let index = _mm512_shuffle_epi8(index, order);
+        let fields = const { &sign_fields([0, 1, 2, 3]) };
+        let signs = _mm512_multishift_epi64_epi8(load_64(fields, 0), tails);
+        Self::values(index, _mm512_shuffle_epi8(signs, order))
     }
 }
 
@@ -165,13 +194,25 @@ impl Apart<132> for Iq2Xxs {
 }
 
 impl Group<132> for Iq2Xxs {
-    const LAYOUT: Layout = Layout::Halves;
+    const LAYOUT: Layout = Layout::Eights;
     const SIGNED: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn dots<const R: usize>(group: &[u8; 132], rows: &[Part<'_>; R]) -> [__m512i; R] {
-        dots_of_halves(&Self::halves(group), rows)
+        let w = Self::eights(group);
+        let mut dots = [_mm512_setzero_si512(); R];
+        for r in 0..R {
+            let mut sums = [_mm512_setzero_si512(); 2];
+            for k in 0..4 {
+                for i in 0..2 {
+                    let q = load_i8(rows[r].q, 128 * k + 64 * i);
+                    sums[i] = _mm512_dpbusd_epi32(sums[i], w[k][i], q);
+                }
+            }
+            dots[r] = of_neighbours(sums[0], sums[1]);
+        }
+        dots
     }
 
     #[inline]

@@ -21,31 +21,43 @@ pub(super) fn blocks<const GROUP: usize, const BLOCK: usize>(
     [&blocks[0], &blocks[1]]
 }
 
-/// The two f16 from byte `at` on of both blocks, each in eight lanes.
+/// Four f16 from byte `at` of a block on.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn four_f16<const BLOCK: usize>(block: &[u8; BLOCK], at: usize) -> __m128 {
+    let bytes = &block[at..at + 8];
+    // SAFETY: reads the eight bytes.
+    _mm_cvtph_ps(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) })
+}
+
+/// The f16 at bytes `at` and `at + 2` of both blocks, each in eight lanes.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn two_f16<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> (__m512, __m512) {
-    // Put together as integers, which the vector units have no part in.
-    let pair = |i: usize| {
-        let block = blocks[i];
-        let [a, b, c, d] = [block[at], block[at + 1], block[at + 2], block[at + 3]];
-        u64::from(u32::from_le_bytes([a, b, c, d]))
+    let from = at.min(BLOCK - 8);
+    let [a, b] = blocks.map(|block| four_f16(block, from));
+    // Those of both blocks take turns.
+    let four = if from == at {
+        _mm_unpacklo_ps(a, b)
+    } else {
+        _mm_unpackhi_ps(a, b)
     };
-    let bits = pair(0) | pair(1) << 32;
-    let four = _mm_cvtph_ps(_mm_cvtsi64_si128(bits.cast_signed()));
     let four = _mm512_castps128_ps512(four);
-    let of = |i: i32| _mm512_permutexvar_ps(halves_of(i, i + 2), four);
-    (of(0), of(1))
+    (
+        _mm512_permutexvar_ps(halves_of(0, 1), four),
+        _mm512_permutexvar_ps(halves_of(2, 3), four),
+    )
 }
 
 /// The f16 at byte `at` of both blocks, each in eight lanes.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn f16_of<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> __m512 {
-    let bits = |i: usize| u64::from(u16::from_le_bytes([blocks[i][at], blocks[i][at + 1]]));
-    let bits = bits(0) | bits(1) << 16;
-    let two = _mm_cvtph_ps(_mm_cvtsi64_si128(bits.cast_signed()));
-    _mm512_permutexvar_ps(halves_of(0, 1), _mm512_castps128_ps512(two))
+    let from = at.min(BLOCK - 8);
+    let lane = _mm512_set1_epi32((at - from) as i32 / 2);
+    let of = |i: usize| _mm512_castps128_ps512(four_f16(blocks[i], from));
+    let first = _mm512_permutexvar_ps(lane, of(0));
+    _mm512_mask_permutexvar_ps(first, 0xff00, lane, of(1))
 }
 
 /// Two integers, each in eight lanes.
@@ -123,7 +135,7 @@ macro_rules! lanes {
 
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn load_lanes(lanes: [i32; 16]) -> __m512i {
+pub(super) fn load_lanes(lanes: [i32; 16]) -> __m512i {
     // SAFETY: reads the 64 bytes of the array.
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
@@ -159,7 +171,7 @@ fn as_words(a: __m512i, b: __m512i) -> __m512i {
 /// The sums of neighbours: of the first vector, then of the second.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn of_neighbours(a: __m512i, b: __m512i) -> __m512i {
+pub(super) fn of_neighbours(a: __m512i, b: __m512i) -> __m512i {
     let even = load_lanes(lanes!(|l| 2 * l));
     let odd = load_lanes(lanes!(|l| 2 * l + 1));
     _mm512_add_epi32(
