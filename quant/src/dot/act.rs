@@ -28,7 +28,6 @@ pub struct ActQ8 {
     pub(super) d: Aligned<f32>,
     pub(super) sums: Aligned<i16>,
     /// What is computed from these three, per row: see [`ActRow`].
-    pub(super) halves: Aligned<i8>,
     pub(super) eights: Aligned<i8>,
     pub(super) transposed: Aligned<i8>,
     pub(super) offset: Aligned<i32>,
@@ -36,9 +35,6 @@ pub struct ActQ8 {
     pub(super) scaled_firsts: Aligned<f32>,
     pub(super) scaled_lasts: Aligned<f32>,
 }
-
-/// Blocks that [`ActRow::halves`] has side by side.
-pub(super) const QUAD: usize = 4;
 
 /// Values that [`ActRow::transposed`] has side by side: those of sixteen times sixteen.
 pub(super) const SQUARE: usize = 256;
@@ -74,10 +70,6 @@ impl ActQ8 {
             q: &self.q[i * self.cols..(i + 1) * self.cols],
             d: &self.d[i * blocks..(i + 1) * blocks],
             sums: &self.sums[i * blocks * 2..(i + 1) * blocks * 2],
-            halves: {
-                let padded = blocks.next_multiple_of(QUAD) * BLOCK;
-                &self.halves[i * padded..(i + 1) * padded]
-            },
             eights: {
                 let padded = blocks.next_multiple_of(LANES) * BLOCK;
                 &self.eights[i * padded..(i + 1) * padded]
@@ -103,11 +95,9 @@ pub struct ActRow<'a> {
     pub(super) d: &'a [f32],
     /// Sums of 16 values each.
     pub(super) sums: &'a [i16],
-    /// The values again, in groups of four blocks (the last one filled up with
-    /// zeros): the first 16 values of each of the four, then the last 16 of each.
-    pub(super) halves: &'a [i8],
     /// The values again, in groups of sixteen blocks (the last one filled up with zeros): the
-    /// first eight of each block, then the next eight of each, and so on.
+    /// first eight of each block, then the next eight of each, and so on. Of eight blocks, the
+    /// order is 0, 4, 1, 5, 2, 6, 3, 7.
     pub(super) eights: &'a [i8],
     /// The values again, in groups of 256 (the last one filled up with zeros): the first
     /// four of each sixteen, then the next four of each, and so on.

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::act::{ActQ8, ActRow, ActRows, BLOCK, QUAD, SQUARE};
+use super::act::{ActQ8, ActRow, ActRows, BLOCK, SQUARE};
 use super::kernels::Kernels;
 use super::panel::LANES;
 use crate::{GgmlType, QuantError};
@@ -12,7 +12,6 @@ struct Part<'a> {
     q: &'a mut [i8],
     d: &'a mut [f32],
     sums: &'a mut [i16],
-    halves: &'a mut [i8],
     eights: &'a mut [i8],
     transposed: &'a mut [i8],
     offset: &'a mut [i32],
@@ -42,21 +41,8 @@ fn fill(kernels: &Kernels, x: &[f32], blocks: usize, part: Part<'_>) {
     }
     let cols = blocks * BLOCK;
     for (r, q) in part.q.chunks(cols).enumerate() {
-        lay_out(
-            q,
-            row(part.halves, r, cols, QUAD * BLOCK),
-            words::<{ QUAD * BLOCK }, QUAD, 16>,
-        );
-        lay_out(
-            q,
-            row(part.eights, r, cols, LANES * BLOCK),
-            words::<{ LANES * BLOCK }, 16, 8>,
-        );
-        lay_out(
-            q,
-            row(part.transposed, r, cols, SQUARE),
-            words::<SQUARE, 16, 4>,
-        );
+        lay_out(q, row(part.eights, r, cols, LANES * BLOCK), eights);
+        lay_out(q, row(part.transposed, r, cols, SQUARE), transposed);
     }
 }
 
@@ -80,12 +66,21 @@ fn lay_out<const N: usize>(q: &[i8], to: &mut [i8], one: impl Fn(&[i8; N], &mut 
     }
 }
 
-/// Takes `N` values as rows of words of `WORD` values, `ROWS` of them: first words come first.
-fn words<const N: usize, const ROWS: usize, const WORD: usize>(q: &[i8; N], to: &mut [i8; N]) {
-    let columns = N / (ROWS * WORD);
-    let to = to.as_chunks_mut::<WORD>().0;
-    for (i, word) in q.as_chunks::<WORD>().0.iter().enumerate() {
-        to[i % columns * ROWS + i / columns] = *word;
+/// See [`ActRow::eights`].
+fn eights(q: &[i8; LANES * BLOCK], to: &mut [i8; LANES * BLOCK]) {
+    let to = to.as_chunks_mut::<8>().0;
+    for (i, eight) in q.as_chunks::<8>().0.iter().enumerate() {
+        let (block, k) = (i / 4, i % 4);
+        let place = block / 8 * 8 + block % 4 * 2 + block / 4 % 2;
+        to[LANES * k + place] = *eight;
+    }
+}
+
+/// See [`ActRow::transposed`].
+fn transposed(q: &[i8; SQUARE], to: &mut [i8; SQUARE]) {
+    let to = to.as_chunks_mut::<4>().0;
+    for (i, word) in q.as_chunks::<4>().0.iter().enumerate() {
+        to[i % 4 * 16 + i / 4] = *word;
     }
 }
 
@@ -136,11 +131,9 @@ impl ActQ8 {
         self.rows = rows;
         self.cols = cols;
         let blocks = cols / BLOCK;
-        let padded = blocks.next_multiple_of(QUAD) * BLOCK;
         self.q.grow(values);
         self.d.grow(values / BLOCK);
         self.sums.grow(values / 16);
-        self.halves.grow(rows * padded);
         let eights = blocks.next_multiple_of(LANES) * BLOCK;
         self.eights.grow(rows * eights);
         let square = cols.next_multiple_of(SQUARE);
@@ -158,7 +151,6 @@ impl ActQ8 {
             self.q[..values].par_chunks_mut(step * cols),
             self.d[..rows * blocks].par_chunks_mut(step * blocks),
             self.sums[..2 * rows * blocks].par_chunks_mut(2 * step * blocks),
-            self.halves[..rows * padded].par_chunks_mut(step * padded),
             self.eights[..rows * eights].par_chunks_mut(step * eights),
             self.transposed[..rows * square].par_chunks_mut(step * square),
             self.offset[..rows * blocks].par_chunks_mut(step * blocks),
@@ -173,7 +165,6 @@ impl ActQ8 {
                     q,
                     d,
                     sums,
-                    halves,
                     eights,
                     transposed,
                     offset,
@@ -185,7 +176,6 @@ impl ActQ8 {
                         q,
                         d,
                         sums,
-                        halves,
                         eights,
                         transposed,
                         offset,

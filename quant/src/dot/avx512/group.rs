@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::registers::{load_i8, load_ps, prefetch, sum16};
+use super::registers::{load_i8, load_lanes, load_ps, prefetch, sum16};
 use super::transpose::transpose;
 use crate::dot::act::ActRow;
 use crate::dot::avx2::Form;
@@ -23,10 +23,6 @@ pub(super) enum Minima {
 /// Where the activations of a group are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// In [`ActRow::q`].
-    Plain,
-    /// In [`ActRow::halves`].
-    Halves,
     /// In [`ActRow::eights`].
     Eights,
     /// In [`ActRow::transposed`].
@@ -37,7 +33,7 @@ pub(super) enum Layout {
 /// activation rows.
 pub(super) trait Group<const BYTES: usize> {
     /// How [`Group::dots`] reads the activations.
-    const LAYOUT: Layout = Layout::Plain;
+    const LAYOUT: Layout;
     /// Whether [`Group::dots`] looks at their sums.
     const SUMS: bool = false;
     /// Whether the sums are those of weights with 128 added.
@@ -212,8 +208,6 @@ pub(super) fn few_rows<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     let mut q = [acts[0].q; R];
     for r in 0..R {
         q[r] = match F::LAYOUT {
-            Layout::Plain => acts[r].q,
-            Layout::Halves => acts[r].halves,
             Layout::Eights => acts[r].eights,
             Layout::Transposed => acts[r].transposed,
         };
@@ -273,71 +267,31 @@ fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     }
 }
 
-/// The sixteen blocks' sums of products of weights, two blocks in each vector, with each
-/// row's activations.
+/// The sixteen blocks' sums of products of weights in [`Layout::Eights`] with each row's
+/// activations: eight values of each of eight blocks in a vector, of the others in the next.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn dots_of_pairs<const R: usize>(
-    w: &[__m512i; 8],
-    rows: &[Part<'_>; R],
-) -> [__m512i; R] {
-    let mut dots = [_mm512_setzero_si512(); R];
-    for r in 0..R {
-        let mut pairs = [_mm512_setzero_si512(); 8];
-        for i in 0..8 {
-            pairs[i] = _mm512_dpbusd_epi32(pairs[i], w[i], load_i8(rows[r].q, 64 * i));
-        }
-        dots[r] = sums_of_pairs(&pairs);
-    }
-    dots
-}
-
-/// The sums of pairs of blocks: vector `i` has eight lanes of block `2i` and then
-/// eight of block `2i + 1`.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn sums_of_pairs(v: &[__m512i; 8]) -> __m512i {
-    let (a, b) = (
-        quarters([v[0], v[1], v[2], v[3]]),
-        quarters([v[4], v[5], v[6], v[7]]),
-    );
-    // 128-bit lanes: those of even blocks are 0 and 2, two for each block.
-    let sums = _mm512_add_epi32(
-        _mm512_shuffle_i64x2::<0b10_00_10_00>(a, b),
-        _mm512_shuffle_i64x2::<0b11_01_11_01>(a, b),
-    );
-    // Now a lane has the same half of four vectors.
-    let order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-    _mm512_permutexvar_epi32(order, sums)
-}
-
-/// The sixteen blocks' sums of products of weights in the order of
-/// [`ActRow::halves`] with each row's activations in that order.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn dots_of_halves<const R: usize>(
+pub(super) fn dots_of_eights<const R: usize>(
     w: &[[__m512i; 2]; 4],
     rows: &[Part<'_>; R],
 ) -> [__m512i; R] {
-    // Four blocks in a vector, a quarter each.
-    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    // The order of the layout undone: both words of blocks 0 to 3, and of 4 to 7.
+    const FIRST: [i32; 16] = [0, 4, 8, 12, 2, 6, 10, 14, 16, 20, 24, 28, 18, 22, 26, 30];
+    let first = load_lanes(FIRST);
+    let second = _mm512_add_epi32(first, _mm512_set1_epi32(1));
     let mut dots = [_mm512_setzero_si512(); R];
     for r in 0..R {
-        let mut quads = [_mm512_setzero_si512(); 4];
-        for i in 0..4 {
-            let first = _mm512_dpbusd_epi32(quads[i], w[i][0], load_i8(rows[r].q, 128 * i));
-            quads[i] = _mm512_dpbusd_epi32(first, w[i][1], load_i8(rows[r].q, 128 * i + 64));
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for k in 0..4 {
+            for i in 0..2 {
+                let q = load_i8(rows[r].q, 128 * k + 64 * i);
+                sums[i] = _mm512_dpbusd_epi32(sums[i], w[k][i], q);
+            }
         }
-        dots[r] = _mm512_permutexvar_epi32(order, quarters(quads));
+        dots[r] = _mm512_add_epi32(
+            _mm512_permutex2var_epi32(sums[0], first, sums[1]),
+            _mm512_permutex2var_epi32(sums[0], second, sums[1]),
+        );
     }
     dots
-}
-
-/// In each 128 bits, the sums of the four integers there of four vectors.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn quarters(v: [__m512i; 4]) -> __m512i {
-    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let (a, b) = (pair(v[0], v[1]), pair(v[2], v[3]));
-    _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
 }

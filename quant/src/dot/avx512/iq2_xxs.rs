@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{Apart, Group, Layout, Part};
-use super::registers::{load_64, load_i8};
-use super::superblock::{blocks, f16_of, load_lanes, of_neighbours};
+use super::group::{Apart, Group, Layout, Part, dots_of_eights};
+use super::registers::{load_64, load_lanes};
+use super::superblock::{blocks, f16_of};
 use crate::dot::avx2::Form;
 use crate::tables::IQ2_XXS_GRID;
 
@@ -141,8 +141,7 @@ impl Iq2Xxs {
         )
     }
 
-    /// The weights in the order of [`Layout::Halves`]: of four blocks the first halves, then
-    /// the last.
+    /// Of four blocks the first halves, then the last.
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     fn halves(group: &[u8; 132]) -> [[__m512i; 2]; 4] {
@@ -157,14 +156,13 @@ impl Iq2Xxs {
         Self::values(index, signs)
     }
 
-    /// The weights in the order of [`Layout::Eights`]: the first eight of each block, then
-    /// the next eight of each, and so on.
+    /// The weights in the order of [`Layout::Eights`].
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     fn eights(group: &[u8; 132]) -> [[__m512i; 2]; 4] {
-        // 128 bits have blocks 2k, 8 + 2k, 1 + 2k and 9 + 2k; then the first byte of each,
+        // 128 bits have blocks k, 8 + k, 4 + k and 12 + k; then the first byte of each,
         // the second of each, and so on.
-        let blocks = [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15];
+        let blocks = [0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15];
         let (index, tails) = Self::fields(group, blocks);
         let order = _mm512_set4_epi32(0x0f0b_0703, 0x0e0a_0602, 0x0d09_0501, 0x0c08_0400);
         let index = _mm512_shuffle_epi8(index, order);
@@ -200,19 +198,7 @@ impl Group<132> for Iq2Xxs {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn dots<const R: usize>(group: &[u8; 132], rows: &[Part<'_>; R]) -> [__m512i; R] {
-        let w = Self::eights(group);
-        let mut dots = [_mm512_setzero_si512(); R];
-        for r in 0..R {
-            let mut sums = [_mm512_setzero_si512(); 2];
-            for k in 0..4 {
-                for i in 0..2 {
-                    let q = load_i8(rows[r].q, 128 * k + 64 * i);
-                    sums[i] = _mm512_dpbusd_epi32(sums[i], w[k][i], q);
-                }
-            }
-            dots[r] = of_neighbours(sums[0], sums[1]);
-        }
-        dots
+        dots_of_eights(&Self::eights(group), rows)
     }
 
     #[inline]

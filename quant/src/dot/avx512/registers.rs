@@ -28,6 +28,13 @@ pub(super) fn load_ps(v: &[f32; 16]) -> __m512 {
     unsafe { _mm512_loadu_ps(v.as_ptr()) }
 }
 
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn load_lanes(lanes: [i32; 16]) -> __m512i {
+    // SAFETY: reads the 64 bytes of the array.
+    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+}
+
 /// The 64 bytes from `at` on.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{Apart, GROUP, Group, Layout, Part, dots_of_halves, dots_of_pairs};
+use super::group::{Apart, GROUP, Group, Layout, Part, dots_of_eights};
 use super::registers::{load_64, load_ps};
 use super::transpose::transpose_words;
 use crate::dot::avx2::Form;
@@ -15,31 +15,53 @@ pub(super) struct Q8_0;
 /// Bytes of a Q8_0 block.
 const Q8_0_BYTES: usize = 34;
 
+impl Q8_0 {
+    /// Blocks `i` and `i + 1`, 128 added to each value.
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    fn pair(group: &[u8; 544], i: usize) -> __m512i {
+        let block = |i: usize| &group[Q8_0_BYTES * i + 2..Q8_0_BYTES * (i + 1)];
+        let (a, b) = (block(i), block(i + 1));
+        // SAFETY: read 32 bytes each.
+        let (a, b) = unsafe {
+            (
+                _mm256_loadu_si256(a.as_ptr().cast()),
+                _mm256_loadu_si256(b.as_ptr().cast()),
+            )
+        };
+        // A broadcast under a mask needs no shuffle.
+        let both = _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(a), 0xf0, b);
+        _mm512_xor_si512(both, _mm512_set1_epi8(-128))
+    }
+}
+
 impl Group<544> for Q8_0 {
+    const LAYOUT: Layout = Layout::Eights;
     const SIGNED: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn dots<const R: usize>(group: &[u8; 544], rows: &[Part<'_>; R]) -> [__m512i; R] {
-        let mut pairs = [_mm512_setzero_si512(); 8];
-        for (i, pair) in pairs.iter_mut().enumerate() {
-            let at = 2 * Q8_0_BYTES * i + 2;
-            let (a, b) = (
-                &group[at..at + 32],
-                &group[at + Q8_0_BYTES..at + Q8_0_BYTES + 32],
-            );
-            // SAFETY: read 32 bytes each.
-            let (a, b) = unsafe {
-                (
-                    _mm256_loadu_si256(a.as_ptr().cast()),
-                    _mm256_loadu_si256(b.as_ptr().cast()),
-                )
+        let mut w = [[_mm512_setzero_si512(); 2]; 4];
+        for i in 0..2 {
+            // Eights of blocks b, 4 + b, 1 + b and 5 + b side by side; then of eight blocks.
+            let four = |b: usize| {
+                let (first, last) = (
+                    Self::pair(group, 8 * i + b),
+                    Self::pair(group, 8 * i + 4 + b),
+                );
+                [
+                    _mm512_unpacklo_epi64(first, last),
+                    _mm512_unpackhi_epi64(first, last),
+                ]
             };
-            // A broadcast under a mask needs no shuffle.
-            let both = _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(a), 0xf0, b);
-            *pair = _mm512_xor_si512(both, _mm512_set1_epi8(-128));
+            let (a, b) = (four(0), four(2));
+            for k in 0..2 {
+                w[k][i] = _mm512_shuffle_i64x2::<0b10_00_10_00>(a[k], b[k]);
+                w[2 + k][i] = _mm512_shuffle_i64x2::<0b11_01_11_01>(a[k], b[k]);
+            }
         }
-        dots_of_pairs(&pairs, rows)
+        dots_of_eights(&w, rows)
     }
 
     #[inline]
@@ -130,7 +152,7 @@ impl Form for Mxfp4 {
 }
 
 impl Group<272> for Mxfp4 {
-    const LAYOUT: Layout = Layout::Halves;
+    const LAYOUT: Layout = Layout::Eights;
     const SIGNED: bool = true;
 
     #[inline]
@@ -138,12 +160,15 @@ impl Group<272> for Mxfp4 {
     unsafe fn dots<const R: usize>(group: &[u8; 272], rows: &[Part<'_>; R]) -> [__m512i; R] {
         let values = load_64(&MXFP4_VALUES, 0);
         let mut w = [[_mm512_setzero_si512(); 2]; 4];
-        for (i, w) in w.iter_mut().enumerate() {
-            let codes = Self::quad(group, i);
-            w[0] = _mm512_permutexvar_epi8(codes, values);
-            w[1] = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(codes), values);
+        for i in 0..2 {
+            let (a, b) = (Self::quad(group, 2 * i), Self::quad(group, 2 * i + 1));
+            let codes = [_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)];
+            for k in 0..2 {
+                w[k][i] = _mm512_permutexvar_epi8(codes[k], values);
+                w[2 + k][i] = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(codes[k]), values);
+            }
         }
-        dots_of_halves(&w, rows)
+        dots_of_eights(&w, rows)
     }
 
     #[inline]

@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::group::{Apart, Group, Layout, Minima, Part};
-use super::registers::{load_64, load_i8};
+use super::registers::{load_64, load_i8, load_lanes};
 use crate::dot::avx2::Form;
 use crate::dot::layout::q4_k_scales;
 
@@ -133,13 +133,6 @@ macro_rules! lanes {
     };
 }
 
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn load_lanes(lanes: [i32; 16]) -> __m512i {
-    // SAFETY: reads the 64 bytes of the array.
-    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
-}
-
 /// A byte four times.
 const fn each_byte(byte: i32) -> i32 {
     byte * 0x0101_0101
@@ -171,7 +164,7 @@ fn as_words(a: __m512i, b: __m512i) -> __m512i {
 /// The sums of neighbours: of the first vector, then of the second.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn of_neighbours(a: __m512i, b: __m512i) -> __m512i {
+fn of_neighbours(a: __m512i, b: __m512i) -> __m512i {
     let even = load_lanes(lanes!(|l| 2 * l));
     let odd = load_lanes(lanes!(|l| 2 * l + 1));
     _mm512_add_epi32(
