@@ -54,12 +54,14 @@ fn main() {
         );
     }
     println!(
-        "{:8} {:11} {:>11} {:>11} {:>7} {:>7} {:>11}",
+        "{:8} {:11} {:>11} {:>11} {:>7} {:>7} {:>7} {:>7} {:>11}",
         "type",
         "isa",
         "1 MiB GB/s",
         format!("{mib} MiB"),
+        "2 rows",
         "4 rows",
+        "6 rows",
         "8 rows",
         "GOP/s"
     );
@@ -83,7 +85,7 @@ fn main() {
                 let large = weights(&mut rng, ty, mib << 20);
                 print!(" {:11.2}", bench.gb_per_s(&large, 1));
             }
-            for rows in [4, 8] {
+            for rows in [2, 4, 6, 8] {
                 print!(" {:7.2}", bench.gb_per_s(&small, rows));
             }
             let per_byte = (2 * BATCH * ty.block_values()) as f64 / ty.block_bytes() as f64;

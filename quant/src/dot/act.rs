@@ -28,16 +28,47 @@ pub struct ActQ8 {
     pub(super) d: Aligned<f32>,
     pub(super) sums: Aligned<i16>,
     /// What is computed from these three, per row: see [`ActRow`].
-    pub(super) eights: Aligned<i8>,
-    pub(super) transposed: Aligned<i8>,
     pub(super) offset: Aligned<i32>,
     pub(super) scaled: Aligned<f32>,
     pub(super) scaled_firsts: Aligned<f32>,
     pub(super) scaled_lasts: Aligned<f32>,
+    pub(super) groups: Vec<ActGroup>,
 }
 
-/// Values that [`ActRow::transposed`] has side by side: those of sixteen times sixteen.
-pub(super) const SQUARE: usize = 256;
+/// Sixteen blocks of a row, as products with few activation rows have them; those that a row
+/// has not are zero.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct ActGroup {
+    /// The first eight values of each block, then the next eight of each, and so on. Of eight
+    /// blocks, the order is 0, 4, 1, 5, 2, 6, 3, 7.
+    pub eights: [i8; GROUP_VALUES],
+    /// Of 256 values, the first four of each sixteen, then the next four of each, and so on.
+    pub transposed: [i8; GROUP_VALUES],
+    /// The rest as in [`ActRow`].
+    pub d: [f32; LANES],
+    pub sums: [i16; 2 * LANES],
+    pub offset: [i32; LANES],
+    pub scaled: [f32; LANES],
+    pub scaled_firsts: [f32; LANES],
+    pub scaled_lasts: [f32; LANES],
+}
+
+/// Values of a group.
+pub(super) const GROUP_VALUES: usize = LANES * BLOCK;
+
+impl ActGroup {
+    pub const EMPTY: Self = Self {
+        eights: [0; GROUP_VALUES],
+        transposed: [0; GROUP_VALUES],
+        d: [0.0; LANES],
+        sums: [0; 2 * LANES],
+        offset: [0; LANES],
+        scaled: [0.0; LANES],
+        scaled_firsts: [0.0; LANES],
+        scaled_lasts: [0.0; LANES],
+    };
+}
 
 impl ActQ8 {
     /// An empty set of rows, to be filled by [`ActQ8::quantize_into`].
@@ -70,18 +101,14 @@ impl ActQ8 {
             q: &self.q[i * self.cols..(i + 1) * self.cols],
             d: &self.d[i * blocks..(i + 1) * blocks],
             sums: &self.sums[i * blocks * 2..(i + 1) * blocks * 2],
-            eights: {
-                let padded = blocks.next_multiple_of(LANES) * BLOCK;
-                &self.eights[i * padded..(i + 1) * padded]
-            },
-            transposed: {
-                let padded = self.cols.next_multiple_of(SQUARE);
-                &self.transposed[i * padded..(i + 1) * padded]
-            },
             offset: &self.offset[i * blocks..(i + 1) * blocks],
             scaled: &self.scaled[i * blocks..(i + 1) * blocks],
             scaled_firsts: &self.scaled_firsts[i * blocks..(i + 1) * blocks],
             scaled_lasts: &self.scaled_lasts[i * blocks..(i + 1) * blocks],
+            groups: {
+                let groups = blocks.div_ceil(LANES);
+                &self.groups[i * groups..(i + 1) * groups]
+            },
         }
     }
 }
@@ -95,13 +122,6 @@ pub struct ActRow<'a> {
     pub(super) d: &'a [f32],
     /// Sums of 16 values each.
     pub(super) sums: &'a [i16],
-    /// The values again, in groups of sixteen blocks (the last one filled up with zeros): the
-    /// first eight of each block, then the next eight of each, and so on. Of eight blocks, the
-    /// order is 0, 4, 1, 5, 2, 6, 3, 7.
-    pub(super) eights: &'a [i8],
-    /// The values again, in groups of 256 (the last one filled up with zeros): the first
-    /// four of each sixteen, then the next four of each, and so on.
-    pub(super) transposed: &'a [i8],
     /// `-128` times the sum of a block: makes up for weights stored as `w + 128`.
     pub(super) offset: &'a [i32],
     /// The sum of a block times its scale.
@@ -110,6 +130,8 @@ pub struct ActRow<'a> {
     pub(super) scaled_firsts: &'a [f32],
     /// The same of its last 16 values.
     pub(super) scaled_lasts: &'a [f32],
+    /// All of this once more.
+    pub(super) groups: &'a [ActGroup],
 }
 
 impl<'a> ActRow<'a> {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::act::{ActQ8, ActRow, ActRows, BLOCK, SQUARE};
+use super::act::{ActGroup, ActQ8, ActRow, ActRows, BLOCK, GROUP_VALUES};
 use super::kernels::Kernels;
 use super::panel::LANES;
 use crate::{GgmlType, QuantError};
@@ -12,12 +12,11 @@ struct Part<'a> {
     q: &'a mut [i8],
     d: &'a mut [f32],
     sums: &'a mut [i16],
-    eights: &'a mut [i8],
-    transposed: &'a mut [i8],
     offset: &'a mut [i32],
     scaled: &'a mut [f32],
     scaled_firsts: &'a mut [f32],
     scaled_lasts: &'a mut [f32],
+    groups: &'a mut [ActGroup],
 }
 
 /// Values quantised by one task.
@@ -39,48 +38,49 @@ fn fill(kernels: &Kernels, x: &[f32], blocks: usize, part: Part<'_>) {
         part.scaled_firsts[i] = f32::from(*a) * d;
         part.scaled_lasts[i] = f32::from(*b) * d;
     }
-    let cols = blocks * BLOCK;
-    for (r, q) in part.q.chunks(cols).enumerate() {
-        lay_out(q, row(part.eights, r, cols, LANES * BLOCK), eights);
-        lay_out(q, row(part.transposed, r, cols, SQUARE), transposed);
+    for (i, group) in part.groups.iter_mut().enumerate() {
+        let (row, g) = (i / blocks.div_ceil(LANES), i % blocks.div_ceil(LANES));
+        let first = row * blocks + g * LANES;
+        let range = first..row * blocks + blocks.min((g + 1) * LANES);
+        if range.len() < LANES {
+            *group = ActGroup::EMPTY;
+        }
+        let values = &part.q[range.start * BLOCK..range.end * BLOCK];
+        lay_out(values, group);
+        copy(&part.d[range.clone()], &mut group.d);
+        copy(&part.sums[2 * range.start..2 * range.end], &mut group.sums);
+        copy(&part.offset[range.clone()], &mut group.offset);
+        copy(&part.scaled[range.clone()], &mut group.scaled);
+        copy(&part.scaled_firsts[range.clone()], &mut group.scaled_firsts);
+        copy(&part.scaled_lasts[range], &mut group.scaled_lasts);
     }
 }
 
-/// Row `r` of those with `cols` values each and what fills up their last group.
-fn row(rows: &mut [i8], r: usize, cols: usize, group: usize) -> &mut [i8] {
-    let padded = cols.next_multiple_of(group);
-    &mut rows[r * padded..(r + 1) * padded]
-}
-
-/// Lays out the groups of a row, of which the last may be shorter.
-fn lay_out<const N: usize>(q: &[i8], to: &mut [i8], one: impl Fn(&[i8; N], &mut [i8; N])) {
-    let (whole, rest) = q.as_chunks::<N>();
-    let mut to = to.as_chunks_mut::<N>().0.iter_mut();
-    for (q, to) in whole.iter().zip(&mut to) {
-        one(q, to);
-    }
-    if let Some(to) = to.next() {
-        let mut last = [0; N];
-        last[..rest.len()].copy_from_slice(rest);
-        one(&last, to);
+/// Copies what there is; a whole group without a loop.
+fn copy<T: Copy, const N: usize>(from: &[T], to: &mut [T; N]) {
+    match from.first_chunk() {
+        Some(from) => *to = *from,
+        None => to[..from.len()].copy_from_slice(from),
     }
 }
 
-/// See [`ActRow::eights`].
-fn eights(q: &[i8; LANES * BLOCK], to: &mut [i8; LANES * BLOCK]) {
-    let to = to.as_chunks_mut::<8>().0;
+/// Lays out the values of a group; of the last one in a row there may be fewer.
+fn lay_out(q: &[i8], group: &mut ActGroup) {
+    let Some(q) = q.first_chunk::<GROUP_VALUES>() else {
+        let mut whole = [0; GROUP_VALUES];
+        whole[..q.len()].copy_from_slice(q);
+        return lay_out(&whole, group);
+    };
+    let eights = group.eights.as_chunks_mut::<8>().0;
     for (i, eight) in q.as_chunks::<8>().0.iter().enumerate() {
         let (block, k) = (i / 4, i % 4);
         let place = block / 8 * 8 + block % 4 * 2 + block / 4 % 2;
-        to[LANES * k + place] = *eight;
+        eights[LANES * k + place] = *eight;
     }
-}
-
-/// See [`ActRow::transposed`].
-fn transposed(q: &[i8; SQUARE], to: &mut [i8; SQUARE]) {
-    let to = to.as_chunks_mut::<4>().0;
+    let words = group.transposed.as_chunks_mut::<4>().0;
     for (i, word) in q.as_chunks::<4>().0.iter().enumerate() {
-        to[i % 4 * 16 + i / 4] = *word;
+        let (half, sixteen, k) = (i / 64, i / 4 % 16, i % 4);
+        words[64 * half + 16 * k + sixteen] = *word;
     }
 }
 
@@ -134,14 +134,14 @@ impl ActQ8 {
         self.q.grow(values);
         self.d.grow(values / BLOCK);
         self.sums.grow(values / 16);
-        let eights = blocks.next_multiple_of(LANES) * BLOCK;
-        self.eights.grow(rows * eights);
-        let square = cols.next_multiple_of(SQUARE);
-        self.transposed.grow(rows * square);
         self.offset.grow(values / BLOCK);
         self.scaled.grow(values / BLOCK);
         self.scaled_firsts.grow(values / BLOCK);
         self.scaled_lasts.grow(values / BLOCK);
+        let groups = blocks.div_ceil(LANES);
+        if self.groups.len() < rows * groups {
+            self.groups.resize(rows * groups, ActGroup::EMPTY);
+        }
         if values == 0 {
             return Ok(());
         }
@@ -151,37 +151,24 @@ impl ActQ8 {
             self.q[..values].par_chunks_mut(step * cols),
             self.d[..rows * blocks].par_chunks_mut(step * blocks),
             self.sums[..2 * rows * blocks].par_chunks_mut(2 * step * blocks),
-            self.eights[..rows * eights].par_chunks_mut(step * eights),
-            self.transposed[..rows * square].par_chunks_mut(step * square),
             self.offset[..rows * blocks].par_chunks_mut(step * blocks),
             self.scaled[..rows * blocks].par_chunks_mut(step * blocks),
             self.scaled_firsts[..rows * blocks].par_chunks_mut(step * blocks),
             self.scaled_lasts[..rows * blocks].par_chunks_mut(step * blocks),
+            self.groups[..rows * groups].par_chunks_mut(step * groups),
         )
             .into_par_iter()
             .for_each(
-                |(
-                    x,
-                    q,
-                    d,
-                    sums,
-                    eights,
-                    transposed,
-                    offset,
-                    scaled,
-                    scaled_firsts,
-                    scaled_lasts,
-                )| {
+                |(x, q, d, sums, offset, scaled, scaled_firsts, scaled_lasts, groups)| {
                     let part = Part {
                         q,
                         d,
                         sums,
-                        eights,
-                        transposed,
                         offset,
                         scaled,
                         scaled_firsts,
                         scaled_lasts,
+                        groups,
                     };
                     fill(kernels, x, blocks, part);
                 },

@@ -1,12 +1,13 @@
 //! Products with few activation rows: sums within registers, sixteen blocks at a time.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::registers::{load_i8, load_lanes, load_ps, prefetch, sum16};
+use super::registers::{load_i8, load_lanes, load_ps, prefetch};
 use super::transpose::transpose;
-use crate::dot::act::ActRow;
+use crate::dot::act::{ActGroup, ActRow};
 use crate::dot::avx2::Form;
-use crate::dot::scratch::Line;
+use crate::dot::scratch::{Line, Sixteen};
 
 /// Blocks of 32 values in a group.
 pub(super) const GROUP: usize = 16;
@@ -20,32 +21,17 @@ pub(super) enum Minima {
     Halves(__m512, __m512),
 }
 
-/// Where the activations of a group are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
-    /// In [`ActRow::eights`].
-    Eights,
-    /// In [`ActRow::transposed`].
-    Transposed,
-}
-
 /// A format, read in groups of sixteen blocks (`BYTES` bytes) of a row that meets a few
 /// activation rows.
 pub(super) trait Group<const BYTES: usize> {
-    /// How [`Group::dots`] reads the activations.
-    const LAYOUT: Layout;
-    /// Whether [`Group::dots`] looks at their sums.
-    const SUMS: bool = false;
     /// Whether the sums are those of weights with 128 added.
     const SIGNED: bool = false;
-    /// Minima of a run.
-    const MINIMA: usize = 0;
 
     /// The sixteen blocks' sums of products with each row's 512 activations.
     ///
     /// # Safety
     /// The CPU must have the features of this module.
-    unsafe fn dots<const R: usize>(group: &[u8; BYTES], rows: &[Part<'_>; R]) -> [__m512i; R];
+    unsafe fn dots<const R: usize>(group: &[u8; BYTES], rows: &[&ActGroup; R]) -> [__m512i; R];
 
     /// The blocks' scales.
     ///
@@ -102,66 +88,6 @@ pub(super) trait Apart<const BYTES: usize>: Group<BYTES> + Form {
     }
 }
 
-/// The activations of one row for one group.
-#[derive(Clone, Copy)]
-pub(super) struct Part<'a> {
-    /// In the format's [`Layout`].
-    pub q: &'a [i8; 512],
-    /// Those of sixteen values each.
-    pub sums: &'a [i16; 2 * GROUP],
-    d: &'a [f32; GROUP],
-    offset: &'a [i32; GROUP],
-    scaled: &'a [f32; GROUP],
-    firsts: &'a [f32; GROUP],
-    lasts: &'a [f32; GROUP],
-}
-
-impl<'a> Part<'a> {
-    /// What the format has no use for is not looked up.
-    #[inline(always)]
-    fn new<F: Group<BYTES>, const BYTES: usize>(
-        q: &'a [i8],
-        act: &ActRow<'a>,
-        group: usize,
-    ) -> Self {
-        let floats = |used: bool, of: &'a [f32]| {
-            if used {
-                &of.as_chunks().0[group]
-            } else {
-                &[0.0; GROUP]
-            }
-        };
-        Self {
-            q: &q.as_chunks().0[group],
-            sums: if F::SUMS {
-                &act.sums.as_chunks().0[group]
-            } else {
-                &[0; 2 * GROUP]
-            },
-            d: &act.d.as_chunks().0[group],
-            offset: if F::SIGNED {
-                &act.offset.as_chunks().0[group]
-            } else {
-                &[0; GROUP]
-            },
-            scaled: floats(F::MINIMA == 1, act.scaled),
-            firsts: floats(F::MINIMA == 2, act.scaled_firsts),
-            lasts: floats(F::MINIMA == 2, act.scaled_lasts),
-        }
-    }
-}
-
-/// The same, filled up with zeros.
-struct Padded {
-    q: [i8; 512],
-    sums: [i16; 2 * GROUP],
-    d: [f32; GROUP],
-    offset: [i32; GROUP],
-    scaled: [f32; GROUP],
-    firsts: [f32; GROUP],
-    lasts: [f32; GROUP],
-}
-
 pub(super) fn pad<T: Copy + Default, const N: usize>(values: &[T]) -> [T; N] {
     let mut out = [T::default(); N];
     let n = values.len().min(N);
@@ -169,122 +95,98 @@ pub(super) fn pad<T: Copy + Default, const N: usize>(values: &[T]) -> [T; N] {
     out
 }
 
-impl Padded {
-    fn new(q: &[i8], act: &ActRow<'_>, from: usize) -> Self {
-        Self {
-            q: pad(&q[from * 32..]),
-            sums: pad(&act.sums[2 * from..]),
-            d: pad(&act.d[from..]),
-            offset: pad(&act.offset[from..]),
-            scaled: pad(&act.scaled[from..]),
-            firsts: pad(&act.scaled_firsts[from..]),
-            lasts: pad(&act.scaled_lasts[from..]),
-        }
-    }
-
-    fn part(&self) -> Part<'_> {
-        Part {
-            q: &self.q,
-            sums: &self.sums,
-            d: &self.d,
-            offset: &self.offset,
-            scaled: &self.scaled,
-            firsts: &self.firsts,
-            lasts: &self.lasts,
-        }
-    }
-}
-
-/// One weight row against a few activation rows.
-#[inline]
+/// Adds the products of some groups of a weight row with those of a few activation rows.
+// Were it inlined where it is called for many `R`, what it calls would no longer be.
+#[inline(never)]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn few_rows<F: Group<BYTES>, const BYTES: usize, const R: usize>(
+pub(super) fn add_groups<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     w: &[u8],
-    acts: &[ActRow<'_>; R],
-) -> [f32; R] {
-    let (groups, rest) = w.as_chunks::<BYTES>();
+    rows: &[ActRow<'_>; R],
+    groups: Range<usize>,
+    sums: &mut [Sixteen; R],
+) {
     // Plain loops: closures would not be inlined into the iteration's functions, which
     // lack the features.
-    let mut q = [acts[0].q; R];
-    for r in 0..R {
-        q[r] = match F::LAYOUT {
-            Layout::Eights => acts[r].eights,
-            Layout::Transposed => acts[r].transposed,
-        };
+    let (whole, rest) = w.as_chunks::<BYTES>();
+    let mut acts = [&rows[0].groups[groups.clone()]; R];
+    for r in 1..R {
+        acts[r] = &rows[r].groups[groups.clone()];
     }
     let mut acc = [_mm512_setzero_ps(); R];
-    for (g, group) in groups.iter().enumerate() {
-        prefetch(group.as_ptr_range());
-        let mut parts = [Part::new::<F, BYTES>(q[0], &acts[0], g); R];
-        for r in 1..R {
-            parts[r] = Part::new::<F, BYTES>(q[r], &acts[r], g);
-        }
-        step::<F, BYTES, R>(group, parts, &mut acc);
-    }
-    if !rest.is_empty() {
-        // As if the row went on with blocks of zeros.
-        let group = pad(rest);
-        let from = groups.len() * GROUP;
-        let padded: [_; R] = std::array::from_fn(|r| Padded::new(q[r], &acts[r], from));
-        step::<F, BYTES, R>(&group, padded.each_ref().map(Padded::part), &mut acc);
-    }
-    let mut out = [0.0; R];
     for r in 0..R {
-        out[r] = sum16(acc[r]);
+        acc[r] = load_ps(&sums[r].0);
     }
-    out
+    let end = groups.end.min(whole.len());
+    for (i, group) in whole[groups.start..end].iter().enumerate() {
+        prefetch(group.as_ptr_range());
+        let mut parts = [&acts[0][i]; R];
+        for r in 1..R {
+            parts[r] = &acts[r][i];
+        }
+        step::<F, BYTES, R>(group, &parts, &mut acc);
+    }
+    if groups.end > whole.len() && !rest.is_empty() {
+        // As if the row went on with blocks of zeros.
+        let mut parts = [&acts[0][whole.len() - groups.start]; R];
+        for r in 1..R {
+            parts[r] = &acts[r][whole.len() - groups.start];
+        }
+        step::<F, BYTES, R>(&pad(rest), &parts, &mut acc);
+    }
+    for r in 0..R {
+        // SAFETY: writes the 64 bytes of the sixteen.
+        unsafe { _mm512_store_ps(sums[r].0.as_mut_ptr(), acc[r]) };
+    }
 }
 
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     group: &[u8; BYTES],
-    parts: [Part<'_>; R],
+    parts: &[&ActGroup; R],
     acc: &mut [__m512; R],
 ) {
     // SAFETY: this function has the features.
     let (dots, scales, minima) =
-        unsafe { (F::dots(group, &parts), F::scales(group), F::minima(group)) };
+        unsafe { (F::dots(group, parts), F::scales(group), F::minima(group)) };
     for r in 0..R {
         let mut n = dots[r];
         if F::SIGNED {
-            // SAFETY: reads the 64 bytes of the array.
-            let offset = unsafe { _mm512_loadu_si512(parts[r].offset.as_ptr().cast()) };
-            n = _mm512_add_epi32(n, offset);
+            n = _mm512_add_epi32(n, load_lanes(&parts[r].offset));
         }
-        let scale = _mm512_mul_ps(scales, load_ps(parts[r].d));
+        let scale = _mm512_mul_ps(scales, load_ps(&parts[r].d));
         acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(n), scale, acc[r]);
         match minima {
             Minima::None => {}
             Minima::Block(min) => {
-                acc[r] = _mm512_fnmadd_ps(min, load_ps(parts[r].scaled), acc[r]);
+                acc[r] = _mm512_fnmadd_ps(min, load_ps(&parts[r].scaled), acc[r]);
             }
             Minima::Halves(first, last) => {
-                acc[r] = _mm512_fnmadd_ps(first, load_ps(parts[r].firsts), acc[r]);
-                acc[r] = _mm512_fnmadd_ps(last, load_ps(parts[r].lasts), acc[r]);
+                acc[r] = _mm512_fnmadd_ps(first, load_ps(&parts[r].scaled_firsts), acc[r]);
+                acc[r] = _mm512_fnmadd_ps(last, load_ps(&parts[r].scaled_lasts), acc[r]);
             }
         }
     }
 }
 
-/// The sixteen blocks' sums of products of weights in [`Layout::Eights`] with each row's
+/// The sixteen blocks' sums of products of weights in the order of [`ActGroup::eights`] with each row's
 /// activations: eight values of each of eight blocks in a vector, of the others in the next.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn dots_of_eights<const R: usize>(
     w: &[[__m512i; 2]; 4],
-    rows: &[Part<'_>; R],
+    rows: &[&ActGroup; R],
 ) -> [__m512i; R] {
     // The order of the layout undone: both words of blocks 0 to 3, and of 4 to 7.
     const FIRST: [i32; 16] = [0, 4, 8, 12, 2, 6, 10, 14, 16, 20, 24, 28, 18, 22, 26, 30];
-    let first = load_lanes(FIRST);
+    let first = load_lanes(&FIRST);
     let second = _mm512_add_epi32(first, _mm512_set1_epi32(1));
     let mut dots = [_mm512_setzero_si512(); R];
     for r in 0..R {
         let mut sums = [_mm512_setzero_si512(); 2];
         for k in 0..4 {
             for i in 0..2 {
-                let q = load_i8(rows[r].q, 128 * k + 64 * i);
+                let q = load_i8(&rows[r].eights, 128 * k + 64 * i);
                 sums[i] = _mm512_dpbusd_epi32(sums[i], w[k][i], q);
             }
         }

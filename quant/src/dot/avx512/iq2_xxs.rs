@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{Apart, Group, Layout, Part, dots_of_eights};
+use super::group::{Apart, Group, dots_of_eights};
 use super::registers::{load_64, load_lanes};
 use super::superblock::{blocks, f16_of};
+use crate::dot::act::ActGroup;
 use crate::dot::avx2::Form;
 use crate::tables::IQ2_XXS_GRID;
 
@@ -127,14 +128,15 @@ impl Iq2Xxs {
         w
     }
 
-    /// The indices and the tails of a group's blocks, in that order.
+    /// The indices and the tails of a group's blocks. `index` has where those of each block
+    /// are: twice its number.
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    fn fields(group: &[u8; 132], order: [i32; 16]) -> (__m512i, __m512i) {
+    fn fields(group: &[u8; 132], index: &[i32; 16]) -> (__m512i, __m512i) {
         let blocks = blocks::<132, 66>(group);
         let (a, b) = (load_64(blocks[0], 2), load_64(blocks[1], 2));
-        let even = load_lanes(order.map(|block| 2 * block));
-        let odd = load_lanes(order.map(|block| 2 * block + 1));
+        let even = load_lanes(index);
+        let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
         (
             _mm512_permutex2var_epi32(a, even, b),
             _mm512_permutex2var_epi32(a, odd, b),
@@ -147,8 +149,8 @@ impl Iq2Xxs {
     fn halves(group: &[u8; 132]) -> [[__m512i; 2]; 4] {
         const ORDER: [u8; 4] = [0, 2, 1, 3];
         // 128 bits have blocks k, 4 + k, 8 + k and 12 + k.
-        let blocks = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
-        let (index, tails) = Self::fields(group, blocks);
+        let index = [0, 8, 16, 24, 2, 10, 18, 26, 4, 12, 20, 28, 6, 14, 22, 30];
+        let (index, tails) = Self::fields(group, &index);
         let order = _mm512_set4_epi32(0x0f0d_0e0c, 0x0b09_0a08, 0x0705_0604, 0x0301_0200);
         let index = _mm512_shuffle_epi8(index, order);
         let fields = const { &sign_fields(ORDER) };
@@ -156,14 +158,14 @@ impl Iq2Xxs {
         Self::values(index, signs)
     }
 
-    /// The weights in the order of [`Layout::Eights`].
+    /// The weights in the order of [`ActGroup::eights`].
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     fn eights(group: &[u8; 132]) -> [[__m512i; 2]; 4] {
         // 128 bits have blocks k, 8 + k, 4 + k and 12 + k; then the first byte of each,
         // the second of each, and so on.
-        let blocks = [0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15];
-        let (index, tails) = Self::fields(group, blocks);
+        let index = [0, 16, 8, 24, 2, 18, 10, 26, 4, 20, 12, 28, 6, 22, 14, 30];
+        let (index, tails) = Self::fields(group, &index);
         let order = _mm512_set4_epi32(0x0f0b_0703, 0x0e0a_0602, 0x0d09_0501, 0x0c08_0400);
         let index = _mm512_shuffle_epi8(index, order);
         let fields = const { &sign_fields([0, 1, 2, 3]) };
@@ -192,12 +194,11 @@ impl Apart<132> for Iq2Xxs {
 }
 
 impl Group<132> for Iq2Xxs {
-    const LAYOUT: Layout = Layout::Eights;
     const SIGNED: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 132], rows: &[Part<'_>; R]) -> [__m512i; R] {
+    unsafe fn dots<const R: usize>(group: &[u8; 132], rows: &[&ActGroup; R]) -> [__m512i; R] {
         dots_of_eights(&Self::eights(group), rows)
     }
 

@@ -21,14 +21,17 @@ mod sums;
 mod superblock;
 mod transpose;
 
-use self::group::{Apart, Group, few_rows};
-use super::act::ActRows;
+use std::ops::Range;
+
+use self::group::{Apart, Group, add_groups};
+use self::registers::{load_ps, sum16};
+use super::act::{ActRow, ActRows};
 use super::avx2::{self, Avx2};
 use super::kernels::{Isa, Kernels, MatmulI8};
-use super::panel::{FEW, WORDS};
+use super::panel::WORDS;
 use super::results::Results;
-use super::rows::{by_row, few, shape};
-use super::scratch::Scratch;
+use super::rows::shape;
+use super::scratch::{Scratch, Sixteen};
 use crate::GgmlType;
 
 /// Proof that the CPU has AVX2, FMA and F16C, and AVX-512 F, BW, DQ, VL and VNNI.
@@ -117,8 +120,9 @@ fn int8(ty: GgmlType) -> Option<MatmulI8> {
     macro_rules! few {
         ($format:ty, $bytes:literal, $ty:ident) => {
             |w, acts, out, scratch| {
-                let many = avx2::packed::<lanes::Vnni>(acts, blocks::<$bytes>(w, acts, &out));
-                if many && let Some(many) = (VNNI_KERNELS.int8)(GgmlType::$ty) {
+                if many(acts, blocks::<$bytes>(w, acts, &out))
+                    && let Some(many) = (VNNI_KERNELS.int8)(GgmlType::$ty)
+                {
                     // AVX2 takes these rows apart faster.
                     return many(w, acts, out, scratch);
                 }
@@ -140,6 +144,14 @@ fn int8(ty: GgmlType) -> Option<MatmulI8> {
     })
 }
 
+/// Activation rows for which it does not pay to take weights apart.
+const FEW: usize = 8;
+
+/// Whether it pays for these.
+fn many(acts: &ActRows<'_>, blocks: usize) -> bool {
+    acts.len() > FEW && avx2::packed::<lanes::Vnni>(acts, blocks)
+}
+
 /// Blocks of 32 values in a weight row, of which a group has `GROUP` bytes.
 fn blocks<const GROUP: usize>(w: &[u8], acts: &ActRows<'_>, out: &Results<'_>) -> usize {
     shape(w, acts.len(), out).1 * group::GROUP / GROUP
@@ -153,7 +165,7 @@ fn matmul<F: Apart<GROUP>, const GROUP: usize>(
     scratch: &mut Scratch,
 ) {
     let n = blocks::<GROUP>(w, acts, &out);
-    if avx2::packed::<lanes::Vnni>(acts, n) {
+    if many(acts, n) {
         let fill = |w: &[u8], bytes, order: &_, lines: &mut [_], floats: &mut [_]| {
             panel::fill::<F, GROUP>(w, bytes, order, lines, floats);
         };
@@ -162,18 +174,70 @@ fn matmul<F: Apart<GROUP>, const GROUP: usize>(
     few_rows_of::<F, GROUP>(w, acts, out);
 }
 
+/// Bytes of activations that are to stay in the first-level cache while weight rows pass.
+const CACHED: usize = 24 << 10;
+
+/// Weight rows that pass one after the other.
+const BAND: usize = 8;
+
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn few_rows_of<F: Group<GROUP>, const GROUP: usize>(
     w: &[u8],
     acts: &ActRows<'_>,
     mut out: Results<'_>,
 ) {
+    let (rows, bytes) = shape(w, acts.len(), &out);
+    if bytes == 0 {
+        return out.fill(0.0);
+    }
     // What the activations do not reach is ignored.
     let n = blocks::<GROUP>(w, acts, &out);
-    let reached = acts.rows.iter().fold(n, |n, act| n.min(act.d.len()));
-    let bytes = reached * GROUP / group::GROUP;
-    by_row::<FEW>(w, acts.len(), &mut out, |row, t, out| {
-        let (row, acts) = (&row[..bytes], &acts.rows[t]);
-        few!(few_rows<F, GROUP>, row, acts, out);
-    });
+    let n = acts.rows.iter().fold(n, |n, act| n.min(act.d.len()));
+    let reached = n * GROUP / group::GROUP;
+    let groups = n.div_ceil(group::GROUP);
+    // Values, scales and sums.
+    let cached = CACHED / (acts.len().clamp(1, FEW) * 640);
+    for first in (0..rows).step_by(BAND) {
+        let count = BAND.min(rows - first);
+        for (i, acts) in acts.rows.chunks(FEW).enumerate() {
+            let mut band = [[Sixteen([0.0; 16]); FEW]; BAND];
+            for g in (0..groups).step_by(cached) {
+                let part = g..groups.min(g + cached);
+                for (r, sums) in band[..count].iter_mut().enumerate() {
+                    let row = &w[(first + r) * bytes..][..reached];
+                    match acts.len() {
+                        1 => add::<F, GROUP, 1>(row, acts, part.clone(), sums),
+                        2 => add::<F, GROUP, 2>(row, acts, part.clone(), sums),
+                        3 => add::<F, GROUP, 3>(row, acts, part.clone(), sums),
+                        4 => add::<F, GROUP, 4>(row, acts, part.clone(), sums),
+                        5 => add::<F, GROUP, 5>(row, acts, part.clone(), sums),
+                        6 => add::<F, GROUP, 6>(row, acts, part.clone(), sums),
+                        7 => add::<F, GROUP, 7>(row, acts, part.clone(), sums),
+                        _ => add::<F, GROUP, 8>(row, acts, part.clone(), sums),
+                    }
+                }
+            }
+            for t in 0..acts.len() {
+                let out = &mut out.row(FEW * i + t)[first..first + count];
+                for (out, sums) in out.iter_mut().zip(&band) {
+                    *out = sum16(load_ps(&sums[t].0));
+                }
+            }
+        }
+    }
+}
+
+/// Of the first `R` activation rows.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn add<F: Group<GROUP>, const GROUP: usize, const R: usize>(
+    w: &[u8],
+    acts: &[ActRow<'_>],
+    groups: Range<usize>,
+    sums: &mut [Sixteen; FEW],
+) {
+    // By reference: copies of what describes the rows would take longer than some of them.
+    if let (Some(acts), Some(sums)) = (acts.first_chunk(), sums.first_chunk_mut::<R>()) {
+        add_groups::<F, GROUP, R>(w, acts, groups, sums);
+    }
 }

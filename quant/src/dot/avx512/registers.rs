@@ -30,7 +30,7 @@ pub(super) fn load_ps(v: &[f32; 16]) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn load_lanes(lanes: [i32; 16]) -> __m512i {
+pub(super) fn load_lanes(lanes: &[i32; 16]) -> __m512i {
     // SAFETY: reads the 64 bytes of the array.
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }

@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{Apart, GROUP, Group, Layout, Part, dots_of_eights};
+use super::group::{Apart, GROUP, Group, dots_of_eights};
 use super::registers::{load_64, load_ps};
 use super::transpose::transpose_words;
+use crate::dot::act::ActGroup;
 use crate::dot::avx2::Form;
 use crate::dot::layout::MXFP4_SCALE;
 use crate::dot::scratch::Line;
@@ -36,12 +37,11 @@ impl Q8_0 {
 }
 
 impl Group<544> for Q8_0 {
-    const LAYOUT: Layout = Layout::Eights;
     const SIGNED: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 544], rows: &[Part<'_>; R]) -> [__m512i; R] {
+    unsafe fn dots<const R: usize>(group: &[u8; 544], rows: &[&ActGroup; R]) -> [__m512i; R] {
         let mut w = [[_mm512_setzero_si512(); 2]; 4];
         for i in 0..2 {
             // Eights of blocks b, 4 + b, 1 + b and 5 + b side by side; then of eight blocks.
@@ -152,12 +152,11 @@ impl Form for Mxfp4 {
 }
 
 impl Group<272> for Mxfp4 {
-    const LAYOUT: Layout = Layout::Eights;
     const SIGNED: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 272], rows: &[Part<'_>; R]) -> [__m512i; R] {
+    unsafe fn dots<const R: usize>(group: &[u8; 272], rows: &[&ActGroup; R]) -> [__m512i; R] {
         let values = load_64(&MXFP4_VALUES, 0);
         let mut w = [[_mm512_setzero_si512(); 2]; 4];
         for i in 0..2 {

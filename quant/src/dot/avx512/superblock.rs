@@ -1,14 +1,16 @@
 //! Formats with blocks of 256 values that contain integer scales; two blocks form a group.
 //!
 //! In a product with few activation rows, a lane has the sum of sixteen values. Their codes
-//! are four words of the block, so with activations in [`Layout::Transposed`] no sum needs
+//! are four words of the block, so with activations in the order of
+//! [`ActGroup::transposed`] no sum needs
 //! an addition across lanes. A lane's codes keep the place in their bytes that they have in
 //! the file, and what this multiplies the sum by is shifted out of it at the end.
 
 use std::arch::x86_64::*;
 
-use super::group::{Apart, Group, Layout, Minima, Part};
+use super::group::{Apart, Group, Minima};
 use super::registers::{load_64, load_i8, load_lanes};
+use crate::dot::act::ActGroup;
 use crate::dot::avx2::Form;
 use crate::dot::layout::q4_k_scales;
 
@@ -142,11 +144,11 @@ const fn each_byte(byte: i32) -> i32 {
 /// each sixteen in `codes[k]`.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn sums<const R: usize>(codes: [__m512i; 4], rows: &[Part<'_>; R], block: usize) -> [__m512i; R] {
+fn sums<const R: usize>(codes: [__m512i; 4], rows: &[&ActGroup; R], block: usize) -> [__m512i; R] {
     let mut sums = [_mm512_setzero_si512(); R];
     for k in 0..4 {
         for r in 0..R {
-            let q = load_i8(rows[r].q, 256 * block + 64 * k);
+            let q = load_i8(&rows[r].transposed, 256 * block + 64 * k);
             sums[r] = _mm512_dpbusd_epi32(sums[r], codes[k], q);
         }
     }
@@ -165,8 +167,8 @@ fn as_words(a: __m512i, b: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn of_neighbours(a: __m512i, b: __m512i) -> __m512i {
-    let even = load_lanes(lanes!(|l| 2 * l));
-    let odd = load_lanes(lanes!(|l| 2 * l + 1));
+    let even = load_lanes(&lanes!(|l| 2 * l));
+    let odd = load_lanes(&lanes!(|l| 2 * l + 1));
     _mm512_add_epi32(
         _mm512_permutex2var_epi32(a, even, b),
         _mm512_permutex2var_epi32(a, odd, b),
@@ -178,7 +180,7 @@ fn of_neighbours(a: __m512i, b: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn two_bits(packed: __m512i) -> [__m512i; 4] {
-    let mask = load_lanes(lanes!(|l| each_byte(3 << (l / 2 % 4 * 2))));
+    let mask = load_lanes(&lanes!(|l| each_byte(3 << (l / 2 % 4 * 2))));
     let mut codes = [_mm512_setzero_si512(); 4];
     for k in 0..4 {
         let from = words(lanes!(|l| l / 8 * 8 + l % 2 * 4), k);
@@ -191,7 +193,7 @@ fn two_bits(packed: __m512i) -> [__m512i; 4] {
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn two_bits_shift() -> __m512i {
-    load_lanes(lanes!(|l| l / 2 % 4 * 2))
+    load_lanes(&lanes!(|l| l / 2 % 4 * 2))
 }
 
 /// A bit of each value, as Q3_K and Q5_K have them in 32 bytes, which `packed` has twice:
@@ -199,7 +201,7 @@ fn two_bits_shift() -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn one_bit(packed: __m512i) -> [__m512i; 4] {
-    let mask = load_lanes(lanes!(|l| each_byte(1 << (l / 2))));
+    let mask = load_lanes(&lanes!(|l| each_byte(1 << (l / 2))));
     let mut codes = [_mm512_setzero_si512(); 4];
     for k in 0..4 {
         let from = words(lanes!(|l| l % 2 * 4), k);
@@ -213,7 +215,7 @@ fn one_bit(packed: __m512i) -> [__m512i; 4] {
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn four_bits<const BLOCK: usize>(block: &[u8; BLOCK], at: usize) -> [__m512i; 4] {
-    let mask = load_lanes(lanes!(|l| each_byte(15 << (l / 2 % 2 * 4))));
+    let mask = load_lanes(&lanes!(|l| each_byte(15 << (l / 2 % 2 * 4))));
     let (a, b) = (load_64(block, at), load_64(block, at + 64));
     let mut codes = [_mm512_setzero_si512(); 4];
     for k in 0..4 {
@@ -239,12 +241,9 @@ fn q2_k_bytes(group: &[u8; 168]) -> __m512i {
 }
 
 impl Group<168> for Q2K {
-    const LAYOUT: Layout = Layout::Transposed;
-    const MINIMA: usize = 2;
-
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 168], rows: &[Part<'_>; R]) -> [__m512i; R] {
+    unsafe fn dots<const R: usize>(group: &[u8; 168], rows: &[&ActGroup; R]) -> [__m512i; R] {
         let [a, b] = blocks::<168, 84>(group);
         let a = sums(two_bits(load_64(a, 16)), rows, 0);
         let b = sums(two_bits(load_64(b, 16)), rows, 1);
@@ -344,15 +343,12 @@ fn q3_k_scales(blocks: [&[u8; 110]; 2]) -> __m512i {
 }
 
 impl Group<220> for Q3K {
-    const LAYOUT: Layout = Layout::Transposed;
-    const SUMS: bool = true;
-
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 220], rows: &[Part<'_>; R]) -> [__m512i; R] {
+    unsafe fn dots<const R: usize>(group: &[u8; 220], rows: &[&ActGroup; R]) -> [__m512i; R] {
         let blocks = blocks::<220, 110>(group);
         let mut of_blocks = [[_mm512_setzero_si512(); 2]; R];
-        let run = load_lanes(lanes!(|l| l / 2));
+        let run = load_lanes(&lanes!(|l| l / 2));
         for b in 0..2 {
             let low = sums(two_bits(load_64(blocks[b], 32)), rows, b);
             let high = sums(one_bit(twice(blocks[b], 0)), rows, b);
@@ -368,7 +364,7 @@ impl Group<220> for Q3K {
             // Sums of sixteen products with less than 8 are below 2^14; without the 4 that
             // each weight has too much, they are again.
             let [a, b] = of_blocks[r];
-            let offset = _mm512_slli_epi16::<2>(load_sums(rows[r].sums));
+            let offset = _mm512_slli_epi16::<2>(load_sums(&rows[r].sums));
             let words = _mm512_sub_epi16(as_words(a, b), offset);
             dots[r] = _mm512_madd_epi16(words, scales);
         }
@@ -406,19 +402,18 @@ fn q4_k_head<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2]) -> (__m512, __m512) 
 pub(super) struct Q4K;
 
 impl Group<288> for Q4K {
-    const LAYOUT: Layout = Layout::Transposed;
-    const MINIMA: usize = 1;
-
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 288], rows: &[Part<'_>; R]) -> [__m512i; R] {
+    unsafe fn dots<const R: usize>(group: &[u8; 288], rows: &[&ActGroup; R]) -> [__m512i; R] {
         let [a, b] = blocks::<288, 144>(group);
         let a = sums(four_bits(a, 16), rows, 0);
         let b = sums(four_bits(b, 16), rows, 1);
         let mut dots = [_mm512_setzero_si512(); R];
         for r in 0..R {
-            dots[r] =
-                _mm512_srav_epi32(of_neighbours(a[r], b[r]), load_lanes(lanes!(|l| l % 2 * 4)));
+            dots[r] = _mm512_srav_epi32(
+                of_neighbours(a[r], b[r]),
+                load_lanes(&lanes!(|l| l % 2 * 4)),
+            );
         }
         dots
     }
@@ -439,12 +434,9 @@ impl Group<288> for Q4K {
 pub(super) struct Q5K;
 
 impl Group<352> for Q5K {
-    const LAYOUT: Layout = Layout::Transposed;
-    const MINIMA: usize = 1;
-
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 352], rows: &[Part<'_>; R]) -> [__m512i; R] {
+    unsafe fn dots<const R: usize>(group: &[u8; 352], rows: &[&ActGroup; R]) -> [__m512i; R] {
         let [a, b] = blocks::<352, 176>(group);
         let low = [
             sums(four_bits(a, 48), rows, 0),
@@ -457,9 +449,9 @@ impl Group<352> for Q5K {
         let mut dots = [_mm512_setzero_si512(); R];
         for r in 0..R {
             let low = of_neighbours(low[0][r], low[1][r]);
-            let low = _mm512_srav_epi32(low, load_lanes(lanes!(|l| l % 2 * 4)));
+            let low = _mm512_srav_epi32(low, load_lanes(&lanes!(|l| l % 2 * 4)));
             let high = _mm512_slli_epi32::<4>(of_neighbours(high[0][r], high[1][r]));
-            let high = _mm512_srav_epi32(high, load_lanes(lanes!(|l| l % 8)));
+            let high = _mm512_srav_epi32(high, load_lanes(&lanes!(|l| l % 8)));
             dots[r] = _mm512_add_epi32(low, high);
         }
         dots
@@ -481,15 +473,12 @@ impl Group<352> for Q5K {
 pub(super) struct Q6K;
 
 impl Group<420> for Q6K {
-    const LAYOUT: Layout = Layout::Transposed;
-    const SUMS: bool = true;
-
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 420], rows: &[Part<'_>; R]) -> [__m512i; R] {
+    unsafe fn dots<const R: usize>(group: &[u8; 420], rows: &[&ActGroup; R]) -> [__m512i; R] {
         let blocks = blocks::<420, 210>(group);
-        let mask = load_lanes(lanes!(|l| each_byte(15 << (l / 4 % 2 * 4))));
-        let shift = load_lanes(lanes!(|l| l / 4 % 2 * 4));
+        let mask = load_lanes(&lanes!(|l| each_byte(15 << (l / 4 % 2 * 4))));
+        let shift = load_lanes(&lanes!(|l| l / 4 % 2 * 4));
         let (mut lows, mut highs) = (
             [[_mm512_setzero_si512(); 2]; R],
             [[_mm512_setzero_si512(); 2]; R],
@@ -515,7 +504,7 @@ impl Group<420> for Q6K {
             // Sums of sixteen products with less than 16 are below 2^15. A weight is 16
             // times its two bits less 2, and these sums are below 2^13.
             let low = as_words(lows[r][0], lows[r][1]);
-            let offset = _mm512_slli_epi16::<1>(load_sums(rows[r].sums));
+            let offset = _mm512_slli_epi16::<1>(load_sums(&rows[r].sums));
             let high = _mm512_sub_epi16(as_words(highs[r][0], highs[r][1]), offset);
             let high = _mm512_slli_epi32::<4>(_mm512_madd_epi16(high, scales));
             dots[r] = _mm512_add_epi32(_mm512_madd_epi16(low, scales), high);
