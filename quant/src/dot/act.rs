@@ -1,7 +1,7 @@
 //! Activations quantised to int8.
 
 use super::aligned::Aligned;
-use super::panel::LANES;
+use super::few::ActGroup;
 
 /// Values that share one scale.
 pub(super) const BLOCK: usize = 32;
@@ -32,42 +32,6 @@ pub struct ActQ8 {
     pub(super) scaled: Aligned<f32>,
     pub(super) scaled_firsts: Aligned<f32>,
     pub(super) scaled_lasts: Aligned<f32>,
-    pub(super) groups: Vec<ActGroup>,
-}
-
-/// Sixteen blocks of a row, as products with few activation rows have them; those that a row
-/// has not are zero.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct ActGroup {
-    /// The first eight values of each block, then the next eight of each, and so on. Of eight
-    /// blocks, the order is 0, 4, 1, 5, 2, 6, 3, 7.
-    pub eights: [i8; GROUP_VALUES],
-    /// Of 256 values, the first four of each sixteen, then the next four of each, and so on.
-    pub transposed: [i8; GROUP_VALUES],
-    /// The rest as in [`ActRow`].
-    pub d: [f32; LANES],
-    pub sums: [i16; 2 * LANES],
-    pub offset: [i32; LANES],
-    pub scaled: [f32; LANES],
-    pub scaled_firsts: [f32; LANES],
-    pub scaled_lasts: [f32; LANES],
-}
-
-/// Values of a group.
-pub(super) const GROUP_VALUES: usize = LANES * BLOCK;
-
-impl ActGroup {
-    pub const EMPTY: Self = Self {
-        eights: [0; GROUP_VALUES],
-        transposed: [0; GROUP_VALUES],
-        d: [0.0; LANES],
-        sums: [0; 2 * LANES],
-        offset: [0; LANES],
-        scaled: [0.0; LANES],
-        scaled_firsts: [0.0; LANES],
-        scaled_lasts: [0.0; LANES],
-    };
 }
 
 impl ActQ8 {
@@ -105,10 +69,6 @@ impl ActQ8 {
             scaled: &self.scaled[i * blocks..(i + 1) * blocks],
             scaled_firsts: &self.scaled_firsts[i * blocks..(i + 1) * blocks],
             scaled_lasts: &self.scaled_lasts[i * blocks..(i + 1) * blocks],
-            groups: {
-                let groups = blocks.div_ceil(LANES);
-                &self.groups[i * groups..(i + 1) * groups]
-            },
         }
     }
 }
@@ -130,8 +90,6 @@ pub struct ActRow<'a> {
     pub(super) scaled_firsts: &'a [f32],
     /// The same of its last 16 values.
     pub(super) scaled_lasts: &'a [f32],
-    /// All of this once more.
-    pub(super) groups: &'a [ActGroup],
 }
 
 impl<'a> ActRow<'a> {
@@ -168,8 +126,10 @@ impl<'a> ActRow<'a> {
 #[derive(Debug, Clone)]
 pub struct ActRows<'a> {
     pub(super) rows: Vec<ActRow<'a>>,
-    /// As the kernels of the instruction set want them; nothing where there are few.
+    /// As the kernels of the instruction set want many; nothing where there are few.
     pub(super) packed: &'a [u32],
+    /// As they want a few, row after row.
+    pub(super) groups: &'a [ActGroup],
 }
 
 impl<'a> ActRows<'a> {

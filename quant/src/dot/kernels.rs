@@ -1,6 +1,7 @@
 //! The kernels of an instruction set as a table of functions.
 
 use super::act::{ActRow, ActRows, BLOCK};
+use super::few;
 use super::index::IndexScores;
 use super::panel::FEW;
 use super::probe::Probe;
@@ -82,6 +83,8 @@ pub struct Kernels {
     pub(super) pack: Pack,
     /// Words of a row and block that `pack` writes; none if there is no need for it.
     pub(super) pack_words: usize,
+    /// Most activation rows for which there are kernels that read [`few::ActGroup`]s.
+    pub(super) few_rows: usize,
     pub(super) dot_f32: fn(&[f32], &[f32]) -> f32,
     pub(super) dot_f32_rows: DotF32Rows,
     pub(super) rows_f32: MatmulF32,
@@ -110,11 +113,23 @@ impl Kernels {
     /// for all weights, see [`ActRows::new_in`].
     #[must_use]
     pub fn packed_words(&self, rows: usize, cols: usize) -> usize {
-        if rows > FEW {
+        let (panel, few) = self.words(rows, cols);
+        panel + few
+    }
+
+    /// The same as rows for panels, and as a few rows.
+    pub(super) fn words(&self, rows: usize, cols: usize) -> (usize, usize) {
+        let panel = if rows > FEW {
             rows * (cols / BLOCK) * self.pack_words
         } else {
             0
-        }
+        };
+        let few = if rows <= self.few_rows {
+            few::words(rows, cols)
+        } else {
+            0
+        };
+        (panel, few)
     }
 
     /// The kernel for rows of floats (F32, F16, BF16) in their file bytes against

@@ -50,6 +50,8 @@ mod aligned;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod few;
 mod index;
 mod kernels;
 mod layout;

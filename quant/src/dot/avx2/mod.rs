@@ -99,6 +99,7 @@ impl AvxVnni {
             isa: Isa::AvxVnni,
             pack: panel::pack::<Vnni>,
             pack_words: <Vnni as Lanes>::WORDS,
+            few_rows: 0,
             int8: int8::<Vnni>,
             ..KERNELS
         };
@@ -112,6 +113,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     quantize: entry!(quantize::quantize, x, q, d, sums),
     pack: panel::pack::<Words>,
     pack_words: <Words as Lanes>::WORDS,
+    few_rows: 0,
     dot_f32: entry!(float::dot_f32, w, x),
     dot_f32_rows: entry!(float::dot_f32_rows, w, x, out),
     rows_f32: float!(float::matmul::<float::F32, 128>),

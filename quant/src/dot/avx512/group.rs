@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::registers::{load_i8, load_lanes, load_ps, prefetch};
 use super::transpose::transpose;
-use crate::dot::act::{ActGroup, ActRow};
 use crate::dot::avx2::Form;
+use crate::dot::few::ActGroup;
 use crate::dot::scratch::{Line, Sixteen};
 
 /// Blocks of 32 values in a group.
@@ -101,17 +101,13 @@ pub(super) fn pad<T: Copy + Default, const N: usize>(values: &[T]) -> [T; N] {
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn add_groups<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     w: &[u8],
-    rows: &[ActRow<'_>; R],
-    groups: Range<usize>,
+    acts: [&[ActGroup]; R],
+    groups: &Range<usize>,
     sums: &mut [Sixteen; R],
 ) {
     // Plain loops: closures would not be inlined into the iteration's functions, which
     // lack the features.
     let (whole, rest) = w.as_chunks::<BYTES>();
-    let mut acts = [&rows[0].groups[groups.clone()]; R];
-    for r in 1..R {
-        acts[r] = &rows[r].groups[groups.clone()];
-    }
     let mut acc = [_mm512_setzero_ps(); R];
     for r in 0..R {
         acc[r] = load_ps(&sums[r].0);

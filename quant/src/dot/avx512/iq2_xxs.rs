@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 use super::group::{Apart, Group, dots_of_eights};
 use super::registers::{load_64, load_lanes};
 use super::superblock::{blocks, f16_of};
-use crate::dot::act::ActGroup;
 use crate::dot::avx2::Form;
+use crate::dot::few::ActGroup;
 use crate::tables::IQ2_XXS_GRID;
 
 pub(super) struct Iq2Xxs;

@@ -23,10 +23,11 @@ mod transpose;
 
 use std::ops::Range;
 
-use self::group::{Apart, Group, add_groups};
+use self::group::{Group, add_groups};
 use self::registers::{load_ps, sum16};
-use super::act::{ActRow, ActRows};
+use super::act::ActRows;
 use super::avx2::{self, Avx2};
+use super::few::ActGroup;
 use super::kernels::{Isa, Kernels, MatmulI8};
 use super::panel::WORDS;
 use super::results::Results;
@@ -71,20 +72,11 @@ impl Avx512 {
     }
 }
 
-macro_rules! int8 {
-    ($($f:tt)*) => {
-        |w, acts, out, scratch| {
-            // SAFETY: the pointer is got from `KERNELS`, and that from an `Avx512`,
-            // which exists only where the CPU has the features.
-            unsafe { $($f)*(w, acts, out, scratch) }
-        }
-    };
-}
-
 macro_rules! float {
     ($($f:tt)*) => {
         |w, x, out, scratch| {
-            // SAFETY: as in `int8`.
+            // SAFETY: the pointer is got from `KERNELS` or `VNNI_KERNELS`, and these from an
+            // `Avx512` or `Avx512Vnni`, which exist only where the CPU has the features.
             unsafe { $($f)*(w, x, out, scratch) }
         }
     };
@@ -96,11 +88,11 @@ const VNNI_KERNELS: Kernels = Kernels {
     pack: panel::pack,
     pack_words: WORDS,
     weighted_sums: |weights, stride, values, width, out| {
-        // SAFETY: as in `int8`.
+        // SAFETY: as in `float`.
         unsafe { sums::weighted_sums(weights, stride, values, width, out) }
     },
     index_scores: |keys, queries, out| {
-        // SAFETY: as in `int8`.
+        // SAFETY: as in `float`.
         unsafe { index::scores(keys, queries, out) }
     },
     rows_f32: float!(float::matmul::<float::F32, 128>),
@@ -112,34 +104,54 @@ const VNNI_KERNELS: Kernels = Kernels {
 
 static KERNELS: Kernels = Kernels {
     isa: Isa::Avx512,
+    few_rows: FEW,
     int8,
     ..VNNI_KERNELS
 };
 
 fn int8(ty: GgmlType) -> Option<MatmulI8> {
+    // Many activation rows meet weights that are taken apart, which AVX2 does faster for most
+    // formats. It also has kernels for rows that do not fit together.
     macro_rules! few {
         ($format:ty, $bytes:literal, $ty:ident) => {
-            |w, acts, out, scratch| {
-                if many(acts, blocks::<$bytes>(w, acts, &out))
+            |w: &[u8], acts: &ActRows<'_>, out: Results<'_>, scratch: &mut Scratch| {
+                if acts.groups.is_empty()
                     && let Some(many) = (VNNI_KERNELS.int8)(GgmlType::$ty)
                 {
-                    // AVX2 takes these rows apart faster.
                     return many(w, acts, out, scratch);
                 }
-                // SAFETY: as in `int8`.
-                unsafe { few_rows_of::<$format, $bytes>(w, acts, out) }
+                // SAFETY: as in `float`.
+                unsafe { few_rows::<$format, $bytes>(w, acts, out) }
+            }
+        };
+    }
+    macro_rules! apart {
+        ($format:ty, $bytes:literal, $ty:ident) => {
+            |w, acts, out, scratch| {
+                let n = blocks::<$bytes>(w, acts, &out);
+                if acts.len() > FEW && avx2::packed::<lanes::Vnni>(acts, n) {
+                    let fill = |w: &[u8], bytes, order: &_, lines: &mut [_], floats: &mut [_]| {
+                        // SAFETY: as in `float`.
+                        unsafe { panel::fill::<$format, $bytes>(w, bytes, order, lines, floats) };
+                    };
+                    // SAFETY: as in `float`.
+                    return unsafe {
+                        avx2::matmul::<$format, lanes::Vnni>(w, acts, n, out, scratch, fill)
+                    };
+                }
+                few!($format, $bytes, $ty)(w, acts, out, scratch)
             }
         };
     }
     Some(match ty {
         GgmlType::Q8_0 => few!(runs::Q8_0, 544, Q8_0),
-        GgmlType::MXFP4 => int8!(matmul::<runs::Mxfp4, 272>),
-        GgmlType::Q2_K => int8!(matmul::<superblock::Q2K, 168>),
+        GgmlType::MXFP4 => apart!(runs::Mxfp4, 272, MXFP4),
+        GgmlType::Q2_K => apart!(superblock::Q2K, 168, Q2_K),
         GgmlType::Q3_K => few!(superblock::Q3K, 220, Q3_K),
         GgmlType::Q4_K => few!(superblock::Q4K, 288, Q4_K),
         GgmlType::Q5_K => few!(superblock::Q5K, 352, Q5_K),
         GgmlType::Q6_K => few!(superblock::Q6K, 420, Q6_K),
-        GgmlType::IQ2_XXS => int8!(matmul::<iq2_xxs::Iq2Xxs, 132>),
+        GgmlType::IQ2_XXS => apart!(iq2_xxs::Iq2Xxs, 132, IQ2_XXS),
         _ => return (VNNI_KERNELS.int8)(ty),
     })
 }
@@ -147,31 +159,9 @@ fn int8(ty: GgmlType) -> Option<MatmulI8> {
 /// Activation rows for which it does not pay to take weights apart.
 const FEW: usize = 8;
 
-/// Whether it pays for these.
-fn many(acts: &ActRows<'_>, blocks: usize) -> bool {
-    acts.len() > FEW && avx2::packed::<lanes::Vnni>(acts, blocks)
-}
-
 /// Blocks of 32 values in a weight row, of which a group has `GROUP` bytes.
 fn blocks<const GROUP: usize>(w: &[u8], acts: &ActRows<'_>, out: &Results<'_>) -> usize {
     shape(w, acts.len(), out).1 * group::GROUP / GROUP
-}
-
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn matmul<F: Apart<GROUP>, const GROUP: usize>(
-    w: &[u8],
-    acts: &ActRows<'_>,
-    out: Results<'_>,
-    scratch: &mut Scratch,
-) {
-    let n = blocks::<GROUP>(w, acts, &out);
-    if many(acts, n) {
-        let fill = |w: &[u8], bytes, order: &_, lines: &mut [_], floats: &mut [_]| {
-            panel::fill::<F, GROUP>(w, bytes, order, lines, floats);
-        };
-        return avx2::matmul::<F, lanes::Vnni>(w, acts, n, out, scratch, fill);
-    }
-    few_rows_of::<F, GROUP>(w, acts, out);
 }
 
 /// Bytes of activations that are to stay in the first-level cache while weight rows pass.
@@ -181,63 +171,62 @@ const CACHED: usize = 24 << 10;
 const BAND: usize = 8;
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn few_rows_of<F: Group<GROUP>, const GROUP: usize>(
+fn few_rows<F: Group<GROUP>, const GROUP: usize>(
     w: &[u8],
     acts: &ActRows<'_>,
     mut out: Results<'_>,
 ) {
     let (rows, bytes) = shape(w, acts.len(), &out);
-    if bytes == 0 {
-        return out.fill(0.0);
-    }
     // What the activations do not reach is ignored.
     let n = blocks::<GROUP>(w, acts, &out);
     let n = acts.rows.iter().fold(n, |n, act| n.min(act.d.len()));
     let reached = n * GROUP / group::GROUP;
     let groups = n.div_ceil(group::GROUP);
-    // Values, scales and sums.
+    // Values, scales and sums of a group take 640 bytes.
     let cached = CACHED / (acts.len().clamp(1, FEW) * 640);
     for first in (0..rows).step_by(BAND) {
         let count = BAND.min(rows - first);
-        for (i, acts) in acts.rows.chunks(FEW).enumerate() {
-            let mut band = [[Sixteen([0.0; 16]); FEW]; BAND];
-            for g in (0..groups).step_by(cached) {
-                let part = g..groups.min(g + cached);
-                for (r, sums) in band[..count].iter_mut().enumerate() {
-                    let row = &w[(first + r) * bytes..][..reached];
-                    match acts.len() {
-                        1 => add::<F, GROUP, 1>(row, acts, part.clone(), sums),
-                        2 => add::<F, GROUP, 2>(row, acts, part.clone(), sums),
-                        3 => add::<F, GROUP, 3>(row, acts, part.clone(), sums),
-                        4 => add::<F, GROUP, 4>(row, acts, part.clone(), sums),
-                        5 => add::<F, GROUP, 5>(row, acts, part.clone(), sums),
-                        6 => add::<F, GROUP, 6>(row, acts, part.clone(), sums),
-                        7 => add::<F, GROUP, 7>(row, acts, part.clone(), sums),
-                        _ => add::<F, GROUP, 8>(row, acts, part.clone(), sums),
-                    }
+        let mut band = [[Sixteen([0.0; 16]); FEW]; BAND];
+        for g in (0..groups).step_by(cached) {
+            let part = g..groups.min(g + cached);
+            for (r, sums) in band[..count].iter_mut().enumerate() {
+                let row = &w[(first + r) * bytes..][..reached];
+                match acts.len() {
+                    1 => add::<F, GROUP, 1>(row, acts.groups, &part, sums),
+                    2 => add::<F, GROUP, 2>(row, acts.groups, &part, sums),
+                    3 => add::<F, GROUP, 3>(row, acts.groups, &part, sums),
+                    4 => add::<F, GROUP, 4>(row, acts.groups, &part, sums),
+                    5 => add::<F, GROUP, 5>(row, acts.groups, &part, sums),
+                    6 => add::<F, GROUP, 6>(row, acts.groups, &part, sums),
+                    7 => add::<F, GROUP, 7>(row, acts.groups, &part, sums),
+                    _ => add::<F, GROUP, FEW>(row, acts.groups, &part, sums),
                 }
             }
-            for t in 0..acts.len() {
-                let out = &mut out.row(FEW * i + t)[first..first + count];
-                for (out, sums) in out.iter_mut().zip(&band) {
-                    *out = sum16(load_ps(&sums[t].0));
-                }
+        }
+        for t in 0..acts.len() {
+            let out = &mut out.row(t)[first..first + count];
+            for (out, sums) in out.iter_mut().zip(&band) {
+                *out = sum16(load_ps(&sums[t].0));
             }
         }
     }
 }
 
-/// Of the first `R` activation rows.
+/// Of `R` activation rows.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn add<F: Group<GROUP>, const GROUP: usize, const R: usize>(
     w: &[u8],
-    acts: &[ActRow<'_>],
-    groups: Range<usize>,
+    acts: &[ActGroup],
+    groups: &Range<usize>,
     sums: &mut [Sixteen; FEW],
 ) {
-    // By reference: copies of what describes the rows would take longer than some of them.
-    if let (Some(acts), Some(sums)) = (acts.first_chunk(), sums.first_chunk_mut::<R>()) {
-        add_groups::<F, GROUP, R>(w, acts, groups, sums);
+    let each = acts.len() / R;
+    let mut rows = [&acts[groups.clone()]; R];
+    for r in 1..R {
+        rows[r] = &acts[r * each..][groups.clone()];
+    }
+    if let Some(sums) = sums.first_chunk_mut() {
+        add_groups::<F, GROUP, R>(w, rows, groups, sums);
     }
 }

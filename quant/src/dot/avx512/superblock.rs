@@ -10,8 +10,8 @@ use std::arch::x86_64::*;
 
 use super::group::{Apart, Group, Minima};
 use super::registers::{load_64, load_i8, load_lanes};
-use crate::dot::act::ActGroup;
 use crate::dot::avx2::Form;
+use crate::dot::few::ActGroup;
 use crate::dot::layout::q4_k_scales;
 
 /// Both blocks of a group.
