@@ -1,11 +1,11 @@
 //! What drafts take of the memory: counted by `v4-run plan` as by the commands that generate
 //! text, and left out where it does not fit and nobody asked for it.
 
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::Value;
-use v4_runtime::{DraftModel, Engine, EngineError, EngineOptions, Session, Want};
+use v4_runtime::{DraftModel, Engine, EngineError, EngineOptions, Hooks, Session, Want};
 use v4_tests::drafts::converted;
 use v4_tests::program::{Ended, run};
 
@@ -158,20 +158,30 @@ fn a_session_reads_ahead_within_what_was_planned() {
         };
         Engine::open(&model, options)
     };
-    let ids: Vec<u32> = (0..40).map(|i| 100 + i * 7 % 300).collect();
-    let taken = |engine: &Arc<Engine>, rows: usize| {
-        let mut session = Session::new(engine, 128, 16).unwrap();
-        session.append(&ids, Want::Last).unwrap();
-        let before = engine.budget().taken();
-        let rows = session.verify(&ids[..rows]).map(|logits| logits.rows());
-        (rows, engine.budget().taken() - before)
-    };
+    let ids: Vec<u32> = (0..128).map(|i| 100 + i * 7 % 300).collect();
     for rows in [1, 9, Session::MOST_AHEAD] {
         let engine = open(None, DraftModel::None, rows).unwrap();
-        let planned = engine.plan().ahead;
-        let (read, more) = taken(&engine, rows);
-        assert_eq!(read.unwrap(), rows);
-        assert!(0 < more && more <= planned, "{rows}: {more} of {planned}");
+        let mut session = Session::new(&engine, 128, 16).unwrap();
+        session.mark_prompts(false);
+        session.append(&ids[..40], Want::Last).unwrap();
+        assert_eq!(session.verify(&ids[..rows]).unwrap().rows(), rows);
+        // The most is taken while a prompt is read up to the end of the context.
+        let mut most = 0;
+        let mut progress = |_: usize, _: usize| {
+            most = most.max(engine.budget().taken());
+            ControlFlow::Continue(())
+        };
+        let mut hooks = Hooks {
+            progress: Some(&mut progress),
+            ..Hooks::default()
+        };
+        let left = 128 - session.len();
+        session
+            .append_with(&ids[..left], Want::None, &mut hooks)
+            .unwrap();
+        let plan = engine.plan();
+        assert!(plan.ahead > 0);
+        assert_eq!(most, plan.kv + plan.scratch + plan.ahead, "{rows}");
     }
 
     // Without room for it, text can be read, but not ahead; a module needs room for both.
