@@ -39,9 +39,10 @@ Examples:
   v4-run plan DeepSeek-V4-Flash --recipe q2 --memory 96G
   v4-run plan model.gguf --memory 64G --routing trace.safetensors --json
 
-Reads only the file's header. Like the commands that generate text, it counts the model's draft
-module and the room for reading ahead, unless --draft off is given. For a folder with a published checkpoint, it plans for
-the file that v4-convert would make from it with --recipe.
+Reads only the file's header. For a folder with a published checkpoint, it plans for
+the file that v4-convert would make from it with --recipe. The model's draft module and the
+room for reading ahead are counted, as commands that generate text need them, unless
+--draft off is given.
 
 Speed is predicted from the rates of memory and disk, which are measured in about four
 seconds. Without --routing, all experts are assumed to be equally likely, which is the
