@@ -337,10 +337,10 @@ impl Timeline {
             self.halt();
             self.ahead = Some(self.drafts.begin(options, self.session.engine()));
         }
-        Ok(match self.pending {
-            Some(id) => self.step(id)?,
-            None => (),
-        })
+        if let Some(id) = self.pending {
+            self.step(id)?;
+        }
+        Ok(())
     }
 
     /// Reads one token of an answer.
