@@ -8,7 +8,7 @@ use v4_files::ByteSize;
 use v4_files::gguf::GgufFile;
 use v4_runtime::model::ModelConfig;
 use v4_runtime::plan::{MemoryPlan, kv_bytes};
-use v4_runtime::{EngineError, EngineOptions, FoundDraft};
+use v4_runtime::{DraftModel, EngineError, EngineOptions, FoundDraft};
 
 use crate::args::values::MAX_CONTEXT;
 use crate::model::DEFAULT_CONTEXT;
@@ -40,20 +40,27 @@ pub fn choose(
     let cfg = ModelConfig::from_gguf(&file).with_context(|| model.display().to_string())?;
     let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
     let threads = options.threads.unwrap_or_else(cores);
-    let draft = options.drafts.find(&file, &cfg)?;
-    let plan = |tokens| {
+    let most = cfg.context_length;
+    let usual = DEFAULT_CONTEXT.min(most);
+    let plan = |draft: Option<&FoundDraft>, tokens| {
         let options = EngineOptions {
             context: tokens,
             ..options.clone()
         };
         let request = options.plan_request(threads, cfg.context_length);
-        MemoryPlan::with_draft(&file, &cfg, &request, draft.as_ref().map(FoundDraft::parts))
+        MemoryPlan::with_draft(&file, &cfg, &request, draft.map(FoundDraft::parts))
     };
+    let mut draft = options.drafts.find(&file, &cfg)?;
+    if matches!(options.drafts, DraftModel::Fitting) {
+        let tokens = asked.map_or(usual, |tokens| tokens.min(most));
+        // Opening the model will leave it out.
+        draft = draft.filter(|draft| plan(Some(draft), tokens).is_ok());
+    }
+    let plan = |tokens| plan(draft.as_ref(), tokens);
     let sessions = |tokens: usize| {
         let each = kv_bytes(&cfg, options.kv, tokens);
         each.saturating_mul(parallel as u64)
     };
-    let most = cfg.context_length;
     let tokens = match asked {
         Some(MAX_CONTEXT) => match plan(most) {
             Ok(_) => most,
@@ -72,7 +79,6 @@ pub fn choose(
             let fits = |tokens| {
                 plan(tokens).is_ok() && bound.is_none_or(|bound| sessions(tokens) <= bound)
             };
-            let usual = DEFAULT_CONTEXT.min(most);
             match plan(usual) {
                 Ok(_) => largest(usual, most, fits),
                 // Less than usual, if anything fits at all.

@@ -14,7 +14,7 @@ use v4_runtime::{Adapter, DraftModel, Engine, EngineOptions, Session, WeightPlac
 use v4_trust::{Policy, check_adapter};
 
 use crate::args::values::MAX_CONTEXT;
-use crate::args::{DraftArg, DraftArgs, EngineArgs, GenerationArgs, LoraArg};
+use crate::args::{DraftArgs, EngineArgs, GenerationArgs, LoraArg};
 use crate::output::Notes;
 use crate::{options, trust};
 
@@ -33,18 +33,16 @@ pub fn open_to_generate(
 ) -> anyhow::Result<Arc<Engine>> {
     let policy = trust::policy(&args.engine.trust)?;
     let drafts = draft_model(&args.drafts, &policy, notes)?;
-    open_drafting(path, &args.engine, args.length.ctx, drafts, &policy, notes)
+    let ahead = options::ahead(&args.drafts);
+    let (engine, context) = (&args.engine, args.length.ctx);
+    open_drafting(path, engine, context, drafts, ahead, &policy, notes)
 }
 
-/// The draft module that is asked for.
+/// The draft module that is asked for, of which is asked what is of models.
 pub fn draft_model(args: &DraftArgs, policy: &Policy, notes: Notes) -> anyhow::Result<DraftModel> {
-    match (args.draft, &args.drafts) {
-        (DraftArg::Off, Some(_)) => {
-            bail!("--drafts names a draft module that --draft off would not use; leave one out")
-        }
-        (DraftArg::Off, None) => Ok(DraftModel::None),
-        (_, Some(path)) => draft_file(path, policy, notes),
-        (_, None) => Ok(DraftModel::Any),
+    match options::draft_model(args)? {
+        DraftModel::File { path, .. } => draft_file(&path, policy, notes),
+        other => Ok(other),
     }
 }
 
@@ -66,7 +64,7 @@ pub fn open_trusted(
     policy: &Policy,
     notes: Notes,
 ) -> anyhow::Result<Arc<Engine>> {
-    open_drafting(path, args, context, DraftModel::None, policy, notes)
+    open_drafting(path, args, context, DraftModel::None, 0, policy, notes)
 }
 
 /// A draft module in a file of its own, of which is asked what is of models.
@@ -78,19 +76,20 @@ pub fn draft_file(path: &Path, policy: &Policy, notes: Notes) -> anyhow::Result<
     })
 }
 
-/// [`open_trusted`] with a draft module.
+/// [`open_trusted`] with a draft module, for sessions that read `ahead` tokens ahead at once.
 pub fn open_drafting(
     path: &Path,
     args: &EngineArgs,
     context: Option<usize>,
     drafts: DraftModel,
+    ahead: usize,
     policy: &Policy,
     notes: Notes,
 ) -> anyhow::Result<Arc<Engine>> {
     check_is_file(path)?;
     let context = context.unwrap_or(DEFAULT_CONTEXT);
     let mut options = options::engine(args, context);
-    options.drafts = drafts;
+    (options.drafts, options.ahead) = (drafts, ahead);
     options.hashes = trust::check(path, policy, notes)?.hashes;
     let engine = open_with(path, options, notes)?;
     adapted(engine, args, policy)
@@ -133,7 +132,11 @@ pub fn adapters(
 
 /// The same with options that are decided.
 pub fn open_with(path: &Path, options: EngineOptions, notes: Notes) -> anyhow::Result<Arc<Engine>> {
-    open_telling(path, options, notes, &|_| {})
+    let engine = open_telling(path, options, notes, &|_| {})?;
+    if let Some(left_out) = engine.draft_left_out() {
+        notes.line(&format!("v4-run: {left_out}"));
+    }
+    Ok(engine)
 }
 
 /// The same; `tell` also hears how far it is.
@@ -144,7 +147,7 @@ pub fn open_telling(
     tell: &(dyn Fn(&str) + Sync),
 ) -> anyhow::Result<Arc<Engine>> {
     check_is_file(path)?;
-    check_room(path, &options)?;
+    let options = check_room(path, options, notes)?;
     let spinner = notes.spinner(format!("opening {}", path.display()));
     let told = AtomicU64::new(0);
     let progress = |done: u64, total: u64| {
@@ -164,16 +167,34 @@ pub fn open_telling(
 
 /// Weights that are copied must fit into what is free, whatever is said to be allowed:
 /// the system would kill the process otherwise. Mapped ones are given up when memory
-/// is short.
-fn check_room(path: &Path, options: &EngineOptions) -> anyhow::Result<()> {
+/// is short. Gives the options back, without a draft module that may be left out and does
+/// not fit.
+fn check_room(
+    path: &Path,
+    mut options: EngineOptions,
+    notes: Notes,
+) -> anyhow::Result<EngineOptions> {
     let (Some(allowed), Some(free)) = (options.memory, limits().free()) else {
-        return Ok(());
+        return Ok(options);
     };
     if allowed <= free || options.weights != WeightPlacement::Copied {
-        return Ok(());
+        return Ok(options);
     }
-    let drafts = matches!(options.drafts, DraftModel::Own | DraftModel::Any);
-    if copied_bytes(&GgufFile::open(path)?, false, drafts).min(allowed) > free {
+    let file = GgufFile::open(path)?;
+    let fits = |drafts| copied_bytes(&file, false, drafts).min(allowed) <= free;
+    if matches!(options.drafts, DraftModel::Fitting) && !fits(true) && fits(false) {
+        options.drafts = DraftModel::None;
+        notes.line(&format!(
+            "v4-run: the model's draft module is left out: with it the weights exceed the free \
+             memory of {}; close other programs, or use --draft off",
+            ByteSize(free)
+        ));
+    }
+    let drafts = match options.drafts {
+        DraftModel::Own | DraftModel::Any | DraftModel::Fitting => true,
+        DraftModel::None | DraftModel::File { .. } => false,
+    };
+    if !fits(drafts) {
         bail!(
             "{}: --memory {} exceeds the free memory of {}; close other programs, or use \
              --memory {}",
@@ -183,7 +204,7 @@ fn check_room(path: &Path, options: &EngineOptions) -> anyhow::Result<()> {
             ByteSize(limits().safe().unwrap_or(free)).as_option()
         );
     }
-    Ok(())
+    Ok(options)
 }
 
 /// A first look that can say more than the GGUF reader would.

@@ -3,6 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
+use anyhow::bail;
 use v4_files::io::ReadMode;
 use v4_runtime::generation::{DraftOptions, ModelDrafting, SamplerOptions};
 use v4_runtime::residency::engram::{EngramOptions, EngramPlacement};
@@ -56,6 +57,7 @@ pub fn engine(args: &EngineArgs, context: usize) -> EngineOptions {
         },
         hashes: None,
         drafts: DraftModel::None,
+        ahead: 0,
         adapters: args.lora.iter().map(LoraArg::bytes).sum(),
     }
 }
@@ -119,12 +121,37 @@ pub fn random_seed() -> u64 {
 
 /// What drafts, if anything does.
 pub fn drafting(args: &DraftArgs) -> Option<ModelDrafting> {
-    let options = match args.draft {
-        DraftArg::Off => return None,
-        DraftArg::Auto => DraftOptions::default(),
-        DraftArg::Most(most) => DraftOptions { most, paced: false },
-    };
-    Some(ModelDrafting::new(options))
+    drafts(args).map(ModelDrafting::new)
+}
+
+/// How much is drafted, if anything is.
+fn drafts(args: &DraftArgs) -> Option<DraftOptions> {
+    match args.draft {
+        DraftArg::Off => None,
+        DraftArg::Auto => Some(DraftOptions::default()),
+        DraftArg::Most(most) => Some(DraftOptions { most, paced: false }),
+    }
+}
+
+/// Tokens that are read ahead at once.
+pub fn ahead(args: &DraftArgs) -> usize {
+    drafts(args).map_or(0, |options| options.rows())
+}
+
+/// The draft module that is asked for, of which nothing is known yet.
+pub fn draft_model(args: &DraftArgs) -> anyhow::Result<DraftModel> {
+    match (args.draft, &args.drafts) {
+        (DraftArg::Off, Some(_)) => {
+            bail!("--drafts names a draft module that --draft off would not use; leave one out")
+        }
+        (DraftArg::Off, None) => Ok(DraftModel::None),
+        (_, Some(path)) => Ok(DraftModel::File {
+            path: path.clone(),
+            hashes: None,
+        }),
+        (DraftArg::Auto, None) => Ok(DraftModel::Fitting),
+        (DraftArg::Most(_), None) => Ok(DraftModel::Any),
+    }
 }
 
 /// Whether the model reasons first, and how deeply.
@@ -182,6 +209,29 @@ mod tests {
         assert!(!thinking(&parsed(&[]).chat).on);
         assert!(thinking(&parsed(&["--effort=max"]).chat).on);
         assert!(thinking(&parsed(&["--think"]).chat).on);
+    }
+
+    #[test]
+    fn a_module_is_left_out_only_where_nobody_asked_for_it() {
+        #[derive(Parser)]
+        struct Drafts {
+            #[command(flatten)]
+            args: DraftArgs,
+        }
+        let of = |more: &[&str]| {
+            let args = Drafts::parse_from(["v4-run"].iter().chain(more)).args;
+            (draft_model(&args), ahead(&args))
+        };
+        assert!(matches!(of(&[]), (Ok(DraftModel::Fitting), 9)));
+        assert!(matches!(
+            of(&["--draft=auto"]),
+            (Ok(DraftModel::Fitting), 9)
+        ));
+        assert!(matches!(of(&["--draft=15"]), (Ok(DraftModel::Any), 16)));
+        assert!(matches!(of(&["--draft=off"]), (Ok(DraftModel::None), 0)));
+        let file = of(&["--drafts=a.gguf"]);
+        assert!(matches!(file, (Ok(DraftModel::File { .. }), 9)));
+        assert!(of(&["--draft=off", "--drafts=a.gguf"]).0.is_err());
     }
 
     #[test]

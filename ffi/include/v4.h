@@ -69,7 +69,8 @@
  *   loaded after dlclose().
  *
  * Results are the same bits for any number of threads, any grouping of tokens into
- * calls, and sessions that were saved, restored, forked or rewound.
+ * calls, with drafts and without, and sessions that were saved, restored, forked or
+ * rewound.
  *
  * Linux on 64-bit little-endian machines.
  */
@@ -86,7 +87,7 @@ extern "C" {
 /* Version of the interface: the first number changes when programs would break, and
  * so does the library's file name (libv4.so.1); the second one changes with additions. */
 #define V4_ABI_MAJOR 1
-#define V4_ABI_MINOR 2
+#define V4_ABI_MINOR 3
 
 /* Length of a NUL-terminated text. */
 #define V4_STRLEN SIZE_MAX
@@ -168,7 +169,8 @@ const char *v4_version(void);
 
 enum {
     V4_LOG_ERROR = 1, /* a bug in the library */
-    V4_LOG_WARN = 2,  /* something was lost: a session was emptied by an error */
+    V4_LOG_WARN = 2,  /* something was lost: a session was emptied by an error, a draft
+                       * module failed or does not fit into the memory */
     V4_LOG_INFO = 3,  /* a model was opened or closed */
     V4_LOG_DEBUG = 4  /* sessions saved, restored, prompts read */
 };
@@ -243,6 +245,17 @@ enum {
     V4_WEIGHTS_COPIED = 2  /* in the process's own memory, in huge pages */
 };
 
+/* Since 1.3: how many tokens are drafted: tokens that the model's draft module or the text
+ * itself foresees are read together with the next one, and taken back if others come. That
+ * changes how fast an answer comes, and no token of it. 1 to V4_DRAFT_MOST: so many at
+ * once, if as many are foreseen. */
+enum {
+    V4_DRAFT_DEFAULT = 0, /* AUTO; in v4_generate_options, what the engine's options say */
+    V4_DRAFT_AUTO = -1,   /* as many as make the answer faster, as measured; also none */
+    V4_DRAFT_OFF = -2,
+    V4_DRAFT_MOST = 15
+};
+
 typedef struct v4_engine_options {
     uint32_t size;
     /* Worker threads; 0 for one per core that the process may use. At most 1024. */
@@ -260,8 +273,8 @@ typedef struct v4_engine_options {
     /* Tokens of a prompt to run at once; 0 for 512. */
     uint32_t chunk;
     /* Or NULL. Receives how many bytes of weights were read, if they are copied. With
-     * V4_VERIFY_WHOLE, first how many were compared, and then from 0 again. Called on any
-     * thread, one call at a time. */
+     * V4_VERIFY_WHOLE, first how many of each file were compared, each time from 0 again.
+     * Called on any thread, one call at a time. */
     v4_progress_fn progress;
     void *user;
     /* Since 1.2: everything that follows. */
@@ -275,6 +288,17 @@ typedef struct v4_engine_options {
      * the path of a minisign key file, NUL-terminated. Giving one requires a signature. */
     const char *const *signers;
     size_t signer_count;
+    /* Since 1.3: everything that follows. V4_DRAFT_... or a number, for sessions whose calls
+     * do not say. Unless it is V4_DRAFT_OFF, the draft module in the model's file is loaded,
+     * if it has one. If `memory` does not suffice for it, it is left out, and the log and
+     * v4_plan.draft_needed say so; with a number, that is V4_NO_MEMORY. */
+    int32_t draft;
+    /* Must be 0. */
+    uint32_t reserved;
+    /* A draft module in another file, or NULL: written by v4-convert --drafts only, by
+     * llama.cpp or ds4. It must fit the model and into the memory, and be signed if the
+     * model must be. Not with V4_DRAFT_OFF. */
+    const char *drafts;
 } v4_engine_options;
 
 /* Opens a GGUF file. `options` or NULL. Takes seconds, or as long as reading the file if
@@ -335,6 +359,11 @@ typedef struct v4_facts {
     const char *signer;
     /* Since 1.2: what is known about the file's origin and content, one line for people. */
     const char *trust;
+    /* Since 1.3: the kind of the draft module that is loaded, "MTP" or "DSpark"; NULL if none
+     * is. Its blocks, and how many tokens it drafts at once. */
+    const char *draft;
+    uint32_t draft_blocks;
+    uint32_t draft_tokens;
 } v4_facts;
 
 v4_status v4_engine_facts(const v4_engine *engine, v4_facts *facts);
@@ -369,6 +398,14 @@ typedef struct v4_plan {
     uint64_t scratch;
     /* The program itself, with the tokenizer. */
     uint64_t program;
+    /* Since 1.3: the draft module without routed experts that are read like the model's,
+     * with what a session keeps for it. */
+    uint64_t draft;
+    /* Since 1.3: what a session takes to read ahead; 0 without room for it or drafts. */
+    uint64_t ahead;
+    /* Since 1.3: what `memory` must be for the draft module in the model's file, which was
+     * left out; 0 if none was. */
+    uint64_t draft_needed;
 } v4_plan;
 
 /* The plan that the engine was opened with. */
@@ -614,6 +651,10 @@ typedef struct v4_generate_options {
      * that is known. */
     const char *const *stop;
     size_t stop_count;
+    /* Since 1.3: V4_DRAFT_... or a number. */
+    int32_t draft;
+    /* Must be 0. */
+    uint32_t reserved;
 } v4_generate_options;
 
 typedef struct v4_generate_result {
@@ -623,12 +664,19 @@ typedef struct v4_generate_result {
     uint64_t tokens;
     /* Since 1.1: the time it took, including the callback's. */
     double seconds;
+    /* Since 1.3: passes of the model, drafts that were read in them, and drafts that turned
+     * out to be right, each of which saved a pass. */
+    uint64_t passes;
+    uint64_t drafts;
+    uint64_t drafts_accepted;
 } v4_generate_result;
 
 /* Continues the session token by token until a stop condition holds. `options`,
  * `callback` and `result` or NULL; `result` is filled in with V4_OK and V4_CANCELLED. The
  * token that ends the text is neither passed on nor appended. All others are then part of
- * the session, except the last one of a full context, which does not fit. */
+ * the session, except the last one of a full context, which does not fit. What was drafted
+ * and did not come is not. After V4_FINISH_LENGTH, what was read ahead is kept for the next
+ * v4_session_generate; other calls that change or save the session give its memory back. */
 v4_status v4_session_generate(v4_session *session, v4_sampler *sampler,
                               const v4_generate_options *options, v4_token_fn callback,
                               void *user, v4_generate_result *result);

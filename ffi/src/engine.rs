@@ -9,18 +9,21 @@ use std::time::Instant;
 
 use v4_files::gguf::GgufFile;
 use v4_files::io::ReadMode;
+use v4_runtime::generation::DraftOptions;
 use v4_runtime::model::ModelConfig;
 use v4_runtime::plan::MemoryPlan;
 use v4_runtime::residency::engram::{EngramOptions, EngramPlacement};
 use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::residency::limits;
 use v4_runtime::{
-    Engine, EngineError, EngineOptions, KvPrecision, Precision, Session, WeightPlacement,
+    DraftModel, Engine, EngineError, EngineOptions, KvPrecision, LeftOut, Precision, Session,
+    WeightPlacement,
 };
 use v4_trust::{Policy, Trusted, Verify};
 
 use crate::callback::{NO_TOKEN, v4_progress_fn};
-use crate::failure::{Failure, Outcome};
+use crate::drafts::{self, Drafts};
+use crate::failure::{Failure, Outcome, with_fields};
 use crate::guard::guard;
 use crate::layout::{Filled, c_struct, read, size32};
 use crate::log::{self, Level};
@@ -50,6 +53,9 @@ c_struct! {
         verify: i32,
         signers: *const *const c_char,
         signer_count: usize,
+        draft: i32,
+        reserved: u32,
+        drafts: *const c_char,
     }
 }
 
@@ -76,6 +82,9 @@ c_struct! {
         isa: *const c_char,
         signer: *const c_char,
         trust: *const c_char,
+        draft: *const c_char,
+        draft_blocks: u32,
+        draft_tokens: u32,
     }
 }
 
@@ -99,6 +108,9 @@ c_struct! {
         kv: u64,
         scratch: u64,
         program: u64,
+        draft: u64,
+        ahead: u64,
+        draft_needed: u64,
     }
 }
 
@@ -109,12 +121,15 @@ pub struct v4_engine {
     /// Tokens of a session, and of a chunk, where the session does not say.
     pub(crate) context: usize,
     pub(crate) chunk: usize,
+    /// What drafts the answers of its sessions.
+    pub(crate) drafts: Drafts,
     architecture: CString,
     name: CString,
     path: CString,
     isa: CString,
     signer: Option<CString>,
     trust: CString,
+    draft: Option<CString>,
     /// What was asked of the model, and is of adapters.
     policy: Policy,
 }
@@ -127,7 +142,11 @@ fn no_such(what: &str, number: i32) -> Failure {
 }
 
 impl v4_engine_options {
-    fn engine(&self) -> Outcome<EngineOptions> {
+    /// Of the engine, with a draft module of which nothing is known yet.
+    ///
+    /// # Safety
+    /// `drafts` is as the header says.
+    unsafe fn engine(&self) -> Outcome<EngineOptions> {
         let precision = match self.precision {
             0 => Precision::Fast,
             1 => Precision::Exact,
@@ -155,6 +174,15 @@ impl v4_engine_options {
             1 => EngramPlacement::Memory,
             n => return Err(no_such("place for Engram tables", n)),
         };
+        if self.reserved != 0 {
+            let what = "v4_engine_options.reserved must be 0";
+            return Err(Failure::argument(what));
+        }
+        let file = match self.drafts.is_null() {
+            true => None,
+            // SAFETY: the caller's.
+            false => Some(unsafe { pointer::path(self.drafts, "drafts") }?),
+        };
         let or = |n: u32, default: u32| (if n == 0 { default } else { n }) as usize;
         Ok(EngineOptions {
             threads: (self.threads != 0).then_some(self.threads as usize),
@@ -178,12 +206,17 @@ impl v4_engine_options {
                 reads,
                 ..ExpertOptions::default()
             },
+            drafts: drafts::module(self.draft, file)?,
+            ahead: self.drafting()?.rows(),
             ..EngineOptions::default()
         })
     }
-}
 
-impl v4_engine_options {
+    /// How much is drafted where a call does not say.
+    fn drafting(&self) -> Outcome<DraftOptions> {
+        Ok(drafts::options(self.draft)?.unwrap_or_default())
+    }
+
     /// What is asked of the file.
     ///
     /// # Safety
@@ -299,17 +332,25 @@ fn threads_of(options: &EngineOptions) -> usize {
     options.threads.unwrap_or_else(cores)
 }
 
-fn open(path: &Path, options: &v4_engine_options, policy: &Policy) -> Outcome<v4_engine> {
+/// # Safety
+/// `options` are as the header says.
+unsafe fn open(path: &Path, options: &v4_engine_options, policy: &Policy) -> Outcome<v4_engine> {
     let started = Instant::now();
     let told = Told {
         callback: options.progress,
         user: User(options.user),
         last: Mutex::new(Some((0, 0))),
     };
-    let mut options = options.engine()?;
+    let drafts = Drafts::new(options.drafting()?);
+    // SAFETY: the caller's.
+    let mut options = unsafe { options.engine() }?;
     let (context, chunk) = (options.context, options.chunk);
-    let trusted = check(path, policy, threads_of(&options), &told)?;
+    let threads = threads_of(&options);
+    let trusted = check(path, policy, threads, &told)?;
     options.hashes.clone_from(&trusted.hashes);
+    if let DraftModel::File { path, hashes } = &mut options.drafts {
+        *hashes = check(path, policy, threads, &told)?.hashes;
+    }
     let engine = Engine::open_with(path, options, &|done, total| told.tell(done, total))?;
     told.end();
     log::write(Level::Info, || {
@@ -326,17 +367,24 @@ fn open(path: &Path, options: &v4_engine_options, policy: &Policy) -> Outcome<v4
             }
         )
     });
+    if let Some(left_out) = engine.draft_left_out() {
+        log::write(Level::Warn, || {
+            format!("{}: {}", path.display(), with_fields(&left_out.to_string()))
+        });
+    }
     let config = engine.config();
     let string = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
     Ok(v4_engine {
         context: context.min(config.context_length),
         chunk,
+        drafts,
         architecture: string(&config.arch),
         name: string(config.name.as_deref().unwrap_or_default()),
         path: CString::new(path.as_os_str().as_encoded_bytes()).unwrap_or_default(),
         isa: string(engine.isa()),
         signer: trusted.signer.as_ref().map(|signer| string(&signer.key)),
         trust: string(&trusted.to_string()),
+        draft: engine.draft().map(|draft| string(draft.name())),
         policy: policy.clone(),
         engine,
     })
@@ -377,12 +425,14 @@ impl v4_engine {
             engine: self.engine.with_adapters(adapters)?,
             context: self.context,
             chunk: self.chunk,
+            drafts: self.drafts.clone(),
             architecture: self.architecture.clone(),
             name: self.name.clone(),
             path: self.path.clone(),
             isa: self.isa.clone(),
             signer: self.signer.clone(),
             trust: self.trust.clone(),
+            draft: self.draft.clone(),
             policy: self.policy.clone(),
         })
     }
@@ -441,12 +491,15 @@ pub unsafe extern "C" fn v4_engine_facts(
             isa: handle.isa.as_ptr(),
             signer: handle.signer.as_ref().map_or(null(), |s| s.as_ptr()),
             trust: handle.trust.as_ptr(),
+            draft: handle.draft.as_ref().map_or(null(), |s| s.as_ptr()),
+            draft_blocks: engine.draft().map_or(0, |draft| small(draft.blocks())),
+            draft_tokens: engine.draft().map_or(0, |draft| small(draft.rows())),
         });
         Ok(())
     })
 }
 
-fn as_c(plan: &MemoryPlan, threads: usize) -> v4_plan {
+fn as_c(plan: &MemoryPlan, left_out: Option<&LeftOut>, threads: usize) -> v4_plan {
     v4_plan {
         size: size32::<v4_plan>(),
         context: small(plan.context),
@@ -465,6 +518,9 @@ fn as_c(plan: &MemoryPlan, threads: usize) -> v4_plan {
         kv: plan.kv,
         scratch: plan.scratch,
         program: plan.program,
+        draft: plan.draft.dense + plan.draft.session,
+        ahead: plan.ahead,
+        draft_needed: left_out.map_or(0, |left_out| left_out.needed.0),
     }
 }
 
@@ -476,7 +532,8 @@ pub unsafe extern "C" fn v4_engine_plan(engine: *const v4_engine, plan: *mut v4_
         let engine = &unsafe { pointer::handle(engine, "engine") }?.engine;
         // SAFETY: the header's rules for structs.
         let out = unsafe { Filled::new(plan) }?;
-        out.set(&as_c(engine.plan(), engine.threads()));
+        let left_out = engine.draft_left_out();
+        out.set(&as_c(engine.plan(), left_out, engine.threads()));
         Ok(())
     })
 }
@@ -492,7 +549,7 @@ pub unsafe extern "C" fn v4_plan_file(
         // SAFETY: the header's rules for pointers.
         let path = unsafe { pointer::path(path, "path") }?;
         // SAFETY: the header's rules for structs.
-        let options = unsafe { read(options) }?.engine()?;
+        let options = unsafe { read(options)?.engine() }?;
         // SAFETY: as above.
         let out = unsafe { Filled::new(plan) }?;
         let failed = v4_runtime::EngineError::from;
@@ -500,7 +557,9 @@ pub unsafe extern "C" fn v4_plan_file(
         let config = ModelConfig::from_gguf(&file)?;
         let threads = threads_of(&options);
         let request = options.plan_request(threads, config.context_length);
-        out.set(&as_c(&MemoryPlan::new(&file, &config, &request)?, threads));
+        let planned = options.drafts.plan(&file, &config, &request)?;
+        let left_out = planned.left_out.as_ref();
+        out.set(&as_c(&planned.plan, left_out, threads));
         Ok(())
     })
 }

@@ -114,10 +114,11 @@ const FIELDS: &[(&str, &str)] = &[
     ("--precision", "options.precision"),
     ("--kv", "options.kv"),
     ("--signer", "options.signers"),
+    ("--draft off", "V4_DRAFT_OFF"),
 ];
 
 /// A message with fields of the header in place of options of `v4-run`.
-fn with_fields(message: &str) -> String {
+pub(crate) fn with_fields(message: &str) -> String {
     let mut text = String::with_capacity(message.len());
     let mut rest = message;
     // An option is a word of its own; the same in the middle of a path is not.

@@ -10,6 +10,7 @@ use v4_tokenizer::DecodeStream;
 use crate::callback::{NO_TOKEN, v4_token, v4_token_fn};
 use crate::cancel::{Cancel, v4_cancel};
 use crate::decoder::Lent;
+use crate::drafts;
 use crate::failure::{Failure, Outcome};
 use crate::guard::guard;
 use crate::layout::{Filled, c_struct, read, size32};
@@ -27,12 +28,22 @@ c_struct! {
         cancel: *mut v4_cancel,
         stop: *const *const c_char,
         stop_count: usize,
+        draft: i32,
+        reserved: u32,
     }
 }
 
 c_struct! {
     /// How it ended.
-    v4_generate_result, first 16, { size: u32, finish: i32, tokens: u64, seconds: f64, }
+    v4_generate_result, first 16, {
+        size: u32,
+        finish: i32,
+        tokens: u64,
+        seconds: f64,
+        passes: u64,
+        drafts: u64,
+        drafts_accepted: u64,
+    }
 }
 
 /// Why generation ended, by its number in the header.
@@ -139,11 +150,17 @@ pub unsafe extern "C" fn v4_session_generate(
                 "stop string",
             )
         }?;
+        let draft = drafts::options(options.draft)?;
+        if options.reserved != 0 {
+            let what = "v4_generate_options.reserved must be 0";
+            return Err(Failure::argument(what));
+        }
         // SAFETY: the header's rules for structs.
         let result = unsafe { Filled::or_null(result) }?;
         let mut timeline = session.inner.take("session")?;
         let mut sampler = sampler.inner.take("sampler")?;
-        timeline.logits()?;
+        let started = Instant::now();
+        timeline.begin(draft)?;
         let mut told = Told {
             callback,
             user: User(user),
@@ -157,14 +174,18 @@ pub unsafe extern "C" fn v4_session_generate(
             eos: timeline.engine().tokenizer().eos(),
             stop_loops: false,
         };
-        let started = Instant::now();
         let (end, tokens) = generate(&mut timeline, &mut sampler, until, &cancel, &mut told)?;
+        // Whoever asks for some tokens may ask for more.
+        let [passes, drafts, drafts_accepted] = timeline.end(end == End::Length);
         if let Some(result) = result {
             result.set(&v4_generate_result {
                 size: size32::<v4_generate_result>(),
                 finish: end as i32,
                 tokens,
                 seconds: started.elapsed().as_secs_f64(),
+                passes,
+                drafts,
+                drafts_accepted,
             });
         }
         match end {

@@ -15,6 +15,7 @@ mod callback;
 mod cancel;
 mod chat;
 mod decoder;
+mod drafts;
 mod engine;
 mod failure;
 mod generate;
@@ -52,7 +53,7 @@ use status::{Status, v4_status};
 /// The first number of the interface's version.
 pub const ABI_MAJOR: u32 = 1;
 /// The second.
-pub const ABI_MINOR: u32 = 2;
+pub const ABI_MINOR: u32 = 3;
 
 /// See `v4.h`.
 #[unsafe(no_mangle)]

@@ -64,7 +64,7 @@ pub unsafe extern "C" fn v4_session_open(
         let make = || {
             let session = Session::new(&engine.engine, context, chunk)?;
             Ok(v4_session {
-                inner: Exclusive::new(Timeline::new(session, chunk)),
+                inner: Exclusive::new(Timeline::new(session, chunk, engine.drafts.clone())),
             })
         };
         // SAFETY: the header's rules for pointers.

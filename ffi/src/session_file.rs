@@ -53,10 +53,9 @@ pub unsafe extern "C" fn v4_session_save(
         let path = unsafe { pointer::path(path, "path") }?;
         // SAFETY: the header's rules for structs.
         let key = unsafe { key(file) }?;
-        timeline.settle()?;
         let model = timeline.engine().fingerprint();
         let mut log = SessionLog::open(path, model, key.as_ref())?;
-        timeline.session().save(&mut log)?;
+        timeline.save(&mut log)?;
         log::write(Level::Debug, || {
             format!("{}: saved {} tokens", path.display(), timeline.len())
         });
@@ -103,6 +102,6 @@ fn restore(
         format!("{}: restored {} tokens", path.display(), session.len())
     });
     Ok(v4_session {
-        inner: Exclusive::new(Timeline::new(session, chunk)),
+        inner: Exclusive::new(Timeline::new(session, chunk, engine.drafts.clone())),
     })
 }

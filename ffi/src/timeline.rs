@@ -5,12 +5,13 @@ use std::ffi::c_void;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use v4_runtime::generation::{Sampler, SamplerError};
-use v4_runtime::storage::Landmark;
+use v4_runtime::generation::{DraftOptions, Sampler, SamplerError};
+use v4_runtime::storage::{Landmark, SessionLog};
 use v4_runtime::{Engine, EngineError, Hooks, Logits, Session, Want};
 
 use crate::callback::{v4_logits, v4_logits_fn, v4_progress_fn};
 use crate::cancel::{Cancel, v4_cancel};
+use crate::drafts::{Ahead, Drafts};
 use crate::failure::{Failure, Outcome};
 use crate::layout::{c_struct, read, size32};
 use crate::log::{self, Level};
@@ -99,6 +100,10 @@ impl Run {
 pub(crate) struct Timeline {
     session: Session,
     chunk: usize,
+    drafts: Drafts,
+    /// Reads ahead of an answer that is being generated, or was cut off. The session may
+    /// have seen tokens then that it does not hold yet.
+    ahead: Option<Ahead>,
     /// Logits after the last token read; empty if there are none.
     logits: Vec<f32>,
     /// The last token of an answer, which nobody has needed to read yet. It counts as
@@ -109,10 +114,12 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    pub fn new(session: Session, chunk: usize) -> Self {
+    pub fn new(session: Session, chunk: usize, drafts: Drafts) -> Self {
         Self {
             session,
             chunk,
+            drafts,
+            ahead: None,
             logits: Vec::new(),
             pending: None,
             lent: Vec::new(),
@@ -125,6 +132,13 @@ impl Timeline {
 
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Writes what it holds to a file, and nothing that was only read ahead.
+    pub fn save(&mut self, log: &mut SessionLog) -> Result<(), EngineError> {
+        self.settle()?;
+        self.halt();
+        self.session.save(log)
     }
 
     pub fn chunk(&self) -> usize {
@@ -165,6 +179,7 @@ impl Timeline {
         run: &Run,
         read: impl FnOnce(&mut Session, Want, &mut Hooks<'_>) -> Result<Logits, EngineError>,
     ) -> Result<(), EngineError> {
+        self.halt();
         let before = self.session.len();
         let stopped = Cell::new(false);
         let mut last = Vec::new();
@@ -197,20 +212,23 @@ impl Timeline {
                     false => Ok(()),
                 }
             }
-            Err(error) => {
-                // Nothing changed, whole chunks were read, or all was lost.
-                if self.session.len() != before {
-                    self.pending = None;
-                    self.logits.clear();
-                }
-                if self.session.is_empty() && before > 0 {
-                    log::write(Level::Warn, || {
-                        format!("a session of {before} tokens was emptied: {error}")
-                    });
-                }
-                Err(error)
-            }
+            Err(error) => Err(self.failed(before, error)),
         }
+    }
+
+    /// Keeps the books after an error: nothing changed, whole chunks were read, or all was
+    /// lost.
+    fn failed(&mut self, before: usize, error: EngineError) -> EngineError {
+        if self.session.len() != before {
+            self.pending = None;
+            self.logits.clear();
+        }
+        if self.session.is_empty() && before > 0 {
+            log::write(Level::Warn, || {
+                format!("a session of {before} tokens was emptied: {error}")
+            });
+        }
+        error
     }
 
     /// Appends tokens, after the one that is pending.
@@ -231,6 +249,7 @@ impl Timeline {
     /// Holds exactly `ids`.
     pub fn sync(&mut self, ids: &[u32], run: &Run) -> Result<(), EngineError> {
         if ids.is_empty() {
+            self.halt();
             self.session.reset();
             self.pending = None;
             self.logits.clear();
@@ -253,6 +272,7 @@ impl Timeline {
 
     /// Forgets all but the first `len` tokens, which it has.
     fn rewind(&mut self, len: usize, cancel: &Cancel) -> Result<(), EngineError> {
+        self.halt();
         self.pending = None;
         if len == self.session.len() {
             return Ok(());
@@ -277,15 +297,21 @@ impl Timeline {
     /// Keeps the place after the last token, to go back to.
     pub fn mark(&mut self) -> Result<(), EngineError> {
         self.settle()?;
+        self.halt();
         self.session.mark(Landmark::Turn);
         Ok(())
     }
 
     /// Another one with the same tokens.
     pub fn fork(&self) -> Result<Self, EngineError> {
+        let mut session = self.session.fork()?;
+        // It reads ahead by itself.
+        session.release_ahead();
         Ok(Self {
-            session: self.session.fork()?,
+            session,
             chunk: self.chunk,
+            drafts: self.drafts.clone(),
+            ahead: None,
             logits: self.logits.clone(),
             pending: self.pending,
             lent: Vec::new(),
@@ -301,9 +327,60 @@ impl Timeline {
         }
     }
 
-    /// Reads one token.
+    /// Begins an answer, or goes on with one, and reads the token that is pending.
+    pub fn begin(&mut self, asked: Option<DraftOptions>) -> Outcome {
+        if self.pending.is_none() && self.logits.is_empty() {
+            return Err(Failure::no_logits());
+        }
+        let options = self.drafts.options(asked);
+        if !self.ahead.as_ref().is_some_and(|ahead| ahead.is(options)) {
+            self.halt();
+            self.ahead = Some(self.drafts.begin(options, self.session.engine()));
+        }
+        if let Some(id) = self.pending {
+            self.step(id)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one token of an answer.
     pub fn step(&mut self, id: u32) -> Result<(), EngineError> {
-        self.append(&[id], &Run::default())
+        let before = self.session.len();
+        let Some(ahead) = &mut self.ahead else {
+            return self.append(&[id], &Run::default());
+        };
+        match ahead.read(&mut self.session, id) {
+            Ok(logits) => {
+                self.logits.clear();
+                self.logits.extend_from_slice(logits);
+                self.pending = None;
+                Ok(())
+            }
+            Err(error) => {
+                self.halt();
+                Err(self.failed(before, error))
+            }
+        }
+    }
+
+    /// The end of an answer or, if it `goes_on`, of a part of it. Passes, drafts that were
+    /// read and drafts that came since its beginning.
+    pub fn end(&mut self, goes_on: bool) -> [u64; 3] {
+        let Some(ahead) = &mut self.ahead else {
+            return [0; 3];
+        };
+        ahead.warn();
+        let news = ahead.news();
+        if !goes_on {
+            self.halt();
+        }
+        news
+    }
+
+    /// Forgets what was read ahead, and gives its memory back.
+    fn halt(&mut self) {
+        self.ahead = None;
+        self.session.release_ahead();
     }
 
     /// Picks the token after the last.

@@ -27,7 +27,7 @@ use crate::residency::engram::{EngramOptions, EngramStore};
 use crate::residency::experts::{ExpertOptions, ExpertStore};
 use crate::storage::Fingerprint;
 
-pub use draft::{DraftModel, FoundDraft};
+pub use draft::{DraftModel, FoundDraft, LeftOut, PlannedDraft};
 
 /// How to run a model.
 #[derive(Debug, Clone)]
@@ -71,6 +71,9 @@ pub struct EngineOptions {
     pub hashes: Option<Arc<FileHashes>>,
     /// The draft module to load.
     pub drafts: DraftModel,
+    /// Tokens that sessions will read ahead at once (`Session::verify`), for the memory
+    /// plan.
+    pub ahead: usize,
     /// Bytes to reserve for adapters that will be loaded ([`Engine::load_adapter`]): where
     /// memory is short, fewer experts are kept in it.
     pub adapters: u64,
@@ -109,6 +112,7 @@ impl Default for EngineOptions {
             experts: ExpertOptions::default(),
             hashes: None,
             drafts: DraftModel::None,
+            ahead: 0,
             adapters: 0,
         }
     }
@@ -132,6 +136,7 @@ impl EngineOptions {
             most_slots: self.experts.most_slots,
             hashes: self.hashes.as_ref().map_or(0, |h| h.memory_bytes()),
             adapters: self.adapters,
+            ahead: self.ahead,
             // No file system in mind reads in larger ones.
             unit: 4096,
         }
@@ -163,6 +168,7 @@ struct Shared {
     drafter: Option<Drafter<Cpu>>,
     /// The draft module's file, if it has its own.
     draft_file: Option<Arc<GgufFile>>,
+    left_out: Option<LeftOut>,
 }
 
 /// Increased whenever results change in any bit: caches with another value are useless.
@@ -231,9 +237,11 @@ impl Engine {
         };
         let workers = Workers::start(options.threads, options.pin)?;
         let request = options.plan_request(workers.threads(), cfg.context_length);
-        let draft = options.drafts.find(&file, &cfg)?;
-        let plan =
-            MemoryPlan::with_draft(&file, &cfg, &request, draft.as_ref().map(FoundDraft::parts))?;
+        let PlannedDraft {
+            plan,
+            draft,
+            left_out,
+        } = options.drafts.plan(&file, &cfg, &request)?;
         let own = draft.as_ref().filter(|draft| draft.file.is_none());
         let experts = if plan.experts.streamed {
             let mut tensors = expert_tensors(&file, &cfg)?;
@@ -312,6 +320,7 @@ impl Engine {
             file,
             drafter,
             draft_file,
+            left_out,
         };
         Ok(Arc::new(Self {
             shared: Arc::new(shared),
@@ -377,6 +386,13 @@ impl Engine {
     #[must_use]
     pub fn draft(&self) -> Option<&DraftConfig> {
         self.drafter().map(Drafter::config)
+    }
+
+    /// The model's own draft module, if it was left out for want of memory
+    /// ([`DraftModel::Fitting`]).
+    #[must_use]
+    pub fn draft_left_out(&self) -> Option<&LeftOut> {
+        self.shared.left_out.as_ref()
     }
 
     /// The open file.

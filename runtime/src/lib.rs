@@ -37,7 +37,9 @@ pub use compute::forward::{Draft, Drafted, KvPrecision};
 pub use compute::profile;
 pub use compute::roofline::Roofline;
 pub use compute::trace::{LayerTrace, Trace};
-pub use engine::{DraftModel, Engine, EngineOptions, FoundDraft, WeightPlacement};
+pub use engine::{
+    DraftModel, Engine, EngineOptions, FoundDraft, LeftOut, PlannedDraft, WeightPlacement,
+};
 pub use error::{AdapterError, EngineError, error_text};
 pub use session::{Batch, Hooks, Logits, OnLogits, Progress, Session, Want};
 

@@ -132,7 +132,7 @@ pub struct DraftArgs {
     #[arg(long, value_name = "auto|off|N", default_value = "auto")]
     pub draft: DraftArg,
     /// Draft module in another file: written by v4-convert --drafts only, llama.cpp or ds4
-    /// [default: the model's own, if it has one]
+    /// [default: the model's own, if it has one; with auto, only if it fits in --memory]
     #[arg(long, value_name = "FILE")]
     pub drafts: Option<PathBuf>,
 }

@@ -83,6 +83,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<ExitCode> {
         &args.engine,
         Some(ids.len()),
         draft,
+        0,
         &policy,
         notes,
     )?;

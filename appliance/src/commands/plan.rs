@@ -18,11 +18,11 @@ use v4_runtime::model::{DraftConfig, ModelConfig};
 use v4_runtime::plan::{Forecast, MemoryPlan, Rates};
 use v4_runtime::residency::experts::{Policy, simulate};
 use v4_runtime::residency::{Limits, limits};
-use v4_runtime::{DraftModel, EngineOptions, FoundDraft, Roofline};
+use v4_runtime::{EngineOptions, LeftOut, PlannedDraft, Roofline};
 
 use super::print_json;
 use crate::args::values::{MAX_CONTEXT, tokens_or_max};
-use crate::args::{EngineArgs, WeightsArg};
+use crate::args::{DraftArgs, EngineArgs, WeightsArg};
 use crate::options;
 use crate::output::Notes;
 
@@ -35,11 +35,14 @@ const DISK_TIME: Duration = Duration::from_millis(1500);
 Examples:
   v4-run plan model.gguf
   v4-run plan model.gguf --memory 64G --ctx 200000
+  v4-run plan model.gguf --draft off
   v4-run plan DeepSeek-V4-Flash --recipe q2 --memory 96G
   v4-run plan model.gguf --memory 64G --routing trace.safetensors --json
 
 Reads only the file's header. For a folder with a published checkpoint, it plans for
-the file that v4-convert would make from it with --recipe.
+the file that v4-convert would make from it with --recipe. The model's draft module and the
+room for reading ahead are counted, as commands that generate text need them, unless
+--draft off is given.
 
 Speed is predicted from the rates of memory and disk, which are measured in about four
 seconds. Without --routing, all experts are assumed to be equally likely, which is the
@@ -51,13 +54,6 @@ pub struct PlanArgs {
     /// Recipe for a checkpoint folder, as in v4-convert --recipe
     #[arg(long, value_name = "NAME", default_value = "native")]
     pub recipe: String,
-    /// Also count the model's draft module, which commands that generate text load unless
-    /// --draft off is given
-    #[arg(long)]
-    pub drafts: bool,
-    /// Draft module in another file: written by v4-convert --drafts only, llama.cpp or ds4
-    #[arg(long, value_name = "FILE", requires = "drafts")]
-    pub model_draft: Option<PathBuf>,
     /// Context of a session in tokens, or max for the model's limit
     #[arg(long, value_name = "N", default_value = "32768", value_parser = tokens_or_max)]
     pub ctx: usize,
@@ -76,6 +72,9 @@ pub struct PlanArgs {
     /// Do not print progress to standard error
     #[arg(short, long)]
     pub quiet: bool,
+    /// Drafts: what commands that generate text load for them is counted.
+    #[command(flatten)]
+    pub drafts: DraftArgs,
     /// Engine.
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -151,30 +150,25 @@ pub fn run(mut args: PlanArgs) -> anyhow::Result<ExitCode> {
             cfg.context_length
         );
     }
-    let options = options::engine(&args.engine, args.ctx);
+    let options = EngineOptions {
+        drafts: options::draft_model(&args.drafts)?,
+        ahead: options::ahead(&args.drafts),
+        ..options::engine(&args.engine, args.ctx)
+    };
     let threads = options
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let request = options.plan_request(threads, cfg.context_length);
-    let module = match (args.drafts, &args.model_draft) {
-        (false, _) => DraftModel::None,
-        (true, None) => DraftModel::Own,
-        (true, Some(path)) => {
-            let (path, hashes) = (path.clone(), None);
-            DraftModel::File { path, hashes }
-        }
-    };
-    let draft = module.find(&planned.file, &cfg)?;
-    let plan = MemoryPlan::with_draft(
-        &planned.file,
-        &cfg,
-        &request,
-        draft.as_ref().map(FoundDraft::parts),
-    )?;
+    let PlannedDraft {
+        plan,
+        draft,
+        left_out,
+    } = options.drafts.plan(&planned.file, &cfg, &request)?;
     // One that is there and not counted.
-    let unused = match draft {
-        None => DraftConfig::of_model(&planned.file, &cfg).ok().flatten(),
-        Some(_) => None,
+    let unused = match (&draft, &left_out) {
+        (Some(_), _) => None,
+        (None, Some(left_out)) => Some(left_out.config.clone()),
+        (None, None) => DraftConfig::of_model(&planned.file, &cfg).ok().flatten(),
     };
     let hits = match &args.routing {
         Some(path) => Some(hit_rates(path, &cfg, plan.experts.slots)?),
@@ -207,8 +201,10 @@ pub fn run(mut args: PlanArgs) -> anyhow::Result<ExitCode> {
         cfg: &cfg,
         file: &planned.file,
         plan: &plan,
+        ahead: options.ahead,
         draft: draft.as_ref().map(|draft| &draft.config),
         unused: unused.as_ref(),
+        left_out: left_out.as_ref(),
         limits: limits(),
         measured,
         forecast,
@@ -315,8 +311,11 @@ struct Shown<'a> {
     cfg: &'a ModelConfig,
     file: &'a GgufFile,
     plan: &'a MemoryPlan,
+    /// Tokens that are read ahead at once.
+    ahead: usize,
     draft: Option<&'a DraftConfig>,
     unused: Option<&'a DraftConfig>,
+    left_out: Option<&'a LeftOut>,
     limits: Limits,
     measured: Option<Measured>,
     forecast: Option<Forecast>,
@@ -383,7 +382,7 @@ impl Shown<'_> {
                 0 => "",
                 _ => ", without their experts",
             };
-            let text = format!("{}{with}", described(draft));
+            let text = format!("{}{with}", draft.summary());
             row("draft module", bytes, &text)?;
         }
         if p.engram_tables > 0 {
@@ -391,6 +390,10 @@ impl Shown<'_> {
         }
         row("caches", p.kv, "of the session at full length")?;
         row("buffers", p.scratch, "while a prompt is read")?;
+        if p.ahead > 0 {
+            let text = format!("up to {} tokens at once, for drafts", self.ahead);
+            row("reading ahead", p.ahead, &text)?;
+        }
         row("program", p.program, "with the tokenizer")?;
         if p.adapters > 0 {
             row("adapters", p.adapters, "from --lora")?;
@@ -420,8 +423,11 @@ impl Shown<'_> {
             "mapped; one row is read per token",
         )?;
         if let Some(unused) = self.unused {
-            let text = format!("{}; not counted, see --drafts", described(unused));
+            let text = format!("{}; not counted", unused.summary());
             row("draft module", unused.bytes_in(self.file), &text)?;
+        }
+        if let Some(left_out) = self.left_out {
+            writeln!(out, "{left_out}")?;
         }
         if let Some(group) = self.limits.group
             && p.allowed.is_some_and(|allowed| allowed > group)
@@ -506,6 +512,7 @@ impl Shown<'_> {
                 "engram": p.engram_memory,
                 "kv": p.kv,
                 "scratch": p.scratch,
+                "ahead": p.ahead,
                 "program": p.program,
                 "adapters": p.adapters,
             },
@@ -531,6 +538,7 @@ impl Shown<'_> {
                 "blocks": draft.blocks(),
                 "tokens": draft.rows(),
                 "loaded": self.draft.is_some(),
+                "needed_bytes": self.left_out.map(|left_out| left_out.needed.0),
                 "experts": draft.blocks() * draft.model.experts,
             })),
             "machine": {
@@ -557,14 +565,6 @@ impl Shown<'_> {
                 "prefill_tokens_per_second": f.prefill,
             })),
         })
-    }
-}
-
-/// Such as `DSpark, 3 blocks`.
-fn described(draft: &DraftConfig) -> String {
-    match draft.blocks() {
-        1 => format!("{}, 1 block", draft.name()),
-        blocks => format!("{}, {blocks} blocks", draft.name()),
     }
 }
 

@@ -176,6 +176,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     notifier.log(&format!("{name}: {trusted}"));
     engine_options.hashes = trusted.hashes;
     engine_options.drafts = model::draft_model(&args.drafts, &policy, Notes::new(false))?;
+    engine_options.ahead = options::ahead(&args.drafts);
     let chosen = context::choose(&args.model, &engine_options, args.ctx, args.parallel)?;
     engine_options.context = chosen.tokens;
     let engine = model::open_telling(&args.model, engine_options, Notes::new(false), &tell)?;
@@ -190,11 +191,10 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         ));
     }
     if let Some(draft) = engine.draft() {
-        notifier.log(&format!(
-            "{} drafts tokens with {} blocks",
-            draft.name(),
-            draft.blocks()
-        ));
+        notifier.log(&format!("tokens are drafted by {}", draft.summary()));
+    }
+    if let Some(left_out) = engine.draft_left_out() {
+        notifier.log(&left_out.to_string());
     }
     let adapters = model::adapters(&engine, &args.engine, &policy)?;
     for adapter in &adapters {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use v4_tests::adapter::Written;
+use v4_tests::drafts::converted;
 use v4_tests::program::{scratch, tiny};
 
 use crate::header::Header;
@@ -23,6 +24,7 @@ const PARTS: &[&str] = &[
     "threads",
     "trust",
     "adapters",
+    "drafts",
 ];
 
 fn sources() -> Vec<PathBuf> {
@@ -43,18 +45,29 @@ fn program(compiler: &str, more: &[&str], link: Link, name: &str) -> PathBuf {
     )
 }
 
-/// A folder for the program's files, with what its parts `trust` and `adapters` want
-/// there.
+/// A folder for the program's files, with what its parts `trust`, `adapters` and `drafts`
+/// want there.
 fn folder(name: &str) -> PathBuf {
     let folder = scratch().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     let signed = Signed::new(&folder);
-    for (name, seed) in [("adapter-1", 1), ("adapter-2", 2)] {
-        signed.adapter(&folder.join(name), seed);
+    for (adapter, seed) in [("adapter-1", 1), ("adapter-2", 2)] {
+        signed.adapter(&folder.join(adapter), seed);
     }
     signed.sign(&folder.join("adapter-1"));
     let stranger = [("layers.0.attn.v_proj".to_owned(), 8, 8)];
     Written::noise(4, 8.0, &stranger, 3).write(&folder.join("adapter-3"));
+    let only: &[&str] = &["--drafts", "only"];
+    for (file, checkpoint, options) in [
+        ("drafts.gguf", "tiny-v4-dspark", &[][..]),
+        ("module.gguf", "tiny-v4-dspark", only),
+        ("signed-module.gguf", "tiny-v4-dspark", only),
+        ("stranger.gguf", "tiny-v41-dspark", only),
+    ] {
+        let made = converted(checkpoint, &format!("{name}-{file}"), options);
+        std::fs::rename(made, folder.join(file)).unwrap();
+    }
+    signed.sign(&folder.join("signed-module.gguf"));
     folder
 }
 

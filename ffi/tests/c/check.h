@@ -61,6 +61,7 @@ void test_chat(const world *w);
 void test_threads(const world *w);
 void test_trust(const world *w);
 void test_adapters(const world *w);
+void test_drafts(const world *w);
 
 /* The ids of a text with the token that begins one; to be freed. */
 uint32_t *encode(const v4_engine *engine, const char *text, size_t *count);

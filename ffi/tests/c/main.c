@@ -4,7 +4,8 @@
  *   check [-t] MODEL OTHER-MODEL FOLDER [PART...]
  *
  * With -t files are read by threads alone: valgrind does not know io_uring, and waits for
- * ever. What the folder has for the parts `trust` and `adapters` is said in their files.
+ * ever. What the folder has for the parts `trust`, `adapters` and `drafts` is said in their
+ * files.
  */
 #include "check.h"
 
@@ -26,6 +27,7 @@ static const struct {
     {"session", test_session}, {"files", test_files},       {"sampler", test_sampler},
     {"generate", test_generate}, {"chat", test_chat},       {"threads", test_threads},
     {"trust", test_trust},     {"adapters", test_adapters},
+    {"drafts", test_drafts},
 };
 
 static int wanted(const char *name, int argc, char **argv) {

@@ -119,6 +119,12 @@ static void check_sessions(const v4::engine &engine, const std::string &folder) 
     auto result = fork.generate(likeliest, length, [&](std::string_view s) { pieces += s; });
     CHECK(result.finish == V4_FINISH_LENGTH && result.tokens == 6);
     fork.rewind(ids.size());
+    length.draft = V4_DRAFT_MOST;
+    std::string drafted;
+    result = fork.generate(likeliest, length, [&](std::string_view s) { drafted += s; });
+    CHECK(drafted == pieces && result.passes + result.drafts_accepted == 5);
+    length.draft = V4_DRAFT_OFF;
+    fork.rewind(ids.size());
     std::string again;
     fork.generate(likeliest, length, [&](std::uint32_t id, std::string_view s) {
         if (id != V4_NO_TOKEN)

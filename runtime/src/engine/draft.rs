@@ -1,14 +1,17 @@
 //! The draft module that an engine loads.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use v4_files::ByteSize;
 use v4_files::gguf::{FileHashes, GgufFile};
 
 use crate::compute::backend::Backend;
 use crate::compute::weights::{DraftWeights, Sources, Weights};
 use crate::error::EngineError;
 use crate::model::{Copier, DraftConfig, LoadProgress, ModelConfig};
+use crate::plan::{MemoryPlan, PlanRequest};
 
 /// The draft module to load: what guesses tokens so that the model reads several at once. It
 /// has no influence on the model's results.
@@ -19,6 +22,8 @@ pub enum DraftModel {
     None,
     /// The one in the model's own file, if there is one.
     Any,
+    /// The same, if it also fits into the memory that the engine may use.
+    Fitting,
     /// The one in the model's own file, which must have one.
     Own,
     /// The one in another file: a DSpark draft as `v4-convert --drafts only` and llama.cpp
@@ -83,7 +88,106 @@ impl FoundDraft {
     }
 }
 
+/// A model's own draft module that does not fit into the memory that the engine may use.
+#[derive(Debug, Clone)]
+pub struct LeftOut {
+    /// What it is.
+    pub config: DraftConfig,
+    /// What the model takes together with it.
+    pub needed: ByteSize,
+    /// What is allowed.
+    pub allowed: ByteSize,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the model's draft module ({}) is left out: with it the model takes at least {}, but \
+             only {} is allowed; use --memory {} or more, or --draft off",
+            self.config.summary(),
+            self.needed,
+            self.allowed,
+            self.needed.as_option()
+        )
+    }
+}
+
+/// A memory plan, and the draft module that it counts.
+#[derive(Debug, Clone)]
+pub struct PlannedDraft {
+    /// The plan.
+    pub plan: MemoryPlan,
+    /// The module.
+    pub draft: Option<FoundDraft>,
+    /// One that is left out, as memory is short.
+    pub left_out: Option<LeftOut>,
+}
+
 impl DraftModel {
+    /// Finds the module for a model and plans memory with it.
+    ///
+    /// # Errors
+    /// As [`Self::find`] and [`MemoryPlan::with_draft`].
+    pub fn plan(
+        &self,
+        file: &GgufFile,
+        cfg: &ModelConfig,
+        request: &PlanRequest,
+    ) -> Result<PlannedDraft, EngineError> {
+        let draft = self.find(file, cfg)?;
+        let parts = draft.as_ref().map(FoundDraft::parts);
+        let refused = match MemoryPlan::with_draft(file, cfg, request, parts) {
+            Ok(plan) => {
+                return Ok(PlannedDraft {
+                    plan,
+                    draft,
+                    left_out: None,
+                });
+            }
+            Err(refused) => refused,
+        };
+        let Some(FoundDraft { config, .. }) = draft else {
+            return Err(refused);
+        };
+        let without = MemoryPlan::new(file, cfg, request);
+        match (self, refused, without) {
+            (
+                Self::Fitting,
+                EngineError::Memory {
+                    needed, allowed, ..
+                },
+                Ok(plan),
+            ) => Ok(PlannedDraft {
+                plan,
+                draft: None,
+                left_out: Some(LeftOut {
+                    config,
+                    needed,
+                    allowed,
+                }),
+            }),
+            // What the model takes at least: the module would be left out.
+            (Self::Fitting, _, Err(refused)) => Err(refused),
+            (
+                Self::Any | Self::File { .. },
+                EngineError::Memory {
+                    what,
+                    needed,
+                    allowed,
+                    remedy,
+                },
+                Ok(_),
+            ) => Err(EngineError::Memory {
+                what,
+                needed,
+                allowed,
+                remedy: format!("{remedy}, or --draft off to do without the module"),
+            }),
+            (_, refused, _) => Err(refused),
+        }
+    }
+
     /// Finds the module for a model, and sees that it fits.
     ///
     /// # Errors
@@ -96,7 +200,7 @@ impl DraftModel {
     ) -> Result<Option<FoundDraft>, EngineError> {
         match self {
             Self::None => Ok(None),
-            Self::Any => {
+            Self::Any | Self::Fitting => {
                 let config = DraftConfig::of_model(file, cfg)?;
                 Ok(config.map(|config| FoundDraft { config, file: None }))
             }

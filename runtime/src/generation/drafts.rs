@@ -70,6 +70,15 @@ pub struct DraftOptions {
 impl DraftOptions {
     /// Most drafts at once: as many as a session reads ahead beside the token that is due.
     pub const MOST: usize = Session::MOST_AHEAD - 1;
+
+    /// Tokens that are read ahead at once: the drafts, and the token that is due.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        match self.most.min(Self::MOST) {
+            0 => 0,
+            most => most + 1,
+        }
+    }
 }
 
 impl Default for DraftOptions {

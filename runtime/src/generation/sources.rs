@@ -49,6 +49,16 @@ impl ModelDrafting {
             times: PassTimes::default(),
         }
     }
+
+    /// The same with other options, for some texts of the same model: what is measured is
+    /// measured for both.
+    #[must_use]
+    pub fn with(&self, options: DraftOptions) -> Self {
+        Self {
+            options,
+            times: self.times.clone(),
+        }
+    }
 }
 
 impl Drafting for ModelDrafting {

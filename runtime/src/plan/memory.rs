@@ -3,7 +3,7 @@
 use v4_files::ByteSize;
 use v4_files::gguf::GgufFile;
 
-use super::sizes::{SessionSize, draft_bytes, kv_bytes, session_bytes};
+use super::sizes::{SessionSize, ahead_bytes, draft_bytes, kv_bytes, session_bytes};
 use crate::compute::forward::KvPrecision;
 use crate::error::EngineError;
 use crate::model::{DraftConfig, ModelConfig, is_draft, is_engram_table, is_expert};
@@ -41,6 +41,9 @@ pub struct PlanRequest {
     pub hashes: u64,
     /// Memory for adapters that are loaded later.
     pub adapters: u64,
+    /// Tokens that a session reads ahead at once, if there is room for it; with a draft
+    /// module, there must be.
+    pub ahead: usize,
 }
 
 /// The routed experts.
@@ -102,6 +105,9 @@ pub struct MemoryPlan {
     pub kv: u64,
     /// Buffers of a session while it reads a prompt.
     pub scratch: u64,
+    /// What a session takes in addition to read ahead of its text; 0 if it does not, or
+    /// there is no room for it.
+    pub ahead: u64,
     /// The program itself, with the tokenizer and the hashes of the file.
     pub program: u64,
     /// Adapters.
@@ -181,6 +187,25 @@ impl MemoryPlan {
             chunk,
             logits: 1,
         };
+        let plain = session_bytes(cfg, request.kv, request.threads, size);
+        let ahead = match request.ahead {
+            0 => 0,
+            rows => {
+                let size = SessionSize {
+                    rows: chunk.max(rows),
+                    // Of the rows, and those of them that are kept.
+                    logits: 2 * rows,
+                    ..size
+                };
+                let more = session_bytes(cfg, request.kv, request.threads, size);
+                ahead_bytes(cfg, request.kv, rows) + more.saturating_sub(plain)
+            }
+        };
+        // A module is of no use without it.
+        let (ahead, spare) = match draft {
+            Some(_) => (ahead, 0),
+            None => (0, ahead),
+        };
         let mut plan = Self {
             allowed: request.memory,
             dense: all - embedding - engram_tables - expert_bytes,
@@ -190,16 +215,22 @@ impl MemoryPlan {
             engram_tables,
             engram_memory,
             kv,
-            scratch: session_bytes(cfg, request.kv, request.threads, size) - kv,
+            scratch: plain - kv,
+            ahead,
             program: PROGRAM_BYTES + HEADER_FACTOR * file.header_len() + request.hashes,
             adapters: request.adapters,
             context: request.context,
         };
         let allowed = plan.allowed.unwrap_or(u64::MAX);
-        let sessions = plan.kv + plan.scratch + plan.draft.session;
+        let sessions = plan.kv + plan.scratch + plan.draft.session + plan.ahead;
         let expert_bytes = expert_bytes + plan.draft.expert_bytes;
         let all = plan.fixed().saturating_add(expert_bytes + sessions);
+        let spare_after = |taken: u64| match taken.saturating_add(spare) <= allowed {
+            true => spare,
+            false => 0,
+        };
         if all <= allowed && request.most_slots.is_none() {
+            plan.ahead += spare_after(all);
             return Ok(plan);
         }
         let experts = &mut plan.experts;
@@ -212,10 +243,15 @@ impl MemoryPlan {
             let needed = ByteSize(least + sessions);
             return Err(EngineError::Memory {
                 what: format!(
-                    "the model with a context of {} tokens (weights of every token {}, at least {} \
-                     for {} experts, caches {}, buffers {})",
+                    "the model with {}a context of {} tokens (weights of every token {}{}, at least \
+                     {} for {} experts, caches {}, buffers {})",
+                    draft.map_or("", |_| "its draft module and "),
                     plan.context,
                     ByteSize(plan.dense),
+                    draft.map_or_else(String::new, |_| {
+                        let drafting = plan.draft.dense + plan.draft.session + plan.ahead;
+                        format!(", drafts {}", ByteSize(drafting))
+                    }),
                     ByteSize(plan.experts.least_slots as u64 * plan.experts.slot_bytes),
                     plan.experts.least_slots,
                     ByteSize(plan.kv),
@@ -229,12 +265,14 @@ impl MemoryPlan {
                 ),
             });
         }
+        let ahead = spare_after(least + sessions);
+        plan.ahead += ahead;
         let slots = |taken: u64| {
             let left = allowed.saturating_sub(plan.fixed() + taken);
             let slots = left / plan.experts.slot_bytes.max(1);
             usize::try_from(slots).unwrap_or(usize::MAX).min(most)
         };
-        let (full, start) = (slots(sessions), slots(0));
+        let (full, start) = (slots(sessions + ahead), slots(0));
         plan.experts.slots = full;
         plan.experts.slots_at_start = start;
         Ok(plan)
@@ -293,7 +331,7 @@ impl MemoryPlan {
             true => self.experts.slots as u64 * self.experts.slot_bytes,
             false => self.experts.bytes + self.draft.expert_bytes,
         };
-        self.fixed() + experts + self.kv + self.scratch + self.draft.session
+        self.fixed() + experts + self.kv + self.scratch + self.draft.session + self.ahead
     }
 
     /// Bytes of routed experts that a token uses.

@@ -62,6 +62,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let policy = trust::policy(&args.engine.trust)?;
     let options = EngineOptions {
         drafts: model::draft_model(&args.drafts, &policy, notes)?,
+        ahead: options::ahead(&args.drafts),
         profile: true,
         hashes: trust::check(&args.model, &policy, notes)?.hashes,
         ..options::engine(&args.engine, context)

@@ -188,6 +188,15 @@ impl DraftConfig {
         }
     }
 
+    /// What it is, for people: `DSpark, 3 blocks`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match self.blocks() {
+            1 => format!("{}, 1 block", self.name()),
+            blocks => format!("{}, {blocks} blocks", self.name()),
+        }
+    }
+
     /// Bytes of its tensors in its file.
     #[must_use]
     pub fn bytes_in(&self, file: &GgufFile) -> u64 {
