@@ -246,6 +246,8 @@ impl Speculation {
             self.rest -= 1;
             most = 0;
         }
+        // Its reads go on while drafts are computed.
+        session.prefetch(&[id]);
         self.last = 0;
         while most > 0 && self.drafts.is_empty() && self.last < self.sources.len() {
             // One that fails is no longer there, and the next one stands in its place.
@@ -260,6 +262,8 @@ impl Speculation {
         self.ids.extend(self.drafts.iter().map(|draft| draft.token));
         let readable = session.readable(&self.ids);
         self.ids.truncate(readable.max(1));
+        // Those of the drafts, while other texts are drafted.
+        session.prefetch(&self.ids);
         &self.ids
     }
 
