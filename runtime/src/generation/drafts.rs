@@ -291,19 +291,24 @@ impl Speculation {
         if !paced || self.drafts.is_empty() {
             return;
         }
+        let drafts = self.drafts.len();
+        let sure = Some(confidences(&self.drafts)).filter(|sure| sure.len() == drafts);
         if free {
             // Another source may draft better.
-            let promise = pace.promise(self.drafts.len(), others);
+            let promise = match &sure {
+                Some(sure) => pace.promise_of(sure, others),
+                None => pace.promise(drafts, others),
+            };
             let better = |other: &Sourced| other.pace.promise(most, others) > promise;
-            wanted = match after.iter().any(better) {
-                true => 0,
-                false => pace.ask(self.drafts.len(), others),
+            wanted = match &sure {
+                _ if after.iter().any(better) => 0,
+                Some(sure) => pace.choose(sure, others),
+                None => pace.ask(drafts, others),
             };
         } else {
             pace.drafted(began.elapsed());
-            let confidences = confidences(&self.drafts);
-            if confidences.len() == self.drafts.len() {
-                wanted = pace.cut(&confidences, others);
+            if let Some(sure) = &sure {
+                wanted = pace.cut(sure, others);
             }
         }
         self.drafts.truncate(wanted);
