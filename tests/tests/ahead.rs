@@ -110,6 +110,11 @@ fn speculate(engine: &Arc<Engine>, ids: &[u32], start: usize, seed: u64, what: &
         let right = random.below(count + 1);
         let mut batch = vec![ids[at]];
         batch.extend(drafts(ids, at + 1, count, right, &mut random));
+        // What it reads from disk may be asked for before, also for tokens that do not come.
+        session.prefetch(&batch[..random.below(count + 2)]);
+        if random.below(4) == 0 {
+            session.prefetch(&ids[random.below(at + 1)..][..2]);
+        }
         let logits = session.verify(&batch).unwrap();
         assert_eq!((logits.first, logits.rows()), (at, count + 1));
         assert_eq!(session.len(), at, "none is taken yet");

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use v4_runtime::storage::SessionLog;
 use v4_runtime::{
     DraftModel, Drafted, Engine, EngineOptions, Hooks, KvPrecision, Precision, Session, Want,
 };
@@ -235,6 +236,35 @@ fn drafts_follow_a_session_that_goes_back() {
         fresh.reset();
         assert!(fresh.draft(1).unwrap().is_empty());
         assert!(fresh.draft(1 << 20).is_err());
+    }
+}
+
+/// A session's file has nothing of the drafts. The first token after it is not drafted for;
+/// then context is there again, more with each token, and with a window of it all of it.
+#[test]
+fn drafts_come_back_after_a_session_is_restored() {
+    for name in ["tiny-v4-mtp", "tiny-v4-dspark", "tiny-v41-dspark"] {
+        let model = converted(name, "restored", &[]);
+        let engine = engine(&model, exact());
+        let window = engine.config().window;
+        let all = ids(golden(name).ints("long.ids"));
+        let from = 200;
+        let mut session = Session::new(&engine, all.len(), 64).unwrap();
+        session.append(&all[..from], Want::None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.session");
+        let mut log = SessionLog::open(&path, engine.fingerprint(), None).unwrap();
+        session.save(&mut log).unwrap();
+        let mut restored = Session::restore(&engine, all.len(), 64, &log, usize::MAX).unwrap();
+        assert!(restored.draft(all[from]).unwrap().is_empty());
+        for (i, &id) in all[from..from + window + 8].iter().enumerate() {
+            let whole = session.draft_after(from + i, id).unwrap();
+            let drafted = restored.draft_after(from + i, id).unwrap();
+            assert_eq!(drafted.drafts.is_empty(), i == 0, "{name}: {i} tokens");
+            assert!(i <= window || drafted == whole, "{name}: {i} tokens");
+            session.append(&[id], Want::None).unwrap();
+            restored.append(&[id], Want::None).unwrap();
+        }
     }
 }
 

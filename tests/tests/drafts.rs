@@ -19,6 +19,7 @@ use v4_runtime::{
 use v4_tests::adapter::Written;
 use v4_tests::numbers::golden_ids;
 use v4_tests::program::tiny;
+use v4_tokenizer::{GAP_MARKS, Marks};
 
 const MODELS: [&str; 2] = ["tiny-v4", "tiny-v41"];
 
@@ -365,4 +366,44 @@ fn drafts_looked_up_in_the_text_come() {
             assert!(counts.totals()[1] >= least, "{name}: {counts:?}");
         }
     }
+}
+
+/// Reads an answer that is known, with drafts that are looked up, and returns what came.
+fn looked_up(engine: &Arc<Engine>, lookup: PromptLookup, prompt: &[u32], answer: &[u32]) -> u64 {
+    let new = || Session::new(engine, 1024, 64).unwrap();
+    let (mut plain, mut session) = (new(), new());
+    for session in [&mut plain, &mut session] {
+        session.append(prompt, Want::None).unwrap();
+    }
+    let mut drafts = Speculation::new(vec![Box::new(lookup)], UNPACED, PassTimes::default());
+    for &id in answer {
+        let logits = drafts.read(&mut session, id).unwrap();
+        assert_eq!(logits, plain.append(&[id], Want::Last).unwrap().row(0));
+    }
+    assert!(saved(&session) == saved(&plain));
+    drafts.counts().totals()[1]
+}
+
+/// What fills a gap may run into the text after it, which is in the prompt.
+#[test]
+fn what_runs_into_the_text_after_a_gap_is_drafted_from_it() {
+    let engine = &engines("tiny-v4")[1];
+    let tokenizer = engine.tokenizer();
+    let [begin, hole, end] = GAP_MARKS.map(|mark| tokenizer.mark(mark).unwrap());
+    let code = "fn add(a: u32, b: u32) -> u32 {\n    a + b\n}\n\nfn sub(a: u32, b: u32) -> u32 {\n    \
+                a - b\n}\n\nfn main() {\n    println!(\"{}\", add(1, sub(3, 2)));\n}\n";
+    let code = tokenizer.encode(code, Marks::Plain).unwrap();
+    let (mut with, mut without, mut bare) = (0, 0, 0);
+    for at in (4..code.len() - 30).step_by(5) {
+        // Four tokens are missing; the answer goes on for ten.
+        let (before, missing, after) = (&code[..at], &code[at..at + 4], &code[at + 4..]);
+        let prompt = [&[begin], before, &[hole], after, &[end]].concat();
+        let answer = [missing, &after[..10]].concat();
+        let read = |lookup, prompt: &[u32]| looked_up(engine, lookup, prompt, &answer);
+        with += read(PromptLookup::with_gaps(tokenizer), &prompt);
+        without += read(PromptLookup::default(), &prompt);
+        bare += read(PromptLookup::with_gaps(tokenizer), before);
+    }
+    let least = bare + bare / 2;
+    assert!(with > without && without > least, "{with} {without} {bare}");
 }

@@ -255,6 +255,8 @@ impl Speculation {
             self.rest -= 1;
             most = 0;
         }
+        // Its reads go on while drafts are computed.
+        session.prefetch(&[id]);
         self.last = 0;
         while most > 0 && self.drafts.is_empty() && self.last < self.sources.len() {
             // One that fails is no longer there, and the next one stands in its place.
@@ -269,6 +271,8 @@ impl Speculation {
         self.ids.extend(self.drafts.iter().map(|draft| draft.token));
         let readable = session.readable(&self.ids);
         self.ids.truncate(readable.max(1));
+        // Those of the drafts, while other texts are drafted.
+        session.prefetch(&self.ids);
         &self.ids
     }
 
@@ -296,19 +300,24 @@ impl Speculation {
         if !paced || self.drafts.is_empty() {
             return;
         }
+        let drafts = self.drafts.len();
+        let sure = Some(confidences(&self.drafts)).filter(|sure| sure.len() == drafts);
         if free {
             // Another source may draft better.
-            let promise = pace.promise(self.drafts.len(), others);
+            let promise = match &sure {
+                Some(sure) => pace.promise_of(sure, others),
+                None => pace.promise(drafts, others),
+            };
             let better = |other: &Sourced| other.pace.promise(most, others) > promise;
-            wanted = match after.iter().any(better) {
-                true => 0,
-                false => pace.ask(self.drafts.len(), others),
+            wanted = match &sure {
+                _ if after.iter().any(better) => 0,
+                Some(sure) => pace.choose(sure, others),
+                None => pace.ask(drafts, others),
             };
         } else {
             pace.drafted(began.elapsed());
-            let confidences = confidences(&self.drafts);
-            if confidences.len() == self.drafts.len() {
-                wanted = pace.cut(&confidences, others);
+            if let Some(sure) = &sure {
+                wanted = pace.cut(sure, others);
             }
         }
         self.drafts.truncate(wanted);

@@ -141,6 +141,16 @@ impl Pace {
         )
     }
 
+    /// [`Self::promise`] with some drafts of which the source says how likely they come.
+    #[must_use]
+    pub fn promise_of(&self, confidences: &[f64], others: usize) -> Option<f64> {
+        let alone = self.times.of(1 + others)?;
+        let plain = (1.0 + others as f64) / alone;
+        let chances = self.believed(confidences);
+        let rates = self.rates(&chances, others, alone, 0.0);
+        Some(rates.fold(plain, f64::max))
+    }
+
     /// How many drafts, at most `most`, to ask for before the next token is read together
     /// with `others` rows of other texts. Zero: drafting is not worth its time.
     pub fn ask(&mut self, most: usize, others: usize) -> usize {
@@ -169,12 +179,29 @@ impl Pace {
     /// most all of them, at least none.
     #[must_use]
     pub fn cut(&self, confidences: &[f64], others: usize) -> usize {
-        let chances: Vec<f64> = confidences
-            .iter()
-            .map(|c| (c * self.trust).min(1.0))
-            .collect();
         // Drafting is done and paid for.
-        self.best(&chances, others, 0.0)
+        self.best(&self.believed(confidences), others, 0.0)
+    }
+
+    /// [`Self::cut`] for drafts that took no time, and did not wait for [`Self::ask`]. Where
+    /// none are worth reading, one is read now and then: what was measured may be past.
+    pub fn choose(&mut self, confidences: &[f64], others: usize) -> usize {
+        let best = self.cut(confidences, others);
+        if best > 0 {
+            self.rest = [RESTS[0]; 2];
+            return best;
+        }
+        if self.rest[0] > 0 {
+            self.rest[0] -= 1;
+            return 0;
+        }
+        self.rest = [self.rest[1], (2 * self.rest[1]).min(RESTS[1])];
+        confidences.len().min(1)
+    }
+
+    fn believed(&self, confidences: &[f64]) -> Vec<f64> {
+        let believed = |c: &f64| (c * self.trust).min(1.0);
+        confidences.iter().map(believed).collect()
     }
 
     /// The number of drafts with which tokens come fastest.
@@ -352,6 +379,28 @@ mod tests {
         assert_eq!(pace.cut(&[], 0), 0);
         // With other texts a row is a smaller part of the pass, but so is what it gives.
         assert_eq!(pace.cut(&[0.95, 0.9, 0.9, 0.1, 0.9], 3), 3);
+    }
+
+    #[test]
+    fn drafts_that_are_there_anyway_are_read_where_they_pay_and_tried_where_not() {
+        let times = PassTimes::default();
+        let mut pace = Pace::new(times.clone());
+        times.measured(1, Duration::from_millis(100));
+        times.measured(2, Duration::from_millis(150));
+        assert_eq!(pace.choose(&[0.9, 0.9, 0.2], 0), 2);
+        // Of 600 unlikely ones a few are read: the times may be others now.
+        let read = |pace: &mut Pace| (0..600).filter(|_| pace.choose(&[0.1], 0) > 0).count();
+        let some = read(&mut pace);
+        assert!((5..10).contains(&some), "{some}");
+        assert_eq!(pace.choose(&[0.9, 0.9, 0.2], 0), 2, "at once");
+        for _ in 0..30 {
+            times.measured(2, Duration::from_millis(101));
+        }
+        assert_eq!(read(&mut pace), 600);
+        // What it promises is what is said of these drafts, not what is known of others.
+        let promise = |pace: &Pace, sure: f64| pace.promise_of(&[sure], 0).unwrap();
+        assert!(promise(&pace, 0.9) > 1.5 * promise(&pace, 0.1));
+        assert_eq!(Pace::new(PassTimes::default()).promise_of(&[0.9], 0), None);
     }
 
     #[test]

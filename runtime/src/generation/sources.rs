@@ -63,7 +63,8 @@ impl ModelDrafting {
 
 impl Drafting for ModelDrafting {
     fn begin(&self, engine: &Arc<Engine>) -> Speculation {
-        let mut sources: Vec<Box<dyn DraftSource>> = vec![Box::<PromptLookup>::default()];
+        let lookup = PromptLookup::with_gaps(engine.tokenizer());
+        let mut sources: Vec<Box<dyn DraftSource>> = vec![Box::new(lookup)];
         if engine.draft().is_some() {
             sources.push(Box::new(ModuleDrafts));
         }

@@ -1,6 +1,7 @@
 //! Reading ahead: tokens that a draft expects are read together with the next one, and
 //! taken only as far as they turn out to come.
 
+use super::prefetch::Prefetched;
 use super::{Hooks, KEPT_ROWS, Logits, Session};
 use crate::compute::forward::{Cone, Scratch};
 use crate::error::EngineError;
@@ -107,6 +108,7 @@ impl Session {
         }
         self.discard();
         self.ahead_rows = [0; 2];
+        self.prefetched = Prefetched::default();
         self.scratch = Scratch::default();
         // Less than before: cannot fail.
         let bytes = self.bytes(self.tokens.len(), 1, 1);

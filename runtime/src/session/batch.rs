@@ -25,7 +25,7 @@ pub struct Batch {
 struct Member<'a> {
     cache: &'a mut Cache<Cpu>,
     ids: &'a [u32],
-    rows: Option<Fetch>,
+    rows: Vec<Fetch>,
 }
 
 impl Batch {

@@ -4,6 +4,7 @@ mod ahead;
 mod batch;
 mod drafts;
 mod persist;
+mod prefetch;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::residency::engram::{EngramStore, Fetch};
 pub use self::batch::Batch;
 use self::drafts::Drafting;
 use self::persist::Mark;
+use self::prefetch::Prefetched;
 
 /// The positions whose logits a call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +114,7 @@ pub struct Session {
     ahead_rows: [usize; 2],
     cache: Cache<Cpu>,
     drafting: Option<Drafting>,
+    prefetched: Prefetched,
     scratch: Scratch<Cpu>,
     context: usize,
     chunk: usize,
@@ -148,6 +151,7 @@ impl Session {
         let mut session = Self {
             cache: engine.forward().cache(),
             drafting: Drafting::of(engine),
+            prefetched: Prefetched::default(),
             scratch: Scratch::default(),
             engine: Arc::clone(engine),
             tokens: Vec::new(),
@@ -276,6 +280,7 @@ impl Session {
             ahead_rows: self.ahead_rows,
             cache: self.cache.clone(),
             drafting: self.drafting.clone(),
+            prefetched: Prefetched::default(),
             scratch: Scratch::default(),
             context: self.context,
             chunk: self.chunk,
@@ -292,6 +297,7 @@ impl Session {
         self.ahead_rows = [0; 2];
         self.marks.clear();
         self.cache = self.engine.forward().cache();
+        self.prefetched = Prefetched::default();
         self.reset_drafting();
         self.settle(1);
     }
@@ -356,10 +362,10 @@ impl Session {
         let mut done = 0;
         let mut ahead = self.fetch(&ids[..self.chunk.min(ids.len())])?;
         for chunk in ids.chunks(self.chunk) {
-            let rows = ahead.take();
+            let rows = std::mem::take(&mut ahead);
             let next = ids.len().min(done + chunk.len())..ids.len().min(done + 2 * self.chunk);
             let ran = self.fetch_after(chunk, &ids[next]).and_then(|next| {
-                ahead = next;
+                ahead.extend(next);
                 self.run_chunk(chunk, &cone, from.saturating_sub(done), rows, hooks)
             });
             // Weights that could not be read were taken for zeros.
@@ -460,34 +466,13 @@ impl Session {
         Ok(())
     }
 
-    /// Starts reading the Engram rows of `ids`, which come next.
-    fn fetch(&self, ids: &[u32]) -> Result<Option<Fetch>, EngineError> {
-        self.fetch_after(&[], ids)
-    }
-
-    /// Starts reading the Engram rows of `ids`, which come after `chunk`, which
-    /// comes next.
-    fn fetch_after(&self, chunk: &[u32], ids: &[u32]) -> Result<Option<Fetch>, EngineError> {
-        let Some(store) = self.engine.engram() else {
-            return Ok(None);
-        };
-        if ids.is_empty() {
-            return Ok(None);
-        }
-        let back = store.addressing().look_back();
-        let older = back.saturating_sub(chunk.len()).min(self.tokens.len());
-        let older = &self.tokens[self.tokens.len() - older..];
-        let before = [older, &chunk[chunk.len().saturating_sub(back)..]].concat();
-        store.fetch(&before, ids).map(Some)
-    }
-
     /// Runs one chunk; returns the logits of its rows from `from` on.
     fn run_chunk(
         &mut self,
         ids: &[u32],
         cone: &Cone,
         from: usize,
-        mut rows: Option<Fetch>,
+        mut rows: Vec<Fetch>,
         hooks: &mut Hooks<'_>,
     ) -> Result<Vec<f32>, EngineError> {
         let forward = self.engine.forward();
@@ -496,7 +481,7 @@ impl Session {
             ids,
             rows: &[ids.len()],
             cone,
-            engram: rows.as_mut_slice(),
+            engram: &mut rows,
             trace: hooks.trace.as_deref_mut(),
         };
         self.engine.workers().run(|| {

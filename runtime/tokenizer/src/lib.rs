@@ -32,6 +32,10 @@ pub use error::TokenizerError;
 pub use stream::DecodeStream;
 pub use vocab::TokenKind;
 
+/// The marks of a text with a gap, which the models fill: the first mark, the text before the
+/// gap, the second, the text after it, the third. What comes then fills the gap.
+pub const GAP_MARKS: [&str; 3] = ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"];
+
 /// How to treat marks in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Marks {

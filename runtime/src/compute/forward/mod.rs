@@ -337,7 +337,7 @@ impl<B: Backend> Forward<B> {
             if self.weights.layers[l].engram.is_some() && !chunk.engram.is_empty() {
                 self.engram_site(l, chunk.engram, s)?;
                 if let Some(trace) = chunk.trace.as_deref_mut() {
-                    self.trace_rows(l, &chunk.engram[0], trace);
+                    self.trace_rows(l, chunk.engram, trace);
                 }
             }
             self.tap(l, Moment::Entering, caches, &span, s);

@@ -33,8 +33,9 @@ impl<B: Backend> Forward<B> {
         self.ffn_site(l, w, span.ids, s, trace)
     }
 
-    /// Has the experts read that tokens alone name, before their layers' turn.
-    pub(super) fn expect_experts(&self, ids: &[u32]) {
+    /// Has the experts read that tokens alone name, before their layers' turn. To be told
+    /// of a token twice is as good as once.
+    pub fn expect_experts(&self, ids: &[u32]) {
         let used = self.cfg.experts_used;
         for layer in &self.weights.layers {
             if let (Some(table), Some(streamed)) = (&layer.ffn.by_token, &layer.ffn.routed.streamed)
@@ -78,9 +79,11 @@ impl<B: Backend> Forward<B> {
         Ok(())
     }
 
-    pub(super) fn trace_rows(&self, l: usize, rows: &Fetch, trace: &mut Trace) {
+    pub(super) fn trace_rows(&self, l: usize, rows: &[Fetch], trace: &mut Trace) {
         if let Some(table) = self.cfg.layers[l].engram {
-            trace.engram_rows(l, rows.rows(table));
+            for rows in rows {
+                trace.engram_rows(l, rows.rows(table));
+            }
         }
     }
 

@@ -43,7 +43,27 @@ struct Slot {
     worth: Worth,
     /// Read, or being read, ahead of its layer's turn.
     ahead: bool,
+    /// When its use was announced, in tokens since the beginning, if it is still to come.
+    /// It was counted then.
+    expected: Option<f64>,
 }
+
+impl Slot {
+    fn count(&mut self, policy: Policy, time: f64) {
+        self.worth = self.worth.used(policy, time);
+    }
+
+    /// A use is announced, perhaps again.
+    fn expect(&mut self, policy: Policy, time: f64) {
+        if self.expected.replace(time).is_none() {
+            self.count(policy, time);
+        }
+    }
+}
+
+/// Tokens after which an announced use is not waited for any more: as many sessions as step
+/// one after the other, or who announced it has failed.
+const PATIENCE: f64 = 16.0;
 
 /// An expert that waits for a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +175,11 @@ impl Slots {
     pub fn begin(&mut self, layer: u32, experts: &[u32]) -> (u64, Vec<Option<usize>>) {
         let batch = self.next_batch;
         self.next_batch += 1;
+        let before = self.time;
         self.time += 1.0 / self.layers;
+        if self.time.floor() > before.floor() {
+            self.forget_expected();
+        }
         let mut slots = Vec::with_capacity(experts.len());
         for &expert in experts {
             let key = (layer, expert);
@@ -191,10 +215,7 @@ impl Slots {
             let key = (layer, expert);
             match self.place.get(&key) {
                 // To be still there at its turn.
-                Some(&slot) => {
-                    let worth = self.slots[slot].worth;
-                    self.slots[slot].worth = worth.used(self.policy, self.time);
-                }
+                Some(&slot) => self.slots[slot].expect(self.policy, self.time),
                 None if self.ahead.contains(&key) => {}
                 None => self.ahead.push_back(key),
             }
@@ -202,10 +223,23 @@ impl Slots {
     }
 
     fn hold(&mut self, slot: usize) {
-        let time = self.time;
         let slot = &mut self.slots[slot];
         slot.holders += 1;
-        slot.worth = slot.worth.used(self.policy, time);
+        if slot.expected.take().is_none() {
+            slot.count(self.policy, self.time);
+        }
+    }
+
+    /// Forgets announcements that nothing came of.
+    fn forget_expected(&mut self) {
+        for slot in &mut self.slots {
+            if slot.expected.is_some_and(|at| at + PATIENCE < self.time) {
+                slot.expected = None;
+                if std::mem::take(&mut slot.ahead) {
+                    self.held_ahead -= 1;
+                }
+            }
+        }
     }
 
     /// Slots that became the batch's since the last call.
@@ -286,10 +320,9 @@ impl Slots {
             }
             match self.take(key, false) {
                 Ok(Some(grant)) => {
-                    let time = self.time;
                     let slot = &mut self.slots[grant.slot];
                     slot.ahead = true;
-                    slot.worth = slot.worth.used(self.policy, time);
+                    slot.expect(self.policy, self.time);
                     self.held_ahead += 1;
                     grants.push(grant);
                 }
@@ -346,6 +379,7 @@ impl Slots {
             holders: 0,
             worth: Worth::NONE,
             ahead: false,
+            expected: None,
         };
         self.place.insert(key, slot);
         if self.loading == 0 {
@@ -372,6 +406,7 @@ impl Slots {
             holders: 0,
             worth: Worth::NONE,
             ahead: false,
+            expected: None,
         });
         self.slots.len() - 1
     }

@@ -424,3 +424,43 @@ fn reads_that_an_error_left_behind_keep_no_slot_from_others() {
     let failed = told.recv_timeout(Duration::from_secs(20));
     assert!(failed.expect("nobody waits for ever"));
 }
+
+/// Whoever announces a use twice does not make the expert worth more than others, and what
+/// was announced in vain does not keep its slot for ever.
+#[test]
+fn uses_announced_twice_count_once_and_in_vain_not_for_long() {
+    let (_dir, file) = file(32);
+    let layers = store(&file, 4, &ExpertOptions::default());
+    let settle = |asked: u64| {
+        while layers[0].store.stats().loads < asked {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    run(&layers[0], &[1, 2]).unwrap();
+    run(&layers[0], &[2]).unwrap();
+    for _ in 0..50 {
+        layers[0].expect(&[1]);
+    }
+    run(&layers[0], &[1]).unwrap();
+    run(&layers[0], &[2]).unwrap();
+    for _ in 0..3 {
+        run(&layers[0], &[3, 4]).unwrap();
+    }
+    // Used less often, and longer ago: 1 goes, and not 2.
+    run(&layers[0], &[5]).unwrap();
+    let hits = || layers[0].store.stats().hits;
+    let before = hits();
+    run(&layers[0], &[2]).unwrap();
+    assert_eq!(hits(), before + 1, "2 is there");
+
+    // Read ahead, and never asked for.
+    let loads = layers[0].store.stats().loads;
+    layers[1].expect(&[6, 7]);
+    settle(loads + 2);
+    for i in 0..100 {
+        run(&layers[2], &[i % 4]).unwrap();
+    }
+    let before = hits();
+    run(&layers[2], &ALL[..4]).unwrap();
+    assert_eq!(hits(), before + 4, "all slots serve what is used");
+}

@@ -3,13 +3,11 @@
 use std::ops::Range;
 
 use serde_json::Value;
-use v4_tokenizer::{Marks, Tokenizer};
+use v4_tokenizer::{GAP_MARKS, Marks, Tokenizer};
 
 use super::fields::{Fields, wrong};
 use crate::http::{ApiError, Completing, Kind};
 
-/// The marks of fill-in-the-middle prompts: begin, text before, hole, text after, end.
-const FIM: [&str; 3] = ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"];
 /// The last tokens of a text may be others when it continues. Where a gap is filled, what is
 /// typed next is this many tokens before the hole.
 const TAILS: [usize; 2] = [64, 16];
@@ -43,7 +41,9 @@ pub(crate) fn encode(
 
 /// Where the marks of a gap stand.
 fn gaps(tokenizer: &Tokenizer, text: &str) -> Vec<Range<usize>> {
-    let known = FIM.iter().filter(|mark| tokenizer.mark(mark).is_some());
+    let known = GAP_MARKS
+        .iter()
+        .filter(|mark| tokenizer.mark(mark).is_some());
     let mut all: Vec<_> = known
         .flat_map(|mark| {
             text.match_indices(mark)
@@ -114,7 +114,7 @@ pub(super) fn read(
                     extra.text.trim_end_matches('\n')
                 ))?);
             }
-            let [begin, hole, end] = FIM;
+            let [begin, hole, end] = GAP_MARKS;
             ids.push(mark(tokenizer, begin)?);
             ids.extend(encode_pieces(tokenizer, &before, reading)?);
             ids.push(mark(tokenizer, hole)?);
@@ -321,7 +321,7 @@ fn checkpoints(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<usize> {
         let mark = tokenizer.mark(mark)?;
         ids.iter().rposition(|&id| id == mark)
     };
-    let [begin, hole, _] = FIM;
+    let [begin, hole, _] = GAP_MARKS;
     let typed = last(hole).unwrap_or(ids.len());
     let mut all: Vec<usize> = TAILS
         .iter()
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_the_same_however_it_is_asked_for() {
-        let [begin, hole, end] = FIM;
+        let [begin, hole, end] = GAP_MARKS;
         let openai = |body| ids(&Completing::OpenAi, body).unwrap();
         let asked = openai(json!({"prompt": "fn f(", "suffix": ") {}"}));
         let by_hand = openai(json!({"prompt": format!("{begin}fn f({hole}) {{}}{end}")}));
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn marks_in_a_gaps_texts_are_letters_unless_it_is_said() {
-        let [_, hole, _] = FIM;
+        let [_, hole, _] = GAP_MARKS;
         let mark = tiny().mark(hole).unwrap();
         let count = |body| {
             let ids = ids(&Completing::OpenAi, body).unwrap();
@@ -397,7 +397,7 @@ mod tests {
         let body = json!({"input_prefix": "a", "input_suffix": "b", "input_extra":
             [{"filename": "x.rs", "text": "fn x() {}\n"}, {"text": "more"}]});
         let all = ids(&Completing::Infill, body.clone()).unwrap();
-        let begin = tokenizer.mark(FIM[0]).unwrap();
+        let begin = tokenizer.mark(GAP_MARKS[0]).unwrap();
         let at = all.iter().position(|&id| id == begin).unwrap();
         let extra = tokenizer.decode_text(&all[1..at]).unwrap();
         assert_eq!(extra, "#x.rs\nfn x() {}\n#snippet\nmore\n");
