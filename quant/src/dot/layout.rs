@@ -72,14 +72,17 @@ pub(super) static IQ2_XXS_SIGNS: [[u8; 8]; 128] = {
 /// The eight scales (6 bits, still offset by 32) of an IQ4_XS block, one per byte.
 #[inline(always)]
 pub(super) fn iq4_xs_scales(block: &[u8; 136]) -> u64 {
+    // Spread out by halves: groups of four bits, and of two, to a byte each.
+    let spread = |v: u64, by: u32, mask: u64| (v | v << by) & mask;
+    let low = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
+    let low = spread(u64::from(low), 16, 0x0000_ffff_0000_ffff);
+    let low = spread(low, 8, 0x00ff_00ff_00ff_00ff);
+    let low = spread(low, 4, 0x0f0f_0f0f_0f0f_0f0f);
     let high = u16::from_le_bytes([block[2], block[3]]);
-    let mut scales = 0;
-    for run in 0..8 {
-        let low = block[4 + run / 2] >> (4 * (run % 2)) & 15;
-        let scale = low | ((high >> (2 * run) & 3) as u8) << 4;
-        scales |= u64::from(scale) << (8 * run);
-    }
-    scales
+    let high = spread(u64::from(high), 24, 0x0000_00ff_0000_00ff);
+    let high = spread(high, 12, 0x000f_000f_000f_000f);
+    let high = spread(high, 6, 0x0303_0303_0303_0303);
+    low | high << 4
 }
 
 /// The scale of an IQ1_M block: a quarter of an f16 in each of four words.

@@ -24,8 +24,8 @@ pub(super) enum Minima {
 /// A format, read in groups of sixteen blocks (`BYTES` bytes) of a row that meets a few
 /// activation rows.
 pub(super) trait Group<const BYTES: usize> {
-    /// Whether the sums are those of weights with 128 added.
-    const SIGNED: bool = false;
+    /// What is added to the weights of the sums: 0, 8, 16 or 128.
+    const OFFSET: i32 = 0;
 
     /// The sixteen blocks' sums of products with each row's 512 activations.
     ///
@@ -147,8 +147,12 @@ fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
         unsafe { (F::dots(group, parts), F::scales(group), F::minima(group)) };
     for r in 0..R {
         let mut n = dots[r];
-        if F::SIGNED {
-            n = _mm512_add_epi32(n, load_lanes(&parts[r].offset));
+        if F::OFFSET != 0 {
+            // It is there for 128.
+            let less = const { F::OFFSET.leading_zeros() as i32 - 128_i32.leading_zeros() as i32 };
+            let offset = load_lanes(&parts[r].offset);
+            let offset = _mm512_srav_epi32(offset, _mm512_set1_epi32(less));
+            n = _mm512_add_epi32(n, offset);
         }
         let scale = _mm512_mul_ps(scales, load_ps(&parts[r].d));
         acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(n), scale, acc[r]);

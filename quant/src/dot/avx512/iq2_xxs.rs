@@ -65,7 +65,7 @@ const OTHER_VALUE: i64 = affine([SIGN_OF_OTHERS, SIGN, THIRD, SECOND, 0, 0, 0, 0
 
 /// Byte `k` is bit `k`, in each 64 bits: it turns the rows of an 8 by 8 matrix of
 /// bits to columns, the first to the highest bit.
-const EACH_BIT: i64 = i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]);
+pub(super) const EACH_BIT: i64 = i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]);
 
 /// Where the signs of two tails begin, and in each the order of its four.
 const fn sign_fields(order: [u8; 4]) -> [u8; 64] {
@@ -194,7 +194,7 @@ impl Apart<132> for Iq2Xxs {
 }
 
 impl Group<132> for Iq2Xxs {
-    const SIGNED: bool = true;
+    const OFFSET: i32 = 128;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]

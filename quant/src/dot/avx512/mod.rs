@@ -13,6 +13,7 @@ mod group;
 mod index;
 mod iq2_xxs;
 mod lanes;
+mod nibbles;
 mod panel;
 mod probe;
 mod registers;
@@ -151,6 +152,12 @@ fn int8(ty: GgmlType) -> Option<MatmulI8> {
         GgmlType::Q4_K => few!(superblock::Q4K, 288, Q4_K),
         GgmlType::Q5_K => few!(superblock::Q5K, 352, Q5_K),
         GgmlType::Q6_K => few!(superblock::Q6K, 420, Q6_K),
+        GgmlType::Q4_0 => few!(nibbles::Q4_0, 288, Q4_0),
+        GgmlType::Q4_1 => few!(nibbles::Q4_1, 320, Q4_1),
+        GgmlType::Q5_0 => few!(nibbles::Q5_0, 352, Q5_0),
+        GgmlType::Q5_1 => few!(nibbles::Q5_1, 384, Q5_1),
+        GgmlType::IQ4_NL => few!(nibbles::Iq4Nl, 288, IQ4_NL),
+        GgmlType::IQ4_XS => few!(nibbles::Iq4Xs, 272, IQ4_XS),
         GgmlType::IQ2_XXS => apart!(iq2_xxs::Iq2Xxs, 132, IQ2_XXS),
         _ => return (VNNI_KERNELS.int8)(ty),
     })

@@ -37,7 +37,7 @@ impl Q8_0 {
 }
 
 impl Group<544> for Q8_0 {
-    const SIGNED: bool = true;
+    const OFFSET: i32 = 128;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -152,7 +152,7 @@ impl Form for Mxfp4 {
 }
 
 impl Group<272> for Mxfp4 {
-    const SIGNED: bool = true;
+    const OFFSET: i32 = 128;
 
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
