@@ -1,7 +1,6 @@
 //! Activations quantised to int8.
 
 use super::aligned::Aligned;
-use super::few::ActGroup;
 
 /// Values that share one scale.
 pub(super) const BLOCK: usize = 32;
@@ -116,32 +115,5 @@ impl<'a> ActRow<'a> {
     pub fn to_f32(&self) -> Vec<f32> {
         let value = |(i, &q): (usize, &i8)| f32::from(q) * self.d[i / BLOCK];
         self.q.iter().enumerate().map(value).collect()
-    }
-}
-
-/// Activation rows that are to meet the same weights.
-///
-/// Where there are many, they are also laid out as the kernels want them; so one
-/// of these should serve a whole matrix.
-#[derive(Debug, Clone)]
-pub struct ActRows<'a> {
-    pub(super) rows: Vec<ActRow<'a>>,
-    /// As the kernels of the instruction set want many; nothing where there are few.
-    pub(super) packed: &'a [u32],
-    /// As they want a few, row after row.
-    pub(super) groups: &'a [ActGroup],
-}
-
-impl<'a> ActRows<'a> {
-    /// Number of rows.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Whether there is no row.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 }

@@ -1,6 +1,7 @@
 //! The kernels of an instruction set as a table of functions.
 
-use super::act::{ActRow, ActRows, BLOCK};
+use super::act::{ActRow, BLOCK};
+use super::act_rows::ActRows;
 use super::few;
 use super::index::IndexScores;
 use super::panel::FEW;

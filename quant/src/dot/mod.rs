@@ -45,6 +45,7 @@
 //! registers, whichever suits the number of activation rows.
 
 mod act;
+mod act_rows;
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -68,7 +69,8 @@ mod tests;
 
 use std::sync::OnceLock;
 
-pub use act::{ActQ8, ActRow, ActRows};
+pub use act::{ActQ8, ActRow};
+pub use act_rows::ActRows;
 pub use index::{IndexQuery, IndexScores};
 pub use kernels::{DotF32Rows, Isa, Kernels, MatmulF32, MatmulI8, WeightedSums};
 pub use results::Results;

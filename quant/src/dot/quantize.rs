@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::act::{ActQ8, ActRow, ActRows, BLOCK};
+use super::act::{ActQ8, ActRow, BLOCK};
+use super::act_rows::ActRows;
 use super::few;
 use super::kernels::Kernels;
 use crate::{GgmlType, QuantError};

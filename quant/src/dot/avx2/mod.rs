@@ -38,7 +38,7 @@ mod registers;
 
 use self::group::Group;
 use self::lanes::{Vnni, Words};
-use super::act::ActRows;
+use super::act_rows::ActRows;
 use super::kernels::{Isa, Kernels, MatmulI8};
 use super::results::Results;
 use super::rows::shape;

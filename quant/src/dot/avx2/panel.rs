@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 
 use super::group::{Column, Form, Group, RUNS, Scales, pad};
 use super::registers::store_ps;
-use crate::dot::act::{ActRow, ActRows};
+use crate::dot::act::ActRow;
+use crate::dot::act_rows::ActRows;
 use crate::dot::panel::{self, FEW, LANES, Order, WIDE_WORDS, WORDS, tiles};
 use crate::dot::results::Results;
 use crate::dot::rows::shape;

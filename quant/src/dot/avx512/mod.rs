@@ -26,7 +26,7 @@ use std::ops::Range;
 
 use self::group::{Group, add_groups};
 use self::registers::{load_ps, sum16};
-use super::act::ActRows;
+use super::act_rows::ActRows;
 use super::avx2::{self, Avx2};
 use super::few::ActGroup;
 use super::kernels::{Isa, Kernels, MatmulI8};

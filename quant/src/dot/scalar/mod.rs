@@ -6,7 +6,8 @@ mod runs;
 
 use half::{bf16, f16};
 
-use super::act::{ActRow, ActRows, BLOCK, TINY};
+use super::act::{ActRow, BLOCK, TINY};
+use super::act_rows::ActRows;
 use super::kernels::{Isa, Kernels, MatmulI8};
 use super::results::Results;
 use super::rows::{blocks_of, shape};
