@@ -137,7 +137,7 @@ macro_rules! lanes {
 
 /// A byte four times.
 const fn each_byte(byte: i32) -> i32 {
-    byte * 0x0101_0101
+    i32::from_ne_bytes([byte as u8; 4])
 }
 
 /// A block's sixteen sums of each row: of products with vectors of codes, the words `k` of
