@@ -6,8 +6,8 @@
 //!
 //! For each type and instruction set: GB/s of weights read by a matrix-vector
 //! product, once with 1 MiB of weights and once with `MIB` (512), which should be
-//! more than the last-level cache; GB/s of weights read by a product with four activation rows
-//! and with eight, as several requests or drafts have them (1 MiB of weights); and int8 or float GOP/s (two per
+//! more than the last-level cache; the same of 1 MiB with 2, 4, 6 and 8 activation
+//! rows, as several requests or drafts have them; and int8 or float GOP/s (two per
 //! multiplication) with 512 activation rows per weight row, as in a prompt.
 
 use std::hint::black_box;

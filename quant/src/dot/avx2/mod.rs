@@ -99,7 +99,6 @@ impl AvxVnni {
             isa: Isa::AvxVnni,
             pack: panel::pack::<Vnni>,
             pack_words: <Vnni as Lanes>::WORDS,
-            few_rows: 0,
             int8: int8::<Vnni>,
             ..KERNELS
         };

@@ -102,7 +102,7 @@ fn shift_halves(v: __m512i, low: i64, high: i64) -> __m512i {
     _mm512_srlv_epi64(v, by)
 }
 
-/// The words of both blocks' sixteen bytes from `at` on.
+/// The sixteen bytes from `at` on of both blocks.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 fn both_16<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> __m256i {
