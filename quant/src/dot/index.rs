@@ -5,7 +5,7 @@ use crate::fp8::e8m0_to_f32;
 use crate::rounding::CacheFormat;
 
 /// Channels that share one scale.
-const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 32;
 /// Bytes of a key per block: 16 of codes, one of scale.
 const BLOCK_BYTES: usize = BLOCK / 2 + 1;
 
@@ -46,9 +46,10 @@ pub struct IndexQuery {
 /// A head's share of a block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {
-    /// Twice the values. Four bytes go with four of a key: of its bytes `4j..4j + 4` the
-    /// low nibbles are with word `2j`, the high ones with `2j + 1`.
-    pub words: [[i8; 4]; 8],
+    /// Twice the values, four in a word, the first in the lowest byte. They go with four of a
+    /// key: of its bytes `4j..4j + 4` the low nibbles are with word `2j`, the high ones with
+    /// `2j + 1`.
+    pub words: [i32; 8],
     /// Takes away what [`OFFSET`] adds.
     pub start: i32,
     /// The scale of the block; a quarter of it, as values of both sides are doubled.
@@ -68,7 +69,7 @@ impl IndexQuery {
         let (blocks, heads) = (width / BLOCK, weights.len());
         let mut packed = vec![0; bytes];
         let none = Part {
-            words: [[0; 4]; 8],
+            words: [0; 8],
             start: 0,
             scale: 0.0,
         };
@@ -79,17 +80,15 @@ impl IndexQuery {
             let runs = codes.as_chunks::<{ BLOCK / 2 }>().0;
             for (b, (codes, &scale)) in runs.iter().zip(scales).enumerate() {
                 let part = &mut parts[b * heads + h];
+                let (mut words, mut sum) = ([[0; 4]; 8], 0);
                 for (i, &pair) in codes.iter().enumerate() {
-                    let (low, high) = (pair & 15, pair >> 4);
-                    part.words[i / 4 * 2][i % 4] = TWICE[usize::from(low)];
-                    part.words[i / 4 * 2 + 1][i % 4] = TWICE[usize::from(high)];
+                    for (nibble, code) in [pair & 15, pair >> 4].into_iter().enumerate() {
+                        let value = TWICE[usize::from(code)];
+                        words[i / 4 * 2 + nibble][i % 4] = value.cast_unsigned();
+                        sum += i32::from(value);
+                    }
                 }
-                let sum: i32 = part
-                    .words
-                    .as_flattened()
-                    .iter()
-                    .map(|&v| i32::from(v))
-                    .sum();
+                part.words = words.map(i32::from_le_bytes);
                 part.start = -i32::from(OFFSET) * sum;
                 part.scale = 0.25 * e8m0_to_f32(scale);
             }
@@ -143,12 +142,15 @@ pub(super) fn scores(keys: &[u8], queries: &[IndexQuery], out: &mut [f32]) {
                 let mut dot = 0.0f32;
                 for (b, scale) in scales(key).enumerate() {
                     let part = &query.parts[b * query.heads() + h];
+                    let words = part
+                        .words
+                        .map(|word| word.to_le_bytes().map(u8::cast_signed));
                     let mut sum = part.start;
                     for (i, &pair) in codes[b].iter().enumerate() {
-                        let [low, high] = [pair & 15, pair >> 4].map(usize::from);
-                        sum += i32::from(SHIFTED[low]) * i32::from(part.words[i / 4 * 2][i % 4]);
-                        sum +=
-                            i32::from(SHIFTED[high]) * i32::from(part.words[i / 4 * 2 + 1][i % 4]);
+                        for (nibble, code) in [pair & 15, pair >> 4].into_iter().enumerate() {
+                            let value = words[i / 4 * 2 + nibble][i % 4];
+                            sum += i32::from(SHIFTED[usize::from(code)]) * i32::from(value);
+                        }
                     }
                     dot = (sum as f32 * part.scale).mul_add(scale, dot);
                 }

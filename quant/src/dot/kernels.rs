@@ -3,6 +3,7 @@
 use super::act::{ActRow, BLOCK};
 use super::act_rows::ActRows;
 use super::few;
+use super::heads::{KeyScores, PackHeads};
 use super::index::IndexScores;
 use super::panel::FEW;
 use super::probe::Probe;
@@ -91,6 +92,8 @@ pub struct Kernels {
     pub(super) rows_f32: MatmulF32,
     pub(super) rows_f16: MatmulF32,
     pub(super) rows_bf16: MatmulF32,
+    pub(super) pack_heads: Option<PackHeads>,
+    pub(super) key_scores: KeyScores,
     pub(super) weighted_sums: WeightedSums,
     pub(super) index_scores: IndexScores,
     pub(super) int8: fn(GgmlType) -> Option<MatmulI8>,
@@ -148,14 +151,7 @@ impl Kernels {
 
     /// As [`Kernels::matmul_f32`], for weight rows that were decoded.
     pub fn matmul_decoded(&self, w: &[f32], x: &[&[f32]], out: Results<'_>, scratch: &mut Scratch) {
-        // File bytes are little-endian; so are all machines with other kernels than
-        // the portable ones, which read them one by one.
-        if cfg!(target_endian = "little") {
-            (self.rows_f32)(bytemuck::cast_slice(w), x, out, scratch);
-        } else {
-            let bytes: Vec<u8> = w.iter().flat_map(|w| w.to_le_bytes()).collect();
-            (self.rows_f32)(&bytes, x, out, scratch);
-        }
+        decoded(self.rows_f32, w, x, out, scratch);
     }
 
     /// The dot product of two float32 rows of one length.
@@ -169,6 +165,12 @@ impl Kernels {
     #[must_use]
     pub fn dot_f32_rows(&self) -> DotF32Rows {
         self.dot_f32_rows
+    }
+
+    /// Scores of attention's keys.
+    #[must_use]
+    pub fn key_scores(&self) -> KeyScores {
+        self.key_scores
     }
 
     /// Sums of value rows, as attention needs them.
@@ -201,6 +203,24 @@ impl Kernels {
     #[must_use]
     pub fn probe_f32(&self, rounds: usize) -> u64 {
         (self.probe.f32)(rounds)
+    }
+}
+
+/// A product with rows of F32, for weight rows that were decoded.
+pub(super) fn decoded(
+    matmul: MatmulF32,
+    w: &[f32],
+    x: &[&[f32]],
+    out: Results<'_>,
+    scratch: &mut Scratch,
+) {
+    // File bytes are little-endian; so are all machines with other kernels than the
+    // portable ones, which read them one by one.
+    if cfg!(target_endian = "little") {
+        matmul(bytemuck::cast_slice(w), x, out, scratch);
+    } else {
+        let bytes: Vec<u8> = w.iter().flat_map(|w| w.to_le_bytes()).collect();
+        matmul(&bytes, x, out, scratch);
     }
 }
 

@@ -53,8 +53,14 @@ mod avx2;
 mod avx512;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod few;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod heads;
 mod index;
+#[cfg(target_arch = "x86_64")]
+mod index_scores;
 mod kernels;
+#[cfg(target_arch = "x86_64")]
+mod key_scores;
 mod layout;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod panel;
@@ -71,6 +77,7 @@ use std::sync::OnceLock;
 
 pub use act::{ActQ8, ActRow};
 pub use act_rows::ActRows;
+pub use heads::{Heads, KeyScores};
 pub use index::{IndexQuery, IndexScores};
 pub use kernels::{DotF32Rows, Isa, Kernels, MatmulF32, MatmulI8, WeightedSums};
 pub use results::Results;

@@ -475,6 +475,37 @@ fn a_float_dot_is_near_the_f64_sum() {
 }
 
 #[test]
+fn key_scores_are_dot_products() {
+    let mut rng = SmallRng::seed_from_u64(18);
+    let (mut scratch, mut buffer) = (Scratch::default(), Vec::new());
+    for kernels in versions().into_iter().chain([Kernels::scalar()]) {
+        for (heads, n, width) in [
+            (64, 25, 512),
+            (1, 12, 32),
+            (17, 7, 96),
+            (40, 1, 544),
+            (33, 13, 512),
+            (2, 5, 40),
+            (3, 0, 64),
+        ] {
+            let q = random_floats(&mut rng, heads * width);
+            let keys = random_floats(&mut rng, n * width);
+            let rows = q.chunks_exact(width).collect();
+            let packed = Heads::new_in(kernels, rows, &mut buffer);
+            let mut out = vec![f32::NAN; heads * n];
+            let results = Results::new(&mut out, heads);
+            kernels.key_scores()(&keys, &packed, results, &mut scratch);
+            for (i, v) in out.iter().enumerate() {
+                let (h, k) = (i / n, i % n);
+                let [q, key] = [(&q, h), (&keys, k)].map(|(of, i)| &of[i * width..][..width]);
+                let expected = Kernels::scalar().dot_f32()(key, q);
+                assert_same(&[expected], &[*v], (kernels, heads, n, width, i));
+            }
+        }
+    }
+}
+
+#[test]
 fn weighted_sums_agree() {
     let mut rng = SmallRng::seed_from_u64(8);
     for kernels in versions().into_iter().chain([Kernels::scalar()]) {

@@ -35,6 +35,7 @@ mod panel;
 mod probe;
 mod quantize;
 mod registers;
+mod scores;
 
 use self::group::Group;
 use self::lanes::{Vnni, Words};
@@ -99,6 +100,9 @@ impl AvxVnni {
             isa: Isa::AvxVnni,
             pack: panel::pack::<Vnni>,
             pack_words: <Vnni as Lanes>::WORDS,
+            // SAFETY: this table is got from an `AvxVnni`, which exists only where the CPU
+            // has the features.
+            index_scores: |keys, queries, out| unsafe { index::scores_vnni(keys, queries, out) },
             int8: int8::<Vnni>,
             ..KERNELS
         };
@@ -115,13 +119,26 @@ pub(super) const KERNELS: Kernels = Kernels {
     few_rows: 0,
     dot_f32: entry!(float::dot_f32, w, x),
     dot_f32_rows: entry!(float::dot_f32_rows, w, x, out),
-    rows_f32: float!(float::matmul::<float::F32, 128>),
+    rows_f32,
+    pack_heads: Some(entry!(scores::pack, rows, packed)),
+    key_scores: |keys, heads, out, scratch| {
+        if heads.packed.is_empty() {
+            return heads.one_by_one(rows_f32, keys, out, scratch);
+        }
+        // SAFETY: as in `entry!`.
+        unsafe { scores::scores(keys, heads, out) }
+    },
     rows_f16: float!(float::matmul::<float::F16, 64>),
     rows_bf16: float!(float::matmul::<float::Bf16, 64>),
     weighted_sums: entry!(float::weighted_sums, weights, stride, values, width, out),
     index_scores: entry!(index::scores, keys, queries, out),
     int8: int8::<Words>,
 };
+
+fn rows_f32(w: &[u8], x: &[&[f32]], out: Results<'_>, scratch: &mut Scratch) {
+    // SAFETY: as in `entry!`.
+    unsafe { float::matmul::<float::F32, 128>(w, x, out, scratch) }
+}
 
 /// The int8 kernel for a type, with one way to compute products of many rows.
 pub(super) fn int8<L: Lanes>(ty: GgmlType) -> Option<MatmulI8> {

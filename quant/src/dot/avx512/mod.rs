@@ -18,6 +18,7 @@ mod panel;
 mod probe;
 mod registers;
 mod runs;
+mod scores;
 mod sums;
 mod superblock;
 mod transpose;
@@ -83,11 +84,27 @@ macro_rules! float {
     };
 }
 
+fn rows_f32(w: &[u8], x: &[&[f32]], out: Results<'_>, scratch: &mut Scratch) {
+    // SAFETY: as in `float`.
+    unsafe { float::matmul::<float::F32, 128>(w, x, out, scratch) }
+}
+
 const VNNI_KERNELS: Kernels = Kernels {
     isa: Isa::Avx512Vnni,
     probe: probe::PROBE,
     pack: panel::pack,
     pack_words: WORDS,
+    pack_heads: Some(|rows, packed| {
+        // SAFETY: as in `float`.
+        unsafe { scores::pack(rows, packed) }
+    }),
+    key_scores: |keys, heads, out, scratch| {
+        if heads.packed.is_empty() {
+            return heads.one_by_one(rows_f32, keys, out, scratch);
+        }
+        // SAFETY: as in `float`.
+        unsafe { scores::scores(keys, heads, out) }
+    },
     weighted_sums: |weights, stride, values, width, out| {
         // SAFETY: as in `float`.
         unsafe { sums::weighted_sums(weights, stride, values, width, out) }
@@ -96,7 +113,7 @@ const VNNI_KERNELS: Kernels = Kernels {
         // SAFETY: as in `float`.
         unsafe { index::scores(keys, queries, out) }
     },
-    rows_f32: float!(float::matmul::<float::F32, 128>),
+    rows_f32,
     rows_f16: float!(float::matmul::<float::F16, 64>),
     rows_bf16: float!(float::matmul::<float::Bf16, 64>),
     int8: avx2::int8::<lanes::Vnni>,

@@ -30,6 +30,13 @@ pub(super) fn load_ps(v: &[f32; 16]) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn store_ps(to: &mut [f32; 16], v: __m512) {
+    // SAFETY: writes the 64 bytes of `to`.
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn load_lanes(lanes: &[i32; 16]) -> __m512i {
     // SAFETY: reads the 64 bytes of the array.
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }

@@ -27,13 +27,19 @@ pub(super) static KERNELS: Kernels = Kernels {
             *out = dot_f32(w, x);
         }
     },
-    rows_f32: |w, x, out, _| matmul_f32(w, x, out, f32::from_le_bytes),
+    rows_f32,
     rows_f16: |w, x, out, _| matmul_f32(w, x, out, |b| f16::from_le_bytes(b).to_f32()),
     rows_bf16: |w, x, out, _| matmul_f32(w, x, out, |b| bf16::from_le_bytes(b).to_f32()),
+    pack_heads: None,
+    key_scores: |keys, heads, out, scratch| heads.one_by_one(rows_f32, keys, out, scratch),
     weighted_sums,
     index_scores: super::index::scores,
     int8,
 };
+
+fn rows_f32(w: &[u8], x: &[&[f32]], out: Results<'_>, _: &mut Scratch) {
+    matmul_f32(w, x, out, f32::from_le_bytes);
+}
 
 fn int8(ty: GgmlType) -> Option<MatmulI8> {
     Some(match ty {
