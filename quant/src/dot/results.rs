@@ -85,6 +85,23 @@ impl<'a> Results<'a> {
         (first, second)
     }
 
+    /// Parts with the results of `step` activation rows, the last one possibly of fewer.
+    ///
+    /// # Panics
+    /// If `step` is zero.
+    #[must_use]
+    pub fn split_inputs(self, step: usize) -> Vec<Self> {
+        let firsts = (0..self.inputs).step_by(step);
+        firsts
+            .map(|first| Self {
+                // SAFETY: the row is one of this part's.
+                first: unsafe { self.first.add(first * self.stride) },
+                inputs: step.min(self.inputs - first),
+                ..self
+            })
+            .collect()
+    }
+
     /// Parts of `step` columns, the last one possibly of fewer.
     ///
     /// # Panics
@@ -127,6 +144,24 @@ mod tests {
         });
         let row = |t: usize| [0, 0, 0, 1, 1, 1, 2].map(|i| (10 * t + i) as f32);
         assert_eq!(out, [row(0), row(1), row(2)].concat()[..]);
+    }
+
+    #[test]
+    fn parts_have_their_own_rows() {
+        let mut out = [0.0; 5 * 3];
+        let (_, right) = Results::new(&mut out, 5).split_at(1);
+        let parts = right.split_inputs(2);
+        assert_eq!(
+            parts.iter().map(Results::inputs).collect::<Vec<_>>(),
+            [2, 2, 1]
+        );
+        for (i, mut part) in parts.into_iter().enumerate() {
+            part.fill(i as f32 + 1.0);
+        }
+        assert_eq!(
+            out,
+            [0., 1., 1., 0., 1., 1., 0., 2., 2., 0., 2., 2., 0., 3., 3.]
+        );
     }
 
     #[test]

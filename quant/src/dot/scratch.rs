@@ -1,5 +1,7 @@
 //! Buffers that products reuse.
 
+use std::ops::Range;
+
 /// Buffers of a product, reused from call to call by one thread.
 ///
 /// A product with many activation rows takes some weight rows apart once, for all
@@ -12,6 +14,17 @@ pub struct Scratch {
     pub(super) scales: Vec<Sixteen>,
     /// Partial sums.
     pub(super) sums: Vec<Sixteen>,
+    /// Where weights of the product after the next are.
+    pub(super) next: Range<usize>,
+}
+
+impl Scratch {
+    /// Says which weights are likely to be wanted after the next product, which then asks
+    /// memory for some of them while it computes.
+    pub fn expect(&mut self, weights: &[u8]) {
+        let bytes = weights.as_ptr_range();
+        self.next = bytes.start.addr()..bytes.end.addr();
+    }
 }
 
 /// A cache line of bytes.

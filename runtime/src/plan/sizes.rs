@@ -137,7 +137,8 @@ pub fn scratch_bytes(
     let keys = 4 * (cfg.head_dim * (visible + cfg.window + rows)) as u64;
     let per_thread = 4
         * (cfg.heads * (visible + cfg.window + cfg.index_top_k)
-            + cfg.head_dim * (cfg.index_top_k + cfg.window)) as u64;
+            + cfg.head_dim * (cfg.index_top_k + cfg.window)
+            + cfg.heads.next_multiple_of(32) * cfg.head_dim) as u64;
     let chosen = crate::compute::backend::cpu::index_bytes(most_chosen(cfg), rows, threads);
     // Until the chunk has passed a layer, its window has all of the chunk's rows and
     // its compressor all of their projections.

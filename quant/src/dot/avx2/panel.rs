@@ -119,6 +119,7 @@ pub(in crate::dot) fn matmul<F: Form, L: Lanes>(
     let panels = rows.div_ceil(L::ROWS);
     let line = const { lines::<F, L>() };
     let float = const { sixteens::<F, L>() };
+    let expected = std::mem::take(&mut scratch.next);
     let Scratch {
         weights,
         scales,
@@ -127,12 +128,6 @@ pub(in crate::dot) fn matmul<F: Form, L: Lanes>(
     } = scratch;
     weights.resize(panels * n * line, Line([0; 64]));
     scales.resize(panels * n * float, Sixteen([0.0; 16]));
-    let parts = weights
-        .chunks_mut(n * line)
-        .zip(scales.chunks_mut(n * float));
-    for (w, (lines, floats)) in w.chunks(L::ROWS * bytes).zip(parts) {
-        fill(w, bytes, &order, lines, floats);
-    }
     // Some lanes of some panels and of one tile stay in the first-level cache, and are used by
     // all of them.
     let lane_bytes = n.div_ceil(LANES) * line * 64;
@@ -142,9 +137,32 @@ pub(in crate::dot) fn matmul<F: Form, L: Lanes>(
     let together = (CACHED_BYTES / (turns * lane_bytes)).clamp(1, panels);
     let each = LEVELS * L::TILE * L::ROWS / 16;
     let all: Vec<_> = tiles(inputs, L::TILE).collect();
-    for tiles in all.chunks(GROUP_ROWS / L::TILE) {
+    for (i, tiles) in all.chunks(GROUP_ROWS / L::TILE).enumerate() {
         for first in (0..panels).step_by(together) {
             let group = first..panels.min(first + together);
+            let mut ahead = Ahead::default();
+            if i == 0 {
+                // Memory is busy with the next panels while these are computed.
+                let rows = |panel: usize| (panel * L::ROWS * bytes).min(w.len());
+                let next = rows(group.end)..rows(group.end + together);
+                for p in group.clone() {
+                    let part = |each: usize| p * n * each..(p + 1) * n * each;
+                    let w = &w[rows(p)..rows(p + 1)];
+                    let (weights, scales) = (&mut weights[part(line)], &mut scales[part(float)]);
+                    fill(w, bytes, &order, weights, scales);
+                }
+                let calls = LANES / turns * tiles.len() * group.len();
+                ahead = if next.is_empty() {
+                    let most = rows(together);
+                    Ahead::new(
+                        expected.start..expected.end.min(expected.start + most),
+                        calls,
+                    )
+                } else {
+                    let bytes = w[next].as_ptr_range();
+                    Ahead::new(bytes.start.addr()..bytes.end.addr(), calls)
+                };
+            }
             sums.resize(tiles.len() * group.len() * each, Sixteen([0.0; 16]));
             for turn in (0..LANES).step_by(turns) {
                 let counts = &counts[turn..turn + turns];
@@ -160,6 +178,7 @@ pub(in crate::dot) fn matmul<F: Form, L: Lanes>(
                             weights: &weights[part(blocks.start, line)..part(blocks.end, line)],
                             floats: &scales[part(blocks.start, float)..part(blocks.end, float)],
                         };
+                        ahead.ask();
                         // SAFETY: an `L` is only named in tables that are got where the CPU
                         // has it.
                         unsafe { L::lanes::<F>(size, &panel, words, turn, counts, sums) };
@@ -179,6 +198,32 @@ pub(in crate::dot) fn matmul<F: Form, L: Lanes>(
                 }
             }
         }
+    }
+}
+
+/// Weights that are wanted soon, by their addresses, of which some are asked for at a time.
+#[derive(Default)]
+struct Ahead {
+    left: std::ops::Range<usize>,
+    each: usize,
+}
+
+impl Ahead {
+    /// All of `bytes` in so many times.
+    fn new(bytes: std::ops::Range<usize>, times: usize) -> Self {
+        let each = bytes.len().div_ceil(times.max(1)).next_multiple_of(64);
+        Self { left: bytes, each }
+    }
+
+    /// Asks for the next part.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn ask(&mut self) {
+        let end = self.left.end.min(self.left.start + self.each);
+        for line in (self.left.start..end).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(line));
+        }
+        self.left.start = end;
     }
 }
 

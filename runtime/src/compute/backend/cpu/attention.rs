@@ -1,20 +1,17 @@
 //! Attention over a window and compressed entries (spec 3.2).
 
-use std::cell::RefCell;
+mod lone;
+
 use std::ops::Range;
 
 use rayon::prelude::*;
-use v4_quant::dot::{Results, Scratch};
+use v4_quant::dot::{Heads, Results, Scratch};
 
 use super::{Cpu, Matrix};
 use crate::compute::backend::{Attend, Entries, Sight};
 use crate::compute::profile::Work;
 
-/// Where there are few queries, a task computes a multiple of so many heads: whole tiles of
-/// the kernels.
-const TILE_HEADS: usize = 12;
-
-/// Keys that all heads of a task meet before the next ones: they stay in a core's second-level
+/// Keys that all heads of a query meet before the next ones: they stay in a core's second-level
 /// cache.
 const BLOCK_KEYS: usize = 128;
 
@@ -25,7 +22,10 @@ const TASK_ROWS: usize = 16;
 pub(super) fn attend(cpu: &Cpu, args: &Attend<'_, Cpu>, q: &Matrix, out: &mut Matrix) {
     let width = args.rows.width();
     out.reshape(q.rows, q.cols);
-    if q.rows == 0 {
+    if q.rows < rayon::current_num_threads() {
+        for (t, out) in out.data.chunks_exact_mut(q.cols.max(1)).enumerate() {
+            lone::attend(cpu, args, q, t, out);
+        }
         return;
     }
     let from = seen(args, q.rows, 0).start;
@@ -80,52 +80,38 @@ fn queries(
     out: &mut Matrix,
 ) {
     let width = args.rows.width();
-    // With many queries each is one task; a lone one is cut by heads.
-    let threads = rayon::current_num_threads();
-    let task_heads = if q.rows < threads {
-        let tasks = (threads / q.rows).max(1);
-        args.heads.div_ceil(tasks).next_multiple_of(TILE_HEADS)
-    } else {
-        args.heads
-    };
-    out.data
-        .par_chunks_mut(q.cols)
-        .enumerate()
-        .for_each_init(Vec::new, |gathered, (t, out)| {
-            let p = args.first + t;
-            let near = seen(args, q.rows, t);
-            // Compressed entries, then the window.
-            let far = match args.entries {
-                Entries::Selected(rows, selection) => {
-                    let chosen = selection.entries(p);
-                    gathered.resize(chosen.len() * width, 0.0);
-                    decode(gathered, width, |i, row| rows.read(chosen[i] as usize, row));
-                    gathered.as_slice()
+    let queries = out.data.par_chunks_mut(q.cols).enumerate();
+    queries.for_each_init(Buffers::default, |buffers, (t, out)| {
+        let near = seen(args, q.rows, t);
+        // Compressed entries, then the window.
+        let mut gathered = std::mem::take(&mut buffers.gathered);
+        let far = match args.entries {
+            Entries::Selected(rows, selection) => {
+                let chosen = selection.entries(args.first + t);
+                gathered.resize(chosen.len() * width, 0.0);
+                for (row, &i) in gathered.chunks_exact_mut(width).zip(chosen) {
+                    rows.read(i as usize, row);
                 }
-                _ => &all[..visible(args, t) * width],
-            };
-            let keys = [
-                far,
-                &window[(near.start - from) * width..(near.end - from) * width],
-            ];
-            out.par_chunks_mut(task_heads * width)
-                .zip(q.row(t).par_chunks(task_heads * width))
-                .zip(args.sinks.par_chunks(task_heads))
-                .for_each(|((out, q), sinks)| {
-                    BUFFERS.with_borrow_mut(|buffers| {
-                        heads(cpu, q, keys, sinks, args.scale, width, buffers, out);
-                    });
-                });
-        });
+                gathered.as_slice()
+            }
+            _ => &all[..visible(args, t) * width],
+        };
+        let keys = [
+            far,
+            &window[(near.start - from) * width..(near.end - from) * width],
+        ];
+        heads(cpu, args, q.row(t), keys, buffers, out);
+        buffers.gathered = gathered;
+    });
 }
 
-thread_local! {
-    static BUFFERS: RefCell<Buffers> = RefCell::default();
-}
-
-/// What a worker's tasks reuse.
+/// What tasks reuse.
 #[derive(Default)]
 struct Buffers {
+    /// Keys that were chosen for a query.
+    gathered: Vec<f32>,
+    /// A query's heads, laid out.
+    packed: Vec<f32>,
     /// `[heads, keys]`.
     scores: Vec<f32>,
     scratch: Scratch,
@@ -174,49 +160,56 @@ fn decode(rows: &mut [f32], width: usize, read: impl Fn(usize, &mut [f32]) + Syn
         });
 }
 
-/// A few heads of one query over the same keys, which are also the values, and are in
-/// two runs.
-#[allow(clippy::too_many_arguments)] // the plain inputs of the formula
+/// The heads of one query over keys, which are also the values, and are in two runs.
 fn heads(
     cpu: &Cpu,
+    args: &Attend<'_, Cpu>,
     q: &[f32],
     keys: [&[f32]; 2],
-    sinks: &[f32],
-    scale: f32,
-    width: usize,
     buffers: &mut Buffers,
     out: &mut [f32],
 ) {
-    let Buffers { scores, scratch } = buffers;
-    let queries: Vec<&[f32]> = q.chunks_exact(width).collect();
+    let width = args.rows.width();
+    let Buffers {
+        packed,
+        scores,
+        scratch,
+        ..
+    } = buffers;
+    let heads = Heads::new_in(cpu.kernels, q.chunks_exact(width).collect(), packed);
     let [far, near] = keys.map(|run| run.len() / width);
     let n = far + near;
     if n == 0 {
         return out.fill(0.0);
     }
-    scores.resize(queries.len() * n, 0.0);
+    scores.resize(args.heads * n, 0.0);
     let blocks = |run: usize| {
         let start = run * far;
         let blocks = keys[run].chunks(BLOCK_KEYS * width).enumerate();
         blocks.map(move |(i, keys)| (start + i * BLOCK_KEYS, keys))
     };
-    let mut products = Results::new(scores, queries.len());
+    let mut products = Results::new(scores, args.heads);
     for (_, keys) in blocks(0).chain(blocks(1)) {
         let (part, rest) = products.split_at(keys.len() / width);
-        cpu.kernels.matmul_decoded(keys, &queries, part, scratch);
+        cpu.kernels.key_scores()(keys, &heads, part, scratch);
         products = rest;
     }
-    for score in &mut *scores {
-        *score *= scale;
-    }
-    for (weights, &sink) in scores.chunks_exact_mut(n).zip(sinks) {
-        (cpu.rows.softmax_with_sink)(weights, sink);
+    for (weights, &sink) in scores.chunks_exact_mut(n).zip(args.sinks) {
+        weigh(cpu, args, weights, sink);
     }
     out.fill(0.0);
     let add = cpu.kernels.weighted_sums();
     for (from, keys) in blocks(0).chain(blocks(1)) {
         add(&scores[from..], n, keys, width, out);
     }
+}
+
+/// Turns a head's products with keys into their weights.
+fn weigh(cpu: &Cpu, args: &Attend<'_, Cpu>, scores: &mut [f32], sink: f32) {
+    for score in &mut *scores {
+        *score *= args.scale;
+    }
+    (cpu.rows.softmax_with_sink)(scores, sink);
 }
 
 #[cfg(test)]

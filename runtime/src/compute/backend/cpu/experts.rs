@@ -236,11 +236,11 @@ impl Cpu {
                 .collect();
             let parts = ready.iter_mut().map(|r| (r.group, r.matrices, &mut *r.out));
             let tasks = tasks(parts, d, |g| &g.weights.down);
-            tasks.into_par_iter().with_max_len(1).for_each(|task| {
-                let down = &task.group.weights.down;
-                let rows = WeightRows::of(down, task.matrices[2]);
-                let rows = rows.part(task.first, task.out.cols());
-                self.dot_rows(rows, &inputs[task.index], task.out);
+            let next = following(&tasks, Site::Down);
+            let tasks = tasks.into_par_iter().zip(next).with_max_len(1);
+            tasks.for_each(|(task, next)| {
+                let rows = task.rows(Site::Down);
+                self.dot_rows(rows, &inputs[task.index], task.out, next);
             });
         });
     }
@@ -280,20 +280,20 @@ impl Cpu {
                 (r.group, r.matrices, part)
             });
             let tasks = tasks(parts, ff, |g| &g.weights.gate);
-            tasks.into_par_iter().with_max_len(1).for_each(|mut task| {
+            let next = following(&tasks, Site::Up);
+            let tasks = tasks.into_par_iter().zip(next).with_max_len(1);
+            tasks.for_each(|(mut task, next)| {
                 let (m, n) = (task.group.tokens.len(), task.out.cols());
                 let weights = task.group.weights;
-                let [gate, up, _] = task.matrices;
-                let gate = WeightRows::of(&weights.gate, gate).part(task.first, n);
-                let up = WeightRows::of(&weights.up, up).part(task.first, n);
+                let [gate, up] = [Site::Gate, Site::Up].map(|site| task.rows(site));
                 let mut ups = vec![0.0; m * n];
-                let product = |w: WeightRows<'_>, out: Results<'_>| {
+                let product = |w: WeightRows<'_>, out: Results<'_>, next: &[u8]| {
                     if let Some(input) = &inputs[task.index][usize::from(self.int8(w.ty))] {
-                        self.dot_rows(w, input, out);
+                        self.dot_rows(w, input, out, next);
                     }
                 };
-                product(up, Results::new(&mut ups, m));
-                product(gate, task.out.reborrow());
+                product(up, Results::new(&mut ups, m), gate.data);
+                product(gate, task.out.reborrow(), next);
                 for (t, (_, w)) in task.group.tokens.iter().enumerate() {
                     let row = task.out.row(t);
                     (self.rows.swiglu)(row, &ups[t * n..(t + 1) * n], weights.limit);
@@ -321,6 +321,34 @@ impl Group<'_> {
         let expert = self.expert.unwrap_or(0) as usize;
         [&self.weights.gate, &self.weights.up, &self.weights.down].map(|w| w.matrix(expert))
     }
+}
+
+/// One of an expert's matrices.
+#[derive(Clone, Copy)]
+enum Site {
+    Gate,
+    Up,
+    Down,
+}
+
+impl<'b> Task<'_, 'b> {
+    /// The rows of a matrix that this task takes.
+    fn rows(&self, site: Site) -> WeightRows<'b> {
+        let weights = self.group.weights;
+        let w = match site {
+            Site::Gate => &weights.gate,
+            Site::Up => &weights.up,
+            Site::Down => &weights.down,
+        };
+        WeightRows::of(w, self.matrices[site as usize]).part(self.first, self.out.cols())
+    }
+}
+
+/// The weights with which the task after each begins, nothing after the last. A thread mostly
+/// goes on with the task that follows.
+fn following<'b>(tasks: &[Task<'_, 'b>], site: Site) -> Vec<&'b [u8]> {
+    let next = tasks.iter().skip(1).map(|task| task.rows(site).data);
+    next.chain([&[][..]]).collect()
 }
 
 /// All rows of a weight.

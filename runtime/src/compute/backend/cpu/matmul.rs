@@ -210,12 +210,20 @@ impl Cpu {
         step.min(by_threads).max(1).next_multiple_of(whole)
     }
 
-    /// `out.row(t)[r] = w[r] . input[t]`, on the calling thread.
-    pub(super) fn dot_rows(&self, w: WeightRows<'_>, input: &Input<'_>, out: Results<'_>) {
+    /// `out.row(t)[r] = w[r] . input[t]`, on the calling thread, which is likely to meet the
+    /// weights `next` after that.
+    pub(super) fn dot_rows(
+        &self,
+        w: WeightRows<'_>,
+        input: &Input<'_>,
+        out: Results<'_>,
+        next: &[u8],
+    ) {
         let (bytes, n) = (w.row_bytes(), w.count());
         BUFFERS.with_borrow_mut(|buffers| match input {
             Input::Int8(acts) => {
                 if let Some(matmul) = self.kernels.matmul_i8(w.ty) {
+                    buffers.scratch.expect(next);
                     matmul(w.data, acts, out, &mut buffers.scratch);
                 }
             }
@@ -290,7 +298,9 @@ impl Cpu {
             .into_par_iter()
             .with_max_len(1)
             .for_each(|(input, first, part)| {
-                self.dot_rows(w.part(first, part.cols()), input, part);
+                let end = first + part.cols();
+                let next = w.part(end, step.min(n - end)).data;
+                self.dot_rows(w.part(first, part.cols()), input, part, next);
             });
     }
 
