@@ -128,6 +128,47 @@ fn bench_counts_what_a_token_reads() {
     assert_eq!(lines[2][7].parse::<f64>().unwrap(), read);
 }
 
+/// A step of several clients reads what they share once.
+#[test]
+fn bench_decodes_for_several_clients() {
+    let args = [
+        "bench",
+        "MODEL",
+        "--prompt",
+        "1",
+        "--gen",
+        "5",
+        "--clients",
+        "1,4",
+        "--reps",
+        "1",
+    ];
+    let value = json(&[&args[..], &["--json", "--no-probe"]].concat());
+    let tests: Vec<_> = value["tests"].as_array().unwrap().iter().skip(1).collect();
+    let of = |key: &str| {
+        tests
+            .iter()
+            .map(|test| test[key].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of("test"), ["decode"; 3]);
+    assert_eq!(of("clients"), [1, 1, 4]);
+    assert_eq!(of("tokens"), [5, 5, 20]);
+    let weights = |test: &Value| test["per_token"]["weight_bytes"].as_f64().unwrap();
+    assert_eq!(weights(tests[0]), weights(tests[1]));
+    let share = weights(tests[2]) / weights(tests[0]);
+    assert!((0.25..0.9).contains(&share), "{share}");
+
+    for more in [
+        &["--gen", "0"][..],
+        &["--clients", "0"],
+        &["--clients", "65"],
+    ] {
+        let args = [&["bench", "MODEL", "--clients", "2"], more].concat();
+        assert!(failure(&run(scratch().path(), with_model(&args))).contains("--clients"));
+    }
+}
+
 /// Rows, bytes, pages and waiting, by themselves and during the model's steps,
 /// with numbers that agree with each other.
 #[test]

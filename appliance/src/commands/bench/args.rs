@@ -10,6 +10,9 @@ use crate::args::{DraftArgs, EngineArgs};
 /// The share of a pass that a draft module takes: three blocks beside 43 layers.
 const MODULE_SHARE: f64 = 3.0 / 43.0;
 
+/// Most clients of a step.
+const MOST_CLIENTS: usize = 64;
+
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -17,6 +20,7 @@ Examples:
   v4-run bench model.gguf
   v4-run bench model.gguf --prompt 128,1024 --gen 64 --depth 0,8192 --reps 5 --json
   v4-run bench model.gguf --profile --no-probe
+  v4-run bench model.gguf --clients 1,2,4,8
   v4-run bench model.gguf --csv > speed.csv
   v4-run bench model.gguf --draft 3 --text book.txt
   v4-run bench model.gguf --made-up-drafts .58,.45,.32,.24,.16
@@ -51,6 +55,10 @@ pub struct BenchArgs {
     /// Tokens to decode in each run; 0 measures prefill only
     #[arg(long, value_name = "N", default_value = "64")]
     pub r#gen: usize,
+    /// Also decode for that many clients at once, as the server does: --gen tokens each, one of
+    /// each client in a step; figures are of all clients together
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clients)]
+    pub clients: Vec<usize>,
     /// Tokens in the context before timing starts
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
     pub depth: Vec<usize>,
@@ -102,6 +110,14 @@ pub struct BenchArgs {
     /// Engine.
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+/// A number of clients.
+fn clients(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(clients) if (1..=MOST_CLIENTS).contains(&clients) => Ok(clients),
+        _ => Err(format!("must be a number from 1 to {MOST_CLIENTS}")),
+    }
 }
 
 fn share(text: &str) -> Result<f64, String> {

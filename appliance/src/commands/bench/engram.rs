@@ -93,7 +93,7 @@ pub fn time_rows(
 fn fetch(store: &Arc<EngramStore>, ids: &[u32], kind: Kind) -> anyhow::Result<f64> {
     let step = match kind {
         Kind::Prefill(n) => n,
-        Kind::Decode(_) | Kind::Drafted(_) => 1,
+        Kind::Decode(_) | Kind::Drafted(_) | Kind::Together { .. } => 1,
     };
     let addressing = store.addressing();
     let mut values = vec![0.0; step * addressing.columns() * store.width()];

@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::bail;
 use serde_json::json;
 use v4_runtime::residency::limits;
-use v4_runtime::{Engine, EngineOptions, Session, Want};
+use v4_runtime::{Batch, Engine, EngineOptions, Session, Want};
 
 pub use self::args::{BenchArgs, EngramBench};
 use self::drafts::Drafts;
@@ -34,6 +34,9 @@ const PROMPTS: [usize; 1] = [512];
 /// Runs the command. Ctrl-C ends it at once: half a measurement is none.
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
+    if args.r#gen == 0 && !args.clients.is_empty() {
+        bail!("--clients measures decoding, of which --gen 0 asks for none");
+    }
     if args.engram == Some(EngramBench::Rows) {
         let (store, tokens) = engram::open(&args)?;
         let bar = notes.spinner(String::new());
@@ -57,7 +60,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     depths.sort_unstable();
     depths.dedup();
     let mut cases = cases(&args);
-    let longest = cases.iter().map(|kind| kind.tokens()).max().unwrap_or(1);
+    let longest = cases.iter().map(|kind| kind.positions()).max().unwrap_or(1);
     let context = longest.saturating_add(*depths.last().unwrap_or(&0).max(&1));
     let policy = trust::policy(&args.engine.trust)?;
     let options = EngineOptions {
@@ -109,7 +112,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             // Decoding starts after something: at depth 0 that is one token.
             let before = match kind {
                 Kind::Prefill(_) => depth,
-                Kind::Decode(_) | Kind::Drafted(_) => depth.max(1),
+                _ => depth.max(1),
             };
             let missing = before.saturating_sub(session.len());
             if missing > 0 && args.made_up {
@@ -126,7 +129,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             for run in 0..=args.reps {
                 bar.set_message(format!(
                     "{} of {} tokens at depth {depth}, run {run} of {}",
-                    kind.name(),
+                    kind.label(),
                     kind.tokens(),
                     args.reps
                 ));
@@ -177,6 +180,10 @@ fn cases(args: &BenchArgs) -> Vec<Kind> {
     let mut cases: Vec<_> = prompts.iter().map(|&n| Kind::Prefill(n)).collect();
     if args.r#gen > 0 {
         cases.push(Kind::Decode(args.r#gen));
+        cases.extend(args.clients.iter().map(|&clients| Kind::Together {
+            clients,
+            each: args.r#gen,
+        }));
     }
     cases
 }
@@ -195,6 +202,11 @@ fn time(
     // What was done before is not asked for.
     let _ = engine.take_profile();
     let mut speculation = drafts.map(|drafts| drafts.begin(engine, &session, ids));
+    let others = 1..kind.clients();
+    let mut others = others
+        .map(|_| session.fork())
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut batch = Batch::new();
     let started = Instant::now();
     match kind {
         Kind::Prefill(_) => {
@@ -203,6 +215,16 @@ fn time(
         Kind::Decode(_) => {
             for &id in ids {
                 session.append(&[id], Want::Last)?;
+            }
+        }
+        Kind::Together { clients, .. } => {
+            // Each step has a token of every client.
+            for ids in ids.chunks_exact(clients) {
+                let sessions = std::iter::once(&mut session).chain(&mut others);
+                let mut members: Vec<_> = sessions.zip(ids.iter().copied()).collect();
+                for logits in batch.step(&mut members)? {
+                    logits?;
+                }
             }
         }
         Kind::Drafted(_) => {

@@ -58,7 +58,7 @@ impl Report<'_> {
         }
         writeln!(
             out,
-            "\n{:<8} {:>7} {:>7} {:>10} {:>9} {:>9} {:>8} {:>8} {:>8} {:>6} {:>8} {:>6}",
+            "\n{:<10} {:>7} {:>7} {:>10} {:>9} {:>9} {:>8} {:>8} {:>8} {:>6} {:>8} {:>6}",
             "test",
             "tokens",
             "depth",
@@ -78,8 +78,8 @@ impl Report<'_> {
             let operations = per_token.operations * timing.median();
             writeln!(
                 out,
-                "{:<8} {:>7} {:>7} {:>10.2} {:>9.2} {:>9.2} {:>8} {:>8} {:>8.2} {:>6} {:>8.1} {:>6}",
-                timing.kind.name(),
+                "{:<10} {:>7} {:>7} {:>10.2} {:>9.2} {:>9.2} {:>8} {:>8} {:>8.2} {:>6} {:>8.1} {:>6}",
+                timing.kind.label(),
                 timing.kind.tokens(),
                 timing.depth,
                 timing.median(),
@@ -119,7 +119,7 @@ impl Report<'_> {
         writeln!(
             out,
             "\n{} of {} tokens at depth {}: {:.3} ms per token\n",
-            timing.kind.name(),
+            timing.kind.label(),
             timing.kind.tokens(),
             timing.depth,
             1e3 * total
@@ -166,7 +166,7 @@ impl Report<'_> {
              max_tokens_per_second,weight_bytes_per_token,kv_bytes_per_token,\
              operations_per_token,bytes_per_second,operations_per_second,\
              machine_bytes_per_second,machine_int8_operations_per_second,\
-             machine_f32_operations_per_second"
+             machine_f32_operations_per_second,clients"
         )?;
         for timing in self.timings {
             let per_token = timing.per_token();
@@ -177,7 +177,7 @@ impl Report<'_> {
             };
             writeln!(
                 out,
-                "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+                "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
                 timing.kind.name(),
                 timing.kind.tokens(),
                 timing.depth,
@@ -193,6 +193,7 @@ impl Report<'_> {
                 ceiling(|c| c.read_bytes),
                 ceiling(|c| c.int8_operations),
                 ceiling(|c| c.f32_operations),
+                timing.kind.clients(),
             )?;
         }
         out.flush()
@@ -229,7 +230,7 @@ impl Report<'_> {
         if let Some(c) = &self.roofline {
             // What bounds the one and the other.
             test["share_of_ceiling"] = match timing.kind {
-                Kind::Decode(_) | Kind::Drafted(_) => {
+                Kind::Decode(_) | Kind::Drafted(_) | Kind::Together { .. } => {
                     per_token.bytes() * timing.median() / c.read_bytes
                 }
                 Kind::Prefill(_) => per_token.operations * timing.median() / c.int8_operations,

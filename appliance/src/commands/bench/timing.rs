@@ -17,12 +17,33 @@ pub enum Kind {
     Decode(usize),
     /// The same with drafts.
     Drafted(usize),
+    /// The same for several clients, all of whose next tokens are read in one step.
+    Together {
+        /// Clients.
+        clients: usize,
+        /// Tokens of each.
+        each: usize,
+    },
 }
 
 impl Kind {
+    /// Tokens of a run, those of all clients.
     pub fn tokens(self) -> usize {
+        self.clients() * self.positions()
+    }
+
+    /// Tokens that a client's context grows by.
+    pub fn positions(self) -> usize {
         match self {
             Kind::Prefill(n) | Kind::Decode(n) | Kind::Drafted(n) => n,
+            Kind::Together { each, .. } => each,
+        }
+    }
+
+    pub fn clients(self) -> usize {
+        match self {
+            Kind::Together { clients, .. } => clients,
+            _ => 1,
         }
     }
 
@@ -31,6 +52,15 @@ impl Kind {
             Kind::Prefill(_) => "prefill",
             Kind::Decode(_) => "decode",
             Kind::Drafted(_) => "drafted",
+            Kind::Together { .. } => "decode",
+        }
+    }
+
+    /// The name for people.
+    pub fn label(self) -> String {
+        match self {
+            Kind::Together { clients, .. } => format!("{} x{clients}", self.name()),
+            _ => self.name().to_owned(),
         }
     }
 }
@@ -143,6 +173,7 @@ impl Timing {
         let mut test = json!({
             "test": self.kind.name(),
             "tokens": self.kind.tokens(),
+            "clients": self.kind.clients(),
             "depth": self.depth,
             "tokens_per_second": {
                 "median": self.median(), "min": self.min(), "max": self.max(), "runs": self.rates,
