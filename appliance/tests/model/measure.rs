@@ -159,13 +159,11 @@ fn bench_decodes_for_several_clients() {
     let share = weights(tests[2]) / weights(tests[0]);
     assert!((0.25..0.9).contains(&share), "{share}");
 
-    for more in [
-        &["--gen", "0"][..],
-        &["--clients", "0"],
-        &["--clients", "65"],
-    ] {
-        let args = [&["bench", "MODEL", "--clients", "2"], more].concat();
-        assert!(failure(&run(scratch().path(), with_model(&args))).contains("--clients"));
+    for (more, code) in [("--gen=0", 1), ("--clients=0", 2), ("--clients=65", 2)] {
+        let args = with_model(&["bench", "MODEL", "--clients=2", more]);
+        let output = run(scratch().path(), args);
+        assert_eq!(output.status.code(), Some(code), "{more}");
+        assert!(stderr(&output).contains("--clients"), "{more}");
     }
 }
 
