@@ -27,6 +27,14 @@ impl Scratch {
     }
 }
 
+/// The first `len` values of a buffer, which grows as needed; they are whatever they were.
+pub(super) fn room<T: Clone>(buffer: &mut Vec<T>, len: usize, new: T) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, new);
+    }
+    &mut buffer[..len]
+}
+
 /// A cache line of bytes.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]

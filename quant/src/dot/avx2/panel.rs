@@ -10,7 +10,7 @@ use crate::dot::act_rows::ActRows;
 use crate::dot::panel::{self, FEW, LANES, Order, WIDE_WORDS, WORDS, tiles};
 use crate::dot::results::Results;
 use crate::dot::rows::shape;
-use crate::dot::scratch::{Line, Scratch, Sixteen};
+use crate::dot::scratch::{Line, Scratch, Sixteen, room};
 
 /// How an instruction set computes the lanes of a tile.
 pub(in crate::dot) trait Lanes {
@@ -126,8 +126,8 @@ pub(in crate::dot) fn matmul<F: Form, L: Lanes>(
         sums,
         ..
     } = scratch;
-    weights.resize(panels * n * line, Line([0; 64]));
-    scales.resize(panels * n * float, Sixteen([0.0; 16]));
+    let weights = room(weights, panels * n * line, Line([0; 64]));
+    let scales = room(scales, panels * n * float, Sixteen([0.0; 16]));
     // Some lanes of some panels and of one tile stay in the first-level cache, and are used by
     // all of them.
     let lane_bytes = n.div_ceil(LANES) * line * 64;
@@ -163,7 +163,7 @@ pub(in crate::dot) fn matmul<F: Form, L: Lanes>(
                     Ahead::new(bytes.start.addr()..bytes.end.addr(), calls)
                 };
             }
-            sums.resize(tiles.len() * group.len() * each, Sixteen([0.0; 16]));
+            let sums = room(sums, tiles.len() * group.len() * each, Sixteen([0.0; 16]));
             for turn in (0..LANES).step_by(turns) {
                 let counts = &counts[turn..turn + turns];
                 let blocks = order.starts[turn]..order.starts[turn + turns];

@@ -286,19 +286,20 @@ impl Cpu {
                 let (m, n) = (task.group.tokens.len(), task.out.cols());
                 let weights = task.group.weights;
                 let [gate, up] = [Site::Gate, Site::Up].map(|site| task.rows(site));
-                let mut ups = vec![0.0; m * n];
                 let product = |w: WeightRows<'_>, out: Results<'_>, next: &[u8]| {
                     if let Some(input) = &inputs[task.index][usize::from(self.int8(w.ty))] {
                         self.dot_rows(w, input, out, next);
                     }
                 };
-                product(up, Results::new(&mut ups, m), gate.data);
-                product(gate, task.out.reborrow(), next);
-                for (t, (_, w)) in task.group.tokens.iter().enumerate() {
-                    let row = task.out.row(t);
-                    (self.rows.swiglu)(row, &ups[t * n..(t + 1) * n], weights.limit);
-                    row.iter_mut().for_each(|v| *v *= w);
-                }
+                self.with_floats(m * n, |ups| {
+                    product(up, Results::new(ups, m), gate.data);
+                    product(gate, task.out.reborrow(), next);
+                    for (t, (_, w)) in task.group.tokens.iter().enumerate() {
+                        let row = task.out.row(t);
+                        (self.rows.swiglu)(row, &ups[t * n..(t + 1) * n], weights.limit);
+                        row.iter_mut().for_each(|v| *v *= w);
+                    }
+                });
             });
         });
     }
