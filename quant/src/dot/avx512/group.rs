@@ -23,6 +23,19 @@ pub(super) enum Minima {
 
 /// A format, read in groups of sixteen blocks (`BYTES` bytes) of a row that meets a few
 /// activation rows.
+pub(super) trait Products<const BYTES: usize> {
+    /// Adds the products of a group with each row's 512 activations to the row's sums.
+    ///
+    /// # Safety
+    /// The CPU must have the features of this module.
+    unsafe fn add<const R: usize>(
+        group: &[u8; BYTES],
+        rows: &[&ActGroup; R],
+        sums: &mut [__m512; R],
+    );
+}
+
+/// A format with one scale for the exact sum of a block.
 pub(super) trait Group<const BYTES: usize> {
     /// What is added to the weights of the sums: 0, 8, 16 or 128.
     const OFFSET: i32 = 0;
@@ -99,7 +112,7 @@ pub(super) fn pad<T: Copy + Default, const N: usize>(values: &[T]) -> [T; N] {
 // Were it inlined where it is called for many `R`, what it calls would no longer be.
 #[inline(never)]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn add_groups<F: Group<BYTES>, const BYTES: usize, const R: usize>(
+pub(super) fn add_groups<F: Products<BYTES>, const BYTES: usize, const R: usize>(
     w: &[u8],
     acts: [&[ActGroup]; R],
     groups: &Range<usize>,
@@ -119,7 +132,8 @@ pub(super) fn add_groups<F: Group<BYTES>, const BYTES: usize, const R: usize>(
         for r in 1..R {
             parts[r] = &acts[r][i];
         }
-        step::<F, BYTES, R>(group, &parts, &mut acc);
+        // SAFETY: this function has the features.
+        unsafe { F::add(group, &parts, &mut acc) };
     }
     if groups.end > whole.len() && !rest.is_empty() {
         // As if the row went on with blocks of zeros.
@@ -127,7 +141,8 @@ pub(super) fn add_groups<F: Group<BYTES>, const BYTES: usize, const R: usize>(
         for r in 1..R {
             parts[r] = &acts[r][whole.len() - groups.start];
         }
-        step::<F, BYTES, R>(&pad(rest), &parts, &mut acc);
+        // SAFETY: as above.
+        unsafe { F::add(&pad(rest), &parts, &mut acc) };
     }
     for r in 0..R {
         // SAFETY: writes the 64 bytes of the sixteen.
@@ -135,35 +150,38 @@ pub(super) fn add_groups<F: Group<BYTES>, const BYTES: usize, const R: usize>(
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn step<F: Group<BYTES>, const BYTES: usize, const R: usize>(
-    group: &[u8; BYTES],
-    parts: &[&ActGroup; R],
-    acc: &mut [__m512; R],
-) {
-    // SAFETY: this function has the features.
-    let (dots, scales, minima) =
-        unsafe { (F::dots(group, parts), F::scales(group), F::minima(group)) };
-    for r in 0..R {
-        let mut n = dots[r];
-        if F::OFFSET != 0 {
-            // It is there for 128.
-            let less = const { F::OFFSET.leading_zeros() as i32 - 128_i32.leading_zeros() as i32 };
-            let offset = load_lanes(&parts[r].offset);
-            let offset = _mm512_srav_epi32(offset, _mm512_set1_epi32(less));
-            n = _mm512_add_epi32(n, offset);
-        }
-        let scale = _mm512_mul_ps(scales, load_ps(&parts[r].d));
-        acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(n), scale, acc[r]);
-        match minima {
-            Minima::None => {}
-            Minima::Block(min) => {
-                acc[r] = _mm512_fnmadd_ps(min, load_ps(&parts[r].scaled), acc[r]);
+impl<F: Group<BYTES>, const BYTES: usize> Products<BYTES> for F {
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    unsafe fn add<const R: usize>(
+        group: &[u8; BYTES],
+        parts: &[&ActGroup; R],
+        acc: &mut [__m512; R],
+    ) {
+        // SAFETY: this function has the features.
+        let (dots, scales, minima) =
+            unsafe { (F::dots(group, parts), F::scales(group), F::minima(group)) };
+        for r in 0..R {
+            let mut n = dots[r];
+            if F::OFFSET != 0 {
+                // It is there for 128.
+                let less =
+                    const { F::OFFSET.leading_zeros() as i32 - 128_i32.leading_zeros() as i32 };
+                let offset = load_lanes(&parts[r].offset);
+                let offset = _mm512_srav_epi32(offset, _mm512_set1_epi32(less));
+                n = _mm512_add_epi32(n, offset);
             }
-            Minima::Halves(first, last) => {
-                acc[r] = _mm512_fnmadd_ps(first, load_ps(&parts[r].scaled_firsts), acc[r]);
-                acc[r] = _mm512_fnmadd_ps(last, load_ps(&parts[r].scaled_lasts), acc[r]);
+            let scale = _mm512_mul_ps(scales, load_ps(&parts[r].d));
+            acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(n), scale, acc[r]);
+            match minima {
+                Minima::None => {}
+                Minima::Block(min) => {
+                    acc[r] = _mm512_fnmadd_ps(min, load_ps(&parts[r].scaled), acc[r]);
+                }
+                Minima::Halves(first, last) => {
+                    acc[r] = _mm512_fnmadd_ps(first, load_ps(&parts[r].scaled_firsts), acc[r]);
+                    acc[r] = _mm512_fnmadd_ps(last, load_ps(&parts[r].scaled_lasts), acc[r]);
+                }
             }
         }
     }
@@ -177,10 +195,6 @@ pub(super) fn dots_of_eights<const R: usize>(
     w: &[[__m512i; 2]; 4],
     rows: &[&ActGroup; R],
 ) -> [__m512i; R] {
-    // The order of the layout undone: both words of blocks 0 to 3, and of 4 to 7.
-    const FIRST: [i32; 16] = [0, 4, 8, 12, 2, 6, 10, 14, 16, 20, 24, 28, 18, 22, 26, 30];
-    let first = load_lanes(&FIRST);
-    let second = _mm512_add_epi32(first, _mm512_set1_epi32(1));
     let mut dots = [_mm512_setzero_si512(); R];
     for r in 0..R {
         let mut sums = [_mm512_setzero_si512(); 2];
@@ -190,10 +204,71 @@ pub(super) fn dots_of_eights<const R: usize>(
                 sums[i] = _mm512_dpbusd_epi32(sums[i], w[k][i], q);
             }
         }
-        dots[r] = _mm512_add_epi32(
-            _mm512_permutex2var_epi32(sums[0], first, sums[1]),
-            _mm512_permutex2var_epi32(sums[0], second, sums[1]),
-        );
+        dots[r] = of_blocks(sums);
     }
     dots
+}
+
+/// The sums of sixteen blocks, which in the order of [`ActGroup::eights`] have two words each.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn of_blocks(sums: [__m512i; 2]) -> __m512i {
+    // The order undone: both words of blocks 0 to 3, and of 4 to 7.
+    const FIRST: [i32; 16] = [0, 4, 8, 12, 2, 6, 10, 14, 16, 20, 24, 28, 18, 22, 26, 30];
+    let first = load_lanes(&FIRST);
+    let second = _mm512_add_epi32(first, _mm512_set1_epi32(1));
+    _mm512_add_epi32(
+        _mm512_permutex2var_epi32(sums[0], first, sums[1]),
+        _mm512_permutex2var_epi32(sums[0], second, sums[1]),
+    )
+}
+
+/// As [`dots_of_eights`], of the first sixteen values of each block and of the last.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn halves_of_eights(w: &[[__m512i; 2]; 4], row: &ActGroup) -> [__m512i; 2] {
+    let mut halves = [_mm512_setzero_si512(); 2];
+    for h in 0..2 {
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for k in 2 * h..2 * h + 2 {
+            for i in 0..2 {
+                let q = load_i8(&row.eights, 128 * k + 64 * i);
+                sums[i] = _mm512_dpbusd_epi32(sums[i], w[k][i], q);
+            }
+        }
+        halves[h] = of_blocks(sums);
+    }
+    halves
+}
+
+/// As [`dots_of_eights`], the halves of each block times their scales: those of the first
+/// sixteen values in the lower 16 bits, of the last in the upper. The weights are `offset` too
+/// large.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn dots_of_halves<const R: usize>(
+    w: &[[__m512i; 2]; 4],
+    rows: &[&ActGroup; R],
+    scales: __m512i,
+    offset: i16,
+) -> [__m512i; R] {
+    let first = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(scales));
+    let last = _mm512_srai_epi32::<16>(scales);
+    let less = _mm512_mullo_epi16(scales, _mm512_set1_epi16(-offset));
+    let mut dots = [_mm512_setzero_si512(); R];
+    for r in 0..R {
+        let halves = halves_of_eights(w, rows[r]);
+        let n = _mm512_madd_epi16(load_sums(&rows[r].sums), less);
+        let n = _mm512_add_epi32(n, _mm512_mullo_epi32(halves[0], first));
+        dots[r] = _mm512_add_epi32(n, _mm512_mullo_epi32(halves[1], last));
+    }
+    dots
+}
+
+/// The sums of the halves of sixteen blocks, see [`ActGroup`].
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn load_sums(sums: &[i16; 32]) -> __m512i {
+    // SAFETY: reads the 64 bytes of the array.
+    unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) }
 }

@@ -11,10 +11,15 @@
 mod float;
 mod group;
 mod index;
+mod iq1;
+mod iq2;
 mod iq2_xxs;
+mod iq3;
 mod lanes;
 mod nibbles;
+mod nvfp4;
 mod panel;
+mod planes;
 mod probe;
 mod registers;
 mod runs;
@@ -25,7 +30,7 @@ mod transpose;
 
 use std::ops::Range;
 
-use self::group::{Group, add_groups};
+use self::group::{Products, add_groups};
 use self::registers::{load_ps, sum16};
 use super::act_rows::ActRows;
 use super::avx2::{self, Avx2};
@@ -175,7 +180,14 @@ fn int8(ty: GgmlType) -> Option<MatmulI8> {
         GgmlType::Q5_1 => few!(nibbles::Q5_1, 384, Q5_1),
         GgmlType::IQ4_NL => few!(nibbles::Iq4Nl, 288, IQ4_NL),
         GgmlType::IQ4_XS => few!(nibbles::Iq4Xs, 272, IQ4_XS),
+        GgmlType::NVFP4 => few!(nvfp4::Nvfp4, 288, NVFP4),
+        GgmlType::IQ1_S => few!(iq1::Iq1S, 100, IQ1_S),
+        GgmlType::IQ1_M => few!(iq1::Iq1M, 112, IQ1_M),
         GgmlType::IQ2_XXS => apart!(iq2_xxs::Iq2Xxs, 132, IQ2_XXS),
+        GgmlType::IQ2_XS => few!(iq2::Iq2Xs, 148, IQ2_XS),
+        GgmlType::IQ2_S => few!(iq2::Iq2S, 164, IQ2_S),
+        GgmlType::IQ3_XXS => few!(iq3::Iq3Xxs, 196, IQ3_XXS),
+        GgmlType::IQ3_S => few!(iq3::Iq3S, 220, IQ3_S),
         _ => return (VNNI_KERNELS.int8)(ty),
     })
 }
@@ -195,7 +207,7 @@ const CACHED: usize = 24 << 10;
 const BAND: usize = 8;
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn few_rows<F: Group<GROUP>, const GROUP: usize>(
+fn few_rows<F: Products<GROUP>, const GROUP: usize>(
     w: &[u8],
     acts: &ActRows<'_>,
     mut out: Results<'_>,
@@ -239,7 +251,7 @@ fn few_rows<F: Group<GROUP>, const GROUP: usize>(
 /// Of `R` activation rows.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn add<F: Group<GROUP>, const GROUP: usize, const R: usize>(
+fn add<F: Products<GROUP>, const GROUP: usize, const R: usize>(
     w: &[u8],
     acts: &[ActGroup],
     groups: &Range<usize>,

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::group::{Group, Minima, dots_of_eights};
-use super::iq2_xxs::EACH_BIT;
+use super::planes::EACH_BIT;
 use super::registers::load_64;
 use crate::dot::few::ActGroup;
 use crate::dot::layout::iq4_xs_scales;

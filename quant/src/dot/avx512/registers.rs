@@ -60,6 +60,14 @@ pub(super) fn load_i8<const N: usize>(values: &[i8; N], at: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
 }
 
+/// The eight bytes from `at` on, the first the lowest.
+#[inline(always)]
+pub(super) fn word_64<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
 /// Asks for the memory that comes a little after these bytes of a row, of which
 /// `left` remain with them. The row that follows in its stream begins `skip` bytes
 /// after this row's end.

@@ -93,7 +93,7 @@ pub(super) struct Mxfp4;
 const MXFP4_BYTES: usize = 17;
 
 /// `w + 128` by code, four times: a look-up by six bits then ignores the upper two.
-const MXFP4_VALUES: [u8; 64] = {
+pub(super) const MXFP4_VALUES: [u8; 64] = {
     let mut values = [0; 64];
     let mut i = 0;
     while i < 64 {

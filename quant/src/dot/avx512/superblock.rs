@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{Apart, Group, Minima};
+use super::group::{Apart, Group, Minima, load_sums};
 use super::registers::{load_64, load_i8, load_lanes};
 use crate::dot::avx2::Form;
 use crate::dot::few::ActGroup;
@@ -105,8 +105,24 @@ fn shift_halves(v: __m512i, low: i64, high: i64) -> __m512i {
 /// The sixteen bytes from `at` on of both blocks.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn both_16<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> __m256i {
+pub(super) fn both_16<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> __m256i {
     _mm256_set_m128i(load_16(blocks[1], at), load_16(blocks[0], at))
+}
+
+/// The 32 bytes from `at` on of both blocks.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn both_32<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> __m512i {
+    let (a, b) = (&blocks[0][at..at + 32], &blocks[1][at..at + 32]);
+    // SAFETY: read 32 bytes each.
+    let (a, b) = unsafe {
+        (
+            _mm256_loadu_si256(a.as_ptr().cast()),
+            _mm256_loadu_si256(b.as_ptr().cast()),
+        )
+    };
+    // A broadcast under a mask needs no shuffle.
+    _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(a), 0xf0, b)
 }
 
 /// Where lane `l` of sixteen values finds its first word: `word[l]`. The next are the words
@@ -376,13 +392,6 @@ impl Group<220> for Q3K {
     unsafe fn scales(group: &[u8; 220]) -> __m512 {
         f16_of(blocks::<220, 110>(group), 108)
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn load_sums(sums: &[i16; 32]) -> __m512i {
-    // SAFETY: reads the 64 bytes of the array.
-    unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) }
 }
 
 /// Scales and minima of two Q4_K or Q5_K blocks.
