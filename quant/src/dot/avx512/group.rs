@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::registers::{load_i8, load_lanes, load_ps, prefetch};
+use super::registers::{load_i8, load_lanes, load_ps, prefetch_block};
 use super::transpose::transpose;
 use crate::dot::avx2::Form;
 use crate::dot::few::ActGroup;
@@ -125,24 +125,22 @@ pub(super) fn add_groups<F: Products<BYTES>, const BYTES: usize, const R: usize>
     for r in 0..R {
         acc[r] = load_ps(&sums[r].0);
     }
-    let end = groups.end.min(whole.len());
-    for (i, group) in whole[groups.start..end].iter().enumerate() {
-        prefetch(group.as_ptr_range());
+    // The last group may have less: as if the row went on with blocks of zeros.
+    let end = groups.end.min(whole.len() + usize::from(!rest.is_empty()));
+    let mut padded = [0; BYTES];
+    if end > whole.len() {
+        padded[..rest.len()].copy_from_slice(rest);
+    }
+    for (i, g) in (groups.start..end).enumerate() {
+        let group = whole.get(g).unwrap_or(&padded);
+        prefetch_block(group);
         let mut parts = [&acts[0][i]; R];
         for r in 1..R {
             parts[r] = &acts[r][i];
         }
+        // Called here alone, it is inlined however long it is.
         // SAFETY: this function has the features.
         unsafe { F::add(group, &parts, &mut acc) };
-    }
-    if groups.end > whole.len() && !rest.is_empty() {
-        // As if the row went on with blocks of zeros.
-        let mut parts = [&acts[0][whole.len() - groups.start]; R];
-        for r in 1..R {
-            parts[r] = &acts[r][whole.len() - groups.start];
-        }
-        // SAFETY: as above.
-        unsafe { F::add(&pad(rest), &parts, &mut acc) };
     }
     for r in 0..R {
         // SAFETY: writes the 64 bytes of the sixteen.
@@ -241,28 +239,32 @@ pub(super) fn halves_of_eights(w: &[[__m512i; 2]; 4], row: &ActGroup) -> [__m512
     halves
 }
 
-/// As [`dots_of_eights`], the halves of each block times their scales: those of the first
-/// sixteen values in the lower 16 bits, of the last in the upper. The weights are `offset` too
-/// large.
+/// As [`Products::add`], of weights in the order of [`ActGroup::eights`] that are `OFFSET` too
+/// large, which is at most 128. A block's sum is that of its halves times `odd`, each at most 31 and the products of a half
+/// below 2^17: for the first sixteen values in the lower 16 bits, for the last in the upper.
+///
+/// As each format `F` calls a function of its own, once, it is inlined.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn dots_of_halves<const R: usize>(
+pub(super) fn add_halves<F, const OFFSET: i16, const R: usize>(
     w: &[[__m512i; 2]; 4],
+    odd: __m512i,
+    scales: __m512,
     rows: &[&ActGroup; R],
-    scales: __m512i,
-    offset: i16,
-) -> [__m512i; R] {
-    let first = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(scales));
-    let last = _mm512_srai_epi32::<16>(scales);
-    let less = _mm512_mullo_epi16(scales, _mm512_set1_epi16(-offset));
-    let mut dots = [_mm512_setzero_si512(); R];
+    sums: &mut [__m512; R],
+) {
+    let first = _mm512_cvtepi32_ps(_mm512_and_si512(odd, _mm512_set1_epi32(0xffff)));
+    let last = _mm512_cvtepi32_ps(_mm512_srli_epi32::<16>(odd));
+    let less = _mm512_mullo_epi16(odd, _mm512_set1_epi16(-OFFSET));
     for r in 0..R {
+        // All of these are integers below 2^24, and so is what they add up to on the way.
         let halves = halves_of_eights(w, rows[r]);
-        let n = _mm512_madd_epi16(load_sums(&rows[r].sums), less);
-        let n = _mm512_add_epi32(n, _mm512_mullo_epi32(halves[0], first));
-        dots[r] = _mm512_add_epi32(n, _mm512_mullo_epi32(halves[1], last));
+        let n = _mm512_cvtepi32_ps(_mm512_madd_epi16(load_sums(&rows[r].sums), less));
+        let n = _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[0]), first, n);
+        let n = _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[1]), last, n);
+        let scales = _mm512_mul_ps(scales, load_ps(&rows[r].d));
+        sums[r] = _mm512_fmadd_ps(n, scales, sums[r]);
     }
-    dots
 }
 
 /// The sums of the halves of sixteen blocks, see [`ActGroup`].

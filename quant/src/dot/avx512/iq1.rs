@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{Group, dots_of_eights, dots_of_halves, load_sums};
+use super::group::{Group, Products, add_halves, dots_of_eights, load_sums};
 use super::registers::{load_64, load_lanes, word_64};
 use super::superblock::{blocks, both_16, both_32, f16_of};
 use crate::dot::few::ActGroup;
@@ -97,7 +97,7 @@ impl Group<100> for Iq1S {
 pub(super) struct Iq1M;
 
 impl Iq1M {
-    /// The scales for [`dots_of_halves`]: twice three bits and one. Each word of sixteen bits
+    /// The scales for [`add_halves`]: twice three bits and one. Each word of sixteen bits
     /// has four, from the lowest bit up.
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -121,10 +121,30 @@ impl Iq1M {
     }
 }
 
-impl Group<112> for Iq1M {
+impl Iq1M {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 112], rows: &[&ActGroup; R]) -> [__m512i; R] {
+    fn scales(blocks: [&[u8; 56]; 2]) -> __m512 {
+        // A quarter of an f16 in the upper bits of each of four words.
+        let [a, b] = blocks.map(|block| {
+            let words = word_64(block, 48) >> 12;
+            let quarter = |i: u64| (words >> (12 * i) & (15 << (4 * i))) as i16;
+            quarter(0) | quarter(1) | quarter(2) | quarter(3)
+        });
+        let both = _mm512_mask_set1_epi32(_mm512_set1_epi32(a.into()), 0xff00, b.into());
+        let d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both));
+        _mm512_mul_ps(d, _mm512_set1_ps(0.125))
+    }
+}
+
+impl Products<112> for Iq1M {
+    #[inline]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+    unsafe fn add<const R: usize>(
+        group: &[u8; 112],
+        rows: &[&ActGroup; R],
+        sums: &mut [__m512; R],
+    ) {
         let blocks = blocks::<112, 56>(group);
         // A nibble for each entry: its three high bits, and whether to take away.
         let nibbles = in_order(_mm512_cvtepu16_epi32(both_16(blocks, 32)));
@@ -143,20 +163,12 @@ impl Group<112> for Iq1M {
                 w[k][i] = _mm512_mask_or_epi64(w[k][i], more, w[k][i], two);
             }
         }
-        dots_of_halves(&w, rows, Self::odd_scales(blocks), 9)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn scales(group: &[u8; 112]) -> __m512 {
-        // A quarter of an f16 in the upper bits of each of four words.
-        let [a, b] = blocks::<112, 56>(group).map(|block| {
-            let words = word_64(block, 48) >> 12;
-            let quarter = |i: u64| (words >> (12 * i) & (15 << (4 * i))) as i16;
-            quarter(0) | quarter(1) | quarter(2) | quarter(3)
-        });
-        let both = _mm512_mask_set1_epi32(_mm512_set1_epi32(a.into()), 0xff00, b.into());
-        let d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both));
-        _mm512_mul_ps(d, _mm512_set1_ps(0.125))
+        add_halves::<Self, 9, R>(
+            &w,
+            Self::odd_scales(blocks),
+            Self::scales(blocks),
+            rows,
+            sums,
+        );
     }
 }

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::group::{Group, dots_of_halves};
+use super::group::{Products, add_halves};
 use super::planes::{EACH_BIT, affine, look_up};
 use super::registers::{load_64, word_64};
 use super::superblock::{blocks, both_32, f16_of};
@@ -111,7 +111,7 @@ const PLACES: [u8; 64] = {
     places
 };
 
-/// The scales of sixteen blocks for [`dots_of_halves`]: four bits each in the eight bytes from
+/// The scales of sixteen blocks for [`add_halves`]: four bits each in the eight bytes from
 /// `at` on, twice those and one.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -140,10 +140,14 @@ static XS_PLANES: [[u8; 512]; 2] = planes(&IQ2_XS_GRID);
 /// [`super::planes::EIGHT_SIGNS`] of the upper seven bits.
 const UPPER_SIGNS: i64 = affine([0, 0x81, 0x82, 0x84, 0x88, 0x90, 0xa0, 0xc0]);
 
-impl Group<148> for Iq2Xs {
+impl Products<148> for Iq2Xs {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 148], rows: &[&ActGroup; R]) -> [__m512i; R] {
+    unsafe fn add<const R: usize>(
+        group: &[u8; 148],
+        rows: &[&ActGroup; R],
+        sums: &mut [__m512; R],
+    ) {
         // Nine bits of entry and seven of signs.
         const LOW: [u8; 64] = {
             let mut low = [0; 64];
@@ -166,13 +170,7 @@ impl Group<148> for Iq2Xs {
         ];
         let signs = _mm512_gf2p8affine_epi64_epi8::<0>(high, _mm512_set1_epi64(UPPER_SIGNS));
         let w = values(steps(&XS_PLANES, index, bits), signs);
-        dots_of_halves(&w, rows, odd_scales(blocks, 66), 128)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn scales(group: &[u8; 148]) -> __m512 {
-        eighth(blocks::<148, 74>(group))
+        add_halves::<Self, 128, R>(&w, odd_scales(blocks, 66), eighth(blocks), rows, sums);
     }
 }
 
@@ -180,10 +178,14 @@ pub(super) struct Iq2S;
 
 static S_PLANES: [[u8; 1024]; 2] = planes(&IQ2_S_GRID);
 
-impl Group<164> for Iq2S {
+impl Products<164> for Iq2S {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn dots<const R: usize>(group: &[u8; 164], rows: &[&ActGroup; R]) -> [__m512i; R] {
+    unsafe fn add<const R: usize>(
+        group: &[u8; 164],
+        rows: &[&ActGroup; R],
+        sums: &mut [__m512; R],
+    ) {
         // The byte of each block with two bits of its entries.
         const HIGH: [u8; 64] = {
             let mut high = [0; 64];
@@ -208,12 +210,6 @@ impl Group<164> for Iq2S {
             _mm512_test_epi8_mask(high, _mm512_slli_epi16::<1>(ninth)),
         ];
         let w = values(steps(&S_PLANES, index, bits), signs);
-        dots_of_halves(&w, rows, odd_scales(blocks, 74), 128)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-    unsafe fn scales(group: &[u8; 164]) -> __m512 {
-        eighth(blocks::<164, 82>(group))
+        add_halves::<Self, 128, R>(&w, odd_scales(blocks, 74), eighth(blocks), rows, sums);
     }
 }
