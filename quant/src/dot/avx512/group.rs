@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::registers::{load_i8, load_lanes, load_ps, prefetch_block};
+use super::registers::{load_i8, load_lanes, load_ps, prefetch};
 use super::transpose::transpose;
 use crate::dot::avx2::Form;
 use crate::dot::few::ActGroup;
@@ -133,7 +133,7 @@ pub(super) fn add_groups<F: Products<BYTES>, const BYTES: usize, const R: usize>
     }
     for (i, g) in (groups.start..end).enumerate() {
         let group = whole.get(g).unwrap_or(&padded);
-        prefetch_block(group);
+        prefetch(group);
         let mut parts = [&acts[0][i]; R];
         for r in 1..R {
             parts[r] = &acts[r][i];
@@ -244,6 +244,7 @@ pub(super) fn halves_of_eights(w: &[[__m512i; 2]; 4], row: &ActGroup) -> [__m512
 /// below 2^17: for the first sixteen values in the lower 16 bits, for the last in the upper.
 ///
 /// As each format `F` calls a function of its own, once, it is inlined.
+#[allow(clippy::extra_unused_type_parameters)]
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn add_halves<F, const OFFSET: i16, const R: usize>(

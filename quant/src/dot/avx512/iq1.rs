@@ -4,6 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::group::{Group, Products, add_halves, dots_of_eights, load_sums};
+use super::planes::{numbers, odd_numbers};
 use super::registers::{load_64, load_lanes, word_64};
 use super::superblock::{blocks, both_16, both_32, f16_of};
 use crate::dot::few::ActGroup;
@@ -85,12 +86,19 @@ impl Group<100> for Iq1S {
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn scales(group: &[u8; 100]) -> __m512 {
         let blocks = blocks::<100, 50>(group);
-        // Bits 12 to 14 of each word: twice those and one.
+        // Bits 12 to 14 of each word; bit 15 is not the scale's.
+        const ODD: [f32; 16] = {
+            let mut odd = odd_numbers(0.125);
+            let mut i = 8;
+            while i < 16 {
+                odd[i] = odd[i - 8];
+                i += 1;
+            }
+            odd
+        };
         let words = _mm512_cvtepu16_epi32(both_16(blocks, 34));
-        let scales = _mm512_and_si512(_mm512_srli_epi32::<11>(words), _mm512_set1_epi32(14));
-        let scales = _mm512_or_si512(scales, _mm512_set1_epi32(1));
-        let d = _mm512_mul_ps(f16_of(blocks, 0), _mm512_set1_ps(0.125));
-        _mm512_mul_ps(d, _mm512_cvtepi32_ps(scales))
+        let odd = numbers(&ODD, _mm512_srli_epi32::<12>(words));
+        _mm512_mul_ps(f16_of(blocks, 0), odd)
     }
 }
 

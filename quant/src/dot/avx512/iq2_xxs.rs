@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::group::{Apart, Group, dots_of_eights};
 use super::iq2::{planes, steps, values};
-use super::planes::EIGHT_SIGNS;
+use super::planes::{EIGHT_SIGNS, numbers, odd_numbers};
 use super::registers::{load_64, load_lanes};
 use super::superblock::{blocks, f16_of};
 use crate::dot::avx2::Form;
@@ -118,10 +118,8 @@ impl Group<132> for Iq2Xxs {
         let (a, b) = (load_64(blocks[0], 2), load_64(blocks[1], 2));
         let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
         let tails = _mm512_permutex2var_epi32(a, odd, b);
-        // Twice the four bits and one: five bits of which the last is set.
-        let one = _mm512_set1_epi32(1);
-        let scales = _mm512_or_si512(_mm512_srli_epi32::<27>(tails), one);
-        let d = _mm512_mul_ps(f16_of(blocks, 0), _mm512_set1_ps(0.125));
-        _mm512_mul_ps(d, _mm512_cvtepi32_ps(scales))
+        const ODD: [f32; 16] = odd_numbers(0.125);
+        let odd = numbers(&ODD, _mm512_srli_epi32::<28>(tails));
+        _mm512_mul_ps(f16_of(blocks, 0), odd)
     }
 }

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use super::group::{Products, halves_of_eights, load_sums};
 use super::registers::{load_64, load_ps};
 use super::runs::MXFP4_VALUES;
+use super::superblock::side_by_side;
 use crate::dot::few::ActGroup;
 
 pub(super) struct Nvfp4;
@@ -18,19 +19,8 @@ impl Nvfp4 {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     fn pair(group: &[u8; 288], n: usize) -> __m512i {
-        let (a, b) = (
-            &group[BLOCK * n + 4..][..32],
-            &group[BLOCK * (n + 1) + 4..][..32],
-        );
-        // SAFETY: read 32 bytes each.
-        let (a, b) = unsafe {
-            (
-                _mm256_loadu_si256(a.as_ptr().cast()),
-                _mm256_loadu_si256(b.as_ptr().cast()),
-            )
-        };
-        // A broadcast under a mask needs no shuffle.
-        _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(a), 0xf0, b)
+        let codes = |n: usize| &group[BLOCK * n + 4..][..32];
+        side_by_side(codes(n), codes(n + 1))
     }
 
     /// The weights in the order of [`ActGroup::eights`], 128 added.

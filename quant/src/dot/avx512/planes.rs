@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::registers::load_64;
+use super::registers::{load_64, load_ps};
 
 /// The matrix that `gf2p8affineqb` needs to add up, without carry, the columns of
 /// the bits that are set.
@@ -42,9 +42,27 @@ pub(super) fn look_up<const N: usize, const HIGH: usize>(
         parts[i] = _mm512_permutex2var_epi8(first, index, last);
     }
     for b in 0..HIGH {
-        for i in 0..N / 128 >> (b + 1) {
+        for i in 0..(N / 128) >> (b + 1) {
             parts[i] = _mm512_mask_blend_epi8(high[b], parts[2 * i], parts[2 * i + 1]);
         }
     }
     parts[0]
+}
+
+/// Odd numbers times a power of two by their upper bits: `(2 s + 1) by`.
+pub(super) const fn odd_numbers(by: f32) -> [f32; 16] {
+    let mut numbers = [0.0; 16];
+    let mut i = 0;
+    while i < 16 {
+        numbers[i] = (2 * i + 1) as f32 * by;
+        i += 1;
+    }
+    numbers
+}
+
+/// Sixteen numbers of a table by the lower four bits of each index.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn numbers(table: &[f32; 16], index: __m512i) -> __m512 {
+    _mm512_permutexvar_ps(index, load_ps(table))
 }

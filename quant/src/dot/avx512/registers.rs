@@ -87,17 +87,10 @@ pub(super) fn prefetch_stream<T>(bytes: std::ops::Range<*const T>, left: usize, 
     }
 }
 
-/// See [`avx2::prefetch`].
+/// See [`avx2::prefetch`]: line by line, so that this is no loop wherever the block comes from.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn prefetch<T>(bytes: std::ops::Range<*const T>) {
-    avx2::prefetch(bytes);
-}
-
-/// The same for a block, line by line: so that this is no loop wherever the block comes from.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn prefetch_block<const N: usize>(block: &[u8; N]) {
+pub(super) fn prefetch<const N: usize>(block: &[u8; N]) {
     for at in (0..N).step_by(64) {
         let line = block.as_ptr().wrapping_add(at);
         avx2::prefetch(line..line.wrapping_add(1));

@@ -1,10 +1,10 @@
 //! Formats with blocks of 256 values that contain integer scales; two blocks form a group.
 //!
 //! In a product with few activation rows, a lane has the sum of sixteen values. Their codes
-//! are four words of the block, so with activations in the order of
-//! [`ActGroup::transposed`] no sum needs
-//! an addition across lanes. A lane's codes keep the place in their bytes that they have in
-//! the file, and what this multiplies the sum by is shifted out of it at the end.
+//! are four words of the block, so with activations in the order of [`ActGroup::transposed`]
+//! no sum needs an addition across lanes. In Q2_K and Q4_K a lane's codes keep the place in
+//! their bytes that they have in the file, and what this multiplies the sum by is shifted out
+//! of it at the end. In the others each code comes from two places.
 
 use std::arch::x86_64::*;
 
@@ -113,7 +113,20 @@ pub(super) fn both_16<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) 
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn both_32<const BLOCK: usize>(blocks: [&[u8; BLOCK]; 2], at: usize) -> __m512i {
-    let (a, b) = (&blocks[0][at..at + 32], &blocks[1][at..at + 32]);
+    side_by_side(&blocks[0][at..at + 32], &blocks[1][at..at + 32])
+}
+
+/// The 32 bytes from `first` on of a block, and those from `last` on.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn both_at<const BLOCK: usize>(block: &[u8; BLOCK], first: usize, last: usize) -> __m512i {
+    side_by_side(&block[first..first + 32], &block[last..last + 32])
+}
+
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn side_by_side(a: &[u8], b: &[u8]) -> __m512i {
+    let (a, b) = (&a[..32], &b[..32]);
     // SAFETY: read 32 bytes each.
     let (a, b) = unsafe {
         (
@@ -191,7 +204,7 @@ fn of_neighbours(a: __m512i, b: __m512i) -> __m512i {
     )
 }
 
-/// Two bits of each value, as Q2_K, Q3_K and Q6_K have them in 64 bytes: lane `l` has those
+/// Two bits of each value, as Q2_K has them in 64 bytes: lane `l` has those
 /// of its sixteen times `4^(l / 2 % 4)`.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -212,21 +225,47 @@ fn two_bits_shift() -> __m512i {
     load_lanes(&lanes!(|l| l / 2 % 4 * 2))
 }
 
-/// A bit of each value, as Q3_K and Q5_K have them in 32 bytes, which `packed` has twice:
-/// lane `l` has those of its sixteen times `2^(l / 2)`.
+/// The bit of each value that Q3_K and Q5_K have in 32 bytes, which `packed` has twice, at bit
+/// `at`: vector `j` has those of runs `j` and `4 + j`, and others.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
-fn one_bit(packed: __m512i) -> [__m512i; 4] {
-    let mask = load_lanes(&lanes!(|l| each_byte(1 << (l / 2))));
-    let mut codes = [_mm512_setzero_si512(); 4];
-    for k in 0..4 {
-        let from = words(lanes!(|l| l % 2 * 4), k);
-        codes[k] = _mm512_and_si512(_mm512_permutexvar_epi32(from, packed), mask);
+fn one_bit(packed: __m512i, at: i64) -> [__m512i; 4] {
+    let mut bits = [_mm512_setzero_si512(); 4];
+    for j in 0..4 {
+        // The run's number is the bit's.
+        let (low, high) = (at - j as i64, at - j as i64 - 4);
+        let by = _mm512_setr_epi64(low, low, low, low, high, high, high, high);
+        bits[j] = _mm512_rolv_epi64(packed, by);
     }
-    codes
+    bits
 }
 
-/// Four bits of each value of Q4_K and Q5_K in 128 bytes: lane `l` has those of its sixteen
+/// Codes of which vector `j` has runs `j` and `4 + j` in the order of
+/// [`ActGroup::transposed`].
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn transposed(codes: [__m512i; 4]) -> [__m512i; 4] {
+    let mut pairs = [[_mm512_setzero_si512(); 2]; 2];
+    for j in 0..2 {
+        for k in 0..2 {
+            // Of each sixteen of two vectors word 2k, then 2k + 1.
+            let from = words(lanes!(|l| l / 4 % 2 * 16 + l % 4 * 4 + l / 8), 2 * k);
+            pairs[k][j] = _mm512_permutex2var_epi32(codes[2 * j], from, codes[2 * j + 1]);
+        }
+    }
+    let mut words_of = [_mm512_setzero_si512(); 4];
+    for k in 0..4 {
+        let from = words(
+            lanes!(|l| l / 4 % 2 * 16 + l / 2 % 2 * 4 + l / 8 * 2 + l % 2),
+            k % 2 * 8,
+        );
+        let [first, last] = pairs[k / 2];
+        words_of[k] = _mm512_permutex2var_epi32(first, from, last);
+    }
+    words_of
+}
+
+/// Four bits of each value of Q4_K in 128 bytes: lane `l` has those of its sixteen
 /// times `16^(l / 2 % 2)`.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
@@ -358,30 +397,42 @@ fn q3_k_scales(blocks: [&[u8; 110]; 2]) -> __m512i {
     _mm512_cvtepi8_epi16(scales)
 }
 
+/// The weights of a block, four too large.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn q3_k_codes(block: &[u8; 110]) -> [__m512i; 4] {
+    let packed = load_64(block, 32);
+    let low = [
+        packed,
+        _mm512_srli_epi16::<2>(packed),
+        _mm512_srli_epi16::<4>(packed),
+        _mm512_srli_epi16::<6>(packed),
+    ];
+    let high = one_bit(twice(block, 0), 2);
+    let mut codes = [_mm512_setzero_si512(); 4];
+    for j in 0..4 {
+        codes[j] = _mm512_or_si512(
+            _mm512_and_si512(low[j], _mm512_set1_epi8(3)),
+            _mm512_and_si512(high[j], _mm512_set1_epi8(4)),
+        );
+    }
+    transposed(codes)
+}
+
 impl Group<220> for Q3K {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn dots<const R: usize>(group: &[u8; 220], rows: &[&ActGroup; R]) -> [__m512i; R] {
         let blocks = blocks::<220, 110>(group);
-        let mut of_blocks = [[_mm512_setzero_si512(); 2]; R];
-        let run = load_lanes(&lanes!(|l| l / 2));
-        for b in 0..2 {
-            let low = sums(two_bits(load_64(blocks[b], 32)), rows, b);
-            let high = sums(one_bit(twice(blocks[b], 0)), rows, b);
-            for r in 0..R {
-                let low = _mm512_srav_epi32(low[r], two_bits_shift());
-                let high = _mm512_srav_epi32(_mm512_slli_epi32::<2>(high[r]), run);
-                of_blocks[r][b] = _mm512_add_epi32(low, high);
-            }
-        }
+        let [a, b] = [q3_k_codes(blocks[0]), q3_k_codes(blocks[1])];
+        let (a, b) = (sums(a, rows, 0), sums(b, rows, 1));
         let scales = q3_k_scales(blocks);
         let mut dots = [_mm512_setzero_si512(); R];
         for r in 0..R {
             // Sums of sixteen products with less than 8 are below 2^14; without the 4 that
             // each weight has too much, they are again.
-            let [a, b] = of_blocks[r];
             let offset = _mm512_slli_epi16::<2>(load_sums(&rows[r].sums));
-            let words = _mm512_sub_epi16(as_words(a, b), offset);
+            let words = _mm512_sub_epi16(as_words(a[r], b[r]), offset);
             dots[r] = _mm512_madd_epi16(words, scales);
         }
         dots
@@ -442,26 +493,34 @@ impl Group<288> for Q4K {
 
 pub(super) struct Q5K;
 
+/// The weights of a block.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn q5_k_codes(block: &[u8; 176]) -> [__m512i; 4] {
+    // Runs 0 and 1 are side by side, so are 2 and 3, and so on.
+    let (a, b) = (both_at(block, 48, 112), both_at(block, 80, 144));
+    let low = [a, _mm512_srli_epi16::<4>(a), b, _mm512_srli_epi16::<4>(b)];
+    let high = one_bit(twice(block, 16), 4);
+    let mut codes = [_mm512_setzero_si512(); 4];
+    for j in 0..4 {
+        codes[j] = _mm512_or_si512(
+            _mm512_and_si512(low[j], _mm512_set1_epi8(15)),
+            _mm512_and_si512(high[j], _mm512_set1_epi8(16)),
+        );
+    }
+    transposed(codes)
+}
+
 impl Group<352> for Q5K {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn dots<const R: usize>(group: &[u8; 352], rows: &[&ActGroup; R]) -> [__m512i; R] {
         let [a, b] = blocks::<352, 176>(group);
-        let low = [
-            sums(four_bits(a, 48), rows, 0),
-            sums(four_bits(b, 48), rows, 1),
-        ];
-        let high = [
-            sums(one_bit(twice(a, 16)), rows, 0),
-            sums(one_bit(twice(b, 16)), rows, 1),
-        ];
+        let a = sums(q5_k_codes(a), rows, 0);
+        let b = sums(q5_k_codes(b), rows, 1);
         let mut dots = [_mm512_setzero_si512(); R];
         for r in 0..R {
-            let low = of_neighbours(low[0][r], low[1][r]);
-            let low = _mm512_srav_epi32(low, load_lanes(&lanes!(|l| l % 2 * 4)));
-            let high = _mm512_slli_epi32::<4>(of_neighbours(high[0][r], high[1][r]));
-            let high = _mm512_srav_epi32(high, load_lanes(&lanes!(|l| l % 8)));
-            dots[r] = _mm512_add_epi32(low, high);
+            dots[r] = of_neighbours(a[r], b[r]);
         }
         dots
     }
@@ -481,42 +540,48 @@ impl Group<352> for Q5K {
 
 pub(super) struct Q6K;
 
+/// The weights of a block, 32 too large.
+#[inline]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
+fn q6_k_codes(block: &[u8; 210]) -> [__m512i; 4] {
+    let (a, b) = (both_at(block, 0, 64), both_at(block, 32, 96));
+    let low = [a, b, _mm512_srli_epi16::<4>(a), _mm512_srli_epi16::<4>(b)];
+    let packed = load_64(block, 128);
+    let high = [
+        _mm512_slli_epi16::<4>(packed),
+        _mm512_slli_epi16::<2>(packed),
+        packed,
+        _mm512_srli_epi16::<2>(packed),
+    ];
+    let mut codes = [_mm512_setzero_si512(); 4];
+    for j in 0..4 {
+        codes[j] = _mm512_or_si512(
+            _mm512_and_si512(low[j], _mm512_set1_epi8(15)),
+            _mm512_and_si512(high[j], _mm512_set1_epi8(48)),
+        );
+    }
+    transposed(codes)
+}
+
 impl Group<420> for Q6K {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     unsafe fn dots<const R: usize>(group: &[u8; 420], rows: &[&ActGroup; R]) -> [__m512i; R] {
         let blocks = blocks::<420, 210>(group);
-        let mask = load_lanes(&lanes!(|l| each_byte(15 << (l / 4 % 2 * 4))));
-        let shift = load_lanes(&lanes!(|l| l / 4 % 2 * 4));
-        let (mut lows, mut highs) = (
-            [[_mm512_setzero_si512(); 2]; R],
-            [[_mm512_setzero_si512(); 2]; R],
-        );
-        for b in 0..2 {
-            let (first, last) = (load_64(blocks[b], 0), load_64(blocks[b], 64));
-            let mut codes = [_mm512_setzero_si512(); 4];
-            for k in 0..4 {
-                let from = words(lanes!(|l| l / 8 * 16 + l / 2 % 2 * 8 + l % 2 * 4), k);
-                let nibbles = _mm512_permutex2var_epi32(first, from, last);
-                codes[k] = _mm512_and_si512(nibbles, mask);
-            }
-            let low = sums(codes, rows, b);
-            let high = sums(two_bits(load_64(blocks[b], 128)), rows, b);
-            for r in 0..R {
-                lows[r][b] = _mm512_srav_epi32(low[r], shift);
-                highs[r][b] = _mm512_srav_epi32(high[r], two_bits_shift());
-            }
-        }
-        let scales = _mm512_cvtepi8_epi16(both_16(blocks, 192));
+        let [a, b] = [q6_k_codes(blocks[0]), q6_k_codes(blocks[1])];
+        let (a, b) = (sums(a, rows, 0), sums(b, rows, 1));
+        let scales = both_16(blocks, 192);
+        let [scales_a, scales_b] = [
+            _mm512_cvtepi8_epi32(_mm256_castsi256_si128(scales)),
+            _mm512_cvtepi8_epi32(_mm256_extracti128_si256::<1>(scales)),
+        ];
+        let offset = _mm512_slli_epi16::<5>(_mm512_cvtepi8_epi16(scales));
         let mut dots = [_mm512_setzero_si512(); R];
         for r in 0..R {
-            // Sums of sixteen products with less than 16 are below 2^15. A weight is 16
-            // times its two bits less 2, and these sums are below 2^13.
-            let low = as_words(lows[r][0], lows[r][1]);
-            let offset = _mm512_slli_epi16::<1>(load_sums(&rows[r].sums));
-            let high = _mm512_sub_epi16(as_words(highs[r][0], highs[r][1]), offset);
-            let high = _mm512_slli_epi32::<4>(_mm512_madd_epi16(high, scales));
-            dots[r] = _mm512_add_epi32(_mm512_madd_epi16(low, scales), high);
+            let a = _mm512_mullo_epi32(a[r], scales_a);
+            let b = _mm512_mullo_epi32(b[r], scales_b);
+            let offset = _mm512_madd_epi16(load_sums(&rows[r].sums), offset);
+            dots[r] = _mm512_sub_epi32(of_neighbours(a, b), offset);
         }
         dots
     }
