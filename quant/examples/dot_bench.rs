@@ -119,7 +119,15 @@ fn weights(rng: &mut SmallRng, ty: GgmlType, bytes: usize) -> Vec<u8> {
             GgmlType::F32 => block.copy_from_slice(&value.to_le_bytes()),
             GgmlType::BF16 => block.copy_from_slice(&value.to_le_bytes()[2..]),
             GgmlType::MXFP4 => block[0] = 120,
-            // As an f16, 0x2929 is 0.04.
+            // As an f16, 0x2929 is 0.04. Entries of codebooks differ as in a file: to read one
+            // again and again takes another time.
+            GgmlType::IQ1_M => block[48..].fill(0x29),
+            GgmlType::IQ1_S
+            | GgmlType::IQ2_XXS
+            | GgmlType::IQ2_XS
+            | GgmlType::IQ2_S
+            | GgmlType::IQ3_XXS
+            | GgmlType::IQ3_S => block[..2].fill(0x29),
             _ => block.fill(0x29),
         }
     }

@@ -213,6 +213,22 @@ fn int8_versions_agree_on_every_mxfp4_scale() {
     assert_eq!(layout::MXFP4_SCALE[254], 2f32.powi(126));
 }
 
+/// All scale bytes of NVFP4, among them those of subnormal numbers, NaN and a sign.
+#[test]
+fn int8_versions_agree_on_every_nvfp4_scale() {
+    let mut rng = SmallRng::seed_from_u64(3);
+    let act = ActQ8::quantize(Kernels::scalar(), &[1.0; 64], 1, 64).unwrap();
+    for e in 0..=255 {
+        let mut w = random_bytes(&mut rng, 36);
+        w[..4].copy_from_slice(&[e, e ^ 1, e ^ 0x80, 0x40]);
+        let expected = run_i8(Kernels::scalar(), GgmlType::NVFP4, &w, &act);
+        for kernels in versions() {
+            let actual = run_i8(kernels, GgmlType::NVFP4, &w, &act);
+            assert_same(&expected, &actual, (kernels, e));
+        }
+    }
+}
+
 /// Products at the ends of the integer ranges must not overflow 16 bits.
 #[test]
 fn int8_versions_agree_at_the_largest_integers() {

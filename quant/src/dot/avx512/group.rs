@@ -108,6 +108,11 @@ pub(super) fn pad<T: Copy + Default, const N: usize>(values: &[T]) -> [T; N] {
     out
 }
 
+/// Bytes on a line of their own: what the compiler puts beside them, as it does with registers
+/// that it runs out of, is then aligned as well.
+#[repr(align(64))]
+struct Padded<const N: usize>([u8; N]);
+
 /// Adds the products of some groups of a weight row with those of a few activation rows.
 // Were it inlined where it is called for many `R`, what it calls would no longer be.
 #[inline(never)]
@@ -127,12 +132,12 @@ pub(super) fn add_groups<F: Products<BYTES>, const BYTES: usize, const R: usize>
     }
     // The last group may have less: as if the row went on with blocks of zeros.
     let end = groups.end.min(whole.len() + usize::from(!rest.is_empty()));
-    let mut padded = [0; BYTES];
+    let mut padded = Padded([0; BYTES]);
     if end > whole.len() {
-        padded[..rest.len()].copy_from_slice(rest);
+        padded.0[..rest.len()].copy_from_slice(rest);
     }
     for (i, g) in (groups.start..end).enumerate() {
-        let group = whole.get(g).unwrap_or(&padded);
+        let group = whole.get(g).unwrap_or(&padded.0);
         prefetch(group);
         let mut parts = [&acts[0][i]; R];
         for r in 1..R {
@@ -256,12 +261,12 @@ pub(super) fn add_halves<F, const OFFSET: i16, const R: usize>(
 ) {
     let first = _mm512_cvtepi32_ps(_mm512_and_si512(odd, _mm512_set1_epi32(0xffff)));
     let last = _mm512_cvtepi32_ps(_mm512_srli_epi32::<16>(odd));
-    let less = _mm512_mullo_epi16(odd, _mm512_set1_epi16(-OFFSET));
+    let less = _mm512_mullo_epi16(odd, _mm512_set1_epi16(OFFSET));
     for r in 0..R {
         // All of these are integers below 2^24, and so is what they add up to on the way.
         let halves = halves_of_eights(w, rows[r]);
-        let n = _mm512_cvtepi32_ps(_mm512_madd_epi16(load_sums(&rows[r].sums), less));
-        let n = _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[0]), first, n);
+        let less = _mm512_cvtepi32_ps(_mm512_madd_epi16(load_sums(&rows[r].sums), less));
+        let n = _mm512_fmsub_ps(_mm512_cvtepi32_ps(halves[0]), first, less);
         let n = _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[1]), last, n);
         let scales = _mm512_mul_ps(scales, load_ps(&rows[r].d));
         sums[r] = _mm512_fmadd_ps(n, scales, sums[r]);

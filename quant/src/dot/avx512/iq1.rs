@@ -127,9 +127,7 @@ impl Iq1M {
         let scales = _mm512_and_si512(scales, _mm512_set1_epi16(14));
         _mm512_or_si512(scales, _mm512_set1_epi16(1))
     }
-}
 
-impl Iq1M {
     #[inline]
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni")]
     fn scales(blocks: [&[u8; 56]; 2]) -> __m512 {
