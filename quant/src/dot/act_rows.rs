@@ -1,6 +1,7 @@
 //! Activation rows as products take them.
 
 use super::act::ActRow;
+use super::act_runs::ActRuns;
 use super::few::ActGroup;
 
 /// Activation rows that are to meet the same weights.
@@ -14,6 +15,8 @@ pub struct ActRows<'a> {
     pub(super) packed: &'a [u32],
     /// As they want a few, row after row.
     pub(super) groups: &'a [ActGroup],
+    /// As 256-bit kernels want a few.
+    pub(super) runs: &'a [ActRuns],
 }
 
 impl<'a> ActRows<'a> {

@@ -2,6 +2,7 @@
 
 use super::act::{ActRow, BLOCK};
 use super::act_rows::ActRows;
+use super::act_runs;
 use super::few;
 use super::heads::{KeyScores, PackHeads};
 use super::index::IndexScores;
@@ -87,6 +88,9 @@ pub struct Kernels {
     pub(super) pack_words: usize,
     /// Most activation rows for which there are kernels that read [`few::ActGroup`]s.
     pub(super) few_rows: usize,
+    /// Most activation rows for which all int8 kernels read [`act_runs::ActRuns`]; none if
+    /// they lay them out themselves.
+    pub(super) run_rows: usize,
     pub(super) dot_f32: fn(&[f32], &[f32]) -> f32,
     pub(super) dot_f32_rows: DotF32Rows,
     pub(super) rows_f32: MatmulF32,
@@ -117,13 +121,12 @@ impl Kernels {
     /// for all weights, see [`ActRows::new_in`].
     #[must_use]
     pub fn packed_words(&self, rows: usize, cols: usize) -> usize {
-        let (panel, few) = self.words(rows, cols);
-        panel + few
+        self.words(rows, cols).iter().sum()
     }
 
-    /// The same as rows for panels, and as a few rows.
-    pub(super) fn words(&self, rows: usize, cols: usize) -> (usize, usize) {
-        let panel = if rows > FEW {
+    /// The same as rows for panels, as a few rows, and as a few rows for 256-bit kernels.
+    pub(super) fn words(&self, rows: usize, cols: usize) -> [usize; 3] {
+        let panel = if rows > FEW.max(self.run_rows) {
             rows * (cols / BLOCK) * self.pack_words
         } else {
             0
@@ -133,7 +136,12 @@ impl Kernels {
         } else {
             0
         };
-        (panel, few)
+        let runs = if rows <= self.run_rows {
+            act_runs::words(rows, cols)
+        } else {
+            0
+        };
+        [panel, few, runs]
     }
 
     /// The kernel for rows of floats (F32, F16, BF16) in their file bytes against

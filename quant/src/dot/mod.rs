@@ -46,6 +46,8 @@
 
 mod act;
 mod act_rows;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod act_runs;
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

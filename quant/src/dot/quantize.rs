@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::act::{ActQ8, ActRow, BLOCK};
 use super::act_rows::ActRows;
+use super::act_runs;
 use super::few;
 use super::kernels::Kernels;
 use crate::{GgmlType, QuantError};
@@ -146,16 +147,19 @@ impl<'a> ActRows<'a> {
     #[must_use]
     pub fn new_in(kernels: &Kernels, rows: Vec<ActRow<'a>>, buffer: &'a mut [u32]) -> Self {
         let cols = rows.iter().map(|row| row.q.len()).min().unwrap_or(0);
-        let (panel, few) = kernels.words(rows.len(), cols);
+        let [panel, few, runs] = kernels.words(rows.len(), cols);
         let (packed, rest) = buffer.split_at_mut(panel);
         if !packed.is_empty() {
             (kernels.pack)(&rows, packed);
         }
-        let groups = few::lay_out(&rows, cols, &mut rest[..few]);
+        let (groups, rest) = rest.split_at_mut(few);
+        let groups = few::lay_out(&rows, cols, groups);
+        let runs = act_runs::lay_out(&rows, cols, &mut rest[..runs]);
         Self {
             rows,
             packed,
             groups,
+            runs,
         }
     }
 }

@@ -14,6 +14,8 @@ pub struct Scratch {
     pub(super) scales: Vec<Sixteen>,
     /// Partial sums.
     pub(super) sums: Vec<Sixteen>,
+    /// A few activation rows that were not laid out for all weights.
+    pub(super) acts: Vec<u32>,
     /// Where weights of the product after the next are.
     pub(super) next: Range<usize>,
 }

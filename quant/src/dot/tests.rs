@@ -558,7 +558,7 @@ fn rows_of_different_lengths_meet_as_far_as_both_go() {
     let mut rng = SmallRng::seed_from_u64(12);
     for kernels in versions().into_iter().chain([Kernels::scalar()]) {
         for ty in INT8 {
-            for inputs in [1, 3, 7] {
+            for inputs in [1, 3, 7, 11] {
                 for (w_blocks, x_blocks) in [(4, 2), (2, 4), (5, 3)] {
                     let values = |blocks: usize| blocks * 256;
                     let w = sane_row(&mut rng, ty, values(w_blocks));

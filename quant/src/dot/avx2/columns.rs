@@ -10,7 +10,13 @@ use super::registers::load_16;
 pub(super) fn of_16<const BYTES: usize>(rows: [&[u8; BYTES]; 8], at: usize) -> [__m256i; 4] {
     // Rows i and i + 4 in a register, as halves are inserted without a shuffle.
     let both = |i: usize| _mm256_set_m128i(load_16(rows[4 + i], at), load_16(rows[i], at));
-    let v = [both(0), both(1), both(2), both(3)];
+    of_words([both(0), both(1), both(2), both(3)])
+}
+
+/// Four vectors of four integers in each half: integer `k` of each, for each `k`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn of_words(v: [__m256i; 4]) -> [__m256i; 4] {
     let (a, b) = (
         _mm256_unpacklo_epi32(v[0], v[1]),
         _mm256_unpackhi_epi32(v[0], v[1]),
@@ -24,6 +30,19 @@ pub(super) fn of_16<const BYTES: usize>(rows: [&[u8; BYTES]; 8], at: usize) -> [
         _mm256_unpackhi_epi64(a, c),
         _mm256_unpacklo_epi64(b, d),
         _mm256_unpackhi_epi64(b, d),
+    ]
+}
+
+/// Integer `k` of each half of two vectors, twice each, for each `k`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn twice(a: __m256i, b: __m256i) -> [__m256i; 4] {
+    let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+    [
+        _mm256_castps_si256(_mm256_shuffle_ps::<0x00>(a, b)),
+        _mm256_castps_si256(_mm256_shuffle_ps::<0x55>(a, b)),
+        _mm256_castps_si256(_mm256_shuffle_ps::<0xaa>(a, b)),
+        _mm256_castps_si256(_mm256_shuffle_ps::<0xff>(a, b)),
     ]
 }
 

@@ -26,6 +26,7 @@ macro_rules! unrolled {
 }
 
 mod columns;
+mod few;
 mod float;
 mod formats;
 mod group;
@@ -103,7 +104,7 @@ impl AvxVnni {
             // SAFETY: this table is got from an `AvxVnni`, which exists only where the CPU
             // has the features.
             index_scores: |keys, queries, out| unsafe { index::scores_vnni(keys, queries, out) },
-            int8: int8::<Vnni>,
+            int8: int8::<Vnni, few::Vnni>,
             ..KERNELS
         };
         &SHARED
@@ -117,6 +118,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     pack: panel::pack::<Words>,
     pack_words: <Words as Lanes>::WORDS,
     few_rows: 0,
+    run_rows: few::FEW,
     dot_f32: entry!(float::dot_f32, w, x),
     dot_f32_rows: entry!(float::dot_f32_rows, w, x, out),
     rows_f32,
@@ -132,7 +134,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     rows_bf16: float!(float::matmul::<float::Bf16, 64>),
     weighted_sums: entry!(float::weighted_sums, weights, stride, values, width, out),
     index_scores: entry!(index::scores, keys, queries, out),
-    int8: int8::<Words>,
+    int8: int8::<Words, few::Words>,
 };
 
 fn rows_f32(w: &[u8], x: &[&[f32]], out: Results<'_>, scratch: &mut Scratch) {
@@ -140,39 +142,40 @@ fn rows_f32(w: &[u8], x: &[&[f32]], out: Results<'_>, scratch: &mut Scratch) {
     unsafe { float::matmul::<float::F32, 128>(w, x, out, scratch) }
 }
 
-/// The int8 kernel for a type, with one way to compute products of many rows.
-pub(super) fn int8<L: Lanes>(ty: GgmlType) -> Option<MatmulI8> {
+/// The int8 kernel for a type, with one way to compute products of many rows and one for a
+/// few.
+pub(super) fn int8<L: Lanes, P: Products>(ty: GgmlType) -> Option<MatmulI8> {
     use formats::*;
     Some(match ty {
-        GgmlType::Q4_0 => entry::<Q4_0, 144, L>,
-        GgmlType::Q4_1 => entry::<Q4_1, 160, L>,
-        GgmlType::Q5_0 => entry::<Q5_0, 176, L>,
-        GgmlType::Q5_1 => entry::<Q5_1, 192, L>,
-        GgmlType::Q8_0 => entry::<Q8_0, 272, L>,
-        GgmlType::MXFP4 => entry::<Mxfp4, 136, L>,
-        GgmlType::NVFP4 => entry::<Nvfp4, 144, L>,
-        GgmlType::IQ4_NL => entry::<Iq4Nl, 144, L>,
-        GgmlType::IQ4_XS => entry::<Iq4Xs, 136, L>,
-        GgmlType::Q2_K => entry::<Q2K, 84, L>,
-        GgmlType::Q3_K => entry::<Q3K, 110, L>,
-        GgmlType::Q4_K => entry::<Q4K, 144, L>,
-        GgmlType::Q5_K => entry::<Q5K, 176, L>,
-        GgmlType::Q6_K => entry::<Q6K, 210, L>,
-        GgmlType::IQ1_S => entry::<Iq1S, 50, L>,
-        GgmlType::IQ1_M => entry::<Iq1M, 56, L>,
-        GgmlType::IQ2_XXS => entry::<Iq2Xxs, 66, L>,
-        GgmlType::IQ2_XS => entry::<Iq2Xs, 74, L>,
-        GgmlType::IQ2_S => entry::<Iq2S, 82, L>,
-        GgmlType::IQ3_XXS => entry::<Iq3Xxs, 98, L>,
-        GgmlType::IQ3_S => entry::<Iq3S, 110, L>,
+        GgmlType::Q4_0 => entry::<Q4_0, 144, L, P>,
+        GgmlType::Q4_1 => entry::<Q4_1, 160, L, P>,
+        GgmlType::Q5_0 => entry::<Q5_0, 176, L, P>,
+        GgmlType::Q5_1 => entry::<Q5_1, 192, L, P>,
+        GgmlType::Q8_0 => entry::<Q8_0, 272, L, P>,
+        GgmlType::MXFP4 => entry::<Mxfp4, 136, L, P>,
+        GgmlType::NVFP4 => entry::<Nvfp4, 144, L, P>,
+        GgmlType::IQ4_NL => entry::<Iq4Nl, 144, L, P>,
+        GgmlType::IQ4_XS => entry::<Iq4Xs, 136, L, P>,
+        GgmlType::Q2_K => entry::<Q2K, 84, L, P>,
+        GgmlType::Q3_K => entry::<Q3K, 110, L, P>,
+        GgmlType::Q4_K => entry::<Q4K, 144, L, P>,
+        GgmlType::Q5_K => entry::<Q5K, 176, L, P>,
+        GgmlType::Q6_K => entry::<Q6K, 210, L, P>,
+        GgmlType::IQ1_S => entry::<Iq1S, 50, L, P>,
+        GgmlType::IQ1_M => entry::<Iq1M, 56, L, P>,
+        GgmlType::IQ2_XXS => entry::<Iq2Xxs, 66, L, P>,
+        GgmlType::IQ2_XS => entry::<Iq2Xs, 74, L, P>,
+        GgmlType::IQ2_S => entry::<Iq2S, 82, L, P>,
+        GgmlType::IQ3_XXS => entry::<Iq3Xxs, 98, L, P>,
+        GgmlType::IQ3_S => entry::<Iq3S, 110, L, P>,
         _ => return None,
     })
 }
 
-fn entry<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
+fn entry<F: Group<BYTES>, const BYTES: usize, L: Lanes, P: Products>(
     w: &[u8],
     acts: &ActRows<'_>,
-    mut out: Results<'_>,
+    out: Results<'_>,
     scratch: &mut Scratch,
 ) {
     let (_, bytes) = shape(w, acts.len(), &out);
@@ -185,11 +188,12 @@ fn entry<F: Group<BYTES>, const BYTES: usize, L: Lanes>(
             };
             panel::matmul::<F, L>(w, acts, n, out, scratch, fill);
         } else {
-            group::matmul::<F, BYTES>(w, &acts.rows, &mut out);
+            few::matmul::<F, BYTES, P>(w, acts, n, out, scratch);
         }
     }
 }
 
+pub(super) use few::{Evex, Products};
 pub(super) use float::weighted_sums;
 pub(super) use group::{Form, Scales};
 pub(super) use panel::{Lanes, Panel, Signed, matmul, packed, prefetch_next, sixteens};

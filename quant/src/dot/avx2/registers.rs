@@ -60,6 +60,15 @@ pub(super) fn f16_at<const N: usize>(bytes: &[u8; N], at: usize) -> __m256 {
     ])))
 }
 
+/// The f16 at `at` and the one after it, each in all lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn two_f16<const N: usize>(bytes: &[u8; N], at: usize) -> (__m256, __m256) {
+    let both = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+    let both = _mm256_cvtph_ps(_mm_set1_epi32(i32::from_le_bytes(both)));
+    (_mm256_moveldup_ps(both), _mm256_movehdup_ps(both))
+}
+
 /// Asks for the memory that comes some way after these bytes of a row: the
 /// processor's own prefetching stops at each page, and a product has too many
 /// instructions per byte to be far ahead by itself. What is far goes to the second

@@ -121,13 +121,14 @@ const VNNI_KERNELS: Kernels = Kernels {
     rows_f32,
     rows_f16: float!(float::matmul::<float::F16, 64>),
     rows_bf16: float!(float::matmul::<float::Bf16, 64>),
-    int8: avx2::int8::<lanes::Vnni>,
+    int8: avx2::int8::<lanes::Vnni, avx2::Evex>,
     ..avx2::KERNELS
 };
 
 static KERNELS: Kernels = Kernels {
     isa: Isa::Avx512,
     few_rows: FEW,
+    run_rows: 0,
     int8,
     ..VNNI_KERNELS
 };

@@ -21,6 +21,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     pack: |_, _| {},
     pack_words: 0,
     few_rows: 0,
+    run_rows: 0,
     dot_f32,
     dot_f32_rows: |w, x, out| {
         for (x, out) in x.iter().zip(out) {

@@ -45,6 +45,22 @@ impl Group<50> for Iq1S {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 50]) -> [__m256i; 8] {
+        let mut words = words_of_eights!(IQ1_GRID, |run, i| {
+            let high = usize::from(u16_at(block, 34 + 2 * run));
+            usize::from(block[2 + 4 * run + i]) | (high >> (3 * i) & 7) << 8
+        });
+        // 2 where the top bit of a run's word is not set.
+        let high = _mm256_cvtepi16_epi32(load_16(block, 34));
+        let eighths = _mm256_andnot_si256(_mm256_srai_epi32::<31>(high), _mm256_set1_epi8(2));
+        for word in &mut words {
+            *word = _mm256_add_epi8(_mm256_slli_epi16::<3>(*word), eighths);
+        }
+        words
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn quad(block: &[u8; 50], h: usize) -> [__m256i; 4] {
         let run = |k: usize| {
             let run = 4 * h + k;
@@ -79,6 +95,26 @@ impl Group<56> for Iq1M {
             scales,
             ..Head::new(_mm256_set1_ps(iq1_m_d(block) * 0.125))
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 56]) -> [__m256i; 8] {
+        let mut words = words_of_eights!(IQ1_GRID, |run, i| {
+            let high = usize::from(u16_at(block, 32 + 2 * run));
+            usize::from(block[4 * run + i]) | (high >> (4 * i) & 7) << 8
+        });
+        // 2 where bit 3 of an entry's nibble is not set.
+        let high = _mm256_cvtepi16_epi32(load_16(block, 32));
+        unrolled!(for i in 0..4 {
+            let bit = _mm256_sllv_epi32(high, _mm256_set1_epi32(28 - 4 * i as i32));
+            let taken = _mm256_srai_epi32::<31>(bit);
+            let eighths = _mm256_andnot_si256(taken, _mm256_set1_epi8(2));
+            for word in &mut words[2 * i..2 * i + 2] {
+                *word = _mm256_add_epi8(_mm256_slli_epi16::<3>(*word), eighths);
+            }
+        });
+        words
     }
 
     #[inline]

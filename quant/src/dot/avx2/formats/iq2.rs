@@ -2,7 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{eights, even_signs, odd_scales, shifted, signs_of, signs_of_tails, word};
+use super::{
+    both, eights, even_signs, half_of, odd_scales, shifted, shifted_words, signs_of,
+    signs_of_tails, word,
+};
 use crate::dot::avx2::group::{Form, Group, Head, Scales};
 use crate::dot::avx2::registers::{f16_at, load_16, load_32};
 use crate::tables::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID};
@@ -29,27 +32,25 @@ impl Group<66> for Iq2Xxs {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 66]) -> Head {
         // Twice the top four bits of each run's tail, and one.
-        let tails = _mm256_shuffle_ps::<0b11_01_11_01>(
-            _mm256_castsi256_ps(load_32(block, 2)),
-            _mm256_castsi256_ps(load_32(block, 34)),
-        );
-        let tails = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_castps_si256(tails));
+        let tails = iq2_xxs_tails(block);
         let scales = _mm256_or_si256(_mm256_srli_epi32::<27>(tails), _mm256_set1_epi32(1));
         Head::new(_mm256_mul_ps(eighth(block), _mm256_cvtepi32_ps(scales)))
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 66]) -> [__m256i; 8] {
+        let magnitudes = words_of_eights!(IQ2_XXS_GRID, |run, i| {
+            usize::from(block[2 + 8 * run + i])
+        });
+        let signs = signs_of_tails(iq2_xxs_tails(block));
+        shifted_words(magnitudes, signs, LARGEST)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn quad(block: &[u8; 66], h: usize) -> [__m256i; 4] {
-        // The entries of four runs, and after each run's four its tail: four times seven
-        // signs, from the lowest bit up, and the scale.
-        let four = _mm256_castsi256_ps(load_32(block, 2 + 32 * h));
-        let (low, high) = (
-            _mm256_castps256_ps128(four),
-            _mm256_extractf128_ps::<1>(four),
-        );
-        let tails = _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(low, high));
-        let signs = signs_of_tails(tails);
+        let signs = half_of(signs_of_tails(iq2_xxs_tails(block)), h);
         let run = |k: usize| {
             let at = 2 + 8 * (4 * h + k);
             let entry = |i: usize| usize::from(block[at + i]);
@@ -63,6 +64,16 @@ impl Group<66> for Iq2Xxs {
         };
         [run(0), run(1), run(2), run(3)]
     }
+}
+
+/// The tails of all runs, which follow their entries: four times seven signs, from the lowest
+/// bit up, and the scale.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn iq2_xxs_tails(block: &[u8; 66]) -> __m256i {
+    let (a, b) = (both(block, 2, 34), both(block, 18, 50));
+    let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+    _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b))
 }
 
 pub(in crate::dot::avx2) struct Iq2Xs;
@@ -85,23 +96,41 @@ impl Group<74> for Iq2Xs {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 74]) -> [__m256i; 8] {
+        let magnitudes = words_of_eights!(IQ2_XS_GRID, |run, i| {
+            let at = 2 + 8 * run + 2 * i;
+            usize::from(u16::from_le_bytes([block[at], block[at + 1]]))
+        });
+        shifted_words(magnitudes, iq2_xs_signs(block), LARGEST)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn quad(block: &[u8; 74], h: usize) -> [__m256i; 4] {
+        let signs = half_of(iq2_xs_signs(block), h);
         let run = |k: usize| {
-            // Nine bits of entry and seven of signs; a vector has those of two runs.
-            let at = 2 + 32 * h + 16 * (k / 2);
-            let signs = even_signs(_mm_srli_epi16::<9>(load_16(block, at)));
-            let codes = word(block, at + 8 * (k % 2));
+            let codes = word(block, 2 + 32 * h + 8 * k);
             let entry = |i: u32| (codes >> (16 * i)) as usize & 511;
             let magnitudes = eights(&IQ2_XS_GRID, [entry(0), entry(1), entry(2), entry(3)]);
-            let k = 8 * (k % 2) as u8;
+            let k = 4 * k as u8;
             shifted(
                 magnitudes,
-                signs_of(signs, [k, k + 2, k + 4, k + 6]),
+                signs_of(signs, [k, k + 1, k + 2, k + 3]),
                 LARGEST,
             )
         };
         [run(0), run(1), run(2), run(3)]
     }
+}
+
+/// Of nine bits of entry and seven of signs the latter, and the eighth sign of each.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn iq2_xs_signs(block: &[u8; 74]) -> __m256i {
+    even_signs(_mm256_packus_epi16(
+        _mm256_srli_epi16::<9>(both(block, 2, 34)),
+        _mm256_srli_epi16::<9>(both(block, 18, 50)),
+    ))
 }
 
 pub(in crate::dot::avx2) struct Iq2S;
@@ -120,6 +149,16 @@ impl Group<82> for Iq2S {
             scales: odd_scales(word(block, 74)),
             ..Head::new(eighth(block))
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 82]) -> [__m256i; 8] {
+        let magnitudes = words_of_eights!(IQ2_S_GRID, |run, i| {
+            let high = usize::from(block[66 + run]);
+            usize::from(block[2 + 4 * run + i]) | high << (8 - 2 * i) & 0x300
+        });
+        shifted_words(magnitudes, load_32(block, 34), LARGEST)
     }
 
     #[inline]

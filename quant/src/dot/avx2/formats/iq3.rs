@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{floats, shifted, signs_of, signs_of_tails};
+use super::{half_of, odd_scales, shifted, shifted_words, signs_of, signs_of_tails};
 use crate::dot::avx2::group::{Form, Group, Head};
-use crate::dot::avx2::registers::{f16_at, load_16};
+use crate::dot::avx2::registers::{f16_at, load_16, load_32};
 use crate::tables::{IQ3_S_GRID, IQ3_XXS_GRID};
 
 /// Eight entries of a codebook of four bytes.
@@ -26,21 +26,28 @@ impl Group<98> for Iq3Xxs {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 98]) -> Head {
-        let mut scales = 0;
-        for run in 0..8 {
-            let scale = 2 * (block[69 + 4 * run] >> 4) + 1;
-            scales |= u64::from(scale) << (8 * run);
-        }
-        // d (0.5 + s) / 2 is (d / 4) (2 s + 1).
+        // Twice the top four bits of each run's tail, and one: d (0.5 + s) / 2 is
+        // (d / 4) (2 s + 1).
+        let tails = load_32(block, 66);
+        let scales = _mm256_or_si256(_mm256_srli_epi32::<27>(tails), _mm256_set1_epi32(1));
         let d = _mm256_mul_ps(f16_at(block, 0), _mm256_set1_ps(0.25));
-        Head::new(_mm256_mul_ps(d, floats(scales)))
+        Head::new(_mm256_mul_ps(d, _mm256_cvtepi32_ps(scales)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 98]) -> [__m256i; 8] {
+        let magnitudes = words_of_fours!(IQ3_XXS_GRID, |run, i| {
+            usize::from(block[2 + 8 * run + i])
+        });
+        let signs = signs_of_tails(load_32(block, 66));
+        shifted_words(magnitudes, signs, Self::OFFSET)
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn quad(block: &[u8; 98], h: usize) -> [__m256i; 4] {
-        let tails = load_16(block, 66 + 16 * h);
-        let signs = signs_of_tails(tails);
+        let signs = half_of(signs_of_tails(load_32(block, 66)), h);
         let run = |k: usize| {
             let at = 2 + 32 * h + 8 * k;
             let magnitudes = fours(&IQ3_XXS_GRID, |i| usize::from(block[at + i]));
@@ -66,12 +73,20 @@ impl Group<110> for Iq3S {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 110]) -> Head {
-        let mut scales = 0;
-        for run in 0..8 {
-            let nibble = block[106 + run / 2] >> (4 * (run % 2)) & 15;
-            scales |= u64::from(2 * nibble + 1) << (8 * run);
-        }
-        Head::new(_mm256_mul_ps(f16_at(block, 0), floats(scales)))
+        let packed = u32::from_le_bytes([block[106], block[107], block[108], block[109]]);
+        let scales = odd_scales(u64::from(packed));
+        let scales = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(scales));
+        Head::new(_mm256_mul_ps(f16_at(block, 0), _mm256_cvtepi32_ps(scales)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 110]) -> [__m256i; 8] {
+        let magnitudes = words_of_fours!(IQ3_S_GRID, |run, i| {
+            let high = usize::from(block[66 + run]);
+            usize::from(block[2 + 8 * run + i]) | high << (8 - i) & 0x100
+        });
+        shifted_words(magnitudes, load_32(block, 74), Self::OFFSET)
     }
 
     #[inline]

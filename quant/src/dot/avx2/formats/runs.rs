@@ -15,6 +15,16 @@ fn block<const GROUP: usize, const BLOCK: usize>(group: &[u8; GROUP], i: usize) 
     &group.as_chunks().0[i]
 }
 
+/// The blocks of a group.
+#[inline(always)]
+fn blocks<const GROUP: usize, const BLOCK: usize>(group: &[u8; GROUP]) -> [&[u8; BLOCK]; 8] {
+    let blocks = group.as_chunks().0;
+    [
+        &blocks[0], &blocks[1], &blocks[2], &blocks[3], &blocks[4], &blocks[5], &blocks[6],
+        &blocks[7],
+    ]
+}
+
 /// The f16 at byte `at` of each of eight blocks.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -77,6 +87,18 @@ macro_rules! blocks {
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn words<const WIDE: bool>(group: &[u8; $group]) -> [__m256i; 8] {
+            let codes = columns_of_nibbles(blocks::<$group, $block>(group), $at);
+            let mut words = codes;
+            for k in 0..8 {
+                let $codes = codes[k];
+                words[k] = $value;
+            }
+            words
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn columns(
             rows: [&[u8; $group]; 8],
             h: usize,
@@ -107,6 +129,12 @@ impl Group<272> for Q8_0 {
     }
 
     blocks!(272, 34, |b| load_32(b, 2));
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(group: &[u8; 272]) -> [__m256i; 8] {
+        columns::of_32(blocks::<272, 34>(group), 2)
+    }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -278,6 +306,12 @@ impl Group<192> for Q5_1 {
     ));
 }
 
+/// The codes of one of a block's runs.
+#[inline(always)]
+fn run(block: &[u8; 36], i: usize) -> &[u8; 16] {
+    &block[4..].as_chunks().0[i]
+}
+
 pub(in crate::dot::avx2) struct Nvfp4;
 
 impl Form for Nvfp4 {
@@ -317,6 +351,36 @@ impl Group<144> for Nvfp4 {
             look_up(E2M1_SHIFTED, low_bits(codes, 15))
         };
         [run(0), run(1), run(2), run(3)]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(group: &[u8; 144]) -> [__m256i; 8] {
+        let [a, b, c, d] = group.as_chunks::<36>().0 else {
+            unreachable!("four blocks");
+        };
+        let packed = columns::of_16(
+            [
+                run(a, 0),
+                run(a, 1),
+                run(b, 0),
+                run(b, 1),
+                run(c, 0),
+                run(c, 1),
+                run(d, 0),
+                run(d, 1),
+            ],
+            0,
+        );
+        let mut words = [_mm256_setzero_si256(); 8];
+        for k in 0..4 {
+            // Low nibbles of eight bytes are the first eight values, high ones the next.
+            let at = 4 * (k / 2) + k % 2;
+            words[at] = look_up(E2M1_SHIFTED, low_bits(packed[k], 15));
+            let high = _mm256_srli_epi16::<4>(packed[k]);
+            words[at + 2] = look_up(E2M1_SHIFTED, low_bits(high, 15));
+        }
+        words
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{columns_of_nibbles, floats, look_up, low_bits, nibbles_of};
+use super::{both, columns_of_nibbles, look_up, low_bits, nibbles_of};
 use crate::dot::avx2::columns;
 use crate::dot::avx2::group::{Column, Form, Group, Head, RUNS, Scales};
-use crate::dot::avx2::registers::{f16_at, load_16, load_32, load_i8};
-use crate::dot::layout::{iq4_xs_scales, q3_k_scales, q4_k_scales};
+use crate::dot::avx2::registers::{f16_at, load_16, load_32, load_i8, two_f16};
+use crate::dot::layout::{iq4_xs_scales, q3_k_scales};
 use crate::tables::IQ4_LEVELS;
 
 /// A format that unpacks whole parts of 32 bytes, so also four bytes of each of eight rows.
@@ -46,6 +46,31 @@ macro_rules! parts {
             });
         }
     };
+}
+
+/// Sixteen bytes twice, the second time four bits down: what belongs to the last four runs
+/// where that of the first four is.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn bits_of_runs<const BYTES: usize>(block: &[u8; BYTES], at: usize) -> __m256i {
+    let bytes = _mm256_broadcastsi128_si256(load_16(block, at));
+    _mm256_srlv_epi32(bytes, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4))
+}
+
+/// Bits of even runs, and of odd ones.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn masked(mut words: [__m256i; 4], even: i8, odd: i8) -> [__m256i; 4] {
+    let mask = _mm256_blend_epi32::<0b1010_1010>(_mm256_set1_epi8(even), _mm256_set1_epi8(odd));
+    for word in &mut words {
+        *word = _mm256_and_si256(*word, mask);
+    }
+    words
+}
+
+#[inline(always)]
+fn joined([a, b, c, d]: [__m256i; 4], [e, f, g, h]: [__m256i; 4]) -> [__m256i; 8] {
+    [a, b, c, d, e, f, g, h]
 }
 
 /// The f16 at byte `at` of each of eight rows.
@@ -168,20 +193,17 @@ impl Group<84> for Q2K {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn head(block: &[u8; 84]) -> Head {
-        let packed = load_16(block, 0);
-        let nibble = _mm_set1_epi8(15);
-        let scales = _mm_and_si128(packed, nibble);
-        // Those of all first halves, then of all last ones.
-        let order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-        let minima = _mm_and_si128(_mm_srli_epi16::<4>(packed), nibble);
-        let minima = _mm_shuffle_epi8(minima, order);
-        let dmin = f16_at(block, 82);
-        let of =
-            |bytes: __m128i| _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+        let bytes = _mm256_cvtepu8_epi16(load_16(block, 0));
+        let minima = [
+            _mm256_and_si256(_mm256_srli_epi32::<4>(bytes), _mm256_set1_epi32(15)),
+            _mm256_srli_epi32::<20>(bytes),
+        ];
+        let (d, dmin) = two_f16(block, 80);
+        let of = |minima: __m256i| _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(minima));
         Head {
-            scales: _mm256_cvtepu8_epi16(scales),
-            minima: [of(minima), of(_mm_unpackhi_epi64(minima, minima))],
-            ..Head::new(f16_at(block, 80))
+            scales: _mm256_and_si256(bytes, _mm256_set1_epi16(15)),
+            minima: [of(minima[0]), of(minima[1])],
+            ..Head::new(d)
         }
     }
 
@@ -206,6 +228,19 @@ impl Group<84> for Q2K {
                 column.with_factors::<Self>(halves_of(low_bits(both, 15), run, 0)),
             );
         }
+    }
+
+    const ODD: [i32; 2] = [2; 2];
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 84]) -> [__m256i; 8] {
+        let half = |at: usize| {
+            let packed = both(block, at, at + 32);
+            let words = columns::twice(packed, _mm256_srli_epi16::<4>(packed));
+            masked(words, 0b11, 0b1100)
+        };
+        joined(half(16), half(32))
     }
 
     parts!(84, |h| [16 + 32 * h], |[packed], _h| bit_pairs(packed));
@@ -254,6 +289,30 @@ impl Group<110> for Q3K {
         }
     }
 
+    const ODD: [i32; 2] = [3; 2];
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 110]) -> [__m256i; 8] {
+        // Of four runs, two bits each: those of the first two, the second three bits up. The
+        // third bits are one for each run.
+        let pairs = |nibbles: __m256i| {
+            let table = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27];
+            look_up(table, low_bits(nibbles, 15))
+        };
+        let half = |at: usize| {
+            let packed = both(block, 32 + at, 64 + at);
+            let (first, last) = (pairs(packed), pairs(_mm256_srli_epi16::<4>(packed)));
+            let bits = low_bits(bits_of_runs(block, at), 15);
+            let thirds = [0, 4, 32, 36, 0, 4, 32, 36, 0, 4, 32, 36, 0, 4, 32, 36];
+            let first = _mm256_or_si256(first, look_up(thirds, bits));
+            let thirds = [0, 0, 0, 0, 4, 4, 4, 4, 32, 32, 32, 32, 36, 36, 36, 36];
+            let last = _mm256_or_si256(last, look_up(thirds, bits));
+            masked(columns::twice(first, last), 7, 7 << 3)
+        };
+        joined(half(0), half(16))
+    }
+
     parts!(110, |h| [32 + 32 * h, 0], |[low, high], h| {
         let (low, high) = (bit_pairs(low), high_bits::<2>(high, h));
         let join = |k: usize| _mm256_or_si256(low[k], high[k]);
@@ -265,9 +324,24 @@ impl Group<110> for Q3K {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q4_k_head<const BYTES: usize>(block: &[u8; BYTES]) -> Head {
-    let (scales, minima) = q4_k_scales(block);
-    let mut head = Head::new(_mm256_mul_ps(f16_at(block, 0), floats(scales)));
-    head.minima[0] = _mm256_mul_ps(f16_at(block, 2), floats(minima));
+    // As `q4_k_scales`, which has what is where; the scales, then the minima.
+    let words = load_16(block, 4);
+    let low = _mm_shuffle_epi32::<0b01_01_00_00>(words);
+    let low = _mm_srlv_epi32(low, _mm_setr_epi32(0, 2, 0, 2));
+    let low = _mm_and_si128(
+        low,
+        _mm_setr_epi32(0x3f3f_3f3f, 0x3030_3030, 0x3f3f_3f3f, 0x3030_3030),
+    );
+    // What is shifted by 32 bits is zero.
+    let high = _mm_shuffle_epi32::<0b10_10_10_10>(words);
+    let high = _mm_srlv_epi32(high, _mm_setr_epi32(32, 0, 32, 4));
+    let high = _mm_and_si128(high, _mm_set1_epi8(15));
+    let bytes = _mm_or_si128(low, high);
+    let of = |bytes: __m128i| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+    let (d, dmin) = two_f16(block, 0);
+    let mut head = Head::new(_mm256_mul_ps(d, of(bytes)));
+    let minima = of(_mm_unpackhi_epi64(bytes, bytes));
+    head.minima[0] = _mm256_mul_ps(dmin, minima);
     head
 }
 
@@ -318,6 +392,25 @@ impl Group<144> for Q4K {
         q4_k_heads(rows, put);
     }
 
+    const ODD: [i32; 2] = [0, 4];
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 144]) -> [__m256i; 8] {
+        let half = |at: usize| {
+            let mut words = columns::twice(both(block, at, at + 64), both(block, at + 32, at + 96));
+            if WIDE {
+                return masked(words, 15, 15 << 4);
+            }
+            for word in &mut words {
+                let down = _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4);
+                *word = low_bits(_mm256_srlv_epi32(*word, down), 15);
+            }
+            words
+        };
+        joined(half(16), half(32))
+    }
+
     parts!(144, |h| [16 + 64 * h, 48 + 64 * h], |[a, b], _h| nibbles(
         a, b
     ));
@@ -343,6 +436,27 @@ impl Group<176> for Q5K {
         q4_k_heads(rows, put);
     }
 
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 176]) -> [__m256i; 8] {
+        let half = |at: usize| {
+            let low = nibbles(
+                both(block, 48 + at, 112 + at),
+                both(block, 80 + at, 144 + at),
+            );
+            let bits = low_bits(bits_of_runs(block, 16 + at), 15);
+            let fifth = |run: usize| {
+                let mut table = [0; 16];
+                for code in 0..16 {
+                    table[code] = ((code >> run & 1) << 4) as i8;
+                }
+                _mm256_or_si256(low[run], look_up(table, bits))
+            };
+            columns::of_words([fifth(0), fifth(1), fifth(2), fifth(3)])
+        };
+        joined(half(0), half(16))
+    }
+
     parts!(
         176,
         |h| [48 + 64 * h, 80 + 64 * h, 16],
@@ -360,6 +474,21 @@ impl Form for Q6K {
     const OFFSET: i16 = 32;
     const MAX: i16 = 63;
     const SCALES: Scales = Scales::Halves;
+}
+
+/// The codes of four runs, of the nibbles of two each and of all pairs of bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q6_k_codes([a, b, high]: [__m256i; 3]) -> [__m256i; 4] {
+    let [a, c, b, d] = nibbles(a, b);
+    // The pairs of bits, moved to bits 4 and 5.
+    let pair = |v: __m256i| low_bits(v, 0x30);
+    [
+        _mm256_or_si256(a, pair(_mm256_slli_epi16::<4>(high))),
+        _mm256_or_si256(b, pair(_mm256_slli_epi16::<2>(high))),
+        _mm256_or_si256(c, pair(high)),
+        _mm256_or_si256(d, pair(_mm256_srli_epi16::<2>(high))),
+    ]
 }
 
 impl Group<210> for Q6K {
@@ -386,21 +515,22 @@ impl Group<210> for Q6K {
         }
     }
 
-    parts!(
-        210,
-        |h| [64 * h, 64 * h + 32, 128 + 32 * h],
-        |[a, b, high], _h| {
-            let [a, c, b, d] = nibbles(a, b);
-            // The pairs of bits, moved to bits 4 and 5.
-            let pair = |v: __m256i| low_bits(v, 0x30);
-            [
-                _mm256_or_si256(a, pair(_mm256_slli_epi16::<4>(high))),
-                _mm256_or_si256(b, pair(_mm256_slli_epi16::<2>(high))),
-                _mm256_or_si256(c, pair(high)),
-                _mm256_or_si256(d, pair(_mm256_srli_epi16::<2>(high))),
-            ]
-        }
-    );
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 210]) -> [__m256i; 8] {
+        let half = |at: usize| {
+            columns::of_words(q6_k_codes([
+                both(block, at, 64 + at),
+                both(block, 32 + at, 96 + at),
+                both(block, 128 + at, 160 + at),
+            ]))
+        };
+        joined(half(0), half(16))
+    }
+
+    parts!(210, |h| [64 * h, 64 * h + 32, 128 + 32 * h], |parts, _h| {
+        q6_k_codes(parts)
+    });
 }
 
 pub(in crate::dot::avx2) struct Iq4Xs;
@@ -437,5 +567,19 @@ impl Group<136> for Iq4Xs {
                 put(run, k, look_up(IQ4_LEVELS, codes[k]));
             }
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn words<const WIDE: bool>(block: &[u8; 136]) -> [__m256i; 8] {
+        let runs = block[8..].as_chunks::<16>().0;
+        let rows = [
+            &runs[0], &runs[1], &runs[2], &runs[3], &runs[4], &runs[5], &runs[6], &runs[7],
+        ];
+        let mut words = columns_of_nibbles(rows, 0);
+        for word in &mut words {
+            *word = look_up(IQ4_LEVELS, *word);
+        }
+        words
     }
 }
