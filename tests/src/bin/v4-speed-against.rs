@@ -57,6 +57,15 @@ struct Args {
     /// Tokens to decode
     #[arg(long, value_name = "N", default_value_t = 32)]
     r#gen: usize,
+    /// Further options for llama-bench, in place of --no-warmup for prompts, as in
+    /// --theirs "-rtr 1 -w 0" for that of ik_llama.cpp
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    theirs: String,
     /// Further options for v4-run, as in --ours "--weights copied"
     #[arg(
         long,
@@ -211,14 +220,22 @@ fn measure_peer(
         Some(What::Decode) => {
             let depths = list(tests.iter().map(|test| test.depth));
             let generated = list(tokens().take(1));
-            command.args(["-p", "0", "-n", &generated, "-d", &depths]);
+            command.args(["-p", "0", "-n", &generated]);
+            // ik_llama.cpp knows no depth.
+            if tests.iter().any(|test| test.depth > 0) {
+                command.args(["-d", &depths]);
+            }
         }
         // Its own warm-up would read every prompt once more.
         _ => {
             let prompts = list(std::iter::once(WARM_UP).chain(tokens()));
-            command.args(["-p", &prompts, "-n", "0", "--no-warmup"]);
+            command.args(["-p", &prompts, "-n", "0"]);
+            if args.theirs.is_empty() {
+                command.arg("--no-warmup");
+            }
         }
     }
+    command.args(args.theirs.split_whitespace());
     if let Some(folder) = peer.parent() {
         // Its libraries are next to it.
         command.env("LD_LIBRARY_PATH", folder);
@@ -232,7 +249,9 @@ fn measure_peer(
         };
         let samples = results
             .iter()
-            .find(|r| r[field] == test.tokens && r["n_depth"] == test.depth)
+            .find(|r| {
+                r[field] == test.tokens && r["n_depth"].as_u64().unwrap_or(0) == test.depth as u64
+            })
             .and_then(|r| r["samples_ts"].as_array())
             .with_context(|| format!("{}: no result for {test:?}", peer.display()))?;
         measured
