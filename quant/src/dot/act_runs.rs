@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::act::{ActRow, BLOCK};
+use super::few::copy;
 
 /// Blocks of 32 values that belong together.
 pub(super) const RUNS: usize = 8;
@@ -77,14 +78,6 @@ fn fill(row: &ActRow<'_>, blocks: std::ops::Range<usize>, runs: &mut ActRuns) {
     copy(&row.scaled[blocks.clone()], &mut runs.scaled);
     copy(&row.scaled_firsts[blocks.clone()], &mut runs.scaled_firsts);
     copy(&row.scaled_lasts[blocks], &mut runs.scaled_lasts);
-}
-
-/// Copies what there is; a whole eight without a loop.
-fn copy<T: Copy, const N: usize>(from: &[T], to: &mut [T; N]) {
-    match from.first_chunk() {
-        Some(from) => *to = *from,
-        None => to[..from.len()].copy_from_slice(from),
-    }
 }
 
 #[cfg(test)]

@@ -76,8 +76,8 @@ fn fill(row: &ActRow<'_>, blocks: std::ops::Range<usize>, group: &mut ActGroup) 
     copy(&row.scaled_lasts[blocks], &mut group.scaled_lasts);
 }
 
-/// Copies what there is; a whole group without a loop.
-fn copy<T: Copy, const N: usize>(from: &[T], to: &mut [T; N]) {
+/// Copies what there is; without a loop if all is.
+pub(super) fn copy<T: Copy, const N: usize>(from: &[T], to: &mut [T; N]) {
     match from.first_chunk() {
         Some(from) => *to = *from,
         None => to[..from.len()].copy_from_slice(from),

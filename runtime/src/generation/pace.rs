@@ -110,6 +110,8 @@ pub struct Pace {
     choices: u64,
     /// Most drafts to ask for: few, until some have come.
     reach: usize,
+    /// Whether that has grown, and should be tried once for its time.
+    grown: bool,
     /// Tokens to go without drafts, and how many after the next disappointment.
     rest: [u32; 2],
 }
@@ -126,6 +128,7 @@ impl Pace {
             drafting: None,
             choices: 0,
             reach: 1,
+            grown: false,
             rest: [0, RESTS[0]],
         }
     }
@@ -170,6 +173,9 @@ impl Pace {
             return most.min(1);
         }
         self.rest[1] = RESTS[0];
+        if std::mem::take(&mut self.grown) {
+            return most;
+        }
         self.choices += 1;
         match self.choices % (2 * TRIES) {
             0 => (best + 1).min(most),
@@ -250,7 +256,9 @@ impl Pace {
     /// Of `read` drafts, with these confidences if the source has any, the first `came` came.
     pub fn verified(&mut self, read: usize, came: usize, confidences: &[f64]) {
         let tested = read.min(came + 1).min(MOST_DRAFTS);
-        self.reach = self.reach.max(2 * came + 1);
+        let reach = (2 * came + 1).min(MOST_DRAFTS);
+        self.grown |= reach > self.reach;
+        self.reach = self.reach.max(reach);
         for (i, confidence) in confidences.iter().enumerate().take(tested) {
             let news = if i < came { 1.0 } else { 0.0 };
             // In proportion: the mean of what comes is to be that of what is said.
