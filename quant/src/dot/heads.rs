@@ -1,10 +1,6 @@
 //! Products of attention's queries with keys: heads as their kernels want them, and the order
 //! in which these go through a key.
 
-use super::kernels::{Kernels, MatmulF32, decoded};
-use super::results::Results;
-use super::scratch::Scratch;
-
 /// Lanes of a float sum.
 pub(super) const LANES: usize = 32;
 
@@ -22,49 +18,6 @@ pub struct Heads<'a> {
     /// [`GROUP`] of heads, turn by turn, the channels of the turn's lane; zeros where heads are
     /// missing.
     pub(super) packed: &'a [f32],
-}
-
-/// Lays the heads of one [`GROUP`] out, see [`Heads::packed`].
-pub(super) type PackHeads = fn(rows: &[&[f32]], packed: &mut [f32]);
-
-/// `out.row(h)[i] = head_h . key_i` for as many keys, one after the other, as `out` has
-/// columns. Each result has the bits of [`Kernels::dot_f32`].
-pub type KeyScores = fn(keys: &[f32], heads: &Heads<'_>, out: Results<'_>, scratch: &mut Scratch);
-
-impl<'a> Heads<'a> {
-    /// Heads of one width, laid out in `buffer`, which grows as needed.
-    #[must_use]
-    pub fn new_in(kernels: &Kernels, rows: Vec<&'a [f32]>, buffer: &'a mut Vec<f32>) -> Self {
-        let width = rows.first().map_or(0, |row| row.len());
-        let fits = width.is_multiple_of(LANES) && (1..=WIDEST).contains(&width);
-        let mut packed: &[f32] = &[];
-        if let Some(pack) = kernels.pack_heads
-            && fits
-            && rows.iter().all(|row| row.len() == width)
-        {
-            let words = rows.len().div_ceil(GROUP) * GROUP * width;
-            if buffer.len() < words {
-                buffer.resize(words, 0.0);
-            }
-            let groups = buffer[..words].chunks_exact_mut(GROUP * width);
-            for (rows, packed) in rows.chunks(GROUP).zip(groups) {
-                pack(rows, packed);
-            }
-            packed = &buffer[..words];
-        }
-        Self { rows, packed }
-    }
-
-    /// [`KeyScores`] of heads that are not packed.
-    pub(super) fn one_by_one(
-        &self,
-        matmul: MatmulF32,
-        keys: &[f32],
-        out: Results<'_>,
-        scratch: &mut Scratch,
-    ) {
-        decoded(matmul, keys, &self.rows, out, scratch);
-    }
 }
 
 /// The lane that has its turn: in this order the sum over lanes needs one partial sum of each

@@ -4,7 +4,7 @@ use super::act::{ActRow, BLOCK};
 use super::act_rows::ActRows;
 use super::act_runs;
 use super::few;
-use super::heads::{KeyScores, PackHeads};
+use super::heads::Heads;
 use super::index::IndexScores;
 use super::panel::FEW;
 use super::probe::Probe;
@@ -21,6 +21,13 @@ pub type MatmulI8 = fn(w: &[u8], acts: &ActRows<'_>, out: Results<'_>, scratch: 
 
 /// As [`MatmulI8`], for weight rows of floats and float32 activations.
 pub type MatmulF32 = fn(w: &[u8], x: &[&[f32]], out: Results<'_>, scratch: &mut Scratch);
+
+/// Lays some heads out side by side, see [`Heads::packed`].
+pub(super) type PackHeads = fn(rows: &[&[f32]], packed: &mut [f32]);
+
+/// `out.row(h)[i] = head_h . key_i` for as many keys, one after the other, as `out` has
+/// columns. Each result has the bits of [`Kernels::dot_f32`].
+pub type KeyScores = fn(keys: &[f32], heads: &Heads<'_>, out: Results<'_>, scratch: &mut Scratch);
 
 /// Adds value rows to sums: `out[h] += sum_i weights[h][i] * values[i]`, where
 /// `values` is `[n, width]`, `out` is `[heads, width]`, and each head's weights are

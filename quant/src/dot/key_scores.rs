@@ -1,7 +1,7 @@
 //! Scores of keys for the heads of a query, for any vectors of floats: a lane is a head, so no
 //! sum needs an addition across lanes.
 
-/// Defines `pack` and `scores` ([`PackHeads`](super::heads::PackHeads) and
+/// Defines `pack` and `scores` ([`PackHeads`](super::kernels::PackHeads) and
 /// [`KeyScores`](super::KeyScores), the latter for heads that are packed) with vectors of
 /// `$lanes` floats and tiles of `$keys` keys: with two vectors of heads, as many as registers
 /// allow. `$columns` transposes rows of four words.

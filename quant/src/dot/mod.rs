@@ -64,6 +64,7 @@ mod kernels;
 #[cfg(target_arch = "x86_64")]
 mod key_scores;
 mod layout;
+mod pack_heads;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod panel;
 mod probe;
@@ -79,9 +80,9 @@ use std::sync::OnceLock;
 
 pub use act::{ActQ8, ActRow};
 pub use act_rows::ActRows;
-pub use heads::{Heads, KeyScores};
+pub use heads::Heads;
 pub use index::{IndexQuery, IndexScores};
-pub use kernels::{DotF32Rows, Isa, Kernels, MatmulF32, MatmulI8, WeightedSums};
+pub use kernels::{DotF32Rows, Isa, Kernels, KeyScores, MatmulF32, MatmulI8, WeightedSums};
 pub use results::Results;
 pub use scratch::Scratch;
 
