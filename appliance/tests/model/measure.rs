@@ -159,7 +159,12 @@ fn bench_decodes_for_several_clients() {
     let share = weights(tests[2]) / weights(tests[0]);
     assert!((0.25..0.9).contains(&share), "{share}");
 
-    for (more, code) in [("--gen=0", 1), ("--clients=0", 2), ("--clients=65", 2)] {
+    for (more, code) in [
+        ("--gen=0", 1),
+        ("--engram", 1),
+        ("--clients=0", 2),
+        ("--clients=65", 2),
+    ] {
         let args = with_model(&["bench", "MODEL", "--clients=2", more]);
         let output = run(scratch().path(), args);
         assert_eq!(output.status.code(), Some(code), "{more}");

@@ -37,6 +37,9 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     if args.r#gen == 0 && !args.clients.is_empty() {
         bail!("--clients measures decoding, of which --gen 0 asks for none");
     }
+    if args.engram.is_some() && !args.clients.is_empty() {
+        bail!("--clients cannot be combined with --engram; measure one after the other");
+    }
     if args.engram == Some(EngramBench::Rows) {
         let (store, tokens) = engram::open(&args)?;
         let bar = notes.spinner(String::new());

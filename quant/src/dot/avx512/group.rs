@@ -245,8 +245,9 @@ pub(super) fn halves_of_eights(w: &[[__m512i; 2]; 4], row: &ActGroup) -> [__m512
 }
 
 /// As [`Products::add`], of weights in the order of [`ActGroup::eights`] that are `OFFSET` too
-/// large, which is at most 128. A block's sum is that of its halves times `odd`, each at most 31 and the products of a half
-/// below 2^17: for the first sixteen values in the lower 16 bits, for the last in the upper.
+/// large, which is at most 128. A block's sum is that of its halves times `odd`: for the first
+/// sixteen values in the lower 16 bits, for the last in the upper. These are at most 31, and the
+/// products of a half, without the offset, add up to less than 2^17.
 ///
 /// As each format `F` calls a function of its own, once, it is inlined.
 #[allow(clippy::extra_unused_type_parameters)]

@@ -2,6 +2,7 @@
 
 mod lone;
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -81,31 +82,33 @@ fn queries(
 ) {
     let width = args.rows.width();
     let queries = out.data.par_chunks_mut(q.cols).enumerate();
-    queries.for_each_init(Buffers::default, |buffers, (t, out)| {
+    queries.for_each(|(t, out)| {
         let near = seen(args, q.rows, t);
-        // Compressed entries, then the window.
-        let mut gathered = std::mem::take(&mut buffers.gathered);
-        let far = match args.entries {
-            Entries::Selected(rows, selection) => {
-                let chosen = selection.entries(args.first + t);
-                gathered.resize(chosen.len() * width, 0.0);
-                for (row, &i) in gathered.chunks_exact_mut(width).zip(chosen) {
-                    rows.read(i as usize, row);
+        BUFFERS.with_borrow_mut(|buffers| {
+            // Compressed entries, then the window.
+            let mut gathered = std::mem::take(&mut buffers.gathered);
+            let far = match args.entries {
+                Entries::Selected(rows, selection) => {
+                    let chosen = selection.entries(args.first + t);
+                    gathered.resize(chosen.len() * width, 0.0);
+                    for (row, &i) in gathered.chunks_exact_mut(width).zip(chosen) {
+                        rows.read(i as usize, row);
+                    }
+                    gathered.as_slice()
                 }
-                gathered.as_slice()
-            }
-            _ => &all[..visible(args, t) * width],
-        };
-        let keys = [
-            far,
-            &window[(near.start - from) * width..(near.end - from) * width],
-        ];
-        heads(cpu, args, q.row(t), keys, buffers, out);
-        buffers.gathered = gathered;
+                _ => &all[..visible(args, t) * width],
+            };
+            let keys = [
+                far,
+                &window[(near.start - from) * width..(near.end - from) * width],
+            ];
+            heads(cpu, args, q.row(t), keys, buffers, out);
+            buffers.gathered = gathered;
+        });
     });
 }
 
-/// What tasks reuse.
+/// What a worker's tasks reuse.
 #[derive(Default)]
 struct Buffers {
     /// Keys that were chosen for a query.
@@ -115,6 +118,10 @@ struct Buffers {
     /// `[heads, keys]`.
     scores: Vec<f32>,
     scratch: Scratch,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
 /// What [`attend`] reads and computes.

@@ -22,6 +22,8 @@ const TILE_HEADS: usize = 12;
 /// What a worker's tasks reuse.
 #[derive(Default)]
 struct Buffers {
+    /// The query's heads, laid out.
+    packed: Vec<f32>,
     /// Decoded keys.
     keys: Vec<f32>,
     /// `[heads, channels]`.
@@ -89,7 +91,7 @@ fn score(
 ) {
     let width = heads.first().map_or(0, |head| head.len());
     let (n, channels) = (scores.cols(), width / values.inputs().max(1));
-    let mut packed = Vec::new();
+    let mut packed = BUFFERS.with_borrow_mut(|buffers| std::mem::take(&mut buffers.packed));
     let heads = Heads::new_in(cpu.kernels, heads, &mut packed);
     // At least a few tasks per thread, so that no thread waits for long.
     let step = n.div_ceil(4 * rayon::current_num_threads());
@@ -122,6 +124,7 @@ fn score(
                 }
             });
         });
+    BUFFERS.with_borrow_mut(|buffers| buffers.packed = packed);
 }
 
 /// Sums of the values of `n` keys with each head's weights, some channels in each of `out`.
