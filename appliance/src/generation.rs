@@ -112,6 +112,7 @@ impl Continuation for Sampled<'_> {
             let mut all = |done: usize, _: usize| progress(done, new);
             let mut hooks = Hooks {
                 progress: Some(&mut all),
+                between: Some(&interrupt::between),
                 ..Hooks::default()
             };
             let most = &prompt[..prompt.len() - TAIL];
@@ -120,6 +121,7 @@ impl Continuation for Sampled<'_> {
         }
         let mut hooks = Hooks {
             progress: Some(progress),
+            between: Some(&interrupt::between),
             ..Hooks::default()
         };
         let logits = self.session.sync(prompt, Want::Last, &mut hooks)?;
@@ -185,8 +187,8 @@ impl Limits {
 }
 
 /// Continues `prompt` and hands each token to `take`, which breaks when it has
-/// met a stop string. Ctrl-C is looked for after every token and every prefill
-/// chunk; the caller holds an [`interrupt::Busy`].
+/// met a stop string. Ctrl-C is looked for after every token, and between layers while
+/// the prompt is read; the caller holds an [`interrupt::Busy`].
 ///
 /// Fails before any work when the prompt leaves no room for an answer.
 pub fn generate(

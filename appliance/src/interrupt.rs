@@ -1,8 +1,10 @@
 //! Ctrl-C: a flag that running work checks, and a fallback that ends the process if it does
 //! not. SIGTERM and SIGHUP are handled the same way.
 
+use std::ops::ControlFlow;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Exit code of an interrupted run, as shells have it: 128 + SIGINT.
 pub const EXIT_INTERRUPTED: u8 = 130;
@@ -38,6 +40,18 @@ impl Drop for Busy {
 fn on_signal() {
     if !BUSY.load(Ordering::SeqCst) || REQUESTED.swap(true, Ordering::SeqCst) {
         std::process::exit(i32::from(EXIT_INTERRUPTED));
+    }
+}
+
+/// A chunk of a prompt that is nearly read is worth waiting for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// For work that loses what it has of a chunk if it stops: whether to go on when the rest
+/// will take as long as `left`.
+pub fn between(left: Duration) -> ControlFlow<()> {
+    match requested() && left > PATIENCE {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
     }
 }
 

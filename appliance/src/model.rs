@@ -245,8 +245,9 @@ pub fn context(
 }
 
 /// Opens a session, its prefill chunk no longer than its context.
-pub fn session(engine: &Arc<Engine>, context: usize, chunk: usize) -> anyhow::Result<Session> {
-    Ok(Session::new(engine, context, chunk.min(context))?)
+pub fn session(engine: &Arc<Engine>, context: usize) -> anyhow::Result<Session> {
+    let chunk = engine.plan().chunk.min(context);
+    Ok(Session::new(engine, context, chunk)?)
 }
 
 #[cfg(test)]

@@ -73,10 +73,9 @@ impl SessionFiles {
         file: Option<&mut SessionFile>,
         ids: &[u32],
         context: usize,
-        chunk: usize,
     ) -> anyhow::Result<Session> {
         let ids = &ids[..ids.len().saturating_sub(1)];
-        let chunk = chunk.min(context);
+        let chunk = engine.plan().chunk.min(context);
         let own = file.as_ref().map_or(0, |file| file.log.in_common(ids));
         if let Some(found) = self.look_for(engine, ids, own + LEAST_REUSED) {
             // One that is damaged is as if it were not there.
@@ -120,13 +119,8 @@ pub struct SessionFile {
 
 impl SessionFile {
     /// The whole session.
-    pub fn whole(
-        &self,
-        engine: &Arc<Engine>,
-        context: usize,
-        chunk: usize,
-    ) -> anyhow::Result<Session> {
-        let chunk = chunk.min(context);
+    pub fn whole(&self, engine: &Arc<Engine>, context: usize) -> anyhow::Result<Session> {
+        let chunk = engine.plan().chunk.min(context);
         Ok(Session::restore(
             engine,
             context,

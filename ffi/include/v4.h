@@ -186,8 +186,9 @@ v4_status v4_set_log(v4_log_fn log, void *user, int32_t level);
 
 /* ---- Cancellation ---------------------------------------------------------- */
 
-/* A request to stop. Calls that were given one check it after every token, and after
- * every chunk of a prompt (v4_session_options.chunk). */
+/* A request to stop. Calls that were given one check it after every token and, while they
+ * read a prompt, between the model's layers; of the chunk that is stopped
+ * (v4_session_options.chunk) nothing is kept. */
 typedef struct v4_cancel v4_cancel;
 
 v4_status v4_cancel_open(v4_cancel **cancel);
@@ -270,7 +271,8 @@ typedef struct v4_engine_options {
     uint64_t memory;
     /* Context in tokens to plan memory for; 0 for 32768 or the model's limit. */
     uint32_t context;
-    /* Tokens of a prompt to run at once; 0 for 512. */
+    /* Tokens of a prompt to run at once; 0 for 2048, or fewer where memory is short, down
+     * to 512. */
     uint32_t chunk;
     /* Or NULL. Receives how many bytes of weights were read, if they are copied. With
      * V4_VERIFY_WHOLE, first how many of each file were compared, each time from 0 again.
@@ -467,7 +469,7 @@ typedef struct v4_session_options {
     /* Tokens it can hold; 0 for the engine's value. Memory is allocated as it grows. */
     uint32_t context;
     /* Tokens of a prompt to run at once; 0 for the engine's value. Fewer are slower and
-     * can be stopped sooner. */
+     * take less memory. */
     uint32_t chunk;
 } v4_session_options;
 

@@ -1,5 +1,6 @@
 //! Requests to stop.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,6 +29,14 @@ impl Cancel {
         // SAFETY: the caller's.
         let cancel = unsafe { pointer::handle(pointer, "cancel") }?;
         Ok(Self(Some(Arc::clone(&cancel.requested))))
+    }
+
+    /// Whether to go on.
+    pub fn flow(&self) -> ControlFlow<()> {
+        match self.requested() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 
     pub fn requested(&self) -> bool {

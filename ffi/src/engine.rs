@@ -16,7 +16,7 @@ use v4_runtime::residency::engram::{EngramOptions, EngramPlacement};
 use v4_runtime::residency::experts::ExpertOptions;
 use v4_runtime::residency::limits;
 use v4_runtime::{
-    DraftModel, Engine, EngineError, EngineOptions, KvPrecision, LeftOut, Precision, Session,
+    DraftModel, Engine, EngineError, EngineOptions, KvPrecision, LeftOut, Precision,
     WeightPlacement,
 };
 use v4_trust::{Policy, Trusted, Verify};
@@ -196,7 +196,7 @@ impl v4_engine_options {
                 bytes => Some(bytes),
             },
             context: or(self.context, DEFAULT_CONTEXT),
-            chunk: or(self.chunk, Session::DEFAULT_CHUNK as u32),
+            chunk: (self.chunk != 0).then_some(self.chunk as usize),
             engram: EngramOptions {
                 placement,
                 reads,
@@ -344,7 +344,7 @@ unsafe fn open(path: &Path, options: &v4_engine_options, policy: &Policy) -> Out
     let drafts = Drafts::new(options.drafting()?);
     // SAFETY: the caller's.
     let mut options = unsafe { options.engine() }?;
-    let (context, chunk) = (options.context, options.chunk);
+    let context = options.context;
     let threads = threads_of(&options);
     let trusted = check(path, policy, threads, &told)?;
     options.hashes.clone_from(&trusted.hashes);
@@ -376,7 +376,7 @@ unsafe fn open(path: &Path, options: &v4_engine_options, policy: &Policy) -> Out
     let string = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
     Ok(v4_engine {
         context: context.min(config.context_length),
-        chunk,
+        chunk: engine.plan().chunk,
         drafts,
         architecture: string(&config.arch),
         name: string(config.name.as_deref().unwrap_or_default()),

@@ -193,8 +193,10 @@ impl Timeline {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };
+        let cancelled = |_| run.cancel.flow();
         let mut hooks = Hooks {
             progress: Some(&mut progress),
+            between: Some(&cancelled),
             logits: Some(&mut take),
             ..Hooks::default()
         };
@@ -278,12 +280,11 @@ impl Timeline {
             return Ok(());
         }
         self.logits.clear();
-        let mut progress = |_, _| match cancel.requested() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        };
+        let cancelled = |_| cancel.flow();
+        let mut progress = |_, _| cancel.flow();
         let mut hooks = Hooks {
             progress: Some(&mut progress),
+            between: Some(&cancelled),
             ..Hooks::default()
         };
         self.session.rewind(len, &mut hooks)

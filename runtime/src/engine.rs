@@ -60,8 +60,9 @@ pub struct EngineOptions {
     /// Context in tokens to plan memory for, at most the model's limit; sessions may be
     /// longer if there is room.
     pub context: usize,
-    /// Tokens of a prompt to run at once, for the memory plan.
-    pub chunk: usize,
+    /// Tokens of a prompt to run at once, for the memory plan; without it,
+    /// [`MemoryPlan::chunk`] says how many are best.
+    pub chunk: Option<usize>,
     /// How experts are read.
     pub experts: ExpertOptions,
     /// Hashes of the file's blocks. Everything that is read from the file is compared
@@ -108,7 +109,7 @@ impl Default for EngineOptions {
             weights: WeightPlacement::default(),
             memory: None,
             context: EngineOptions::DEFAULT_CHUNK,
-            chunk: EngineOptions::DEFAULT_CHUNK,
+            chunk: None,
             experts: ExpertOptions::default(),
             hashes: None,
             drafts: DraftModel::None,
@@ -119,7 +120,7 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
-    /// Tokens of a prompt run at once by default.
+    /// Tokens of a prompt run at once with small buffers.
     pub const DEFAULT_CHUNK: usize = 512;
 
     /// What memory is planned for.

@@ -41,7 +41,7 @@ pub use engine::{
     DraftModel, Engine, EngineOptions, FoundDraft, LeftOut, PlannedDraft, WeightPlacement,
 };
 pub use error::{AdapterError, EngineError, error_text};
-pub use session::{Batch, Hooks, Logits, OnLogits, Progress, Session, Want};
+pub use session::{Batch, Between, Hooks, Logits, OnLogits, Progress, Session, Want};
 
 /// Name of the instruction set that kernels use on this machine, and of what it was
 /// chosen from.

@@ -360,7 +360,7 @@ fn its_memory_counts() {
             threads: Some(2),
             memory: Some(memory),
             context: 64,
-            chunk: 16,
+            chunk: Some(16),
             ..EngineOptions::default()
         };
         Engine::open(&path, options).unwrap()

@@ -520,7 +520,7 @@ fn its_memory_counts_and_is_given_up_first() {
             threads: Some(2),
             memory: Some(memory),
             context: 1024,
-            chunk: 64,
+            chunk: Some(64),
             ..EngineOptions::default()
         };
         engine("tiny-v4", options)

@@ -149,7 +149,7 @@ fn a_session_reads_ahead_within_what_was_planned() {
     let open = |memory: Option<u64>, drafts: DraftModel, ahead: usize| {
         let options = EngineOptions {
             context: 128,
-            chunk: 16,
+            chunk: Some(16),
             threads: Some(2),
             memory,
             drafts,

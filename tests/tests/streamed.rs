@@ -117,7 +117,7 @@ fn experts_give_way_to_a_session_and_come_back() {
     };
     let options = EngineOptions {
         context: 4096,
-        chunk: 64,
+        chunk: Some(64),
         ..EngineOptions::default()
     };
     let plan = engine(&model, options.clone()).plan().clone();

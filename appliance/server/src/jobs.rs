@@ -194,6 +194,27 @@ pub struct Inbox {
     shared: Arc<Shared>,
 }
 
+/// What the scheduler may know of its inbox while it is busy, on any thread.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    shared: Arc<Shared>,
+    seen: usize,
+}
+
+impl Watch {
+    /// Whether a job has come that is not in the background.
+    #[must_use]
+    pub fn has_come(&self) -> bool {
+        self.shared.waiting.load(Ordering::Acquire) > self.seen
+    }
+
+    /// Whether to give up jobs.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.shared.stop.load(Ordering::Acquire)
+    }
+}
+
 /// A channel in which `limit` jobs may wait.
 #[must_use]
 pub fn channel(limit: usize) -> (Jobs, Inbox) {
@@ -282,6 +303,15 @@ impl Inbox {
                 self.shared.stop.store(true, Ordering::Release);
                 None
             }
+        }
+    }
+
+    /// To see from now on whether a job comes.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch {
+            shared: Arc::clone(&self.shared),
+            seen: self.shared.waiting.load(Ordering::Acquire),
         }
     }
 

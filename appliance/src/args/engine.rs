@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use v4_runtime::Session;
 
 use super::values::{positive, size};
 
@@ -55,9 +54,10 @@ pub struct EngineArgs {
     /// beyond about 100,000 tokens
     #[arg(long, value_enum, value_name = "ANGLES", default_value = "exact")]
     pub rope: RopeArg,
-    /// Tokens per prefill step; affects speed and memory, never the result
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = Session::DEFAULT_CHUNK)]
-    pub chunk: usize,
+    /// Tokens per prefill step; affects speed and memory, never the result [default: 2048, or
+    /// fewer where memory is short, down to 512]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub chunk: Option<usize>,
     /// Run every layer for every token of a prompt, even where the result is not used; slower, with
     /// the same result
     #[arg(long)]

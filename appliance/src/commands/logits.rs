@@ -89,7 +89,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<ExitCode> {
     )?;
     let vocab = engine.config().vocab;
     ids::check(&ids, vocab).with_context(|| args.ids.display().to_string())?;
-    let mut session = model::session(&engine, ids.len(), args.engine.chunk)?;
+    let mut session = model::session(&engine, ids.len())?;
 
     let rows = args.last.unwrap_or(ids.len()).min(ids.len());
     let drafts = args
@@ -190,6 +190,7 @@ impl Plan<'_> {
         let mut hooks = Hooks {
             trace: self.trace.then_some(&mut trace),
             progress: Some(&mut after_chunk),
+            between: Some(&interrupt::between),
             logits: Some(&mut take),
         };
         let want = Want::LastN(self.ids.len() - self.first_row);

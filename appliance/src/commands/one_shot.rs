@@ -58,10 +58,9 @@ impl OneShot<'_> {
             Some(name) => Some(self.sessions.open(engine, name)?),
             None => None,
         };
-        let chunk = self.args.engine.chunk;
         let mut session = self
             .sessions
-            .beginning_of(engine, file.as_mut(), ids, context, chunk)?;
+            .beginning_of(engine, file.as_mut(), ids, context)?;
         let sampling = options::sampler(&self.args.sampling);
         let seed = sampling.seed;
         let mut sampler = Sampler::new(sampling)?;

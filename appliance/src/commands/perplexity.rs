@@ -92,8 +92,8 @@ pub fn run(args: PerplexityArgs) -> anyhow::Result<ExitCode> {
         );
     }
 
-    let mut session = model::session(&engine, window, args.engine.chunk)?;
-    let chunk = args.engine.chunk.min(window);
+    let mut session = model::session(&engine, window)?;
+    let chunk = engine.plan().chunk.min(window).min(Session::DEFAULT_CHUNK);
     let bar = notes.bar("scoring", ids.len());
     let busy = Busy::start()?;
     let started = Instant::now();

@@ -187,14 +187,7 @@ pub fn run(mut args: PlanArgs) -> anyhow::Result<ExitCode> {
             disk: m.disk.map_or(f64::INFINITY, |d| d.bytes_per_second),
             int8: m.roofline.int8_operations,
         };
-        Forecast::new(
-            &plan,
-            &cfg,
-            rates,
-            args.depth,
-            request.chunk,
-            hits.as_deref(),
-        )
+        Forecast::new(&plan, &cfg, rates, args.depth, plan.chunk, hits.as_deref())
     });
     let shown = Shown {
         args: &args,

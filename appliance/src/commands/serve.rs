@@ -214,7 +214,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         model: name,
         adapters,
         context: chosen.tokens,
-        chunk: args.engine.chunk,
+        chunk: engine.plan().chunk,
         parallel: args.parallel,
         queue: args.queue,
         connections: args.connections,

@@ -23,8 +23,8 @@ pub struct PlanRequest {
     pub memory: Option<u64>,
     /// Tokens of one session.
     pub context: usize,
-    /// Tokens of a prompt run at once.
-    pub chunk: usize,
+    /// Tokens of a prompt run at once; `None` for as many as pay and memory has room for.
+    pub chunk: Option<usize>,
     /// How caches are stored.
     pub kv: KvPrecision,
     /// Worker threads.
@@ -114,7 +114,18 @@ pub struct MemoryPlan {
     pub adapters: u64,
     /// Tokens of the session.
     pub context: usize,
+    /// Tokens of a prompt run at once.
+    pub chunk: usize,
 }
+
+/// Tokens of a prompt run at once, where memory is short.
+const LEAST_CHUNK: usize = 512;
+/// The most, and what is tried before the least. With 512, an expert of 256 has twelve rows,
+/// and its weights take as long to read and to take apart as to multiply; from 2,048 on,
+/// neither matters.
+const CHUNKS: [usize; 2] = [2048, 1024];
+/// The part of memory that buffers may take for it.
+const BUFFERS: u64 = 16;
 
 impl MemoryPlan {
     /// Makes the plan.
@@ -140,6 +151,32 @@ impl MemoryPlan {
         request: &PlanRequest,
         draft: Option<(&DraftConfig, Option<&GgufFile>)>,
     ) -> Result<Self, EngineError> {
+        let with = |chunk| Self::with_chunk(file, cfg, request, chunk, draft);
+        if let Some(chunk) = request.chunk {
+            return with(chunk);
+        }
+        let least = with(LEAST_CHUNK)?;
+        let Some(memory) = request.memory else {
+            return Ok(least);
+        };
+        let more = CHUNKS.into_iter().filter_map(|chunk| with(chunk).ok());
+        // Not at the price of reading experts from disk that would have been in memory.
+        let fits = |plan: &Self| {
+            plan.scratch <= memory / BUFFERS
+                && plan.experts.streamed == least.experts.streamed
+                && (plan.ahead > 0) == (least.ahead > 0)
+        };
+        Ok(more.into_iter().find(fits).unwrap_or(least))
+    }
+
+    fn with_chunk(
+        file: &GgufFile,
+        cfg: &ModelConfig,
+        request: &PlanRequest,
+        chunk: usize,
+        draft: Option<(&DraftConfig, Option<&GgufFile>)>,
+    ) -> Result<Self, EngineError> {
+        let chunk = chunk.max(1);
         let sum_of = |file: &GgufFile, of: &dyn Fn(&str) -> bool| -> u64 {
             let tensors = file.tensors().iter().filter(|t| of(&t.name));
             tensors.map(|t| t.bytes).sum()
@@ -178,27 +215,27 @@ impl MemoryPlan {
             Some(EngramPlacement::Memory) => engram_tables,
             Some(EngramPlacement::Disk) => request.engram_cache,
         };
-        let chunk = request.chunk.min(request.context).max(1);
+        let rows = chunk.min(request.context).max(1);
         let kv = kv_bytes(cfg, request.kv, request.context);
         let size = SessionSize {
             tokens: request.context,
             context: request.context,
-            rows: chunk,
-            chunk,
+            rows,
+            chunk: rows,
             logits: 1,
         };
         let plain = session_bytes(cfg, request.kv, request.threads, size);
         let ahead = match request.ahead {
             0 => 0,
-            rows => {
+            ahead => {
                 let size = SessionSize {
-                    rows: chunk.max(rows),
+                    rows: rows.max(ahead),
                     // Of the rows, and those of them that are kept.
-                    logits: 2 * rows,
+                    logits: 2 * ahead,
                     ..size
                 };
                 let more = session_bytes(cfg, request.kv, request.threads, size);
-                ahead_bytes(cfg, request.kv, rows) + more.saturating_sub(plain)
+                ahead_bytes(cfg, request.kv, ahead) + more.saturating_sub(plain)
             }
         };
         // A module is of no use without it.
@@ -220,6 +257,7 @@ impl MemoryPlan {
             program: PROGRAM_BYTES + HEADER_FACTOR * file.header_len() + request.hashes,
             adapters: request.adapters,
             context: request.context,
+            chunk,
         };
         let allowed = plan.allowed.unwrap_or(u64::MAX);
         let sessions = plan.kv + plan.scratch + plan.draft.session + plan.ahead;

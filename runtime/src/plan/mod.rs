@@ -7,5 +7,5 @@ mod sizes;
 
 pub use forecast::{Forecast, Rates};
 pub use memory::{DraftPlan, ExpertPlan, MemoryPlan, PlanRequest};
-pub(crate) use sizes::{SessionSize, ahead_bytes, draft_bytes, session_bytes};
+pub(crate) use sizes::{FEW_ROWS, SessionSize, ahead_bytes, draft_bytes, session_bytes};
 pub use sizes::{kv_bytes, scratch_bytes};

@@ -45,6 +45,10 @@ pub fn kv_bytes(cfg: &ModelConfig, kv: KvPrecision, tokens: usize) -> u64 {
     sum
 }
 
+/// Tokens run at once for which a session keeps its buffers; more are a chunk of a prompt,
+/// which may be taken back while it runs.
+pub(crate) const FEW_ROWS: usize = 16;
+
 /// A session at some moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SessionSize {
@@ -79,8 +83,13 @@ pub(crate) fn session_bytes(
     } else {
         0
     };
+    // Windows and groups that have not ended, as they were before the chunk.
+    let before = match rows > FEW_ROWS {
+        true => kv_bytes(cfg, kv, tokens.min(cfg.window + PAGE_ROWS)),
+        false => 0,
+    };
     let scratch = scratch_bytes(cfg, rows, context, threads, logits);
-    (kv_bytes(cfg, kv, tokens) + scratch + backlog).next_multiple_of(1 << 20)
+    (kv_bytes(cfg, kv, tokens) + scratch + backlog + before).next_multiple_of(1 << 20)
 }
 
 /// Bytes of buffers that a session needs while it runs a chunk of `rows` tokens, with
@@ -197,8 +206,10 @@ pub(crate) fn backlog_bytes(cfg: &ModelConfig, chunk: usize) -> u64 {
         return 0;
     }
     let rows = left * (cfg.window - 1) + chunk;
+    // Windows from before, as floats at most.
+    let windows = left * (cfg.window + PAGE_ROWS) * cfg.head_dim * 4;
     // Buffers that grow have up to twice the room.
-    2 * (rows * 4 * (cfg.hc_streams * cfg.embedding + cfg.hc_mix() + 1)) as u64
+    (windows + 2 * (rows * 4 * (cfg.hc_streams * cfg.embedding + cfg.hc_mix() + 1))) as u64
 }
 
 /// Bytes that caches keep in addition while `rows` tokens may be taken back: rows of the

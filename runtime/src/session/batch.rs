@@ -191,6 +191,7 @@ impl Batch {
             cone: &cone,
             engram: &mut fetched,
             trace: None,
+            between: None,
         };
         engine.workers().run(|| {
             forward.chunk(&mut caches, chunk, scratch)?;

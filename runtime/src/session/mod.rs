@@ -8,13 +8,14 @@ mod prefetch;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::compute::backend::cpu::Cpu;
 use crate::compute::forward::{Cache, Chunk, Cone, Scratch};
 use crate::compute::trace::Trace;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::EngineError;
-use crate::plan::{SessionSize, ahead_bytes, session_bytes};
+use crate::plan::{FEW_ROWS, SessionSize, ahead_bytes, session_bytes};
 use crate::residency::Share;
 use crate::residency::engram::{EngramStore, Fetch};
 
@@ -78,6 +79,9 @@ impl Logits {
 
 /// Asks to stop by breaking; called with tokens done and in all.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+/// Asks to stop by breaking; called with the time that the rest of a chunk is expected to
+/// take.
+pub type Between<'a> = &'a (dyn Fn(Duration) -> ControlFlow<()> + Sync);
 /// Receives the wanted logits of one chunk.
 pub type OnLogits<'a> = &'a mut dyn FnMut(Logits);
 
@@ -89,6 +93,9 @@ pub struct Hooks<'a> {
     /// Called after each chunk but the last; breaking ends the call with
     /// [`EngineError::Cancelled`] and keeps the chunks done.
     pub progress: Option<Progress<'a>>,
+    /// Called on a worker between layers of a chunk of more than a few tokens, while it can
+    /// still be stopped; breaking ends the call as above, and of this chunk nothing is kept.
+    pub between: Option<Between<'a>>,
     /// Takes wanted logits chunk by chunk, so that those of a long text need
     /// not be held together; the call then returns none.
     pub logits: Option<OnLogits<'a>>,
@@ -127,11 +134,11 @@ pub struct Session {
 
 /// Buffers of this many rows are kept from call to call; those of a prompt's chunks are
 /// given back, so that experts can have their room.
-const KEPT_ROWS: usize = 16;
+const KEPT_ROWS: usize = FEW_ROWS;
 
 impl Session {
-    /// The default number of tokens per chunk: enough that each expert's weights serve
-    /// several tokens, few enough that buffers stay small.
+    /// A number of tokens per chunk with small buffers. With more memory, prompts are read
+    /// faster by [`MemoryPlan::chunk`](crate::plan::MemoryPlan::chunk) tokens at a time.
     pub const DEFAULT_CHUNK: usize = EngineOptions::DEFAULT_CHUNK;
 
     /// An empty session for at most `context` tokens, run in chunks of `chunk`.
@@ -324,8 +331,8 @@ impl Session {
     ) -> Result<Logits, EngineError> {
         self.discard();
         self.check(ids)?;
-        let rows = self.chunk.min(ids.len());
         let wanted = ids.len() - want.from(ids.len());
+        let rows = self.chunk_for(wanted).min(ids.len());
         // Those of a chunk, and those kept for the caller.
         let logits = wanted.min(rows) + if hooks.logits.is_some() { 0 } else { wanted };
         self.reserve(self.tokens.len() + ids.len(), rows, logits)?;
@@ -335,6 +342,14 @@ impl Session {
             self.set_mark(None);
         }
         result
+    }
+
+    /// Tokens of a chunk. Logits of a large one would take more than all its other buffers.
+    fn chunk_for(&self, wanted: usize) -> usize {
+        match wanted > Self::DEFAULT_CHUNK {
+            true => self.chunk.min(Self::DEFAULT_CHUNK),
+            false => self.chunk,
+        }
     }
 
     fn append_reserved(
@@ -360,14 +375,22 @@ impl Session {
             engine.forward().cone(start + from, end, &self.cache)
         };
         let mut done = 0;
-        let mut ahead = self.fetch(&ids[..self.chunk.min(ids.len())])?;
-        for chunk in ids.chunks(self.chunk) {
+        let size = self.chunk_for(ids.len() - from);
+        let mut ahead = self.fetch(&ids[..size.min(ids.len())])?;
+        for chunk in ids.chunks(size) {
             let rows = std::mem::take(&mut ahead);
-            let next = ids.len().min(done + chunk.len())..ids.len().min(done + 2 * self.chunk);
+            let next = ids.len().min(done + chunk.len())..ids.len().min(done + 2 * size);
+            let before = hooks.between.filter(|_| chunk.len() > KEPT_ROWS);
+            let before = before.map(|_| self.cache.before());
             let ran = self.fetch_after(chunk, &ids[next]).and_then(|next| {
                 ahead.extend(next);
                 self.run_chunk(chunk, &cone, from.saturating_sub(done), rows, hooks)
             });
+            if let (Err(EngineError::Cancelled), Some(before)) = (&ran, before) {
+                self.cache.undo(engine.forward().backend(), config, before);
+                self.cache.stopped();
+                return Err(EngineError::Cancelled);
+            }
             // Weights that could not be read were taken for zeros.
             let ran = ran.and_then(|logits| engine.check_file().map(|()| logits));
             let logits = match ran {
@@ -477,12 +500,20 @@ impl Session {
     ) -> Result<Vec<f32>, EngineError> {
         let forward = self.engine.forward();
         let (cache, scratch) = (&mut self.cache, &mut self.scratch);
+        let (hook, began) = (hooks.between, Instant::now());
+        let between = |done: usize, layers: usize| {
+            let each = began.elapsed() / done.max(1) as u32;
+            let left = each * (layers - done) as u32;
+            hook.map_or(ControlFlow::Continue(()), |hook| hook(left))
+        };
+        let stoppable = hook.is_some() && ids.len() > KEPT_ROWS;
         let chunk = Chunk {
             ids,
             rows: &[ids.len()],
             cone,
             engram: &mut rows,
             trace: hooks.trace.as_deref_mut(),
+            between: stoppable.then_some(&between),
         };
         self.engine.workers().run(|| {
             forward.chunk(&mut [cache], chunk, scratch)?;

@@ -74,7 +74,7 @@ impl Random {
 fn run(args: &Args) -> Result<()> {
     let options = EngineOptions {
         context: args.tokens + 16,
-        chunk: CHUNK,
+        chunk: Some(CHUNK),
         ..EngineOptions::default()
     };
     let engine = Engine::open(&args.model, options)?;

@@ -4,7 +4,7 @@
 //! step where they can, and one of those whose prompts are being read gets a piece of it
 //! read. A piece takes about as long as the round's tokens did, so a long prompt costs the
 //! others half of their speed and never more; with nobody to wait, pieces are as long as
-//! chunks.
+//! chunks, and one that is under way is stopped for who comes.
 //!
 //! What is computed when changes no result: a request's tokens are those that it would
 //! have had alone.
@@ -21,6 +21,7 @@ mod sequence;
 mod tests;
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,15 @@ pub struct Settings {
     /// What drafts answers, if anything does: it decides how fast they come, and nothing of
     /// what they are.
     pub drafts: Option<Arc<dyn Drafting>>,
+}
+
+/// How a sequence has come on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Advanced {
+    /// By so many tokens.
+    Rows(usize),
+    /// Not at all: it was stopped for another.
+    Stopped,
 }
 
 /// Owns all sessions.
@@ -252,13 +262,14 @@ impl Scheduler {
         if let Some(i) = self.next_to_read() {
             self.turn = self.running[i].number;
             let began = Instant::now();
-            let rows = match self.running[i].background {
-                // Short enough for whoever comes meanwhile.
-                true => self.pace.piece(true, Duration::from_secs(1)),
-                false => self.pace.piece(decoded > 0, decoding),
+            let rows = match decoded {
+                0 => self.pace.alone(),
+                _ => self.pace.beside(decoding),
             };
-            let rows = self.advance(i, rows)?;
-            self.pace.measured(rows, began.elapsed());
+            match self.advance(i, rows)? {
+                Advanced::Rows(rows) => self.pace.measured(rows, began.elapsed()),
+                Advanced::Stopped => self.pace.stopped(),
+            }
             self.sweep();
         }
         Ok(())
@@ -282,7 +293,7 @@ impl Scheduler {
     /// One token for each of some sequences that run the same model.
     fn step(&mut self, group: &[usize]) -> Result<(), ServeError> {
         if let [only] = group {
-            return self.advance(*only, 1).map(drop);
+            return self.advance(*only, 1).map(|_| ());
         }
         if self.settings.drafts.is_some() && self.step_ahead(group)? {
             return Ok(());
@@ -336,31 +347,44 @@ impl Scheduler {
         }
     }
 
-    /// Runs up to `rows` tokens of a sequence; returns how many.
-    fn advance(&mut self, i: usize, rows: usize) -> Result<usize, ServeError> {
+    /// Runs up to `rows` tokens of a sequence.
+    fn advance(&mut self, i: usize, rows: usize) -> Result<Advanced, ServeError> {
+        let (watch, notifier) = (self.inbox.watch(), Arc::clone(&self.notifier));
+        // Otherwise nobody could be started.
+        let room = self.running.iter().filter(|s| !s.background).count() < self.settings.parallel;
+        let outputs = self.running[i].outputs.clone();
+        let between = move |left| {
+            notifier.alive();
+            let stop = watch.stopping() || outputs.is_closed() || room && watch.has_come();
+            match stop && Pace::stops(left) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
         loop {
             let sequence = &mut self.running[i];
             let before = sequence.held();
-            match sequence.advance(rows, &self.metrics) {
+            match sequence.advance(rows, &between, &self.metrics) {
                 Ok(place) => {
                     let ran = sequence.held() - before;
                     self.mark_and_save(i, place);
-                    return Ok(ran);
+                    return Ok(Advanced::Rows(ran));
                 }
+                Err(EngineError::Cancelled) => return Ok(Advanced::Stopped),
                 Err(error @ EngineError::Memory { .. }) => {
                     if self.running[i].background {
                         // It is worth less than anything that it could push out.
                         let failure = Failure::Memory(error.to_string());
                         self.running[i].end = Some(End::Failed(failure));
-                        return Ok(0);
+                        return Ok(Advanced::Rows(0));
                     }
                     if self.idle.evict() || self.spare_marks() {
                         continue;
                     }
                     self.make_room(i, &error);
-                    return Ok(0);
+                    return Ok(Advanced::Rows(0));
                 }
-                Err(error) => return self.fail(i, error).map(|()| 0),
+                Err(error) => return self.fail(i, error).map(|()| Advanced::Rows(0)),
             }
         }
     }

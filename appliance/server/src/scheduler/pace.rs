@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-/// Tokens of the first piece, before any is measured.
+/// Tokens of the first piece beside others, before any is measured.
 const FIRST: usize = 32;
 /// Pieces are not shorter: with fewer rows weights are read for too little.
 const LEAST: usize = 16;
-/// How long a piece may take when nobody waits; so long the thread shows no life.
-const ALONE: f64 = 4.0;
+/// Tokens of the first piece while nobody waits. Weights are read for the whole piece, so the
+/// more the faster; but who comes meanwhile has it stopped, and then it was for nothing.
+const ALONE: usize = 512;
+/// How much longer a piece must be expected to take to be stopped for who has come.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Bounds on a piece while others wait for their tokens, in seconds.
 const BESIDE: (f64, f64) = (0.05, 1.0);
 /// Weight of the latest measurement.
@@ -17,6 +20,8 @@ const LATEST: f64 = 0.3;
 #[derive(Debug)]
 pub(super) struct Pace {
     chunk: usize,
+    /// Tokens of the next piece while nobody waits.
+    alone: usize,
     /// Seconds for a token.
     seconds: Option<f64>,
 }
@@ -25,27 +30,39 @@ impl Pace {
     pub fn new(chunk: usize) -> Self {
         Self {
             chunk,
+            alone: ALONE.min(chunk),
             seconds: None,
         }
     }
 
-    /// Tokens of the next piece. `beside`: other requests wait for their next tokens,
-    /// which took `decoding` in this round.
-    pub fn piece(&self, beside: bool, decoding: Duration) -> usize {
+    /// Tokens of the next piece while nobody waits.
+    pub fn alone(&self) -> usize {
+        self.alone
+    }
+
+    /// Tokens of the next piece while other requests wait for their next tokens, which took
+    /// `decoding` in this round.
+    pub fn beside(&self, decoding: Duration) -> usize {
         let Some(seconds) = self.seconds else {
             return FIRST.min(self.chunk);
         };
-        let time = match beside {
-            true => decoding.as_secs_f64().clamp(BESIDE.0, BESIDE.1),
-            false => ALONE,
-        };
+        let time = decoding.as_secs_f64().clamp(BESIDE.0, BESIDE.1);
         let tokens = time / seconds.max(1e-9);
         // Far below the range of usize for any chunk there is.
         (tokens.min(1e9) as usize).clamp(LEAST.min(self.chunk), self.chunk)
     }
 
+    /// Whether a piece is to be stopped for who has come, if the rest of it will take as long
+    /// as `left`.
+    pub fn stops(left: Duration) -> bool {
+        left > PATIENCE
+    }
+
     /// A piece of that many tokens took that long.
     pub fn measured(&mut self, tokens: usize, time: Duration) {
+        if tokens >= self.alone {
+            self.alone = self.chunk.min(2 * self.alone);
+        }
         // A few rows say little about many.
         if tokens < LEAST.min(self.chunk) {
             return;
@@ -55,6 +72,11 @@ impl Pace {
             Some(before) => before + LATEST * (now - before),
             None => now,
         });
+    }
+
+    /// A piece was stopped: where many come, long ones would never end.
+    pub fn stopped(&mut self) {
+        self.alone = (self.alone / 2).max(FIRST.min(self.chunk));
     }
 }
 
@@ -66,24 +88,34 @@ mod tests {
     fn pieces_take_as_long_as_the_others_tokens_did() {
         let mut pace = Pace::new(512);
         let second = Duration::from_secs(1);
-        assert_eq!(pace.piece(true, second), FIRST);
+        assert_eq!(pace.beside(second), FIRST);
         pace.measured(100, second);
-        assert_eq!(pace.piece(true, Duration::from_millis(500)), 50);
-        assert_eq!(pace.piece(true, 10 * second), 100, "not above a second");
-        assert_eq!(pace.piece(true, Duration::ZERO), LEAST);
-        assert_eq!(pace.piece(false, Duration::ZERO), 400);
+        assert_eq!(pace.beside(Duration::from_millis(500)), 50);
+        assert_eq!(pace.beside(10 * second), 100, "not above a second");
+        assert_eq!(pace.beside(Duration::ZERO), LEAST);
         pace.measured(1, 100 * second);
-        assert_eq!(
-            pace.piece(false, Duration::ZERO),
-            400,
-            "one row says little"
-        );
+        assert_eq!(pace.beside(second), 100, "one row says little");
         // The latest counts for three tenths.
         pace.measured(LEAST, Duration::from_millis(320));
-        assert_eq!(pace.piece(false, Duration::ZERO), 307);
-        for _ in 0..50 {
-            pace.measured(1000, second);
+        assert_eq!(pace.beside(second), 76);
+    }
+
+    #[test]
+    fn alone_pieces_grow_and_shrink_where_they_are_stopped() {
+        let mut pace = Pace::new(2048);
+        assert_eq!(pace.alone(), ALONE);
+        // The end of a prompt, or a place to mark, says nothing.
+        pace.measured(ALONE - 1, Duration::from_secs(1));
+        assert_eq!(pace.alone(), ALONE);
+        for size in [ALONE, 1024, 2048] {
+            assert_eq!(pace.alone(), size);
+            pace.measured(size, Duration::from_secs(60));
         }
-        assert_eq!(pace.piece(false, Duration::ZERO), 512);
+        assert_eq!(pace.alone(), 2048, "not above a chunk");
+        for _ in 0..20 {
+            pace.stopped();
+        }
+        assert_eq!(pace.alone(), FIRST);
+        assert_eq!(Pace::new(8).alone(), 8);
     }
 }

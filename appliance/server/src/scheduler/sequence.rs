@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use v4_runtime::generation::{SamplerError, Speculation};
 use v4_runtime::storage::Landmark;
-use v4_runtime::{Engine, EngineError, Logits, Session, Want};
+use v4_runtime::{Between, Engine, EngineError, Hooks, Logits, Session, Want};
 
 use super::idle::Named;
 use super::places::{self, APART};
@@ -172,10 +172,12 @@ impl Sequence {
     }
 
     /// Runs up to `rows` tokens, and chooses the next one when all are run. Returns what
-    /// stands where the session has come to, if that is a place to mark.
+    /// stands where the session has come to, if that is a place to mark. `between` may have
+    /// a piece of a prompt stopped and taken back ([`EngineError::Cancelled`]).
     pub fn advance(
         &mut self,
         rows: usize,
+        between: Between<'_>,
         metrics: &Metrics,
     ) -> Result<Option<Landmark>, EngineError> {
         let Some(Piece { to, all }) = self.piece(rows) else {
@@ -195,7 +197,11 @@ impl Sequence {
             return place;
         }
         let want = if all { Want::Last } else { Want::None };
-        let logits = session.append(ids, want)?;
+        let mut hooks = Hooks {
+            between: Some(between),
+            ..Hooks::default()
+        };
+        let logits = session.append_with(ids, want, &mut hooks)?;
         let logits = (logits.rows() > 0).then(|| logits.row(0));
         Ok(self.advanced(to, logits, metrics))
     }

@@ -85,7 +85,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     if drafts.is_some() && args.r#gen > 0 {
         cases.push(Kind::Drafted(args.r#gen));
     }
-    let mut session = model::session(&engine, context, args.engine.chunk)?;
+    let mut session = model::session(&engine, context)?;
     let tokens = Tokens::new(args.text.as_deref(), engine.tokenizer(), engine.config())?;
 
     let bar = notes.spinner(String::new());

@@ -37,7 +37,7 @@ impl Report<'_> {
             self.engine.isa(),
             options::precision_name(options.precision),
             options::kv_name(options.kv),
-            self.args.engine.chunk
+            self.engine.plan().chunk
         )?;
         let machine = Machine::this();
         writeln!(
@@ -209,7 +209,7 @@ impl Report<'_> {
             "isa": self.engine.isa(),
             "precision": options::precision_name(options.precision),
             "kv": options::kv_name(options.kv),
-            "chunk": self.args.engine.chunk,
+            "chunk": self.engine.plan().chunk,
             "weight_bytes_per_token": self.engine.weight_bytes_per_token(),
             "kv_bytes_at_end": self.kv_bytes,
             "tests": self.timings.iter().map(|t| self.test(t)).collect::<Vec<_>>(),

@@ -55,8 +55,8 @@ impl<'a> Talk<'a> {
             None => None,
         };
         let session = match &file {
-            Some(file) => file.whole(engine, context, args.generation.engine.chunk)?,
-            None => model::session(engine, context, args.generation.engine.chunk)?,
+            Some(file) => file.whole(engine, context)?,
+            None => model::session(engine, context)?,
         };
         let mut system = args.chat.system.clone();
         let mut conversation = conversation::new(engine, thinking)?;

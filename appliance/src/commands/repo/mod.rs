@@ -389,8 +389,7 @@ fn read_ahead(
 ) -> anyhow::Result<ControlFlow<()>> {
     let &Ahead { ids, ends, context } = ahead;
     let mut file = sessions.open(engine, session)?;
-    let chunk = args.generation.engine.chunk;
-    let mut session = sessions.beginning_of(engine, Some(&mut file), ids, context, chunk)?;
+    let mut session = sessions.beginning_of(engine, Some(&mut file), ids, context)?;
     let read_before = session.len();
     let last = ends.last().copied().unwrap_or(0);
     let bar = notes.bar("reading files", last.max(read_before));
@@ -410,6 +409,7 @@ fn read_ahead(
         };
         let mut hooks = Hooks {
             progress: Some(&mut progress),
+            between: Some(&interrupt::between),
             ..Hooks::default()
         };
         let done = session.append_with(&ids[from..end], Want::None, &mut hooks);

@@ -1,5 +1,6 @@
 //! Rows that the decoder has not processed yet, kept while a prompt is read.
 
+use super::cache::LayerCache;
 use super::{Scratch, Span};
 use crate::compute::backend::Backend;
 
@@ -14,6 +15,9 @@ pub struct Backlog<B: Backend> {
     pub ids: Vec<u32>,
     h: B::Buf,
     lagged: B::Buf,
+    /// The decoder's windows before the first row, until rows are forgotten: from then on the
+    /// rows that are left suffice.
+    windows: Vec<B::Rows>,
 }
 
 impl<B: Backend> Default for Backlog<B> {
@@ -23,6 +27,7 @@ impl<B: Backend> Default for Backlog<B> {
             ids: Vec::new(),
             h: B::Buf::default(),
             lagged: B::Buf::default(),
+            windows: Vec::new(),
         }
     }
 }
@@ -34,11 +39,32 @@ impl<B: Backend> Clone for Backlog<B> {
             ids: self.ids.clone(),
             h: self.h.clone(),
             lagged: self.lagged.clone(),
+            windows: self.windows.clone(),
         }
     }
 }
 
 impl<B: Backend> Backlog<B> {
+    /// None yet, of a decoder with these caches.
+    pub(super) fn after(decoder: &[LayerCache<B>]) -> Self {
+        let mut backlog = Self::default();
+        backlog.keep_windows(decoder);
+        backlog
+    }
+
+    /// The decoder's windows are those before the first row.
+    pub(super) fn keep_windows(&mut self, decoder: &[LayerCache<B>]) {
+        self.windows = decoder.iter().map(|layer| layer.window.clone()).collect();
+    }
+
+    /// Gives the decoder the windows that it had before the first row, if they are needed.
+    pub(super) fn put_windows(&self, layers: &mut [LayerCache<B>]) {
+        let decoder = layers.len() - self.windows.len();
+        for (layer, window) in layers[decoder..].iter_mut().zip(&self.windows) {
+            layer.window = window.clone();
+        }
+    }
+
     /// Adds the rows that are about to enter the decoder, and forgets those
     /// before `needed`.
     pub fn push(&mut self, b: &B, s: &Scratch<B>, span: &Span<'_>, needed: usize) {
@@ -54,6 +80,9 @@ impl<B: Backend> Backlog<B> {
     /// Forgets rows before `needed`.
     pub fn forget(&mut self, b: &B, needed: usize) {
         let n = needed.saturating_sub(self.first).min(self.ids.len());
+        if n > 0 {
+            self.windows.clear();
+        }
         b.drop_first_rows(&mut self.h, n);
         if b.buf_rows(&self.lagged) > 0 {
             b.drop_first_rows(&mut self.lagged, n);
@@ -82,6 +111,7 @@ impl<B: Backend> Backlog<B> {
 
     /// Bytes held.
     pub fn bytes(&self, b: &B) -> usize {
-        b.buf_bytes(&self.h) + b.buf_bytes(&self.lagged) + 4 * self.ids.capacity()
+        let windows: usize = self.windows.iter().map(|rows| b.rows_bytes(rows)).sum();
+        b.buf_bytes(&self.h) + b.buf_bytes(&self.lagged) + 4 * self.ids.capacity() + windows
     }
 }

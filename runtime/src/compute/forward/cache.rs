@@ -157,6 +157,9 @@ impl<B: Backend> Cache<B> {
     /// To be called when a call ends before its last chunk.
     pub fn stopped(&mut self) {
         self.behind = self.backlog.is_some();
+        if let Some(backlog) = &self.backlog {
+            backlog.put_windows(&mut self.layers);
+        }
     }
 
     /// What a draft module reads, if there is one.

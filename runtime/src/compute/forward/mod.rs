@@ -15,8 +15,9 @@ mod sites;
 mod snapshot;
 mod tapping;
 mod taps;
+mod undo;
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use crate::compute::adapters::{Adapter, Site};
@@ -28,6 +29,7 @@ use crate::error::EngineError;
 use crate::model::{Family, ModelConfig};
 use crate::residency::engram::Fetch;
 
+use backlog::Backlog;
 pub use cache::Cache;
 pub(crate) use cache::formats;
 pub use cone::Cone;
@@ -176,7 +178,13 @@ pub struct Chunk<'a> {
     pub engram: &'a mut [Fetch],
     /// Collects what layers decide of one sequence.
     pub trace: Option<&'a mut Trace>,
+    /// Asked between layers, as long as the chunk can be taken back ([`Cache::undo`]), with
+    /// the layers done and their number: whether to go on.
+    pub between: Option<Between<'a>>,
 }
+
+/// Called on a worker between two layers, with the layers done and their number; may break.
+pub type Between<'a> = &'a (dyn Fn(usize, usize) -> ControlFlow<()> + Sync);
 
 /// Rows of a backlog run at a time: few enough that buffers stay small.
 const CATCH_UP_ROWS: usize = 256;
@@ -303,7 +311,8 @@ impl<B: Backend> Forward<B> {
     /// once. What is left in `s` are the rows that [`Cone::from`] wants of the last layer.
     ///
     /// # Errors
-    /// Engram rows or experts that cannot be read. The caches are then of no use.
+    /// Engram rows or experts that cannot be read: the caches are then of no use.
+    /// [`EngineError::Cancelled`] if [`Chunk::between`] breaks.
     pub fn chunk(
         &self,
         caches: &mut [&mut Cache<B>],
@@ -331,7 +340,10 @@ impl<B: Backend> Forward<B> {
             if l == decoder && partial {
                 // As if the call ended here, which it does when it is stopped.
                 let needed = self.cone(end, end, caches[0]).from(decoder);
-                let backlog = caches[0].backlog.get_or_insert_default();
+                let Cache {
+                    layers, backlog, ..
+                } = &mut *caches[0];
+                let backlog = backlog.get_or_insert_with(|| Backlog::after(&layers[decoder..]));
                 backlog.push(b, s, &span, needed);
             }
             if self.weights.layers[l].engram.is_some() && !chunk.engram.is_empty() {
@@ -345,6 +357,12 @@ impl<B: Backend> Forward<B> {
             self.tap(l, Moment::Leaving, caches, &span, s);
             if span.ids.is_empty() {
                 break;
+            }
+            if l < decoder
+                && let Some(between) = chunk.between
+                && between(l + 1, c.layers.len()).is_break()
+            {
+                return Err(EngineError::Cancelled);
             }
             if let Some(trace) = chunk.trace.as_deref_mut() {
                 let streams = b.read(&s.h);
@@ -367,14 +385,24 @@ impl<B: Backend> Forward<B> {
         if !std::mem::take(&mut cache.behind) {
             return Ok(());
         }
-        let Some(backlog) = cache.backlog.take() else {
+        let Some(mut backlog) = cache.backlog.take() else {
             return Ok(());
         };
         let (b, layers) = (&self.backend, self.cfg.layers.len());
         let cone = self.cone(cache.len, cache.len, cache);
         let decoder = cone.decoder();
-        for layer in cache.layers.iter_mut().skip(decoder) {
-            b.restart_rows(&mut layer.window, 0);
+        let windows = &mut cache.layers[decoder..];
+        if windows
+            .iter()
+            .all(|l| b.rows_len(&l.window) == backlog.first)
+        {
+            // They end where the rows begin, and are needed again if the call that follows is
+            // stopped as well.
+            backlog.keep_windows(windows);
+        } else {
+            for layer in windows {
+                b.restart_rows(&mut layer.window, 0);
+            }
         }
         for from in (0..backlog.ids.len()).step_by(CATCH_UP_ROWS) {
             let to = backlog.ids.len().min(from + CATCH_UP_ROWS);

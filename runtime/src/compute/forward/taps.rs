@@ -174,6 +174,17 @@ impl<B: Backend> Taps<B> {
         }
     }
 
+    /// Forgets all states.
+    pub(super) fn restart(&mut self) {
+        for site in &mut self.sites {
+            *site = Site {
+                first: 0,
+                rows: B::Buf::default(),
+            };
+        }
+        self.unchanged = 0;
+    }
+
     /// Bytes held.
     pub(super) fn bytes(&self, b: &B) -> usize {
         self.sites.iter().map(|site| b.buf_bytes(&site.rows)).sum()
