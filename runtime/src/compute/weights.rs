@@ -36,9 +36,9 @@ pub struct Compressor<B: Backend> {
     /// Pooling logits, `[c * width, d]`; none where an entry is one token.
     pub gate: Option<Linear<B>>,
     /// Added to the logits, `[ratio, c * width]`; V4 only.
-    pub ape: Option<Vec<f32>>,
+    pub ape: Option<B::Vector>,
     /// Gain of the norm after pooling, `[width]`.
-    pub norm: Vec<f32>,
+    pub norm: B::Vector,
 }
 
 /// Where index keys come from.
@@ -51,7 +51,7 @@ pub enum IndexKeys<B: Backend> {
         /// `[index width, width]`.
         proj: Linear<B>,
         /// Gain of the norm after it, `[index width]`.
-        norm: Vec<f32>,
+        norm: B::Vector,
     },
 }
 
@@ -70,7 +70,7 @@ pub struct EngramWeights<B: Backend> {
     /// Rows to one key per stream, then the value: `[(streams + 1) * d, channels]`.
     pub wkv: Linear<B>,
     /// Gain on the streams times gain on the keys, `[streams, d]`.
-    pub gain: Vec<f32>,
+    pub gain: B::Vector,
 }
 
 /// Attention weights of one layer (spec 3.2).
@@ -78,11 +78,11 @@ pub struct EngramWeights<B: Backend> {
 #[allow(missing_docs)] // named as in spec section 2.2
 pub struct AttentionWeights<B: Backend> {
     pub q_a: Linear<B>,
-    pub q_a_norm: Vec<f32>,
+    pub q_a_norm: B::Vector,
     pub q_b: Linear<B>,
     pub kv: Linear<B>,
-    pub kv_norm: Vec<f32>,
-    pub sinks: Vec<f32>,
+    pub kv_norm: B::Vector,
+    pub sinks: B::Vector,
     pub out_a: Linear<B>,
     pub out_b: Linear<B>,
     pub compressor: Option<Compressor<B>>,
@@ -90,15 +90,31 @@ pub struct AttentionWeights<B: Backend> {
     pub indexer: Option<Indexer<B>>,
 }
 
+/// What experts are chosen by.
+#[derive(Debug)]
+pub enum Choice<B: Backend> {
+    /// Scores with this bias.
+    Bias(B::Vector),
+    /// Token ids: the first layers.
+    ByToken(TokenTable<B>),
+}
+
+/// The experts of every token id, `[vocab, used]`.
+#[derive(Debug)]
+pub struct TokenTable<B: Backend> {
+    /// Where the host finds them.
+    pub host: Arc<[u32]>,
+    /// Where the backend does.
+    pub device: B::Table,
+}
+
 /// Router and experts of one layer (spec 3.6).
 #[derive(Debug)]
 pub struct FeedForward<B: Backend> {
     /// Router, `[experts, d]`.
     pub router: B::Weight,
-    /// Selection bias, absent in hash-routed layers.
-    pub bias: Option<Vec<f32>>,
-    /// `[vocab, used]`, in hash-routed layers.
-    pub by_token: Option<Vec<u32>>,
+    /// What experts are chosen by.
+    pub choice: Choice<B>,
     /// Routed experts.
     pub routed: ExpertWeights<B>,
     /// Shared expert.
@@ -113,10 +129,10 @@ pub struct FeedForward<B: Backend> {
 pub struct LayerWeights<B: Backend> {
     pub engram: Option<EngramWeights<B>>,
     pub hc_attn: HcWeights<B>,
-    pub attn_norm: Vec<f32>,
+    pub attn_norm: B::Vector,
     pub attn: AttentionWeights<B>,
     pub hc_ffn: HcWeights<B>,
-    pub ffn_norm: Vec<f32>,
+    pub ffn_norm: B::Vector,
     pub ffn: FeedForward<B>,
 }
 
@@ -128,7 +144,7 @@ pub struct Weights<B: Backend> {
     pub layers: Vec<LayerWeights<B>>,
     /// V4 only; V4.1 ends with the last site's mix.
     pub hc_head: Option<HcWeights<B>>,
-    pub norm: Vec<f32>,
+    pub norm: B::Vector,
     pub head: Linear<B>,
     /// Every projection that adapters can change.
     pub sites: Arc<[Site]>,
@@ -317,7 +333,11 @@ impl<B: Backend> Loader<'_, B> {
         known.unwrap_or_default()
     }
 
-    fn vector(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, EngineError> {
+    fn vector(&self, name: &str, dims: &[usize]) -> Result<B::Vector, EngineError> {
+        Ok(self.backend.vector(self.values(name, dims)?))
+    }
+
+    fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, EngineError> {
         let tensor = self.tensor(name, dims)?;
         tensor.check()?;
         let values = tensor.to_f32()?;
@@ -465,9 +485,10 @@ impl<B: Backend> Loader<'_, B> {
             }
             self.vector(&product, &[d, streams])?
         } else {
-            let q = self.vector(self.any_name(&[q, q_norm]), &[d, streams])?;
-            let k = self.vector(self.any_name(&[k, k_norm]), &[d, streams])?;
-            q.iter().zip(&k).map(|(q, k)| q * k).collect()
+            let q = self.values(self.any_name(&[q, q_norm]), &[d, streams])?;
+            let k = self.values(self.any_name(&[k, k_norm]), &[d, streams])?;
+            let product = q.iter().zip(&k).map(|(q, k)| q * k);
+            self.backend.vector(product.collect())
         };
         Ok(EngramWeights {
             wkv: self.linear(self.any_name(&[kv, wkv]), &[channels, (streams + 1) * d])?,
@@ -533,15 +554,10 @@ impl<B: Backend> Loader<'_, B> {
         };
         Ok(FeedForward {
             router: self.matrix(&format!("{p}.ffn_gate_inp.weight"), &[d, e])?,
-            bias: if layer.hash_routed {
-                None
+            choice: if layer.hash_routed {
+                Choice::ByToken(self.token_table(&format!("{p}.ffn_gate_tid2eid.weight"))?)
             } else {
-                Some(self.vector(&format!("{p}.exp_probs_b.bias"), &[e])?)
-            },
-            by_token: if layer.hash_routed {
-                Some(self.token_table(&format!("{p}.ffn_gate_tid2eid.weight"))?)
-            } else {
-                None
+                Choice::Bias(self.vector(&format!("{p}.exp_probs_b.bias"), &[e])?)
             },
             routed: self.routed(p, i, layer)?,
             shared,
@@ -550,30 +566,30 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     /// The experts of every token id, checked.
-    fn token_table(&self, name: &str) -> Result<Vec<u32>, EngineError> {
+    fn token_table(&self, name: &str) -> Result<TokenTable<B>, EngineError> {
         let c = self.cfg;
         let tensor = self.tensor(name, &[c.experts_used, c.vocab])?;
         tensor.check()?;
         if tensor.ty() != v4_quant::GgmlType::I32 {
             return Err(tensor.error(format_args!("is {}, not I32", tensor.ty())));
         }
-        tensor
-            .data()
-            .chunks_exact(4)
-            .enumerate()
-            .map(|(i, b)| {
-                let e = i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                u32::try_from(e)
-                    .ok()
-                    .filter(|&e| (e as usize) < c.experts)
-                    .ok_or_else(|| {
-                        tensor.error(format_args!(
-                            "sends token {} to expert {e}, but there are only {}",
-                            i / c.experts_used,
-                            c.experts
-                        ))
-                    })
-            })
-            .collect()
+        let experts = tensor.data().chunks_exact(4).enumerate().map(|(i, b)| {
+            let e = i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            u32::try_from(e)
+                .ok()
+                .filter(|&e| (e as usize) < c.experts)
+                .ok_or_else(|| {
+                    tensor.error(format_args!(
+                        "sends token {} to expert {e}, but there are only {}",
+                        i / c.experts_used,
+                        c.experts
+                    ))
+                })
+        });
+        let host: Arc<[u32]> = experts.collect::<Result<_, _>>()?;
+        Ok(TokenTable {
+            device: self.backend.table(&host),
+            host,
+        })
     }
 }

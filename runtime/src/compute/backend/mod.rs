@@ -12,10 +12,12 @@
 pub mod cpu;
 mod views;
 
+use std::sync::Arc;
+
 use crate::error::EngineError;
 use crate::residency::experts::StreamedLayer;
 
-use crate::compute::arithmetic::RopeTable;
+use crate::compute::arithmetic::Rope;
 use crate::compute::cache_rows::RowFormat;
 use crate::model::Tensor;
 pub use views::{LowRank, WeightRows};
@@ -26,9 +28,9 @@ pub struct HcWeights<B: Backend> {
     /// `[mix, hc * d]`: 24 rows for four streams, `hc` rows for the head.
     pub func: B::Weight,
     /// One value per row of `func`.
-    pub base: Vec<f32>,
+    pub base: B::Vector,
     /// One value per group of rows: pre, post, comb; only pre for the head.
-    pub scale: Vec<f32>,
+    pub scale: B::Vector,
 }
 
 /// Constants of the hyper-connections.
@@ -107,7 +109,7 @@ pub struct Attend<'a, B: Backend> {
     /// Tokens per compressed entry; unused with [`Entries::None`].
     pub ratio: usize,
     /// One extra logit per head, with value zero.
-    pub sinks: &'a [f32],
+    pub sinks: &'a B::Vector,
     /// Factor on scores.
     pub scale: f32,
 }
@@ -151,11 +153,11 @@ pub struct IndexSpec {
 
 /// How a layer chooses experts (spec 3.6).
 #[derive(Debug, Clone, Copy)]
-pub enum Choose<'a> {
+pub enum Choose<'a, B: Backend> {
     /// By token id: `[vocab, used]`, and the chunk's ids.
-    Hash(&'a [u32], &'a [u32]),
+    Hash(&'a B::Table, &'a [u32]),
     /// The highest scores after adding this bias.
-    Bias(&'a [f32]),
+    Bias(&'a B::Vector),
 }
 
 /// A router's constants.
@@ -171,7 +173,7 @@ pub struct RouteSpec {
     pub scale: f32,
 }
 
-/// Experts chosen for a chunk.
+/// Experts chosen for a chunk, in the host's memory.
 #[derive(Debug, Clone, Default)]
 pub struct Routing {
     /// Experts per token.
@@ -207,6 +209,14 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// A matrix of weights in any ggml type, possibly with a leading dimension
     /// of experts. Copies have the data in common.
     type Weight: Clone + Send + Sync + std::fmt::Debug;
+    /// A vector of constants, such as gains and biases.
+    type Vector: Clone + Send + Sync + std::fmt::Debug;
+    /// Experts by token id.
+    type Table: Clone + Send + Sync + std::fmt::Debug;
+    /// Cosines and sines of some positions, a row for each.
+    type Angles: Send + Sync + std::fmt::Debug;
+    /// Experts chosen for a chunk.
+    type Routing: Send + std::fmt::Debug;
     /// Cache rows, appended as the context grows.
     type Rows: Clone + Send + Sync + std::fmt::Debug;
     /// Rows of the groups that have not ended yet, of one compressor.
@@ -219,6 +229,14 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// # Errors
     /// If the tensor's type has no kernel here.
     fn load(&self, tensor: &Tensor) -> Result<Self::Weight, EngineError>;
+    /// Takes constants into use.
+    fn vector(&self, values: Vec<f32>) -> Self::Vector;
+    /// Takes a table of experts into use: `[vocab, used]`.
+    fn table(&self, values: &Arc<[u32]>) -> Self::Table;
+    /// The angles of these positions.
+    fn angles(&self, rope: &Rope, positions: &mut dyn Iterator<Item = u64>) -> Self::Angles;
+    /// Drops the angles of the first `n` positions.
+    fn drop_first_angles(&self, angles: &mut Self::Angles, n: usize);
 
     /// An empty store of cache rows of `width` channels.
     fn rows(&self, format: RowFormat, width: usize) -> Self::Rows;
@@ -259,7 +277,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         pending: &mut Self::Pending,
         kv: &Self::Buf,
         gate: &Self::Buf,
-        ape: Option<&[f32]>,
+        ape: Option<&Self::Vector>,
         out: &mut Self::Buf,
     );
 
@@ -325,9 +343,9 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn add(&self, x: &Self::Buf, y: &mut Self::Buf);
 
     /// RMS norm in place of every `width` channels, times `gain` if there is one.
-    fn rms_norm(&self, x: &mut Self::Buf, width: usize, gain: Option<&[f32]>, eps: f32);
-    /// Rotates the tail of every `width` channels; row `r` uses `table`'s row `r`.
-    fn rope(&self, x: &mut Self::Buf, width: usize, table: &RopeTable, inverse: bool);
+    fn rms_norm(&self, x: &mut Self::Buf, width: usize, gain: Option<&Self::Vector>, eps: f32);
+    /// Rotates the tail of every `width` channels; row `r` uses row `r` of the angles.
+    fn rope(&self, x: &mut Self::Buf, width: usize, angles: &Self::Angles, inverse: bool);
     /// Normalised Walsh–Hadamard transform of every `width` channels (a power
     /// of two) if asked, then the fp4 rounding of index keys.
     fn round_index(&self, x: &mut Self::Buf, width: usize, hadamard: bool);
@@ -350,7 +368,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// `[streams, d]` and (spec 3.7)
     /// `dot_i = sum(h_i gain_i key_i) / (rms(h_i) rms(key_i) sqrt(d))`,
     /// `gate_i = sigmoid(sign(dot_i) sqrt(max(|dot_i|, 1e-6)))`.
-    fn engram(&self, h: &mut Self::Buf, kv: &Self::Buf, gain: &[f32], p: HcParams);
+    fn engram(&self, h: &mut Self::Buf, kv: &Self::Buf, gain: &Self::Vector, p: HcParams);
 
     /// Scores every visible entry and chooses the best. `q` is
     /// `[tokens, heads * width]`, `w` `[tokens, heads]`.
@@ -369,7 +387,10 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn attend(&self, args: &Attend<'_, Self>, q: &Self::Buf, out: &mut Self::Buf);
 
     /// Chooses experts from router logits `[tokens, experts]`.
-    fn route(&self, logits: &Self::Buf, spec: RouteSpec, choose: Choose<'_>) -> Routing;
+    fn route(&self, logits: &Self::Buf, spec: RouteSpec, choose: Choose<'_, Self>)
+    -> Self::Routing;
+    /// Copies a choice of experts to the host.
+    fn read_routing(&self, routing: &Self::Routing) -> Routing;
     /// `y[t] = sum_j w2_e(weight_j * silu(g) * u)` over the token's experts in
     /// the order of `routing`, plus the shared expert.
     ///
@@ -379,7 +400,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         &self,
         routed: &ExpertWeights<Self>,
         shared: Option<&ExpertWeights<Self>>,
-        routing: &Routing,
+        routing: &Self::Routing,
         x: &Self::Buf,
         y: &mut Self::Buf,
     ) -> Result<(), EngineError>;

@@ -2,7 +2,6 @@
 
 use super::cache::{Branch, LayerCache};
 use super::{Cache, Chosen, Cone, Forward, KvPrecision, Lane, Scratch, Span};
-use crate::compute::arithmetic::RopeTable;
 use crate::compute::backend::{Attend, Backend, CandidatePool, Entries, IndexSpec, Sight};
 use crate::compute::trace::Trace;
 use crate::compute::weights::{AttentionWeights, Compressor, IndexKeys, Indexer};
@@ -18,7 +17,7 @@ impl<B: Backend> Forward<B> {
         caches: &mut [&mut Cache<B>],
         cone: &Cone,
         compress: bool,
-        span: &mut Span<'_>,
+        span: &mut Span<'_, B>,
         s: &mut Scratch<B>,
         trace: &mut Option<&mut Trace>,
     ) {
@@ -89,7 +88,7 @@ impl<B: Backend> Forward<B> {
     }
 
     /// `s.kv`: the rows that `s.x` gives a window.
-    pub(super) fn latents(&self, w: &AttentionWeights<B>, angles: &RopeTable, s: &mut Scratch<B>) {
+    pub(super) fn latents(&self, w: &AttentionWeights<B>, angles: &B::Angles, s: &mut Scratch<B>) {
         let (b, c) = (&self.backend, &self.cfg);
         self.linear(&w.kv, &s.x, &mut s.kv);
         b.rms_norm(&mut s.kv, c.head_dim, Some(&w.kv_norm), c.rms_eps);
@@ -97,7 +96,7 @@ impl<B: Backend> Forward<B> {
     }
 
     /// What each sequence's queries attend to: `s.q` to `s.attended`.
-    fn attend(&self, l: usize, caches: &[&mut Cache<B>], span: &Span<'_>, s: &mut Scratch<B>) {
+    fn attend(&self, l: usize, caches: &[&mut Cache<B>], span: &Span<'_, B>, s: &mut Scratch<B>) {
         let (b, c) = (&self.backend, &self.cfg);
         let attention = c.layers[l].attention;
         s.chosen.resize_with(span.lanes.len(), Chosen::default);
@@ -145,12 +144,12 @@ impl<B: Backend> Forward<B> {
     }
 
     /// Drops the first `n` rows in work.
-    fn drop_rows(&self, n: usize, span: &mut Span<'_>, s: &mut Scratch<B>) {
+    fn drop_rows(&self, n: usize, span: &mut Span<'_, B>, s: &mut Scratch<B>) {
         if n == 0 {
             return;
         }
         let b = &self.backend;
-        span.drop_first(n);
+        span.drop_first(b, n);
         b.drop_first_rows(&mut s.h, n);
         b.drop_first_rows(&mut s.x, n);
         if !self.lagged() {
@@ -164,7 +163,7 @@ impl<B: Backend> Forward<B> {
         l: usize,
         w: &Compressor<B>,
         caches: &mut [&mut Cache<B>],
-        span: &Span<'_>,
+        span: &Span<'_, B>,
         s: &mut Scratch<B>,
     ) {
         let (b, c) = (&self.backend, &self.cfg);
@@ -210,7 +209,7 @@ impl<B: Backend> Forward<B> {
         w: &Compressor<B>,
         branch: &mut Branch<B>,
         width: usize,
-        span: &Span<'_>,
+        span: &Span<'_, B>,
         lane: &Lane,
         s: &mut Scratch<B>,
     ) {
@@ -221,7 +220,7 @@ impl<B: Backend> Forward<B> {
         } else {
             let kv = self.rows_of(span, lane, &s.kv, &mut s.part);
             let gate = self.rows_of(span, lane, &s.gate, &mut s.part_out);
-            let ape = w.ape.as_deref();
+            let ape = w.ape.as_ref();
             b.pool(&mut branch.pending, kv, gate, ape, &mut s.pooled);
         }
         b.rms_norm(&mut s.pooled, width, Some(&w.norm), self.cfg.rms_eps);
@@ -246,8 +245,8 @@ impl<B: Backend> Forward<B> {
         let from = b.rows_len(after);
         let to = from + b.buf_rows(x);
         // An entry stands at its group's first token.
-        let positions = (from..to).map(|g| (g * ratio) as u64);
-        let angles = self.rope_compressed.table(positions);
+        let mut positions = (from..to).map(|g| (g * ratio) as u64);
+        let angles = b.angles(&self.rope_compressed, &mut positions);
         b.rope(x, width, &angles, false);
     }
 
@@ -265,7 +264,7 @@ impl<B: Backend> Forward<B> {
         l: usize,
         w: &Indexer<B>,
         caches: &[&mut Cache<B>],
-        span: &Span<'_>,
+        span: &Span<'_, B>,
         s: &mut Scratch<B>,
     ) {
         let (b, c) = (&self.backend, &self.cfg);
@@ -308,7 +307,7 @@ impl<B: Backend> Forward<B> {
 }
 
 /// Angles of the span's rows in a layer of that ratio.
-fn angles<'a>(span: &'a Span<'_>, ratio: usize) -> &'a RopeTable {
+fn angles<'a, B: Backend>(span: &'a Span<'_, B>, ratio: usize) -> &'a B::Angles {
     if ratio == 0 {
         &span.plain
     } else {

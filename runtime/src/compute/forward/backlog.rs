@@ -67,7 +67,7 @@ impl<B: Backend> Backlog<B> {
 
     /// Adds the rows that are about to enter the decoder, and forgets those
     /// before `needed`.
-    pub fn push(&mut self, b: &B, s: &Scratch<B>, span: &Span<'_>, needed: usize) {
+    pub fn push(&mut self, b: &B, s: &Scratch<B>, span: &Span<'_, B>, needed: usize) {
         if self.ids.is_empty() {
             self.first = span.first();
         }

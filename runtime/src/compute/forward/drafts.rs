@@ -210,9 +210,8 @@ impl<B: Backend> Drafter<B> {
             taps.read(b, positions.clone(), &mut s.rows);
             b.matmul(&w.main_proj, &s.rows, &mut s.x);
             b.rms_norm(&mut s.x, c.embedding, Some(&w.main_norm), c.rms_eps);
-            let angles = f
-                .rope_plain
-                .table(positions.start as u64..positions.end as u64);
+            let mut at = positions.start as u64..positions.end as u64;
+            let angles = b.angles(&f.rope_plain, &mut at);
             for (layer, weights) in cache.cache.layers.iter_mut().zip(&f.weights.layers) {
                 f.latents(&weights.attn, &angles, s);
                 b.push_rows(&mut layer.window, &s.kv);

@@ -21,7 +21,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use crate::compute::adapters::{Adapter, Site};
-use crate::compute::arithmetic::{Rope, RopeAngles, RopeTable};
+use crate::compute::arithmetic::{Rope, RopeAngles};
 use crate::compute::backend::{Backend, HcParams, Sight};
 use crate::compute::trace::Trace;
 use crate::compute::weights::{Linear, Weights};
@@ -123,14 +123,14 @@ impl<B: Backend> Default for Scratch<B> {
 
 /// The rows in work: consecutive tokens of one sequence, fewer from layer to layer where
 /// not all are needed, or some of each of several sequences.
-struct Span<'a> {
+struct Span<'a, B: Backend> {
     lanes: Vec<Lane>,
     /// Their ids, one sequence after the other.
     ids: &'a [u32],
     /// Their angles in layers with a window only.
-    plain: RopeTable,
+    plain: B::Angles,
     /// Their angles in layers that compress.
-    compressed: RopeTable,
+    compressed: B::Angles,
     /// What they see of the window.
     sight: Sight,
 }
@@ -144,7 +144,7 @@ struct Lane {
     rows: Range<usize>,
 }
 
-impl Span<'_> {
+impl<B: Backend> Span<'_, B> {
     /// Of the only sequence, or the first one's.
     fn first(&self) -> usize {
         self.lanes[0].first
@@ -155,13 +155,13 @@ impl Span<'_> {
     }
 
     /// Drops rows of the only sequence.
-    fn drop_first(&mut self, n: usize) {
+    fn drop_first(&mut self, b: &B, n: usize) {
         debug_assert_eq!(self.lanes.len(), 1);
         self.lanes[0].first += n;
         self.lanes[0].rows.end -= n;
         self.ids = &self.ids[n..];
-        self.plain.drop_first(n);
-        self.compressed.drop_first(n);
+        b.drop_first_angles(&mut self.plain, n);
+        b.drop_first_angles(&mut self.compressed, n);
     }
 }
 
@@ -462,7 +462,7 @@ impl<B: Backend> Forward<B> {
         &self,
         sequences: impl Iterator<Item = (usize, usize)>,
         ids: &'a [u32],
-    ) -> Span<'a> {
+    ) -> Span<'a, B> {
         let mut done = 0;
         let lane = |(first, rows)| {
             let from = done;
@@ -477,8 +477,8 @@ impl<B: Backend> Forward<B> {
         };
         Span {
             ids,
-            plain: self.rope_plain.table(positions()),
-            compressed: self.rope_compressed.table(positions()),
+            plain: self.backend.angles(&self.rope_plain, &mut positions()),
+            compressed: self.backend.angles(&self.rope_compressed, &mut positions()),
             sight: Sight::default(),
             lanes,
         }
@@ -487,7 +487,7 @@ impl<B: Backend> Forward<B> {
     /// One sequence's rows of `x`: all, or a copy in `part`.
     fn rows_of<'x>(
         &self,
-        span: &Span<'_>,
+        span: &Span<'_, B>,
         lane: &Lane,
         x: &'x B::Buf,
         part: &'x mut B::Buf,

@@ -3,7 +3,7 @@
 use super::{Cache, Cone, Forward, Scratch, Span};
 use crate::compute::backend::{Backend, Choose, ExpertWeights, RouteSpec};
 use crate::compute::trace::Trace;
-use crate::compute::weights::LayerWeights;
+use crate::compute::weights::{Choice, LayerWeights};
 use crate::error::EngineError;
 use crate::residency::engram::Fetch;
 
@@ -18,7 +18,7 @@ impl<B: Backend> Forward<B> {
         caches: &mut [&mut Cache<B>],
         cone: &Cone,
         compress: bool,
-        span: &mut Span<'_>,
+        span: &mut Span<'_, B>,
         s: &mut Scratch<B>,
         trace: &mut Option<&mut Trace>,
     ) -> Result<(), EngineError> {
@@ -38,9 +38,10 @@ impl<B: Backend> Forward<B> {
     pub fn expect_experts(&self, ids: &[u32]) {
         let used = self.cfg.experts_used;
         for layer in &self.weights.layers {
-            if let (Some(table), Some(streamed)) = (&layer.ffn.by_token, &layer.ffn.routed.streamed)
+            if let (Choice::ByToken(table), Some(streamed)) =
+                (&layer.ffn.choice, &layer.ffn.routed.streamed)
             {
-                let of = |&id: &u32| &table[id as usize * used..][..used];
+                let of = |&id: &u32| &table.host[id as usize * used..][..used];
                 let mut experts: Vec<u32> = ids.iter().flat_map(of).copied().collect();
                 experts.sort_unstable();
                 experts.dedup();
@@ -109,13 +110,13 @@ impl<B: Backend> Forward<B> {
             normalise: c.expert_weights_norm,
             scale: c.expert_weights_scale,
         };
-        let choose = match (&w.ffn.by_token, &w.ffn.bias) {
-            (Some(table), _) => Choose::Hash(table, ids),
-            (None, bias) => Choose::Bias(bias.as_deref().unwrap_or_default()),
+        let choose = match &w.ffn.choice {
+            Choice::ByToken(table) => Choose::Hash(&table.device, ids),
+            Choice::Bias(bias) => Choose::Bias(bias),
         };
         let routing = b.route(&s.router, spec, choose);
         if let Some(trace) = trace.as_deref_mut() {
-            trace.experts(l, &routing);
+            trace.experts(l, &b.read_routing(&routing));
         }
         // With an adapter the shared expert is computed by itself, to the same bits.
         let adapted = w.ffn.shared_sites.iter().any(|&site| self.adapts(site));

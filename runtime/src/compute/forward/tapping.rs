@@ -36,7 +36,7 @@ impl<B: Backend> Forward<B> {
         l: usize,
         moment: Moment,
         caches: &mut [&mut Cache<B>],
-        span: &Span<'_>,
+        span: &Span<'_, B>,
         s: &mut Scratch<B>,
     ) {
         let Some(sites) = self.taps.as_ref().filter(|sites| sites.moment == moment) else {

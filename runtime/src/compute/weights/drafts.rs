@@ -31,9 +31,9 @@ pub enum DraftInput<B: Backend> {
 #[derive(Debug)]
 pub struct MtpWeights<B: Backend> {
     /// Gain of the embedding's norm, `[d]`.
-    pub e_norm: Vec<f32>,
+    pub e_norm: B::Vector,
     /// Gain of the norm of each stream, `[d]`.
-    pub h_norm: Vec<f32>,
+    pub h_norm: B::Vector,
     /// What projects both.
     pub proj: MtpProjections<B>,
 }
@@ -58,7 +58,7 @@ pub struct DsparkWeights<B: Backend> {
     /// From the target's states to the context, `[d, targets * d]`.
     pub main_proj: B::Weight,
     /// Gain of the norm after it, `[d]`.
-    pub main_norm: Vec<f32>,
+    pub main_norm: B::Vector,
     /// A row for the token before, `[vocab, rank]`.
     pub markov_in: B::Weight,
     /// From such a row to what it adds to the logits, `[vocab, rank]`.

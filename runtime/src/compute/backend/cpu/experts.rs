@@ -17,7 +17,7 @@ pub(super) fn route(
     rows: &RowKernels,
     logits: &Matrix,
     spec: RouteSpec,
-    choose: Choose<'_>,
+    choose: Choose<'_, Cpu>,
 ) -> Routing {
     let tokens = logits.rows;
     let mut routing = Routing {
@@ -476,7 +476,12 @@ mod tests {
             normalise: true,
             scale: 1.5,
         };
-        let r = route(rows(), &logits, spec, Choose::Bias(&[0.0, 9.0, 9.0, 0.0]));
+        let r = route(
+            rows(),
+            &logits,
+            spec,
+            Choose::Bias(&vec![0.0, 9.0, 9.0, 0.0]),
+        );
         assert_eq!(r.experts, [1, 2]);
         assert_eq!(r.margins.len(), 1);
         assert_eq!(r.weights, [0.75, 0.75]);

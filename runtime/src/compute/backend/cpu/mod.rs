@@ -13,6 +13,7 @@ mod matmul;
 mod pool;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use v4_quant::dot::Kernels;
@@ -21,7 +22,7 @@ use super::{
     Attend, Backend, CandidatePool, Choose, ExpertWeights, HcParams, HcWeights, IndexSpec,
     PoolSpec, RouteSpec, Routing,
 };
-use crate::compute::arithmetic::{RopeTable, RowKernels};
+use crate::compute::arithmetic::{Rope, RopeTable, RowKernels};
 use crate::compute::backend::LowRank;
 use crate::compute::cache_rows::{HostRows, RowFormat};
 use crate::compute::profile::{Operation, Profile, Profiler, Work};
@@ -116,6 +117,10 @@ impl Cpu {
 impl Backend for Cpu {
     type Buf = Matrix;
     type Weight = Tensor;
+    type Vector = Vec<f32>;
+    type Table = Arc<[u32]>;
+    type Angles = RopeTable;
+    type Routing = Routing;
     type Rows = HostRows;
     type Pending = Pending;
     type Selection = Selection;
@@ -128,6 +133,22 @@ impl Backend for Cpu {
             )));
         }
         Ok(tensor.clone())
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Vec<f32> {
+        values
+    }
+
+    fn table(&self, values: &Arc<[u32]>) -> Arc<[u32]> {
+        Arc::clone(values)
+    }
+
+    fn angles(&self, rope: &Rope, positions: &mut dyn Iterator<Item = u64>) -> RopeTable {
+        rope.table(positions)
+    }
+
+    fn drop_first_angles(&self, angles: &mut RopeTable, n: usize) {
+        angles.drop_first(n);
     }
 
     fn rows(&self, format: RowFormat, width: usize) -> HostRows {
@@ -214,12 +235,12 @@ impl Backend for Cpu {
         pending: &mut Pending,
         kv: &Matrix,
         gate: &Matrix,
-        ape: Option<&[f32]>,
+        ape: Option<&Vec<f32>>,
         out: &mut Matrix,
     ) {
         self.profiler
             .time(Operation::Compressor, Work::default, || {
-                pending.pool(self.rows, kv, gate, ape, out);
+                pending.pool(self.rows, kv, gate, ape.map(Vec::as_slice), out);
             });
     }
 
@@ -316,7 +337,8 @@ impl Backend for Cpu {
         }
     }
 
-    fn rms_norm(&self, x: &mut Matrix, width: usize, gain: Option<&[f32]>, eps: f32) {
+    fn rms_norm(&self, x: &mut Matrix, width: usize, gain: Option<&Vec<f32>>, eps: f32) {
+        let gain = gain.map(Vec::as_slice);
         let run = || elementwise::rms_norm(self.rows, x, width, gain, eps);
         self.profiler.time(Operation::Norm, Work::default, run);
     }
@@ -369,7 +391,7 @@ impl Backend for Cpu {
         });
     }
 
-    fn engram(&self, h: &mut Matrix, kv: &Matrix, gain: &[f32], p: HcParams) {
+    fn engram(&self, h: &mut Matrix, kv: &Matrix, gain: &Vec<f32>, p: HcParams) {
         let run = || engram::add(self.rows, h, kv, gain, p);
         self.profiler.time(Operation::Engram, Work::default, run);
     }
@@ -399,9 +421,13 @@ impl Backend for Cpu {
         self.profiler.time(Operation::Attention, work, run);
     }
 
-    fn route(&self, logits: &Matrix, spec: RouteSpec, choose: Choose<'_>) -> Routing {
+    fn route(&self, logits: &Matrix, spec: RouteSpec, choose: Choose<'_, Self>) -> Routing {
         let run = || experts::route(self.rows, logits, spec, choose);
         self.profiler.time(Operation::Router, Work::default, run)
+    }
+
+    fn read_routing(&self, routing: &Routing) -> Routing {
+        routing.clone()
     }
 
     fn experts(
