@@ -1,0 +1,29 @@
+// What Rust calls. See src/run.rs.
+
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+extern "C" {
+
+struct shim_kernel {
+    const char *name;
+    void (*entry)(const void *args);
+    size_t args_size;
+};
+
+// All kernels of the program, in no order.
+const struct shim_kernel *shim_kernels(size_t *count);
+
+// In which order the threads of a block run, and blocks.
+struct shim_order {
+    int kind; // 0 forward, 1 reversed, 2 random
+    uint64_t seed;
+};
+
+// Runs a kernel to its end. Returns 0, or 1 with a message in `error`.
+int shim_run(const struct shim_kernel *kernel, const uint32_t grid[3], const uint32_t block[3],
+             uint32_t shared_bytes, const void *args, const struct shim_order *order, char *error,
+             size_t error_len);
+}
