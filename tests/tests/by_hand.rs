@@ -1,26 +1,17 @@
 //! `docs/arithmetic.md` defines every bit: the tiny models, computed in plain scalar code that
 //! was written from that page, have the logits of the engine.
 //!
-//! Nothing here calls what the engine computes with. The modules follow the page's sections.
+//! Nothing here calls what the engine computes with. Sections 2 to 5 of the page are in
+//! `tests/by-hand`, the model is here.
 
-#[path = "by_hand/angles.rs"]
-mod angles;
 #[path = "by_hand/attention.rs"]
 mod attention;
 #[path = "by_hand/cache.rs"]
 mod cache;
-#[path = "by_hand/encoders.rs"]
-mod encoders;
 #[path = "by_hand/engram.rs"]
 mod engram;
-#[path = "by_hand/functions.rs"]
-mod functions;
 #[path = "by_hand/model.rs"]
 mod model;
-#[path = "by_hand/products.rs"]
-mod products;
-#[path = "by_hand/rows.rs"]
-mod rows;
 #[path = "by_hand/weights.rs"]
 mod weights;
 

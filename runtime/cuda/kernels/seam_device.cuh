@@ -11,6 +11,9 @@
     extern "C" __global__ void __launch_bounds__(threads) name(const Args args)
 #define KERNEL(name, Args) KERNEL_THREADS(name, Args, 1024)
 
+// Before a loop of a known length whose variables index registers.
+#define UNROLL _Pragma("unroll")
+
 // A table of constants that all kernels of a file read.
 #define CONSTANT static __constant__
 

@@ -182,10 +182,9 @@ int Machine::run(const shim_kernel &kernel, const uint32_t grid[3], const uint32
     now.shared = memory + red_zone;
     now.shared_bytes = shared_bytes;
 
-    unsigned mode = _mm_getcsr();
-    _mm_setcsr(mode | flush_mode);
+    uint32_t mode = shim_flush();
     run_blocks(grid);
-    _mm_setcsr(mode);
+    shim_restore(mode);
     unpoison(memory, red_zone + most_shared + red_zone);
     return failed ? 1 : 0;
 }
@@ -510,3 +509,11 @@ extern "C" int shim_run(const shim_kernel *kernel, const uint32_t grid[3], const
                         char *error, size_t error_len) {
     return shim::machine().run(*kernel, grid, block, shared_bytes, args, *order, error, error_len);
 }
+
+extern "C" uint32_t shim_flush(void) {
+    uint32_t mode = _mm_getcsr();
+    _mm_setcsr(mode | shim::flush_mode);
+    return mode;
+}
+
+extern "C" void shim_restore(uint32_t mode) { _mm_setcsr(mode); }

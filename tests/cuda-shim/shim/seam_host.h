@@ -22,6 +22,7 @@
     static void name##_kernel([[maybe_unused]] const Args &args)
 #define KERNEL(name, Args) KERNEL_THREADS(name, Args, 1024)
 
+#define UNROLL
 #define CONSTANT static constexpr
 
 // The place in the kernel from which a function is called.

@@ -26,4 +26,8 @@ struct shim_order {
 int shim_run(const struct shim_kernel *kernel, const uint32_t grid[3], const uint32_t block[3],
              uint32_t shared_bytes, const void *args, const struct shim_order *order, char *error,
              size_t error_len);
+
+// Makes this thread flush subnormals as kernels do. Returns what to give back.
+uint32_t shim_flush(void);
+void shim_restore(uint32_t mode);
 }

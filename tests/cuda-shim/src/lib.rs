@@ -15,4 +15,4 @@ mod bench;
 mod run;
 
 pub use bench::{Bench, BenchError, Region};
-pub use run::{Kernel, LaunchError, Order, Shape, kernels};
+pub use run::{Kernel, LaunchError, Order, Shape, flushed, kernels};

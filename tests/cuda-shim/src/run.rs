@@ -32,6 +32,27 @@ unsafe extern "C" {
         error: *mut c_char,
         error_len: usize,
     ) -> c_int;
+    fn shim_flush() -> u32;
+    fn shim_restore(mode: u32);
+}
+
+/// Runs `f` in the mode of kernels and of the engine's workers: subnormal results and arguments
+/// are zeros.
+pub fn flushed<R>(f: impl FnOnce() -> R) -> R {
+    /// Back to the mode before, also by way of a panic.
+    struct Restore(u32);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: the mode that this thread had.
+            unsafe { shim_restore(self.0) };
+        }
+    }
+
+    // SAFETY: the compiler takes for granted that operations on floats give what IEEE 754 says;
+    // in this mode some give zero instead, which is also a value of their type.
+    let _restore = Restore(unsafe { shim_flush() });
+    f()
 }
 
 /// In which order the threads of a block run, and the blocks of a grid.

@@ -1,11 +1,11 @@
 //! Attention: steps 4 to 8 of section 6 of `docs/arithmetic.md`.
 
+use v4_by_hand::products::float32;
+use v4_by_hand::rows::{best, rms_norm_plain, softmax_with_sink};
 use v4_runtime::model::{Attention, Candidates, Family, IndexRole};
 
 use super::cache::index_score;
 use super::model::ByHand;
-use super::products::float32;
-use super::rows::{best, rms_norm_plain, softmax_with_sink};
 
 /// What layers of V4.1 leave to later layers.
 #[derive(Default)]

@@ -1,12 +1,13 @@
 //! What a layer keeps of earlier tokens: section 5 of `docs/arithmetic.md`, and the
 //! compressors of section 6.
 
+use v4_by_hand::encoders::{
+    Fp4Block, bf16, e2m1_blocks, e2m1_blocks_with_e4m3, e4m3_blocks, hadamard,
+};
+use v4_by_hand::products::float32;
+use v4_by_hand::rows::pool;
 use v4_runtime::KvPrecision;
 use v4_runtime::model::{Family, ModelConfig};
-
-use super::encoders::{Fp4Block, bf16, e2m1_blocks, e2m1_blocks_with_e4m3, e4m3_blocks, hadamard};
-use super::products::float32;
-use super::rows::pool;
 
 /// The caches of one layer. Nothing is dropped.
 #[derive(Default)]

@@ -1,17 +1,17 @@
 //! A model computed token by token: section 6 of `docs/arithmetic.md`.
 
+use v4_by_hand::angles::{Angles, Yarn};
+use v4_by_hand::rows::{
+    Choice, Mix, Routing, collapse, engram_gate, expand, head_weights, inverse_rms, mix, rms_norm,
+    route, swiglu,
+};
 use v4_files::gguf::GgufFile;
 use v4_runtime::model::{Family, ModelConfig};
 use v4_runtime::{KvPrecision, Precision};
 
-use super::angles::Angles;
 use super::attention::Shared;
 use super::cache::{Cache, Formats};
 use super::engram::Addresses;
-use super::rows::{
-    Choice, Mix, Routing, collapse, engram_gate, expand, head_weights, inverse_rms, mix, rms_norm,
-    route, swiglu,
-};
 use super::weights::Weights;
 use super::{LayerResult, Position};
 
@@ -31,13 +31,19 @@ impl ByHand {
     pub fn new(file: &GgufFile, precision: Precision, kv: KvPrecision) -> Self {
         let config = ModelConfig::from_gguf(file).unwrap();
         let d = config.rope_dim;
+        let yarn = config.yarn.map(|yarn| Yarn {
+            factor: yarn.factor,
+            original_context: yarn.original_context,
+            beta_fast: yarn.beta_fast,
+            beta_slow: yarn.beta_slow,
+        });
         Self {
             weights: Weights::read(file, precision),
             formats: Formats::new(&config, kv),
             caches: config.layers.iter().map(|_| Cache::default()).collect(),
             addresses: (config.family == Family::V41).then(|| Addresses::read(file)),
             plain: Angles::new(config.rope_theta, d, None),
-            compressed: Angles::new(config.compress_rope_theta, d, config.yarn),
+            compressed: Angles::new(config.compress_rope_theta, d, yarn),
             tokens: Vec::new(),
             config,
         }

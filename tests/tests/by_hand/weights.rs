@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use half::{bf16, f16};
+use v4_by_hand::functions::power_of_two;
+use v4_by_hand::products::{Matrix, Values};
 use v4_files::gguf::{GgufFile, TensorInfo};
 use v4_quant::GgmlType;
 use v4_runtime::Precision;
-
-use super::functions::power_of_two;
-use super::products::{Matrix, Values};
 
 /// All tensors of a file.
 pub struct Weights {

@@ -4,8 +4,10 @@
 //! padding, which [`kernel_args!`] checks; that both sides have the same size is checked where
 //! kernels are compiled.
 
+mod functions;
 mod rows;
 
+pub use functions::{Angles, InverseRms, MapFunction};
 pub use rows::Add;
 
 /// What a kernel takes.
@@ -21,6 +23,9 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
     }
     let mut all = Vec::new();
     all.extend(of::<Add>());
+    all.extend(of::<Angles>());
+    all.extend(of::<InverseRms>());
+    all.extend(of::<MapFunction>());
     all
 }
 

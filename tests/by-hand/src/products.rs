@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::rows::tree;
+use crate::rows::tree;
 
 /// The product of two rows in float32.
 pub fn float32(w: &[f32], x: &[f32]) -> f32 {
@@ -18,19 +18,26 @@ pub fn float32(w: &[f32], x: &[f32]) -> f32 {
 }
 
 /// A block of 32 activations in int8.
-struct Int8Block {
-    integers: Vec<i32>,
-    scale: f32,
+pub struct Int8Block {
+    /// At most 127 in magnitude.
+    pub integers: Vec<i32>,
+    /// What they are multiplied by.
+    pub scale: f32,
 }
 
-fn int8_blocks(x: &[f32]) -> Vec<Int8Block> {
+/// A row of activations in blocks.
+pub fn int8_blocks(x: &[f32]) -> Vec<Int8Block> {
     let round = |block: &[f32]| {
         let a = block.iter().fold(0f32, |a, x| a.max(x.abs()));
+        let all_zero = |scale| Int8Block {
+            integers: vec![0; 32],
+            scale,
+        };
+        if block.iter().any(|x| !x.is_finite()) {
+            return all_zero(f32::NAN);
+        }
         if a < 2f32.powi(-100) {
-            return Int8Block {
-                integers: vec![0; 32],
-                scale: 0.0,
-            };
+            return all_zero(0.0);
         }
         let factor = 127.0 / a;
         let round = |x: &f32| ((x * factor).round_ties_even() as i32).clamp(-127, 127);
@@ -44,7 +51,9 @@ fn int8_blocks(x: &[f32]) -> Vec<Int8Block> {
 
 /// Rows of weights.
 pub struct Matrix {
+    /// Values of a row.
     pub columns: usize,
+    /// All rows.
     pub values: Values,
 }
 
@@ -53,7 +62,12 @@ pub enum Values {
     /// For products in float32.
     Floats(Vec<f32>),
     /// For products in int8: blocks of 32 integers, and their scales.
-    Blocks { integers: Vec<i8>, scales: Vec<f32> },
+    Blocks {
+        /// The integers of all blocks.
+        integers: Vec<i8>,
+        /// One for each block.
+        scales: Vec<f32>,
+    },
 }
 
 impl Values {
@@ -75,6 +89,7 @@ fn decode(integers: &[i8], scales: &[f32]) -> Vec<f32> {
 }
 
 impl Matrix {
+    /// How many rows there are.
     pub fn rows(&self) -> usize {
         let values = match &self.values {
             Values::Floats(values) => values.len(),

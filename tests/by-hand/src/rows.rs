@@ -1,7 +1,7 @@
 //! Sections 1 and 3 of `docs/arithmetic.md`: sums in a stated order, and what is computed of
 //! rows of activations.
 
-use super::functions::{exp, inverse_sqrt, sigmoid, silu, sqrt_softplus};
+use crate::functions::{exp, inverse_sqrt, sigmoid, silu, sqrt_softplus};
 
 /// The tree over a power of two of lanes.
 pub fn tree<const N: usize>(mut lanes: [f32; N]) -> f32 {
@@ -28,11 +28,13 @@ fn largest(values: &[f32]) -> f32 {
     values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
+/// `1 / sqrt(mean x_i^2 + eps)`.
 pub fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     let squares = in_256_lanes(x.len(), |lane, i| x[i].mul_add(x[i], lane));
     inverse_sqrt(squares / x.len() as f32 + eps)
 }
 
+/// The RMS norm with gains.
 pub fn rms_norm(x: &[f32], gains: &[f32], eps: f32) -> Vec<f32> {
     let r = inverse_rms(x, eps);
     x.iter().zip(gains).map(|(x, g)| (x * r) * g).collect()
@@ -44,6 +46,7 @@ pub fn rms_norm_plain(x: &[f32], eps: f32) -> Vec<f32> {
     x.iter().map(|x| x * r).collect()
 }
 
+/// The weights of scores beside a sink.
 pub fn softmax_with_sink(scores: &[f32], sink: f32) -> Vec<f32> {
     let m = largest(scores).max(sink);
     let e: Vec<f32> = scores.iter().map(|x| exp(x - m)).collect();
@@ -52,10 +55,13 @@ pub fn softmax_with_sink(scores: &[f32], sink: f32) -> Vec<f32> {
     e.iter().map(|e| e * inverse).collect()
 }
 
+/// The clamped SwiGLU of a value.
 pub fn swiglu(gate: f32, up: f32, limit: f32) -> f32 {
-    let g = gate.min(limit);
-    let u = up.min(limit).max(-limit);
-    silu(g) * u
+    // Both keep a NaN.
+    let below = |x: f32| if x > limit { limit } else { x };
+    let u = below(up);
+    let u = if u < -limit { -limit } else { u };
+    silu(below(gate)) * u
 }
 
 /// Pools rows of `(values, logits)` channel by channel.
@@ -77,7 +83,9 @@ pub fn pool(rows: &[(&[f32], &[f32])]) -> Vec<f32> {
 
 /// What a site of hyper-connections mixes its streams by.
 pub struct Mix {
+    /// What a stream gives to the site.
     pub pre: Vec<f32>,
+    /// What it takes of the result.
     pub post: Vec<f32>,
     /// From stream `j` to stream `k`.
     pub comb: Vec<Vec<f32>>,
@@ -146,8 +154,13 @@ pub fn engram_gate(h: &[f32], key: &[f32], gains: &[f32], eps: f32) -> f32 {
     let n = h.len();
     let dot = in_256_lanes(n, |lane, i| (h[i] * gains[i]).mul_add(key[i], lane));
     let t = ((dot * inverse_rms(h, eps)) * inverse_rms(key, eps)) / (n as f32).sqrt();
-    let a = t.abs().max(1e-6).sqrt();
-    sigmoid(if t == 0.0 { 0.0 } else { a.copysign(t) })
+    let a = if t.abs() > 1e-6 { t.abs() } else { 1e-6 }.sqrt();
+    match t {
+        0.0 => sigmoid(0.0),
+        // max has no NaN to keep, but the result has.
+        t if t.is_nan() => t,
+        t => sigmoid(a.copysign(t)),
+    }
 }
 
 /// The largest of some scores.
@@ -173,11 +186,13 @@ pub fn best(scores: &[f32], count: usize) -> Best {
 
 /// The chosen experts and their weights.
 pub struct Routing {
+    /// Their numbers and weights, best first.
     pub experts: Vec<(usize, f32)>,
     /// That of [`Best`]; infinite where a table chose.
     pub margin: f32,
 }
 
+/// Chooses experts by the logits of a router.
 pub fn route(logits: &[f32], choice: Choice<'_>, scale: f32, normalised: bool) -> Routing {
     let scores: Vec<f32> = logits.iter().map(|x| sqrt_softplus(*x)).collect();
     let (experts, margin) = match choice {

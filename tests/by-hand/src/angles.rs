@@ -2,9 +2,20 @@
 
 use std::f64::consts::PI;
 
-use v4_runtime::model::Yarn;
+use crate::functions::cosine_and_sine;
 
-use super::functions::cosine_and_sine;
+/// How YaRN slows frequencies.
+#[derive(Debug, Clone, Copy)]
+pub struct Yarn {
+    /// By how much the slowest are slowed.
+    pub factor: f64,
+    /// Positions that the model was trained with at first.
+    pub original_context: f64,
+    /// Rotations above which a frequency stays.
+    pub beta_fast: f64,
+    /// Rotations below which it is divided by the factor.
+    pub beta_slow: f64,
+}
 
 /// A frequency for each pair of rotated channels, in units of 2^-64 turns a position.
 pub struct Angles(Vec<u64>);
@@ -19,6 +30,11 @@ impl Angles {
             (f * (2f64.powi(64) / (2.0 * PI))).round() as u64
         };
         Self((0..channels / 2).map(frequency).collect())
+    }
+
+    /// The frequencies.
+    pub fn frequencies(&self) -> &[u64] {
+        &self.0
     }
 
     /// Rotates the last channels of `row` by the angles of `position`.

@@ -2,7 +2,7 @@
 //!
 //! Values are kept as they are read back. The models of this test have no NaN to store.
 
-use super::functions::{inverse_sqrt, power_of_two};
+use crate::functions::{inverse_sqrt, power_of_two};
 
 fn largest_magnitude(block: &[f32]) -> f32 {
     block.iter().fold(0f32, |a, x| a.max(x.abs()))
@@ -40,6 +40,7 @@ fn e2m1(x: f32) -> f32 {
     rounded.min(6.0).copysign(x)
 }
 
+/// bf16, ties to even.
 pub fn bf16(row: &[f32]) -> Vec<f32> {
     let round = |x: &f32| half::bf16::from_f32(*x).to_f32();
     row.iter().map(round).collect()
@@ -69,6 +70,7 @@ pub fn e2m1_blocks_with_e4m3(row: &[f32]) -> Vec<f32> {
 pub struct Fp4Block {
     /// Twice the values.
     pub doubled: Vec<i32>,
+    /// What half of them is multiplied by.
     pub scale: f32,
 }
 

@@ -18,7 +18,11 @@ pub fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) as u32) << 23)
 }
 
+/// `e^x`.
 pub fn exp(x: f32) -> f32 {
+    if x.is_nan() {
+        return x;
+    }
     if x > constant(0x42b1_7217) {
         return f32::INFINITY;
     }
@@ -46,6 +50,7 @@ pub fn exp(x: f32) -> f32 {
     (p * power_of_two(h)) * power_of_two(k - h)
 }
 
+/// `1 / (1 + e^-x)`.
 pub fn sigmoid(x: f32) -> f32 {
     if x < -87.0 {
         return 0.0;
@@ -53,11 +58,13 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// `x / (1 + e^-x)`.
 pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-fn log1p(e: f32) -> f32 {
+/// `ln(1 + e)` for `0 <= e <= 1`.
+pub fn log1p(e: f32) -> f32 {
     let d = 2.0 + e;
     let s = e / d;
     let t = (-s).mul_add(d, e);
@@ -77,6 +84,7 @@ fn log1p(e: f32) -> f32 {
     2f32.mul_add(s, v)
 }
 
+/// `ln(1 + e^x)`.
 pub fn softplus(x: f32) -> f32 {
     if x < -20.0 {
         return exp(x);
@@ -85,6 +93,7 @@ pub fn softplus(x: f32) -> f32 {
     positive + log1p(exp(-x.abs()))
 }
 
+/// The square root of [`softplus`].
 pub fn sqrt_softplus(x: f32) -> f32 {
     if x < -20.0 {
         return exp(0.5 * x);
@@ -92,6 +101,7 @@ pub fn sqrt_softplus(x: f32) -> f32 {
     softplus(x).sqrt()
 }
 
+/// `1 / sqrt(x)`.
 pub fn inverse_sqrt(x: f32) -> f32 {
     1.0 / x.sqrt()
 }
