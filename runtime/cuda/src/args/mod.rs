@@ -1,14 +1,30 @@
 //! Arguments of kernels, field by field as the structs in `kernels/`.
 //!
-//! A `u64` that is called a pointer is an address in the memory that kernels see. No struct has
-//! padding, which [`kernel_args!`] checks; that both sides have the same size is checked where
-//! kernels are compiled.
+//! A `u64` that is called a pointer is an address in the memory that kernels see; where one may
+//! be missing, it is 0. No struct has padding, which [`kernel_args!`](crate::kernel_args) checks;
+//! that both sides have the same size is checked where kernels are compiled.
 
+mod cache;
+mod embed;
+mod engram;
 mod functions;
+mod hyper;
+mod pool;
 mod rows;
 
+pub use cache::{Pages, PushRows, ReadRows, RoundIndex, RowFormat};
+pub use embed::Embed;
+pub use engram::Engram;
 pub use functions::{Angles, InverseRms, MapFunction};
-pub use rows::Add;
+pub use hyper::{HcCollapse, HcExpand, HcFirstStream, HcHead, HcMix, Site};
+pub use pool::{Pool, PoolKeep, Tokens};
+pub use rows::{Add, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
+
+/// Threads of a block of a kernel that works on rows: one for each lane of a sum in 256 lanes.
+pub const ROW_THREADS: u32 = 256;
+
+/// Bytes of shared memory that a sum in 256 lanes takes.
+pub const SUM_BYTES: u32 = 1024;
 
 /// What a kernel takes.
 pub trait Args: Copy {
@@ -18,33 +34,58 @@ pub trait Args: Copy {
 
 /// The bytes that each kernel takes.
 pub fn sizes() -> Vec<(&'static str, usize)> {
-    fn of<A: Args>() -> impl Iterator<Item = (&'static str, usize)> {
-        A::KERNELS.iter().map(|kernel| (*kernel, size_of::<A>()))
+    macro_rules! all {
+        ($($args:ty),+ $(,)?) => {
+            [$((<$args>::KERNELS, size_of::<$args>())),+]
+        };
     }
-    let mut all = Vec::new();
-    all.extend(of::<Add>());
-    all.extend(of::<Angles>());
-    all.extend(of::<InverseRms>());
-    all.extend(of::<MapFunction>());
-    all
+    let all = all![
+        Add,
+        Angles,
+        Embed,
+        Engram,
+        HcCollapse,
+        HcExpand,
+        HcFirstStream,
+        HcHead,
+        HcMix,
+        InverseRms,
+        MapFunction,
+        Pool,
+        PoolKeep,
+        PushRows,
+        Quantise,
+        ReadRows,
+        RmsNorm,
+        Rope,
+        RoundIndex,
+        Swiglu,
+    ];
+    let each = |(kernels, size): (&'static [&'static str], usize)| {
+        kernels.iter().map(move |kernel| (*kernel, size))
+    };
+    all.into_iter().flat_map(each).collect()
 }
 
-/// Declares a struct of arguments for the kernels named in brackets.
+/// Declares a struct of arguments for the kernels named in brackets, or without them a part of
+/// such structs.
 ///
 /// It is `repr(C)`, and without padding: bytes that nobody wrote would make two equal launches
 /// differ.
 #[macro_export]
 macro_rules! kernel_args {
-    ($(#[$about:meta])* $name:ident [$($kernel:literal),+ $(,)?]
-     { $($(#[$doc:meta])* $field:ident: $type:ty,)+ }) => {
-        $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq)]
-        #[repr(C)]
-        pub struct $name { $($(#[$doc])* pub $field: $type,)+ }
+    ($(#[$about:meta])* $name:ident [$($kernel:literal),+ $(,)?] { $($fields:tt)* }) => {
+        $crate::kernel_args! { $(#[$about])* $name { $($fields)* } }
 
         impl $crate::args::Args for $name {
             const KERNELS: &'static [&'static str] = &[$($kernel),+];
         }
+    };
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)+ }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        #[repr(C)]
+        pub struct $name { $($(#[$doc])* pub $field: $type,)+ }
 
         const _: () = assert!(
             size_of::<$name>() == 0 $(+ size_of::<$type>())+,
