@@ -20,15 +20,16 @@ KERNEL_THREADS(hc_mix, HcMix, ROW_THREADS) {
     f32 r = inverse_rms(args.h + u64(block_x()) * width, width, site.norm_eps, lanes);
     const f32 *m = site.products + u64(block_x()) * mixes;
     f32 *out = args.mix + u64(block_x()) * mixes;
-    // Thread i has value i of pre and post, and value i of comb.
+    // Thread i has value i of pre and post, and value i of comb; of four streams, both halves of
+    // the first warp have comb. Nobody else reads a product that a thread overwrites.
     f32 own = 0.0f, comb = 0.0f;
     if (i < 2 * s) {
         own = sigmoid(fma_ff(mul_ff(m[i], r), site.scale[i / s], site.base[i]));
         own = i < s ? add_ff(own, site.eps) : mul_ff(2.0f, own);
     }
-    u32 at = s == 4 ? i % 16 : i;
-    if (at < s * s) {
-        comb = fma_ff(mul_ff(m[2 * s + at], r), site.scale[2], site.base[2 * s + at]);
+    if (s == 4 ? i < 32 : i < s * s) {
+        u32 at = 2 * s + (s == 4 ? i % 16 : i);
+        comb = fma_ff(mul_ff(m[at], r), site.scale[2], site.base[at]);
     }
     if (s == 4) {
         if (warp() == 0) {
@@ -37,8 +38,6 @@ KERNEL_THREADS(hc_mix, HcMix, ROW_THREADS) {
     } else {
         comb = sinkhorn(comb, s, site.iterations, site.eps, lanes);
     }
-    // The products have been read before others write in their place.
-    sync();
     if (i < 2 * s) {
         out[i] = own;
     }

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "sanitizers.h"
-
 #if !defined(__x86_64__)
 #error "the switch between fibers is written for x86-64"
 #endif
@@ -50,9 +48,8 @@ namespace shim {
 namespace {
 
 constexpr size_t page = 4096;
-constexpr size_t stack_bytes = sanitized ? 256 * 1024 : 64 * 1024;
 // The lowest page of each faults.
-constexpr size_t stride = stack_bytes + page;
+constexpr size_t stride = Stacks::bytes + page;
 
 } // namespace
 
@@ -63,10 +60,10 @@ Stacks::~Stacks() {
 }
 
 void *Stacks::start(size_t index, Main main, void *argument) {
-    char *low = base + index * stride + page;
-    unpoison(low, stack_bytes);
+    char *low = this->low(index);
+    unpoison(low, bytes);
     // Tops at different places of a page, or all stacks would compete for the same cache lines.
-    size_t top = reinterpret_cast<size_t>(low) + stack_bytes - (index % 61) * 64;
+    size_t top = reinterpret_cast<size_t>(low) + bytes - (index % 61) * 64;
     void **frame = reinterpret_cast<void **>(top - 72);
     frame[0] = nullptr;                            // r15
     frame[1] = nullptr;                            // r14
@@ -77,6 +74,8 @@ void *Stacks::start(size_t index, Main main, void *argument) {
     frame[6] = reinterpret_cast<void *>(shim_begin);
     return frame;
 }
+
+char *Stacks::low(size_t index) const { return base + index * stride + page; }
 
 size_t Stacks::take() {
     if (frees > 0) {

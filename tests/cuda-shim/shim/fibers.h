@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include "sanitizers.h"
+
 namespace shim {
 
 // What a fiber runs. It must not return.
@@ -16,9 +18,13 @@ extern "C" void shim_switch(void **save, void *load);
 // is in the cache.
 class Stacks {
   public:
+    static constexpr size_t bytes = sanitized ? 256 * 1024 : 64 * 1024;
+
     ~Stacks();
     // A stack on which `main(argument)` starts when it is switched to.
     void *start(size_t index, Main main, void *argument);
+    // Where a stack begins.
+    char *low(size_t index) const;
     // The index of a free stack.
     size_t take();
     void give(size_t index);

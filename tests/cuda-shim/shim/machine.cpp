@@ -25,9 +25,8 @@ namespace {
 constexpr uint32_t most_threads = 1024;
 constexpr uint32_t most_shared = 99 * 1024;
 constexpr uint32_t red_zone = 4096;
-// A NaN as f32, and as both halves; four bytes that differ from 0, and from each other's
-// neighbours.
-constexpr uint32_t poison_word = 0xffa5ffa5;
+// NaNs as f32, and as both halves, and no two neighbouring bytes the same.
+constexpr uint64_t poison_words = 0xffa5ffa5ffa5ffa5;
 // Flush subnormal results to zero, take subnormal arguments for zero.
 constexpr unsigned flush_mode = 0x8040;
 
@@ -57,19 +56,26 @@ struct Warp {
     void *requests[32];
 };
 
+// Whole words of poison, from an aligned start.
 void fill(unsigned char *start, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) {
-        start[i] = reinterpret_cast<const unsigned char *>(&poison_word)[i % 4];
+    for (size_t i = 0; i < bytes; i += 8) {
+        memcpy(start + i, &poison_words, 8);
     }
 }
 
+// Whether they are still there, from any start.
 bool is_filled(const unsigned char *start, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) {
-        if (start[i] != reinterpret_cast<const unsigned char *>(&poison_word)[i % 4]) {
+    size_t offset = reinterpret_cast<size_t>(start) % 8;
+    uint64_t expected = poison_words;
+    if (offset % 2 == 1) {
+        expected = expected >> 8 | expected << 56;
+    }
+    for (; bytes >= 8; bytes -= 8, start += 8) {
+        if (memcmp(start, &expected, 8) != 0) {
             return false;
         }
     }
-    return true;
+    return memcmp(start, &expected, bytes) == 0;
 }
 
 const char *base_name(const char *path) {
@@ -115,6 +121,10 @@ class Machine {
     std::vector<Thread> threads;
     Warp warps[most_threads / 32];
     void *scheduler = nullptr;
+    // What the sanitizers are told of the scheduler's stack.
+    void *own_stack = nullptr;
+    const void *scheduler_low = nullptr;
+    size_t scheduler_bytes = 0;
     unsigned char *memory;
     const shim_kernel *kernel = nullptr;
     const void *args = nullptr;
@@ -225,7 +235,7 @@ void Machine::run_block() {
 
 void Machine::prepare_block() {
     unpoison(memory, red_zone + most_shared + red_zone);
-    fill(memory, red_zone + now.shared_bytes + red_zone);
+    fill(memory, red_zone + (now.shared_bytes + 7) / 8 * 8 + red_zone);
     poison(memory, red_zone);
     poison(now.shared + now.shared_bytes, red_zone);
     for (uint32_t i = 0; i < now.threads; i++) {
@@ -268,7 +278,9 @@ void Machine::resume(uint32_t index) {
     }
     thread.state = State::ready;
     now.thread = index;
+    leave_for(&own_stack, stacks.low(thread.stack), Stacks::bytes);
     shim_switch(&scheduler, thread.stack_pointer);
+    arrive_at(own_stack, nullptr, nullptr);
     if (thread.state == State::done) {
         stacks.give(thread.stack);
     }
@@ -276,6 +288,7 @@ void Machine::resume(uint32_t index) {
 
 void Machine::thread_main(void *machine) {
     auto *self = static_cast<Machine *>(machine);
+    arrive_at(nullptr, &self->scheduler_low, &self->scheduler_bytes);
     self->kernel->entry(self->args);
     uint32_t index = now.thread;
     if (self->waiting > 0) {
@@ -295,7 +308,13 @@ void Machine::thread_main(void *machine) {
     self->yield();
 }
 
-void Machine::yield() { shim_switch(&threads[now.thread].stack_pointer, scheduler); }
+void Machine::yield() {
+    Thread &thread = threads[now.thread];
+    void *stack;
+    leave_for(thread.state == State::done ? nullptr : &stack, scheduler_low, scheduler_bytes);
+    shim_switch(&thread.stack_pointer, scheduler);
+    arrive_at(stack, nullptr, nullptr);
+}
 
 void Machine::wait_for_block(Site site) {
     Thread &thread = threads[now.thread];
@@ -461,6 +480,7 @@ void Machine::say(uint32_t thread, const char *format, va_list values) {
 void Machine::fail(const char *format, va_list values) {
     say(now.thread, format, values);
     // The block is given up; nobody switches back.
+    leave_for(nullptr, scheduler_low, scheduler_bytes);
     void *dropped;
     shim_switch(&dropped, scheduler);
     abort();
@@ -517,3 +537,6 @@ extern "C" uint32_t shim_flush(void) {
 }
 
 extern "C" void shim_restore(uint32_t mode) { _mm_setcsr(mode); }
+
+extern "C" void shim_poison(void *start, size_t bytes) { shim::poison(start, bytes); }
+extern "C" void shim_unpoison(void *start, size_t bytes) { shim::unpoison(start, bytes); }

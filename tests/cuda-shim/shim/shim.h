@@ -30,4 +30,8 @@ int shim_run(const struct shim_kernel *kernel, const uint32_t grid[3], const uin
 // Makes this thread flush subnormals as kernels do. Returns what to give back.
 uint32_t shim_flush(void);
 void shim_restore(uint32_t mode);
+
+// With the address sanitizer, kernels must not touch these bytes, or may again.
+void shim_poison(void *start, size_t bytes);
+void shim_unpoison(void *start, size_t bytes);
 }

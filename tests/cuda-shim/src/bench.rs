@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 use bytemuck::{AnyBitPattern, NoUninit};
 use v4_cuda::args::Args;
 
-use crate::run::{Kernel, LaunchError, Order, Shape};
+use crate::run::{Kernel, LaunchError, Order, Shape, allow, forbid};
 
 /// Bytes before and after every region, which nobody may write.
-const RED_ZONE: usize = 4096;
+const RED_ZONE: usize = 1024;
 /// Regions are aligned as a card's allocations are.
 const ALIGNMENT: usize = 256;
 /// NaNs, as f32 and as both halves, and no two neighbouring bytes the same.
@@ -186,20 +186,37 @@ impl Allocation {
         if start.is_null() {
             handle_alloc_error(layout);
         }
-        for at in 0..layout.size() {
-            // SAFETY: within the allocation.
-            unsafe { start.add(at).write(POISON[at % 4]) };
+        for at in (0..layout.size()).step_by(POISON.len()) {
+            // SAFETY: within the allocation, whose size is a multiple of the poison's.
+            unsafe { start.add(at).cast::<[u8; 4]>().write(POISON) };
         }
-        Self { start, bytes }
+        let this = Self { start, bytes };
+        for (start, bytes) in this.red_zones() {
+            // SAFETY: a part of the allocation; `drop` takes it back.
+            unsafe { forbid(start, bytes) };
+        }
+        this
     }
 
     fn layout(bytes: usize) -> Layout {
-        Layout::from_size_align(RED_ZONE + bytes + RED_ZONE, ALIGNMENT).expect("a small region")
+        let size = RED_ZONE + bytes.next_multiple_of(POISON.len()) + RED_ZONE;
+        Layout::from_size_align(size, ALIGNMENT).expect("a small region")
     }
 
     fn inner(&self) -> *mut u8 {
         // SAFETY: the red zone before it is part of the allocation.
         unsafe { self.start.add(RED_ZONE) }
+    }
+
+    /// Start and length of what lies before and after the bytes.
+    fn red_zones(&self) -> [(*mut u8, usize); 2] {
+        let after = RED_ZONE + self.bytes;
+        let rest = Self::layout(self.bytes).size() - after;
+        // SAFETY: within the allocation.
+        [
+            (self.start, RED_ZONE),
+            (unsafe { self.start.add(after) }, rest),
+        ]
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -225,17 +242,25 @@ impl Allocation {
 
     /// Whether the red zones are as they were.
     fn is_whole(&self) -> bool {
-        let after = RED_ZONE + self.bytes;
-        let zones = (0..RED_ZONE).chain(after..after + RED_ZONE);
-        // SAFETY: both zones are within the allocation.
-        zones
-            .into_iter()
-            .all(|at| unsafe { self.start.add(at).read() } == POISON[at % 4])
+        let whole = |(start, bytes): (*mut u8, usize)| {
+            // SAFETY: a part of the allocation, all of it written when it was made.
+            let zone = unsafe { std::slice::from_raw_parts(start, bytes) };
+            // The allocation is aligned, so that a place's poison is known from its address.
+            let at = (start as usize) % POISON.len();
+            let (head, rest) = zone.split_at((POISON.len() - at) % POISON.len());
+            head == &POISON[at..][..head.len()]
+                && rest.as_chunks().0.iter().all(|word| *word == POISON)
+        };
+        self.red_zones().into_iter().all(whole)
     }
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
+        for (start, bytes) in self.red_zones() {
+            // SAFETY: a part of the allocation.
+            unsafe { allow(start, bytes) };
+        }
         // SAFETY: allocated with the same layout.
         unsafe { dealloc(self.start, Self::layout(self.bytes)) };
     }

@@ -34,6 +34,27 @@ unsafe extern "C" {
     ) -> c_int;
     fn shim_flush() -> u32;
     fn shim_restore(mode: u32);
+    fn shim_poison(start: *mut c_void, bytes: usize);
+    fn shim_unpoison(start: *mut c_void, bytes: usize);
+}
+
+/// Bytes that kernels must not touch, which ends the process in a build with the address
+/// sanitizer.
+///
+/// # Safety
+/// They must be the caller's, and made usable again before they are freed.
+pub(crate) unsafe fn forbid(start: *mut u8, bytes: usize) {
+    // SAFETY: this changes what the sanitizer knows of the caller's memory, not the memory.
+    unsafe { shim_poison(start.cast(), bytes) };
+}
+
+/// Takes back what [`forbid`] did.
+///
+/// # Safety
+/// The bytes must be the caller's.
+pub(crate) unsafe fn allow(start: *mut u8, bytes: usize) {
+    // SAFETY: as above.
+    unsafe { shim_unpoison(start.cast(), bytes) };
 }
 
 /// Runs `f` in the mode of kernels and of the engine's workers: subnormal results and arguments

@@ -139,12 +139,23 @@ impl Cache {
 /// Rows of all kinds, five of them.
 fn some_rows(width: usize) -> Vec<f32> {
     let mut rng = rng(width as u64);
-    let ties = (0..width).map(|i| ((i * 37) % 97) as f32 / 8.0 - 6.0);
-    let tiny = values(&mut rng, width, 1e-6);
+    let mut ties: Vec<f32> = (0..width)
+        .map(|i| ((i * 37) % 97) as f32 / 8.0 - 6.0)
+        .collect();
+    // Halfway between two bf16.
+    for x in &mut ties[width / 2..] {
+        *x = f32::from_bits(x.to_bits() & !0xffff | 0x8000);
+    }
+    // Below the least scale of every format, and blocks of zeros.
+    let mut tiny = values(&mut rng, width, 1e-6);
+    tiny[width / 3..].fill(-0.0);
+    for x in &mut tiny[2 * width / 3..] {
+        *x = rng.random_range(-4e-38..4e-38);
+    }
     [
         values(&mut rng, width, 3.0),
         wild(&mut rng, width),
-        ties.collect(),
+        ties,
         tiny,
         values(&mut rng, width, 1e30),
     ]
@@ -219,9 +230,12 @@ fn rows_are_stored_as_on_the_host() {
 fn a_value_that_is_not_finite_makes_its_block_nan() {
     let width = 256;
     for format in FORMATS {
-        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        // The payload of the last one is where bf16 has no bits.
+        let quiet = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        for bad in quiet.into_iter().chain([f32::from_bits(0x7f80_0001)]) {
             let mut x = values(&mut rng(1), width, 3.0);
             x[100] = bad;
+            x[width - 5] = bad;
             let mut bench = Bench::of_each_order().next().unwrap();
             let bytes = format.encode(&x).len();
             let stride = bytes.next_multiple_of(4);

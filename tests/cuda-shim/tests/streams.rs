@@ -58,13 +58,19 @@ fn engram() {
         let tokens = 4;
         let mut h = values(&mut rng, tokens * streams * width, 3.0);
         let mut kv = values(&mut rng, tokens * (streams + 1) * width, 3.0);
-        let gain = values(&mut rng, streams * width, 2.0);
+        let mut gain = values(&mut rng, streams * width, 2.0);
         // A stream of zeros, whose product with its key is 0; one of very different sizes; and
         // one with a NaN.
         h[..width].fill(0.0);
         let at = streams * width;
         h[at..at + width].copy_from_slice(&wild(&mut rng, width));
         kv[2 * (streams + 1) * width + 3] = f32::NAN;
+        // And one whose product with its key is nearly 0, but below it.
+        gain[..2].fill(1.0);
+        let (at, key) = (3 * streams * width, 3 * (streams + 1) * width);
+        h[at..at + width].fill(0.0);
+        h[at..at + 2].fill(1.0);
+        kv[key..key + 2].copy_from_slice(&[1.0, -1.0000002]);
         let expected: Vec<f32> = flushed(|| {
             let each = h
                 .chunks(streams * width)
