@@ -48,6 +48,7 @@ fn main() {
 
 fn sanitize(build: &mut cc::Build) {
     println!("cargo:rerun-if-env-changed=V4_SHIM_SANITIZE");
+    println!("cargo:rustc-check-cfg=cfg(address_sanitizer)");
     let Ok(which) = env::var("V4_SHIM_SANITIZE") else {
         return;
     };
@@ -56,7 +57,10 @@ fn sanitize(build: &mut cc::Build) {
     build.flag("-fno-omit-frame-pointer");
     for name in which.split(',') {
         match name {
-            "address" => println!("cargo:rustc-link-lib=dylib=asan"),
+            "address" => {
+                println!("cargo:rustc-link-lib=dylib=asan");
+                println!("cargo:rustc-cfg=address_sanitizer");
+            }
             "undefined" => println!("cargo:rustc-link-lib=dylib=ubsan"),
             other => panic!("V4_SHIM_SANITIZE names {other}; address and undefined are known"),
         }

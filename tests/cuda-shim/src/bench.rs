@@ -243,13 +243,18 @@ impl Allocation {
     /// Whether the red zones are as they were.
     fn is_whole(&self) -> bool {
         let whole = |(start, bytes): (*mut u8, usize)| {
-            // SAFETY: a part of the allocation, all of it written when it was made.
+            // SAFETY: a part of the allocation.
+            unsafe { allow(start, bytes) };
+            // SAFETY: as above, all of it written when it was made.
             let zone = unsafe { std::slice::from_raw_parts(start, bytes) };
             // The allocation is aligned, so that a place's poison is known from its address.
             let at = (start as usize) % POISON.len();
             let (head, rest) = zone.split_at((POISON.len() - at) % POISON.len());
-            head == &POISON[at..][..head.len()]
-                && rest.as_chunks().0.iter().all(|word| *word == POISON)
+            let whole = head == &POISON[at..][..head.len()]
+                && rest.as_chunks().0.iter().all(|word| *word == POISON);
+            // SAFETY: as above; `drop` takes it back.
+            unsafe { forbid(start, bytes) };
+            whole
         };
         self.red_zones().into_iter().all(whole)
     }

@@ -1,6 +1,9 @@
 //! Faults that a card may hide are seen here: every kernel of `faults/` is right without its
 //! fault, in any order of threads, and with it fails to launch or gives other results.
 
+use std::env;
+use std::process::Command;
+
 use v4_cuda::kernel_args;
 use v4_cuda_shim::{Bench, Order, Region, Shape};
 
@@ -101,6 +104,30 @@ impl Case {
                 }
                 other => panic!("{}: {other:?}", self.kernel),
             }
+        }
+    }
+
+    /// As [`Self::is_refused`]. With the address sanitizer the process ends, as another one that
+    /// runs only the test `name` shows.
+    fn is_refused_or_ends(&self, reason: &str, name: &str) {
+        const ALONE: &str = "V4_FAULT_ALONE";
+        if !cfg!(address_sanitizer) {
+            self.is_refused(reason);
+        } else if env::var_os(ALONE).is_some() {
+            panic!("still here: {:?}", self.run(true, Order::Forward));
+        } else {
+            let mut alone = Command::new(env::current_exe().unwrap());
+            let output = alone
+                .args(["--exact", name])
+                .env(ALONE, "1")
+                .output()
+                .unwrap();
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                message.contains("AddressSanitizer: use-after-poison"),
+                "{message}"
+            );
+            assert!(message.contains(self.kernel), "{message}");
         }
     }
 
@@ -220,7 +247,7 @@ fn an_asynchronous_copy_over_what_is_still_read() {
 fn a_tail_that_is_one_too_long() {
     let mut case = Case::new("fault_tail", numbers(300), numbers(300));
     case.shape = Shape::row(2, 256);
-    case.is_refused("wrote outside");
+    case.is_refused_or_ends("wrote outside", "a_tail_that_is_one_too_long");
 }
 
 #[test]
@@ -230,7 +257,7 @@ fn shared_memory_that_is_too_small() {
     let expected = input.iter().copied().cycle().skip(255).take(256).collect();
     let mut case = Case::new("fault_shared_overrun", input, expected);
     case.shape = Shape::row(1, 256).with_shared(1024);
-    case.is_refused("beyond its 1024 bytes");
+    case.is_refused_or_ends("beyond its 1024 bytes", "shared_memory_that_is_too_small");
 }
 
 #[test]

@@ -1,0 +1,13 @@
+#!/bin/sh
+# Runs the tests of CUDA kernels on the CPU, the kernels and what runs them compiled with the
+# address sanitizer and that of undefined behaviour.
+set -eu
+cd "$(dirname "$0")/../.."
+
+# Threads of kernels run on stacks of our own, which must stay where they are.
+export ASAN_OPTIONS=detect_stack_use_after_return=0:detect_leaks=0
+export UBSAN_OPTIONS=print_stacktrace=1
+export V4_SHIM_SANITIZE=address,undefined
+# In a folder of their own: objects are not built anew for each other.
+exec cargo test --release --target-dir "${CARGO_TARGET_DIR:-target}/sanitized" \
+    -p v4-cuda-shim "$@"
