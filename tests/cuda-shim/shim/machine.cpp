@@ -83,6 +83,11 @@ const char *base_name(const char *path) {
     return slash == nullptr ? path : slash + 1;
 }
 
+// Whether two calls are at one place of a source.
+bool same_place(const Site &a, const Site &b) {
+    return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+}
+
 class Machine {
   public:
     Machine();
@@ -327,7 +332,7 @@ void Machine::wait_for_block(Site site) {
             continue;
         }
         // One is enough: they are all at the same place.
-        if (other.site.line != site.line || strcmp(other.site.file, site.file) != 0) {
+        if (!same_place(other.site, site)) {
             shim::fail("sync at %s:%d, but thread %u waits in another at %s:%d",
                        base_name(site.file), site.line, i, base_name(other.site.file),
                        other.site.line);
@@ -380,9 +385,8 @@ void Machine::meet_lanes(uint32_t mask, Site site) {
             continue;
         }
         const Thread &other = threads[first + l];
-        if (other.mask != mask || other.site.line != site.line ||
-            warp.operations[l] != warp.operations[lane] ||
-            strcmp(other.site.file, site.file) != 0) {
+        if (other.mask != mask || warp.operations[l] != warp.operations[lane] ||
+            !same_place(other.site, site)) {
             shim::fail("%s at %s:%d with mask %08x, but lane %u is in %s at %s:%d with mask %08x",
                        site.what, base_name(site.file), site.line, mask, l, other.site.what,
                        base_name(other.site.file), other.site.line, other.mask);

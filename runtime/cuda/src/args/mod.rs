@@ -10,6 +10,7 @@ mod engram;
 mod functions;
 mod hyper;
 mod pool;
+mod primitives;
 mod rows;
 
 pub use cache::{Pages, PushRows, ReadRows, RoundIndex, RowFormat};
@@ -18,6 +19,7 @@ pub use engram::Engram;
 pub use functions::{Angles, InverseRms, MapFunction};
 pub use hyper::{HcCollapse, HcExpand, HcFirstStream, HcHead, HcMix, Site};
 pub use pool::{Pool, PoolKeep, Tokens};
+pub use primitives::{PrimitiveProduct, PrimitiveWords};
 pub use rows::{Add, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
 
 /// Threads of a block of a kernel that works on rows: one for each lane of a sum in 256 lanes.
@@ -53,6 +55,8 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
         MapFunction,
         Pool,
         PoolKeep,
+        PrimitiveProduct,
+        PrimitiveWords,
         PushRows,
         Quantise,
         ReadRows,
