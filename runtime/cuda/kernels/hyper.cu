@@ -60,13 +60,26 @@ KERNEL(hc_first_stream, HcFirstStream) {
     }
 }
 
-// sum_i pre_i h_i of channel c; streams lie `width` apart.
+// sum_i pre_i h_i of channel c, over up to `most` streams, which lie `width` apart.
+template <u32 most>
 FN f32 collapsed(const f32 *h, const f32 *pre, u32 streams, u32 width, u32 c) {
     f32 x = 0.0f;
-    for (u32 i = 0; i < streams; i++) {
-        x = fma_ff(pre[i], h[u64(i) * width + c], x);
+    UNROLL for (u32 i = 0; i < most; i++) {
+        x = i < streams ? fma_ff(pre[i], h[u64(i) * width + c], x) : x;
     }
     return x;
+}
+
+// use(c, collapse) for every channel of this thread's lane.
+template <class Use>
+FN void collapse_row(const f32 *h, const f32 *pre, u32 streams, u32 width, Use use) {
+    if (streams <= 4) {
+        auto load = [&](u32 c) { return collapsed<4>(h, pre, streams, width, c); };
+        each_of_lane<4>(width, load, use);
+    } else {
+        auto load = [&](u32 c) { return collapsed<MAX_STREAMS>(h, pre, streams, width, c); };
+        each_of_lane<1>(width, load, use);
+    }
 }
 
 struct HcCollapse {
@@ -89,22 +102,21 @@ KERNEL_THREADS(hc_collapse, HcCollapse, ROW_THREADS) {
     const f32 *pre = args.mix + u64(block_x()) * args.mix_stride;
     u64 start = u64(block_x()) * width;
     f32 squares = 0.0f;
-    for (u32 c = thread_x(); c < width; c += ROW_THREADS) {
-        f32 x = collapsed(h, pre, args.streams, width, c);
+    collapse_row(h, pre, args.streams, width, [&](u32 c, f32 x) {
         squares = fma_ff(x, x, squares);
         args.x[start + c] = x;
-    }
+    });
     if (!args.gain) {
         return;
     }
     f32 r = inverse_rms_of(squares, width, args.eps, shared<f32>(0));
-    for (u32 c = thread_x(); c < width; c += ROW_THREADS) {
-        f32 x = mul_ff(mul_ff(args.x[start + c], r), args.gain[c]);
+    auto norm = [&](u32 c) { return mul_ff(mul_ff(args.x[start + c], r), args.gain[c]); };
+    each_of_lane<4>(width, norm, [&](u32 c, f32 x) {
         args.x[start + c] = x;
         if (args.to.q) {
             quantise_block(x, args.to, (start + c) / 32);
         }
-    }
+    });
 }
 
 struct HcExpand {
@@ -172,7 +184,6 @@ KERNEL_THREADS(hc_head, HcHead, ROW_THREADS) {
         pre[thread_x()] = add_ff(sigmoid(v), site.eps);
     }
     sync();
-    for (u32 c = thread_x(); c < width; c += ROW_THREADS) {
-        args.x[u64(block_x()) * width + c] = collapsed(h, pre, s, width, c);
-    }
+    f32 *out = args.x + u64(block_x()) * width;
+    collapse_row(h, pre, s, width, [&](u32 c, f32 x) { out[c] = x; });
 }

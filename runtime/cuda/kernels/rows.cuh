@@ -35,12 +35,30 @@ FN f32 inverse_rms_of(f32 squares, u32 count, f32 eps, f32 *lanes) {
     return inverse_sqrt(add_ff(div_ff(sum, u2f(count)), eps));
 }
 
+// use(i, load(i)) for every `i` of this thread's lane, rising. Of `batch` neighbours all are
+// loaded before the first is used: a block alone waits for memory, not for arithmetic.
+template <u32 batch, class Load, class Use> FN void each_of_lane(u32 count, Load load, Use use) {
+    for (u32 start = thread_x(); start < count; start += batch * ROW_THREADS) {
+        f32 values[batch];
+        UNROLL for (u32 k = 0; k < batch; k++) {
+            u32 i = start + k * ROW_THREADS;
+            values[k] = i < count ? load(i) : 0.0f;
+        }
+        UNROLL for (u32 k = 0; k < batch; k++) {
+            u32 i = start + k * ROW_THREADS;
+            if (i < count) {
+                use(i, values[k]);
+            }
+        }
+    }
+}
+
 // The inverse RMS of a row.
 FN f32 inverse_rms(const f32 *x, u32 count, f32 eps, f32 *lanes) {
     f32 squares = 0.0f;
-    for (u32 i = thread_x(); i < count; i += ROW_THREADS) {
-        squares = fma_ff(x[i], x[i], squares);
-    }
+    each_of_lane<8>(
+        count, [&](u32 i) { return x[i]; },
+        [&](u32, f32 value) { squares = fma_ff(value, value, squares); });
     return inverse_rms_of(squares, count, eps, lanes);
 }
 

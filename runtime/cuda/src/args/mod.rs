@@ -20,7 +20,7 @@ pub use functions::{Angles, InverseRms, MapFunction};
 pub use hyper::{HcCollapse, HcExpand, HcFirstStream, HcHead, HcMix, Site};
 pub use pool::{Pool, PoolKeep, Tokens};
 pub use primitives::{PrimitiveProduct, PrimitiveWords};
-pub use rows::{Add, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
+pub use rows::{Add, Combine, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
 
 /// Threads of a block of a kernel that works on rows: one for each lane of a sum in 256 lanes.
 pub const ROW_THREADS: u32 = 256;
@@ -44,6 +44,7 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
     let all = all![
         Add,
         Angles,
+        Combine,
         Embed,
         Engram,
         HcCollapse,
