@@ -315,7 +315,7 @@ void Machine::thread_main(void *machine) {
 
 void Machine::yield() {
     Thread &thread = threads[now.thread];
-    void *stack;
+    void *stack = nullptr;
     leave_for(thread.state == State::done ? nullptr : &stack, scheduler_low, scheduler_bytes);
     shim_switch(&thread.stack_pointer, scheduler);
     arrive_at(stack, nullptr, nullptr);

@@ -7,7 +7,9 @@
 //! late as they may, and results that depend on the order of threads differ between orders.
 //!
 //! It cannot show what one compiler or card does to correct sources, weak ordering between
-//! blocks, or speed.
+//! blocks, or speed. Every thread runs until it waits, so that a sum that threads add to without
+//! an atomic operation is right here. And what the host's compiler computes of constants is not
+//! flushed to zero.
 
 #![allow(unsafe_code)] // Kernels are C++ and take addresses.
 

@@ -150,7 +150,7 @@ fn some_rows(width: usize) -> Vec<f32> {
     let mut tiny = values(&mut rng, width, 1e-6);
     tiny[width / 3..].fill(-0.0);
     for x in &mut tiny[2 * width / 3..] {
-        *x = rng.random_range(-4e-38..4e-38);
+        *x = rng.random_range(-6.9e-38..6.9e-38);
     }
     [
         values(&mut rng, width, 3.0),
