@@ -28,10 +28,67 @@ pub const ROW_THREADS: u32 = 256;
 /// Bytes of shared memory that a sum in 256 lanes takes.
 pub const SUM_BYTES: u32 = 1024;
 
-/// What a kernel takes.
-pub trait Args: Copy {
+/// What a kernel takes. Made by [`kernel_args!`](crate::kernel_args).
+pub trait Args: Copy + Field {
     /// The kernels that take it, by the names in their sources.
     const KERNELS: &'static [&'static str];
+
+    /// The bytes of the struct.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(size_of::<Self>());
+        self.put(&mut bytes);
+        bytes
+    }
+}
+
+/// What arguments are made of, down to numbers.
+pub trait Field {
+    /// Bit `i` is set if the 8 bytes from byte `8 i` on can be an address.
+    const ADDRESSES: u64;
+
+    /// Appends its bytes.
+    fn put(&self, out: &mut Vec<u8>);
+}
+
+macro_rules! numbers {
+    ($($type:ty: $addresses:literal),+) => {$(
+        impl Field for $type {
+            const ADDRESSES: u64 = $addresses;
+
+            fn put(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_ne_bytes());
+            }
+        }
+    )+};
+}
+
+// Addresses are `u64`; a signed number is none.
+numbers!(u32: 0, i32: 0, f32: 0, i64: 0, u64: 1);
+
+impl<T: Field, const N: usize> Field for [T; N] {
+    const ADDRESSES: u64 = {
+        let mut all = 0;
+        let mut i = 0;
+        while i < N {
+            all |= shifted(T::ADDRESSES, i * size_of::<T>());
+            i += 1;
+        }
+        all
+    };
+
+    fn put(&self, out: &mut Vec<u8>) {
+        self.iter().for_each(|field| field.put(out));
+    }
+}
+
+/// The addresses of a field that begins at this byte.
+#[doc(hidden)]
+pub const fn shifted(addresses: u64, offset: usize) -> u64 {
+    if addresses == 0 {
+        return 0;
+    }
+    assert!(offset.is_multiple_of(8) && offset < 512);
+    addresses << (offset / 8)
 }
 
 /// The bytes that each kernel takes.
@@ -91,6 +148,17 @@ macro_rules! kernel_args {
         #[derive(Debug, Clone, Copy, PartialEq)]
         #[repr(C)]
         pub struct $name { $($(#[$doc])* pub $field: $type,)+ }
+
+        impl $crate::args::Field for $name {
+            const ADDRESSES: u64 = 0 $(| $crate::args::shifted(
+                <$type as $crate::args::Field>::ADDRESSES,
+                std::mem::offset_of!($name, $field),
+            ))+;
+
+            fn put(&self, out: &mut Vec<u8>) {
+                $($crate::args::Field::put(&self.$field, out);)+
+            }
+        }
 
         const _: () = assert!(
             size_of::<$name>() == 0 $(+ size_of::<$type>())+,
