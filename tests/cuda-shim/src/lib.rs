@@ -14,7 +14,9 @@
 #![allow(unsafe_code)] // Kernels are C++ and take addresses.
 
 mod bench;
+pub mod driver;
 mod run;
 
 pub use bench::{Bench, BenchError, Region};
+pub use driver::{Shim, ShimOptions, ShimPlatform};
 pub use run::{Kernel, LaunchError, Order, Shape, flushed, kernels};
