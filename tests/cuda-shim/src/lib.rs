@@ -14,6 +14,7 @@
 #![allow(unsafe_code)] // Kernels are C++ and take addresses.
 
 mod bench;
+pub mod conformance;
 pub mod driver;
 mod run;
 
