@@ -4,6 +4,7 @@
 //! kernels of cards with this as well. The modules follow the page's sections.
 
 pub mod angles;
+pub mod attention;
 pub mod encoders;
 pub mod functions;
 pub mod products;

@@ -1,10 +1,9 @@
 //! Attention: steps 4 to 8 of section 6 of `docs/arithmetic.md`.
 
-use v4_by_hand::products::float32;
-use v4_by_hand::rows::{best, rms_norm_plain, softmax_with_sink};
+use v4_by_hand::attention::{self, index_score};
+use v4_by_hand::rows::{best, rms_norm_plain};
 use v4_runtime::model::{Attention, Candidates, Family, IndexRole};
 
-use super::cache::index_score;
 use super::model::ByHand;
 
 /// What layers of V4.1 leave to later layers.
@@ -168,18 +167,11 @@ impl ByHand {
         let recent = window.len().saturating_sub(self.config.window);
         let entries = &self.caches[source].entries;
         let keys = chosen.iter().map(|&e| &entries[e]);
-        let keys: Vec<&Vec<f32>> = keys.chain(&window[recent..]).collect();
+        let keys: Vec<&[f32]> = keys.chain(&window[recent..]).map(Vec::as_slice).collect();
         let scale = 1.0 / (width as f32).sqrt();
         let sinks = self.vector(l, "attn_sinks");
         let head = |(q, sink): (&Vec<f32>, &f32)| {
-            let scores = keys.iter().map(|key| float32(q, key) * scale);
-            let weights = softmax_with_sink(&scores.collect::<Vec<f32>>(), *sink);
-            let mut row = vec![0f32; width];
-            for (key, w) in keys.iter().zip(weights) {
-                for (sum, value) in row.iter_mut().zip(*key) {
-                    *sum = w.mul_add(*value, *sum);
-                }
-            }
+            let mut row = attention::attend(q, &keys, *sink, scale);
             self.angles(l).rotate_back(&mut row, self.position());
             row
         };

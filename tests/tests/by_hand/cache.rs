@@ -1,10 +1,8 @@
 //! What a layer keeps of earlier tokens: section 5 of `docs/arithmetic.md`, and the
 //! compressors of section 6.
 
-use v4_by_hand::encoders::{
-    Fp4Block, bf16, e2m1_blocks, e2m1_blocks_with_e4m3, e4m3_blocks, hadamard,
-};
-use v4_by_hand::products::float32;
+use v4_by_hand::attention::IndexRow;
+use v4_by_hand::encoders::{bf16, e2m1_blocks, e2m1_blocks_with_e4m3, e4m3_blocks, hadamard};
 use v4_by_hand::rows::pool;
 use v4_runtime::KvPrecision;
 use v4_runtime::model::{Family, ModelConfig};
@@ -106,37 +104,4 @@ impl Formats {
         }
         IndexRow::Fp4(e2m1_blocks(&row))
     }
-}
-
-/// A key or a query of the indexer.
-pub enum IndexRow {
-    Floats(Vec<f32>),
-    Fp4(Vec<Fp4Block>),
-}
-
-/// The score of a key for the queries of all heads and their weights.
-pub fn index_score(queries: &[IndexRow], weights: &[f32], key: &IndexRow) -> f32 {
-    let mut score = 0f32;
-    for (query, weight) in queries.iter().zip(weights) {
-        match (query, key) {
-            (IndexRow::Floats(query), IndexRow::Floats(key)) => {
-                score += weight * float32(query, key).max(0.0);
-            }
-            (IndexRow::Fp4(query), IndexRow::Fp4(key)) => {
-                score = weight.mul_add(fp4_dot(query, key).max(0.0), score);
-            }
-            _ => unreachable!("queries are stored as keys are"),
-        }
-    }
-    score
-}
-
-fn fp4_dot(query: &[Fp4Block], key: &[Fp4Block]) -> f32 {
-    let mut dot = 0f32;
-    for (q, k) in query.iter().zip(key) {
-        let products = q.doubled.iter().zip(&k.doubled).map(|(q, k)| q * k);
-        let n: i32 = products.sum();
-        dot = (n as f32 * (0.25 * q.scale)).mul_add(k.scale, dot);
-    }
-    dot
 }

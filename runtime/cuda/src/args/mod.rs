@@ -4,6 +4,7 @@
 //! be missing, it is 0. No struct has padding, which [`kernel_args!`](crate::kernel_args) checks;
 //! that both sides have the same size is checked where kernels are compiled.
 
+mod attend;
 mod cache;
 mod embed;
 mod engram;
@@ -13,6 +14,7 @@ mod pool;
 mod primitives;
 mod rows;
 
+pub use attend::Attend;
 pub use cache::{Pages, PushRows, ReadRows, RoundIndex, RowFormat};
 pub use embed::Embed;
 pub use engram::Engram;
@@ -101,6 +103,7 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
     let all = all![
         Add,
         Angles,
+        Attend,
         Combine,
         Embed,
         Engram,

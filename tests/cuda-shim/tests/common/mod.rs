@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test program uses some of it.
 
+pub mod caches;
+
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
