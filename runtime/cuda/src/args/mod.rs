@@ -10,6 +10,7 @@ mod embed;
 mod engram;
 mod functions;
 mod hyper;
+mod index;
 mod pool;
 mod primitives;
 mod rows;
@@ -20,6 +21,7 @@ pub use embed::Embed;
 pub use engram::Engram;
 pub use functions::{Angles, InverseRms, MapFunction};
 pub use hyper::{HcCollapse, HcExpand, HcFirstStream, HcHead, HcMix, Site};
+pub use index::{Among, IndexBlocks, IndexScores, Select};
 pub use pool::{Pool, PoolKeep, Tokens};
 pub use primitives::{PrimitiveProduct, PrimitiveWords};
 pub use rows::{Add, Combine, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
@@ -112,6 +114,8 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
         HcFirstStream,
         HcHead,
         HcMix,
+        IndexBlocks,
+        IndexScores,
         InverseRms,
         MapFunction,
         Pool,
@@ -124,6 +128,7 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
         RmsNorm,
         Rope,
         RoundIndex,
+        Select,
         Swiglu,
     ];
     let each = |(kernels, size): (&'static [&'static str], usize)| {
