@@ -122,28 +122,3 @@ KERNEL_THREADS(swiglu, Swiglu, ROW_THREADS) {
         quantise_block(value, args.to, i / 32);
     }
 }
-
-struct Combine {
-    f32 *y;
-    const f32 *parts;
-    u32 rows;
-    u32 count;
-    u32 width;
-    u32 unused;
-};
-
-// Each row of y is the sum of `count` rows of `parts`, in order: what a token's experts gave, in
-// the router's order, the shared one last. A thread for each value.
-KERNEL_THREADS(combine, Combine, ROW_THREADS) {
-    u64 i = u64(block_x()) * threads_x() + thread_x();
-    if (i >= u64(args.rows) * args.width) {
-        return;
-    }
-    u64 row = i / args.width;
-    const f32 *part = args.parts + row * (args.count - 1) * args.width + i;
-    f32 sum = 0.0f;
-    for (u32 j = 0; j < args.count; j++) {
-        sum = add_ff(sum, part[u64(j) * args.width]);
-    }
-    args.y[i] = sum;
-}

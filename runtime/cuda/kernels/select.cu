@@ -1,5 +1,4 @@
-// The best of many scores: the largest, ties to the lower index, in ascending order. A score is
-// ordered by its bits, so that NaNs have a place as well, those without a sign above all.
+// The best of many scores: the largest, ties to the lower index, in ascending order.
 
 #include "among.cuh"
 #include "select.cuh"
@@ -47,7 +46,7 @@ KERNEL(select_part, Select) {
     load_ranks(scores, count);
     Limit limit = limit_of(count, most);
     each_chosen(count, limit, [&](u32 i, u32 rank, u32 place) {
-        args.part_scores[to + place] = score_of_rank(rank);
+        args.part_scores[to + place] = float_of_rank(rank);
         args.part_ids[to + place] = ids ? ids[i] : start + i;
     });
 }

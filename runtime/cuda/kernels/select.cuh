@@ -4,6 +4,7 @@
 #pragma once
 
 #include "functions.cuh"
+#include "ranks.cuh"
 
 #define SELECT_THREADS 1024u
 #define SELECT_WARPS (SELECT_THREADS / 32)
@@ -16,18 +17,11 @@
 #define SELECT_RESULTS (SELECT_COUNTS + 4 * SELECT_WARPS)
 #define SELECT_RANKS (SELECT_RESULTS + 128)
 
-// A number that is larger for larger scores.
-FN u32 rank_of_score(f32 score) {
-    u32 bits = bits_of(score);
-    return bits >> 31 ? ~bits : bits | 0x80000000;
-}
-FN f32 score_of_rank(u32 rank) { return float_of(rank >> 31 ? rank & 0x7fffffff : ~rank); }
-
 // Ranks of scores, of which each thread reads none but those it wrote.
 FN void load_ranks(const f32 *scores, u32 count) {
     u32 *ranks = shared<u32>(SELECT_RANKS);
     for (u32 i = thread_x(); i < count; i += SELECT_THREADS) {
-        ranks[i] = rank_of_score(scores[i]);
+        ranks[i] = rank_of_float(scores[i]);
     }
 }
 
@@ -166,5 +160,5 @@ FN f32 margin_of(u32 count, const Limit &limit) {
         next = of_warps[i] > next ? of_warps[i] : next;
     }
     next = limit.equals > limit.equal ? limit.rank : next;
-    return add_ff(score_of_rank(limit.rank), -score_of_rank(next));
+    return add_ff(float_of_rank(limit.rank), -float_of_rank(next));
 }

@@ -183,11 +183,22 @@ macro_rules! modules {
 }
 
 modules! {
+    /// Kernels of `attend.cu`.
+    attend: Attention {
+        attend_scores: Attend,
+        attend_weights: Attend,
+        attend_sums: Attend,
+        attend_sums_lone: Attend,
+    }
     /// Kernels of `cache.cu`.
     cache: Cache {
         push_rows: PushRows,
         read_rows: ReadRows,
         round_index: RoundIndex,
+    }
+    /// Kernels of `choose.cu`.
+    choose: Choice {
+        best_token: BestToken,
     }
     /// Kernels of `embed.cu`.
     embed: EmbedRows {
@@ -196,6 +207,12 @@ modules! {
     /// Kernels of `engram.cu`.
     engram: EngramGate {
         engram: Engram,
+    }
+    /// Kernels of `experts.cu`.
+    experts: Experts {
+        route: Route,
+        group_pairs: GroupPairs,
+        combine: Combine,
     }
     /// Kernels of `functions.cu`.
     functions: Functions {
@@ -210,6 +227,12 @@ modules! {
         hc_collapse: HcCollapse,
         hc_expand: HcExpand,
         hc_head: HcHead,
+    }
+    /// Kernels of `index.cu`.
+    index: Index {
+        index_scores: IndexScores,
+        index_scores_f32: IndexScores,
+        index_blocks: IndexBlocks,
     }
     /// Kernels of `pool.cu`.
     pool: Pooling {
@@ -228,7 +251,11 @@ modules! {
         rms_norm: RmsNorm,
         rope: Rope,
         swiglu: Swiglu,
-        combine: Combine,
+    }
+    /// Kernels of `select.cu`.
+    select: Selection {
+        select_part: Select,
+        select_best: Select,
     }
 }
 

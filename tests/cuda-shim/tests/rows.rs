@@ -5,7 +5,7 @@ mod common;
 use common::{assert_same, rng, values, wild};
 use rand::Rng;
 use v4_by_hand::{angles, products, rows};
-use v4_cuda::args::{Combine, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
+use v4_cuda::args::{Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
 use v4_cuda_shim::{Bench, Region, Shape, flushed};
 
 /// Room for rows in int8.
@@ -240,34 +240,5 @@ fn swiglu() {
             expected[from..].copy_from_slice(&gate[from..]);
             assert_same(&bench.get(y), &expected, "values but the last ones");
         }
-    }
-}
-
-#[test]
-fn combine() {
-    let (rows, count, width) = (3, 7, 100);
-    let mut parts = wild(&mut rng(7), rows * count * width);
-    // A sum starts from 0, so that it isn't -0.
-    for part in 0..count {
-        parts[part * width] = -0.0;
-    }
-    let value = |i: usize| {
-        let (row, c) = (i / width, i % width);
-        let terms = (0..count).map(|j| parts[(row * count + j) * width + c]);
-        terms.fold(0f32, |sum, term| sum + term)
-    };
-    let expected: Vec<f32> = flushed(|| (0..rows * width).map(value).collect());
-    for mut bench in Bench::of_each_order() {
-        let y = bench.space::<f32>(rows * width);
-        let args = Combine {
-            y: y.address(),
-            parts: bench.put(&parts).address(),
-            rows: rows as u32,
-            count: count as u32,
-            width: width as u32,
-            unused: 0,
-        };
-        bench.launch("combine", Shape::row(5, 64), &args).unwrap();
-        assert_same(&bench.get(y), &expected, "sums");
     }
 }

@@ -6,8 +6,10 @@
 
 mod attend;
 mod cache;
+mod choose;
 mod embed;
 mod engram;
+mod experts;
 mod functions;
 mod hyper;
 mod index;
@@ -17,14 +19,16 @@ mod rows;
 
 pub use attend::Attend;
 pub use cache::{Pages, PushRows, ReadRows, RoundIndex, RowFormat};
+pub use choose::BestToken;
 pub use embed::Embed;
 pub use engram::Engram;
+pub use experts::{Combine, GroupPairs, Route};
 pub use functions::{Angles, InverseRms, MapFunction};
 pub use hyper::{HcCollapse, HcExpand, HcFirstStream, HcHead, HcMix, Site};
 pub use index::{Among, IndexBlocks, IndexScores, Select};
 pub use pool::{Pool, PoolKeep, Tokens};
 pub use primitives::{PrimitiveProduct, PrimitiveWords};
-pub use rows::{Add, Combine, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
+pub use rows::{Add, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
 
 /// Threads of a block of a kernel that works on rows: one for each lane of a sum in 256 lanes.
 pub const ROW_THREADS: u32 = 256;
@@ -106,9 +110,11 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
         Add,
         Angles,
         Attend,
+        BestToken,
         Combine,
         Embed,
         Engram,
+        GroupPairs,
         HcCollapse,
         HcExpand,
         HcFirstStream,
@@ -128,6 +134,7 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
         RmsNorm,
         Rope,
         RoundIndex,
+        Route,
         Select,
         Swiglu,
     ];

@@ -104,21 +104,3 @@ kernel_args! {
         limit: f32,
     }
 }
-
-kernel_args! {
-    /// Sums of rows, in order. One thread for each value of the result, in blocks of up to 256.
-    Combine ["combine"] {
-        /// Pointer to `[rows, width]` f32.
-        y: u64,
-        /// Pointer to `[rows, count, width]` f32.
-        parts: u64,
-        /// Rows of the result.
-        rows: u32,
-        /// Terms of each sum.
-        count: u32,
-        /// Values of a row.
-        width: u32,
-        /// Zero.
-        unused: u32,
-    }
-}
