@@ -29,4 +29,5 @@ mod types;
 
 pub use blocks::{can_decode, can_encode, decode_row, encode_row};
 pub use error::QuantError;
+pub use tables::codebook;
 pub use types::GgmlType;

@@ -1,6 +1,6 @@
 //! Constant tables of the ggml formats, expanded at compile time.
 
-use crate::grids;
+use crate::{GgmlType, grids};
 
 /// Twice the values of the e2m1 codes: the integers that MXFP4 and NVFP4
 /// multiply with half their scale.
@@ -26,6 +26,22 @@ pub static IQ3_XXS_GRID: [[u8; 4]; 256] = expand(&grids::IQ3_XXS, [4, 12, 20, 28
 pub static IQ3_S_GRID: [[u8; 4]; 512] = expand(&grids::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
 /// Codebook of IQ1_S and IQ1_M: 8 values, each plus one (0, 1, 2).
 pub static IQ1_GRID: [[u8; 8]; 2048] = expand(&grids::IQ1, [0, 1, 2]);
+
+/// The codebook of a type as bytes: entries of eight magnitudes, or of four with IQ3 types; for
+/// IQ1 types values plus one. Empty if the type has none. For code that multiplies elsewhere than
+/// on this machine's CPU.
+#[must_use]
+pub fn codebook(ty: GgmlType) -> &'static [u8] {
+    match ty {
+        GgmlType::IQ1_S | GgmlType::IQ1_M => IQ1_GRID.as_flattened(),
+        GgmlType::IQ2_XXS => IQ2_XXS_GRID.as_flattened(),
+        GgmlType::IQ2_XS => IQ2_XS_GRID.as_flattened(),
+        GgmlType::IQ2_S => IQ2_S_GRID.as_flattened(),
+        GgmlType::IQ3_XXS => IQ3_XXS_GRID.as_flattened(),
+        GgmlType::IQ3_S => IQ3_S_GRID.as_flattened(),
+        _ => &[],
+    }
+}
 
 const fn expand<const LEVELS: usize, const DIGITS: usize, const ENTRIES: usize>(
     packed: &[u16; ENTRIES],

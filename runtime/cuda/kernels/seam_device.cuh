@@ -9,6 +9,9 @@
 // registers.
 #define KERNEL_THREADS(name, Args, threads)                                                        \
     extern "C" __global__ void __launch_bounds__(threads) name(const Args args)
+// The same, with registers for so many blocks at a time on a multiprocessor.
+#define KERNEL_BLOCKS(name, Args, threads, blocks)                                                 \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const Args args)
 #define KERNEL(name, Args) KERNEL_THREADS(name, Args, 1024)
 
 // Before a loop of a known length whose variables index registers.

@@ -20,6 +20,7 @@
     }                                                                                              \
     static shim::Registered name##_registered(#name, name##_entry, sizeof(Args));                  \
     static void name##_kernel([[maybe_unused]] const Args &args)
+#define KERNEL_BLOCKS(name, Args, most, blocks) KERNEL_THREADS(name, Args, most)
 #define KERNEL(name, Args) KERNEL_THREADS(name, Args, 1024)
 
 #define UNROLL

@@ -15,6 +15,7 @@ mod hyper;
 mod index;
 mod pool;
 mod primitives;
+mod product;
 mod rows;
 
 pub use attend::Attend;
@@ -28,6 +29,7 @@ pub use hyper::{HcCollapse, HcExpand, HcFirstStream, HcHead, HcMix, Site};
 pub use index::{Among, IndexBlocks, IndexScores, Select};
 pub use pool::{Pool, PoolKeep, Tokens};
 pub use primitives::{PrimitiveProduct, PrimitiveWords};
+pub use product::{MMV_ROWS, MMV_THREADS, Product, ProductI8, mmv_i8};
 pub use rows::{Add, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
 
 /// Threads of a block of a kernel that works on rows: one for each lane of a sum in 256 lanes.
@@ -128,6 +130,7 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
         PoolKeep,
         PrimitiveProduct,
         PrimitiveWords,
+        ProductI8,
         PushRows,
         Quantise,
         ReadRows,
