@@ -138,7 +138,6 @@ struct Mxfp4 {
         }
         // Half of the scale; subnormal ones count as zero.
         run.d[0] = code == 255 ? NOT_A_NUMBER : float_of(code < 2 ? 0u : (code - 1) << 23);
-        run.d[1] = e8m0_value(code);
         look_up_run(e2m1_levels(), codes, run.q);
     }
 };

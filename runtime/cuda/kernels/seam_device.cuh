@@ -16,6 +16,9 @@
 
 // Before a loop of a known length whose variables index registers.
 #define UNROLL _Pragma("unroll")
+// Before a loop of which so many rounds are worth having side by side.
+#define UNROLL_ROUNDS(count) _Pragma(#count)
+#define UNROLL_BY(count) UNROLL_ROUNDS(unroll count)
 
 // A table of constants that all kernels of a file read.
 #define CONSTANT static __constant__

@@ -24,6 +24,7 @@
 #define KERNEL(name, Args) KERNEL_THREADS(name, Args, 1024)
 
 #define UNROLL
+#define UNROLL_BY(count)
 #define CONSTANT static constexpr
 
 // The place in the kernel from which a function is called.

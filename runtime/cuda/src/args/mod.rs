@@ -28,8 +28,11 @@ pub use functions::{Angles, InverseRms, MapFunction};
 pub use hyper::{HcCollapse, HcExpand, HcFirstStream, HcHead, HcMix, Site};
 pub use index::{Among, IndexBlocks, IndexScores, Select};
 pub use pool::{Pool, PoolKeep, Tokens};
+    MMV_DECODED_BYTES, MMV_ROWS, MMV_THREADS, Product, ProductF32, ProductI8, mmv_f, mmv_i8,
 pub use primitives::{PrimitiveProduct, PrimitiveWords};
+pub use product::{
 pub use product::{MMV_ROWS, MMV_THREADS, Product, ProductI8, mmv_i8};
+};
 pub use rows::{Add, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
 
 /// Threads of a block of a kernel that works on rows: one for each lane of a sum in 256 lanes.
@@ -130,6 +133,7 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
         PoolKeep,
         PrimitiveProduct,
         PrimitiveWords,
+        ProductF32,
         ProductI8,
         PushRows,
         Quantise,

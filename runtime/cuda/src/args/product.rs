@@ -12,6 +12,9 @@ pub const MMV_THREADS: u32 = 256;
 /// weights anew for every so many.
 pub const MMV_ROWS: u32 = 8;
 
+/// Bytes of shared memory of `mmv_decoded`.
+pub const MMV_DECODED_BYTES: u32 = MMV_THREADS / 32 * 32 * (9 + 4) * 4;
+
 kernel_args! {
     /// Which matrices are multiplied with which rows of activations: in all products the same.
     ///
@@ -63,6 +66,49 @@ kernel_args! {
         inputs: u32,
         /// Rows of y that each row of x has in each part; 1 without `pairs`.
         inputs_of_x: u32,
+    }
+}
+
+kernel_args! {
+    /// Products with activations in float32, of weights of all types.
+    ///
+    /// `mmv_*`: for a few rows of activations. Blocks of [`MMV_THREADS`] threads, any number of
+    /// them in x, each of which takes 8 rows of weights at a time. `mmv_decoded` is for all types
+    /// but F32, F16 and BF16, whose rows may have any number of columns, and needs
+    /// [`MMV_DECODED_BYTES`] of shared memory.
+    ProductF32 ["mmv_f32_1", "mmv_f32_8", "mmv_f16_1", "mmv_f16_8", "mmv_bf16_1", "mmv_bf16_8",
+        "mmv_decoded"]
+    {
+        /// What is multiplied.
+        product: Product,
+        /// Pointer to f32.
+        x: u64,
+        /// Pointer to the type's [`codebook`](v4_quant::codebook), aligned to 8 bytes; unused if
+        /// it has none.
+        codebook: u64,
+        /// Number of the weights' type in GGUF files. Used where it isn't that of the kernel.
+        ty: u32,
+        /// Bytes of a row of weights.
+        row_bytes: u32,
+        /// Results are multiplied by this.
+        scale: f32,
+        /// 1 to add them to what is in y, or 0.
+        adds: u32,
+    }
+}
+
+/// The kernel for a few rows of activations in float32: for one row in each part, or for up to
+/// [`MMV_ROWS`].
+#[must_use]
+pub fn mmv_f(ty: GgmlType, inputs: usize) -> &'static str {
+    match (ty, inputs) {
+        (GgmlType::F32, ..2) => "mmv_f32_1",
+        (GgmlType::F32, _) => "mmv_f32_8",
+        (GgmlType::F16, ..2) => "mmv_f16_1",
+        (GgmlType::F16, _) => "mmv_f16_8",
+        (GgmlType::BF16, ..2) => "mmv_bf16_1",
+        (GgmlType::BF16, _) => "mmv_bf16_8",
+        _ => "mmv_decoded",
     }
 }
 

@@ -5,10 +5,10 @@
 
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore};
-use v4_cuda::args::{Int8Rows, Product, ProductI8};
+use v4_cuda::args::{Int8Rows, Product, ProductF32, ProductI8};
 use v4_cuda_shim::{Bench, Region, flushed};
-use v4_quant::GgmlType;
 use v4_quant::dot::{ActQ8, ActRows, Kernels, Results, Scratch};
+use v4_quant::{GgmlType, decode_row, encode_row};
 
 /// Types with products in int8.
 pub const INT8: [GgmlType; 21] = [
@@ -197,4 +197,47 @@ pub fn int8(bench: &mut Bench, ty: GgmlType, product: Product, x: Int8Rows) -> P
         x,
         codebook: bench.put(v4_quant::codebook(ty)).address(),
     }
+}
+
+/// The arguments of a product in float32, of `plain`'s matrix.
+pub fn f32s(bench: &mut Bench, ty: GgmlType, product: Product, x: &[f32]) -> ProductF32 {
+    let codebook = v4_quant::codebook(ty);
+    ProductF32 {
+        product: Product {
+            x_stride: product.columns,
+            ..product
+        },
+        x: bench.put(x).address(),
+        codebook: bench.put(codebook).address(),
+        ty: ty.id(),
+        row_bytes: ty.row_bytes(product.columns as usize).unwrap() as u32,
+        scale: 1.0,
+        adds: 0,
+    }
+}
+
+/// The results of all rows of a matrix in float32, row of activations by row.
+pub fn products_f32(ty: GgmlType, w: &[u8], x: &[f32], columns: usize) -> Vec<f32> {
+    let kernels = Kernels::scalar();
+    let rows = w.len() / ty.row_bytes(columns).unwrap();
+    let xs: Vec<&[f32]> = x.chunks(columns).collect();
+    let mut out = vec![0.0; rows * xs.len()];
+    let results = Results::new(&mut out, xs.len());
+    let mut scratch = Scratch::default();
+    flushed(|| match kernels.matmul_f32(ty) {
+        Some(matmul) => matmul(w, &xs, results, &mut scratch),
+        None => {
+            let mut decoded = vec![0.0; rows * columns];
+            decode_row(ty, w, &mut decoded).unwrap();
+            kernels.matmul_decoded(&decoded, &xs, results, &mut scratch);
+        }
+    });
+    out
+}
+
+/// Rows of floats in a type of floats.
+pub fn float_rows(ty: GgmlType, values: &[f32]) -> Vec<u8> {
+    let mut w = vec![0; ty.row_bytes(values.len()).unwrap()];
+    encode_row(ty, values, None, &mut w).unwrap();
+    w
 }

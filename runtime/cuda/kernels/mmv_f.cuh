@@ -1,0 +1,78 @@
+// Products of weights and a few rows of activations in float32: every weight is read once and
+// meets them all. A warp for each row of weights: a thread has a lane of the sum.
+
+#pragma once
+
+#include "product_f32.cuh"
+
+#define MMV_THREADS 256u
+
+// The end of a sum in 32 lanes: every lane gets it.
+FN f32 sum_of_lanes(f32 lane_sum) {
+    f32 sum = add_ff(lane_sum, shfl_xor(FULL_MASK, lane_sum, 8));
+    sum = add_ff(sum, shfl_xor(FULL_MASK, sum, 16));
+    for (u32 half = 4; half > 0; half /= 2) {
+        sum = add_ff(sum, shfl_xor(FULL_MASK, sum, half));
+    }
+    return sum;
+}
+
+// The rows of x that meet weights at the same time, and their sums.
+template <u32 most> struct Inputs {
+    const f32 *x[most];
+    f32 sums[most];
+};
+
+template <u32 most>
+FN void find_inputs(const ProductF32 &args, const Part &part, u32 item, Inputs<most> &inputs) {
+    UNROLL for (u32 t = 0; t < most; t++) {
+        u32 pair = pair_of(args.product, part, item + t);
+        inputs.x[t] = args.x + x_of(args.product, part, pair);
+    }
+}
+template <u32 most> FN void clear(Inputs<most> &inputs) {
+    UNROLL for (u32 t = 0; t < most; t++) { inputs.sums[t] = 0.0f; }
+}
+// Weight i meets value i of each row.
+template <u32 most> FN void add_weight(f32 w, u32 i, u32 count, Inputs<most> &inputs) {
+    UNROLL for (u32 t = 0; t < most; t++) {
+        if (t < count) {
+            inputs.sums[t] = fma_ff(w, inputs.x[t][i], inputs.sums[t]);
+        }
+    }
+}
+template <u32 most>
+FN void store_sums(const ProductF32 &args, const Part &part, u32 item, u32 row,
+                   const Inputs<most> &inputs) {
+    UNROLL for (u32 t = 0; t < most; t++) {
+        if (item + t < part.count) {
+            f32 sum = sum_of_lanes(inputs.sums[t]);
+            if (lane() == 0) {
+                u64 pair = pair_of(args.product, part, item + t);
+                store_result(args, part.y + pair * args.product.y_stride + row, sum);
+            }
+        }
+    }
+}
+
+// Weights that are floats.
+template <class Float, u32 most> FN void mmv_f(const ProductF32 &args) {
+    Part part;
+    if (!part_of(args.product, part)) {
+        return;
+    }
+    Inputs<most> inputs;
+    for (u32 item = 0; item < part.count; item += most) {
+        find_inputs(args, part, item, inputs);
+        u32 row = block_x() * (MMV_THREADS / 32) + warp();
+        for (; row < args.product.rows; row += blocks_x() * (MMV_THREADS / 32)) {
+            auto *w = reinterpret_cast<const typename Float::Code *>(
+                part.w + u64(row) * args.row_bytes);
+            clear(inputs);
+            UNROLL_BY(8) for (u32 i = lane(); i < args.product.columns; i += 32) {
+                add_weight(Float::value(w[i]), i, part.count - item, inputs);
+            }
+            store_sums(args, part, item, row, inputs);
+        }
+    }
+}
