@@ -9,6 +9,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use v4_quant::GgmlType;
+
 use crate::args::{self, Args};
 use crate::driver::{
     Driver, DriverError, Extent, FunctionId, Image, ModuleId, Signature, StreamId,
@@ -234,6 +236,70 @@ modules! {
         index_scores_f32: IndexScores,
         index_blocks: IndexBlocks,
     }
+    /// Kernels of `mmv_decoded.cu`.
+    mmv_decoded: MmvDecoded {
+        mmv_decoded: ProductF32,
+    }
+    /// Kernels of `mmv_f.cu`.
+    mmv_f: MmvFloats {
+        mmv_f32_1: ProductF32,
+        mmv_f32_8: ProductF32,
+        mmv_f16_1: ProductF32,
+        mmv_f16_8: ProductF32,
+        mmv_bf16_1: ProductF32,
+        mmv_bf16_8: ProductF32,
+    }
+    /// Kernels of `mmv_i8_iq.cu`.
+    mmv_i8_iq: MmvInt8Codebooks {
+        mmv_i8_iq1_s_1: ProductI8,
+        mmv_i8_iq1_s_8: ProductI8,
+        mmv_i8_iq1_m_1: ProductI8,
+        mmv_i8_iq1_m_8: ProductI8,
+        mmv_i8_iq2_xxs_1: ProductI8,
+        mmv_i8_iq2_xxs_8: ProductI8,
+        mmv_i8_iq2_xs_1: ProductI8,
+        mmv_i8_iq2_xs_8: ProductI8,
+        mmv_i8_iq2_s_1: ProductI8,
+        mmv_i8_iq2_s_8: ProductI8,
+        mmv_i8_iq3_xxs_1: ProductI8,
+        mmv_i8_iq3_xxs_8: ProductI8,
+        mmv_i8_iq3_s_1: ProductI8,
+        mmv_i8_iq3_s_8: ProductI8,
+    }
+    /// Kernels of `mmv_i8_k.cu`.
+    mmv_i8_k: MmvInt8Large {
+        mmv_i8_q2_k_1: ProductI8,
+        mmv_i8_q2_k_8: ProductI8,
+        mmv_i8_q3_k_1: ProductI8,
+        mmv_i8_q3_k_8: ProductI8,
+        mmv_i8_q4_k_1: ProductI8,
+        mmv_i8_q4_k_8: ProductI8,
+        mmv_i8_q5_k_1: ProductI8,
+        mmv_i8_q5_k_8: ProductI8,
+        mmv_i8_q6_k_1: ProductI8,
+        mmv_i8_q6_k_8: ProductI8,
+        mmv_i8_iq4_xs_1: ProductI8,
+        mmv_i8_iq4_xs_8: ProductI8,
+    }
+    /// Kernels of `mmv_i8_runs.cu`.
+    mmv_i8_runs: MmvInt8Runs {
+        mmv_i8_q4_0_1: ProductI8,
+        mmv_i8_q4_0_8: ProductI8,
+        mmv_i8_q4_1_1: ProductI8,
+        mmv_i8_q4_1_8: ProductI8,
+        mmv_i8_q5_0_1: ProductI8,
+        mmv_i8_q5_0_8: ProductI8,
+        mmv_i8_q5_1_1: ProductI8,
+        mmv_i8_q5_1_8: ProductI8,
+        mmv_i8_q8_0_1: ProductI8,
+        mmv_i8_q8_0_8: ProductI8,
+        mmv_i8_mxfp4_1: ProductI8,
+        mmv_i8_mxfp4_8: ProductI8,
+        mmv_i8_nvfp4_1: ProductI8,
+        mmv_i8_nvfp4_8: ProductI8,
+        mmv_i8_iq4_nl_1: ProductI8,
+        mmv_i8_iq4_nl_8: ProductI8,
+    }
     /// Kernels of `pool.cu`.
     pool: Pooling {
         pool_keep: PoolKeep,
@@ -259,7 +325,40 @@ modules! {
     }
 }
 
+/// The kernel of that name, out of the modules that are listed.
+macro_rules! by_name {
+    ($kernels:ident, $name:ident, $($module:ident: $($kernel:ident)+;)+) => {
+        match $name {
+            $($(stringify!($kernel) => Some(&$kernels.$module.$kernel),)+)+
+            _ => None,
+        }
+    };
+}
+
 impl<D: Driver> Kernels<D> {
+    /// The kernel for products in int8 with a few rows of activations, see
+    /// [`args::mmv_i8`]. `None` if the type has none.
+    pub fn few_int8(&self, ty: GgmlType, inputs: usize) -> Option<&Kernel<args::ProductI8>> {
+        let name = args::mmv_i8(ty, inputs)?;
+        by_name! {
+            self, name,
+            mmv_i8_iq: mmv_i8_iq1_s_1 mmv_i8_iq1_s_8 mmv_i8_iq1_m_1 mmv_i8_iq1_m_8 mmv_i8_iq2_xxs_1 mmv_i8_iq2_xxs_8 mmv_i8_iq2_xs_1 mmv_i8_iq2_xs_8 mmv_i8_iq2_s_1 mmv_i8_iq2_s_8 mmv_i8_iq3_xxs_1 mmv_i8_iq3_xxs_8 mmv_i8_iq3_s_1 mmv_i8_iq3_s_8;
+            mmv_i8_k: mmv_i8_q2_k_1 mmv_i8_q2_k_8 mmv_i8_q3_k_1 mmv_i8_q3_k_8 mmv_i8_q4_k_1 mmv_i8_q4_k_8 mmv_i8_q5_k_1 mmv_i8_q5_k_8 mmv_i8_q6_k_1 mmv_i8_q6_k_8 mmv_i8_iq4_xs_1 mmv_i8_iq4_xs_8;
+            mmv_i8_runs: mmv_i8_q4_0_1 mmv_i8_q4_0_8 mmv_i8_q4_1_1 mmv_i8_q4_1_8 mmv_i8_q5_0_1 mmv_i8_q5_0_8 mmv_i8_q5_1_1 mmv_i8_q5_1_8 mmv_i8_q8_0_1 mmv_i8_q8_0_8 mmv_i8_mxfp4_1 mmv_i8_mxfp4_8 mmv_i8_nvfp4_1 mmv_i8_nvfp4_8 mmv_i8_iq4_nl_1 mmv_i8_iq4_nl_8;
+        }
+    }
+
+    /// The kernel for products in float32 with a few rows of activations, see
+    /// [`args::mmv_f`].
+    pub fn few_floats(&self, ty: GgmlType, inputs: usize) -> &Kernel<args::ProductF32> {
+        let name = args::mmv_f(ty, inputs);
+        let found = by_name! {
+            self, name,
+            mmv_f: mmv_f32_1 mmv_f32_8 mmv_f16_1 mmv_f16_8 mmv_bf16_1 mmv_bf16_8;
+        };
+        found.unwrap_or(&self.mmv_decoded.mmv_decoded)
+    }
+
     /// The card.
     pub fn driver(&self) -> &Arc<D> {
         &self.loaded.driver

@@ -28,10 +28,9 @@ pub use functions::{Angles, InverseRms, MapFunction};
 pub use hyper::{HcCollapse, HcExpand, HcFirstStream, HcHead, HcMix, Site};
 pub use index::{Among, IndexBlocks, IndexScores, Select};
 pub use pool::{Pool, PoolKeep, Tokens};
-    MMV_DECODED_BYTES, MMV_ROWS, MMV_THREADS, Product, ProductF32, ProductI8, mmv_f, mmv_i8,
 pub use primitives::{PrimitiveProduct, PrimitiveWords};
 pub use product::{
-pub use product::{MMV_ROWS, MMV_THREADS, Product, ProductI8, mmv_i8};
+    MMV_DECODED_BYTES, MMV_ROWS, MMV_THREADS, Product, ProductF32, ProductI8, mmv_f, mmv_i8,
 };
 pub use rows::{Add, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
 
