@@ -33,6 +33,8 @@ pub mod storage;
 pub use compute::adapters::{Adapter, Site};
 pub use compute::arithmetic::RopeAngles;
 pub use compute::backend::cpu::Precision;
+#[cfg(feature = "cuda")]
+pub use compute::backend::cuda::Cuda;
 pub use compute::forward::{Draft, Drafted, KvPrecision};
 pub use compute::profile;
 pub use compute::roofline::Roofline;
@@ -40,6 +42,8 @@ pub use compute::trace::{LayerTrace, Trace};
 pub use engine::{
     DraftModel, Engine, EngineOptions, FoundDraft, LeftOut, PlannedDraft, WeightPlacement,
 };
+#[cfg(feature = "cuda")]
+pub use error::CardError;
 pub use error::{AdapterError, EngineError, error_text};
 pub use session::{Batch, Between, Hooks, Logits, OnLogits, Progress, Session, Want};
 

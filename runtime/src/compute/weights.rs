@@ -320,7 +320,7 @@ impl<B: Backend> Loader<'_, B> {
     fn rows(&self, name: &str, dims: &[usize]) -> Result<B::Weight, EngineError> {
         let tensor = self.find(name, dims)?;
         tensor.advise_random();
-        self.backend.load(&tensor)
+        self.backend.load_rows(&tensor)
     }
 
     /// The first of `names` that the file has; writers disagree on some.
@@ -513,6 +513,10 @@ impl<B: Backend> Loader<'_, B> {
                 None => self.matrices(&name, dims),
             }
         };
+        if self.sources.experts.is_some() {
+            let first = self.find(&format!("{p}.ffn_gate_exps.weight"), &[d, ff, e])?;
+            self.backend.allow_streamed(&first)?;
+        }
         Ok(ExpertWeights {
             gate: matrix("gate", &[d, ff, e])?,
             up: matrix("up", &[d, ff, e])?,

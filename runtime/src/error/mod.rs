@@ -1,6 +1,8 @@
 //! Errors of the engine.
 
 mod adapter;
+#[cfg(feature = "cuda")]
+mod card;
 
 use std::path::PathBuf;
 
@@ -11,6 +13,8 @@ use v4_tokenizer::TokenizerError;
 use crate::storage::SessionError;
 
 pub use adapter::AdapterError;
+#[cfg(feature = "cuda")]
+pub use card::CardError;
 
 /// An error and its causes in one text, each said once.
 ///
@@ -169,6 +173,10 @@ pub enum EngineError {
     /// A session file that cannot be used.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// A card that failed, or cannot do what it is asked for.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Card(#[from] CardError),
     /// The caller's progress hook asked to stop; the chunks done are kept.
     #[error("cancelled")]
     Cancelled,

@@ -103,6 +103,28 @@ pub struct RopeTable {
     sin: Vec<f32>,
 }
 
+/// What a card takes over.
+#[cfg(feature = "cuda")]
+impl RopeTable {
+    /// Pairs of channels that are rotated.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        self.pairs
+    }
+
+    /// Cosines, `[positions, pairs]`.
+    #[must_use]
+    pub fn cosines(&self) -> &[f32] {
+        &self.cos
+    }
+
+    /// Sines, `[positions, pairs]`.
+    #[must_use]
+    pub fn sines(&self) -> &[f32] {
+        &self.sin
+    }
+}
+
 impl RopeTable {
     /// Drops the first `n` positions.
     pub fn drop_first(&mut self, n: usize) {

@@ -10,6 +10,8 @@
 //! every sum has an order that depends on shapes alone (design contract 3).
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod views;
 
 use std::sync::Arc;
@@ -229,6 +231,21 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// # Errors
     /// If the tensor's type has no kernel here.
     fn load(&self, tensor: &Tensor) -> Result<Self::Weight, EngineError>;
+    /// The same for a tensor of which only rows are looked up, by [`Self::embed`].
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    fn load_rows(&self, tensor: &Tensor) -> Result<Self::Weight, EngineError> {
+        self.load(tensor)
+    }
+    /// Says whether experts of which this is the first tensor may be read from disk while the
+    /// model runs.
+    ///
+    /// # Errors
+    /// If they may not.
+    fn allow_streamed(&self, _tensor: &Tensor) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Takes constants into use.
     fn vector(&self, values: Vec<f32>) -> Self::Vector;
     /// Takes a table of experts into use: `[vocab, used]`.
