@@ -13,7 +13,24 @@ KERNEL(fault_missing_sync, Fault) {
     args.out[i] = values[255 - i];
 }
 
-// The same; some threads wait at a barrier of their own.
+// out[i] = the sum of what `count` rounds leave in place 255 - i. A warp that is ahead writes for
+// the next round while others still read.
+KERNEL(fault_tile_reused, Fault) {
+    u32 *values = shared<u32>(0);
+    u32 i = thread_x(), sum = 0;
+    for (u32 round = 0; round < args.count; round++) {
+        values[i] = args.in[i] + round;
+        sync();
+        sum += values[255 - i];
+        sync_warp(FULL_MASK);
+        if (!args.faulty) {
+            sync();
+        }
+    }
+    args.out[i] = sum;
+}
+
+// out[i] = in[255 - i]; some threads wait at a barrier of their own.
 KERNEL(fault_divergent_sync, Fault) {
     u32 *values = shared<u32>(0);
     u32 i = thread_x();

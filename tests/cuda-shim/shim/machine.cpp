@@ -137,6 +137,7 @@ class Machine {
     uint64_t seed = 0;
     uint32_t waiting = 0; // at sync
     uint32_t done = 0;
+    uint32_t held = 0; // a bit for each warp
     bool failed = false;
     char *error = nullptr;
     size_t error_len = 0;
@@ -254,23 +255,35 @@ void Machine::prepare_block() {
     }
     waiting = 0;
     done = 0;
+    held = order.kind == 2 ? uint32_t(random()) : 0;
 }
 
-// Lets every thread that can go on do so once. False if none could.
+// Lets every thread that can go on do so once. In a random order some warps are held back, for
+// long: others come as far ahead of them as they may. False if none could go on.
 bool Machine::run_round() {
     if (order.kind == 2) {
         arrange(thread_order, now.threads);
+        if (random() % 64 == 0) {
+            held = uint32_t(random());
+        }
     }
-    bool any = false;
+    bool any = false, all_held = true;
     for (uint32_t thread : thread_order) {
         State state = threads[thread].state;
         if (state == State::fresh || state == State::ready) {
             any = true;
+            if (held >> thread / 32 & 1) {
+                continue;
+            }
+            all_held = false;
             resume(thread);
             if (failed) {
                 break;
             }
         }
+    }
+    if (order.kind == 2 && all_held) {
+        held = uint32_t(random());
     }
     return any;
 }

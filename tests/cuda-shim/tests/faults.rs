@@ -10,7 +10,7 @@ use v4_cuda_shim::{Bench, Order, Region, Shape};
 kernel_args! {
     /// Mirrors `faults/fault.cuh`.
     Fault [
-        "fault_missing_sync", "fault_divergent_sync", "fault_early_end", "fault_shuffle_mask",
+        "fault_missing_sync", "fault_tile_reused", "fault_divergent_sync", "fault_early_end", "fault_shuffle_mask",
         "fault_shuffle_source", "fault_deadlock", "fault_race", "fault_copy_without_wait",
         "fault_copy_wrong_group", "fault_copy_overtakes", "fault_tail", "fault_shared_overrun",
         "fault_uninitialised", "fault_stale_argument", "fault_fragment", "fault_load_matrix",
@@ -158,6 +158,16 @@ fn reversed() -> Vec<u32> {
 #[test]
 fn a_missing_sync() {
     Case::new("fault_missing_sync", numbers(256), reversed()).is_wrong_in_some_order();
+}
+
+#[test]
+fn a_tile_that_is_written_again_while_others_read() {
+    let sums = reversed()
+        .into_iter()
+        .map(|x| x.wrapping_mul(8).wrapping_add(28));
+    let mut case = Case::new("fault_tile_reused", numbers(256), sums.collect());
+    case.count = 8;
+    case.is_wrong_in_some_order();
 }
 
 #[test]
