@@ -7,6 +7,7 @@
 mod attend;
 mod cache;
 mod choose;
+mod copy;
 mod embed;
 mod engram;
 mod experts;
@@ -21,6 +22,7 @@ mod rows;
 pub use attend::Attend;
 pub use cache::{Pages, PushRows, ReadRows, RoundIndex, RowFormat};
 pub use choose::BestToken;
+pub use copy::{AddToParts, GatherRows};
 pub use embed::Embed;
 pub use engram::Engram;
 pub use experts::{Combine, GroupPairs, Route};
@@ -112,12 +114,14 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
     }
     let all = all![
         Add,
+        AddToParts,
         Angles,
         Attend,
         BestToken,
         Combine,
         Embed,
         Engram,
+        GatherRows,
         GroupPairs,
         HcCollapse,
         HcExpand,
