@@ -171,15 +171,17 @@ impl Case {
             least,
             scale: self.scale(),
         };
-        let shape = |each: usize, shared_bytes: u32| Shape {
-            grid: [(stride * each).div_ceil(64) as u32, self.queries as u32, 1],
+        let shape = |blocks: usize, shared_bytes: u32| Shape {
+            grid: [blocks as u32, self.queries as u32, 1],
             block: [64, 1, 1],
             shared_bytes,
         };
         if fp4 {
-            bench.launch("index_scores", shape(1, args.shared_bytes()), &args)
+            // Fewer blocks than candidates, and more.
+            let blocks = 1 + stride % 4;
+            bench.launch("index_scores", shape(blocks, args.shared_bytes()), &args)
         } else {
-            bench.launch("index_scores_f32", shape(32, 0), &args)
+            bench.launch("index_scores_f32", shape(stride.div_ceil(2), 0), &args)
         }
         .unwrap();
         scores
@@ -205,7 +207,7 @@ impl Case {
 
 #[test]
 fn keys_in_fp4() {
-    for (width, heads) in [(128, 3), (128, 64), (64, 4), (32, 1), (96, 5)] {
+    for (width, heads) in [(128, 3), (128, 64), (64, 4), (32, 1), (96, 9), (128, 50)] {
         let case = Case {
             width,
             heads,

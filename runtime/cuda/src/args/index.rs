@@ -39,9 +39,10 @@ impl Among {
 }
 
 kernel_args! {
-    /// Scores of index keys. In y a block for each query, in x so many that each candidate has a
-    /// thread (`index_scores`) or a warp (`index_scores_f32`); up to 256 threads.
-    /// `index_scores`, for keys in e2m1 of up to 128 channels, takes [`Self::shared_bytes`];
+    /// Scores of index keys, in y a block for each query. `index_scores`, for keys in e2m1 of up
+    /// to 128 channels and queries of up to 64 heads, takes any number of blocks in x, whose warps
+    /// have [`Self::TILE_KEYS`] candidates each at a time, and [`Self::shared_bytes`];
+    /// `index_scores_f32` takes so many that each candidate has a warp. Up to 256 threads;
     /// strides and pages of keys are multiples of 4.
     IndexScores ["index_scores", "index_scores_f32"] {
         /// Pointer to `[queries, stride]` f32, by candidate. Those of queries with no more than
@@ -76,12 +77,16 @@ kernel_args! {
 impl IndexScores {
     /// Channels of an e2m1 key at most.
     pub const MOST_WIDTH: u32 = 128;
+    /// Heads of a query at most where keys are e2m1.
+    pub const MOST_HEADS: u32 = 64;
+    /// Candidates that a warp of `index_scores` takes at a time.
+    pub const TILE_KEYS: u32 = 16;
 
     /// Shared memory of `index_scores`.
     #[must_use]
     pub fn shared_bytes(&self) -> u32 {
-        // Integers, the scales of four blocks, the weight.
-        self.heads * (self.format.width + 4 * 4 + 4)
+        // Of every eight heads: integers, the scales of four blocks, the weight.
+        self.heads.div_ceil(8) * (8 * 128 + 8 * (4 * 4 + 4))
     }
 }
 
