@@ -7,10 +7,13 @@
 //     BOOK     bytes of its codebook, 0 if it has none
 //     SCALING  how a run is scaled
 //     MINIMA   of a run
-//     unpack   takes run `run` of a block apart; `book` is the codebook in shared memory
+//     WORDS    that a run is read as
+//     load     reads run `number` of a block
+//     unpack   takes it apart; `book` is the codebook in shared memory
 //
-// Blocks are read as the aligned words that they touch, so up to three bytes before and after a
-// row are read as well. No address is asked to be more aligned than a block's size makes it.
+// Loads are apart, so that others' work can be done while they are under way. Blocks are read as
+// the aligned words that they touch, so up to three bytes before and after a row are read as
+// well. No address is asked to be more aligned than a block's size makes it.
 
 #pragma once
 
@@ -49,17 +52,19 @@ FN const u32 *word_of(const u8 *at) { return words_at(at - misalignment(at)); }
 // Four bytes of high:low from byte `by` (0 to 4) on.
 FN u32 shifted(u32 low, u32 high, u32 by) { return byte_perm(low, high, 0x3210u + 0x1111u * by); }
 
-// `count` words from any address on.
-template <u32 count> FN void load_words(const u8 *at, u32 (&words)[count]) {
-    u32 by = misalignment(at);
+// The `count + 1` aligned words that have `count` words from any address on.
+template <u32 count> FN void load_words(const u8 *at, u32 *words) {
     const u32 *from = word_of(at);
-    u32 low = from[0];
-    UNROLL for (u32 i = 0; i < count; i++) {
-        // The last word but one is the last one that an aligned row has.
-        u32 high = from[i + 1 < count || by != 0 ? i + 1 : i];
-        words[i] = shifted(low, high, by);
-        low = high;
-    }
+    UNROLL for (u32 i = 0; i < count; i++) { words[i] = from[i]; }
+    // An aligned row ends with the last word but one.
+    words[count] = from[misalignment(at) != 0 ? count : count - 1];
+}
+// The words from byte `by` of those on.
+template <u32 count> FN void align_words(const u32 *words, u32 by, u32 *aligned) {
+    UNROLL for (u32 i = 0; i < count; i++) { aligned[i] = shifted(words[i], words[i + 1], by); }
+}
+template <u32 count> FN void copy_words(const u32 *from, u32 *to) {
+    UNROLL for (u32 i = 0; i < count; i++) { to[i] = from[i]; }
 }
 
 // Each byte, below 128, less a number of at most 128: as four signed bytes.
@@ -90,7 +95,7 @@ FN void look_up(const Levels &levels, u32 codes, u32 &lows, u32 &highs) {
 }
 
 // The same of 32 codes: first those in low halves.
-FN void look_up_run(const Levels &levels, const u32 (&codes)[4], u32 (&q)[8]) {
+FN void look_up_run(const Levels &levels, const u32 *codes, u32 (&q)[8]) {
     UNROLL for (u32 i = 0; i < 4; i++) { look_up(levels, codes[i], q[i], q[4 + i]); }
 }
 
@@ -101,56 +106,50 @@ FN Levels e2m1_levels() { return {{0x03020100, 0x0c080604, 0xfdfeff00, 0xf4f8faf
 FN Levels iq4_levels() { return {{0xbfad9881, 0xf6eaddcf, 0x26190d01, 0x71594535}}; }
 
 struct Q8_0 {
-    static constexpr u32 BYTES = 34, RUNS = 1, BOOK = 0;
+    static constexpr u32 BYTES = 34, RUNS = 1, BOOK = 0, WORDS = 10;
     static constexpr Scaling SCALING = BY_RUN;
     static constexpr Minima MINIMA = NO_MINIMA;
 
-    FN void unpack(const u8 *block, u32, const u32 *, Run &run) {
+    FN void load(const u8 *block, u32, u32 (&raw)[WORDS]) {
         // Blocks begin at even addresses, so these nine words end with the block.
-        u32 by = misalignment(block);
-        const u32 *from = word_of(block);
-        u32 low = from[0];
-        run.d[0] = f16_value(low >> 8 * by & 0xffff);
-        UNROLL for (u32 i = 0; i < 8; i++) {
-            u32 high = from[i + 1];
-            run.q[i] = shifted(low, high, by + 2);
-            low = high;
-        }
+        copy_words<9>(word_of(block), raw);
+        raw[9] = misalignment(block);
+    }
+    FN void unpack(const u32 (&raw)[WORDS], u32, const u32 *, Run &run) {
+        run.d[0] = f16_value(raw[0] >> 8 * raw[9] & 0xffff);
+        align_words<8>(raw, raw[9] + 2, run.q);
     }
 };
 
 struct Mxfp4 {
-    static constexpr u32 BYTES = 17, RUNS = 1, BOOK = 0;
+    static constexpr u32 BYTES = 17, RUNS = 1, BOOK = 0, WORDS = 6;
     static constexpr Scaling SCALING = BY_RUN;
     static constexpr Minima MINIMA = NO_MINIMA;
 
-    FN void unpack(const u8 *block, u32, const u32 *, Run &run) {
+    FN void load(const u8 *block, u32, u32 (&raw)[WORDS]) {
         // 17 bytes are in five words, wherever they begin.
-        u32 by = misalignment(block);
-        const u32 *from = word_of(block);
-        u32 low = from[0];
-        u32 code = low >> 8 * by & 255u;
-        u32 codes[4];
-        UNROLL for (u32 i = 0; i < 4; i++) {
-            u32 high = from[i + 1];
-            codes[i] = shifted(low, high, by + 1);
-            low = high;
-        }
+        copy_words<5>(word_of(block), raw);
+        raw[5] = misalignment(block);
+    }
+    FN void unpack(const u32 (&raw)[WORDS], u32, const u32 *, Run &run) {
+        u32 code = raw[0] >> 8 * raw[5] & 255u;
         // Half of the scale; subnormal ones count as zero.
         run.d[0] = code == 255 ? NOT_A_NUMBER : float_of(code < 2 ? 0u : (code - 1) << 23);
+        u32 codes[4];
+        align_words<4>(raw, raw[5] + 1, codes);
         look_up_run(e2m1_levels(), codes, run.q);
     }
 };
 
 // Sixteen bytes of codes: those in low halves first.
-FN void nibbles(const u32 (&codes)[4], u32 (&q)[8]) {
+FN void nibbles(const u32 *codes, u32 (&q)[8]) {
     UNROLL for (u32 i = 0; i < 4; i++) {
         q[i] = codes[i] & 0x0f0f0f0f;
         q[4 + i] = codes[i] >> 4 & 0x0f0f0f0f;
     }
 }
 // The same with a fifth bit.
-FN void fifths(const u32 (&codes)[4], u32 bits, u32 (&q)[8]) {
+FN void fifths(const u32 *codes, u32 bits, u32 (&q)[8]) {
     nibbles(codes, q);
     UNROLL for (u32 i = 0; i < 8; i++) { q[i] |= spread_bits(bits >> 4 * i) << 4; }
 }
@@ -159,71 +158,87 @@ FN void less(u32 (&q)[8], u32 by) {
 }
 
 struct Q4_0 {
-    static constexpr u32 BYTES = 18, RUNS = 1, BOOK = 0;
+    static constexpr u32 BYTES = 18, RUNS = 1, BOOK = 0, WORDS = 7;
     static constexpr Scaling SCALING = BY_RUN;
     static constexpr Minima MINIMA = NO_MINIMA;
 
-    FN void unpack(const u8 *block, u32, const u32 *, Run &run) {
-        run.d[0] = f16_at(block);
+    FN void load(const u8 *block, u32, u32 (&raw)[WORDS]) {
+        raw[5] = u16_at(block);
+        raw[6] = misalignment(block + 2);
+        load_words<4>(block + 2, raw);
+    }
+    FN void unpack(const u32 (&raw)[WORDS], u32, const u32 *, Run &run) {
+        run.d[0] = f16_value(raw[5]);
         u32 codes[4];
-        load_words(block + 2, codes);
+        align_words<4>(raw, raw[6], codes);
         nibbles(codes, run.q);
         less(run.q, 8);
     }
 };
 
 struct Q4_1 {
-    static constexpr u32 BYTES = 20, RUNS = 1, BOOK = 0;
+    static constexpr u32 BYTES = 20, RUNS = 1, BOOK = 0, WORDS = 5;
     static constexpr Scaling SCALING = BY_RUN;
     static constexpr Minima MINIMA = MINIMUM_OF_RUN;
 
-    FN void unpack(const u8 *block, u32, const u32 *, Run &run) {
-        const u32 *word = words_at(block);
-        run.d[0] = f16_value(word[0] & 0xffff);
-        run.min[0] = f16_value(word[0] >> 16);
-        u32 codes[4] = {word[1], word[2], word[3], word[4]};
-        nibbles(codes, run.q);
+    FN void load(const u8 *block, u32, u32 (&raw)[WORDS]) {
+        copy_words<5>(words_at(block), raw);
+    }
+    FN void unpack(const u32 (&raw)[WORDS], u32, const u32 *, Run &run) {
+        run.d[0] = f16_value(raw[0] & 0xffff);
+        run.min[0] = f16_value(raw[0] >> 16);
+        nibbles(raw + 1, run.q);
     }
 };
 
 struct Q5_0 {
-    static constexpr u32 BYTES = 22, RUNS = 1, BOOK = 0;
+    static constexpr u32 BYTES = 22, RUNS = 1, BOOK = 0, WORDS = 8;
     static constexpr Scaling SCALING = BY_RUN;
     static constexpr Minima MINIMA = NO_MINIMA;
 
-    FN void unpack(const u8 *block, u32, const u32 *, Run &run) {
-        run.d[0] = f16_at(block);
+    FN void load(const u8 *block, u32, u32 (&raw)[WORDS]) {
+        raw[6] = u16_at(block);
+        raw[7] = misalignment(block + 2);
+        load_words<5>(block + 2, raw);
+    }
+    FN void unpack(const u32 (&raw)[WORDS], u32, const u32 *, Run &run) {
+        run.d[0] = f16_value(raw[6]);
         u32 words[5];
-        load_words(block + 2, words);
-        u32 codes[4] = {words[1], words[2], words[3], words[4]};
-        fifths(codes, words[0], run.q);
+        align_words<5>(raw, raw[7], words);
+        fifths(words + 1, words[0], run.q);
         less(run.q, 16);
     }
 };
 
 struct Q5_1 {
-    static constexpr u32 BYTES = 24, RUNS = 1, BOOK = 0;
+    static constexpr u32 BYTES = 24, RUNS = 1, BOOK = 0, WORDS = 6;
     static constexpr Scaling SCALING = BY_RUN;
     static constexpr Minima MINIMA = MINIMUM_OF_RUN;
 
-    FN void unpack(const u8 *block, u32, const u32 *, Run &run) {
-        const u32 *word = words_at(block);
-        run.d[0] = f16_value(word[0] & 0xffff);
-        run.min[0] = f16_value(word[0] >> 16);
-        u32 codes[4] = {word[2], word[3], word[4], word[5]};
-        fifths(codes, word[1], run.q);
+    FN void load(const u8 *block, u32, u32 (&raw)[WORDS]) {
+        copy_words<6>(words_at(block), raw);
+    }
+    FN void unpack(const u32 (&raw)[WORDS], u32, const u32 *, Run &run) {
+        run.d[0] = f16_value(raw[0] & 0xffff);
+        run.min[0] = f16_value(raw[0] >> 16);
+        fifths(raw + 2, raw[1], run.q);
     }
 };
 
 struct Iq4Nl {
-    static constexpr u32 BYTES = 18, RUNS = 1, BOOK = 0;
+    static constexpr u32 BYTES = 18, RUNS = 1, BOOK = 0, WORDS = 7;
     static constexpr Scaling SCALING = BY_RUN;
     static constexpr Minima MINIMA = NO_MINIMA;
 
-    FN void unpack(const u8 *block, u32, const u32 *, Run &run) {
-        run.d[0] = f16_at(block);
+    FN void load(const u8 *block, u32, u32 (&raw)[WORDS]) {
+        raw[5] = u16_at(block);
+        raw[6] = misalignment(block + 2);
+        load_words<4>(block + 2, raw);
+    }
+    FN void unpack(const u32 (&raw)[WORDS], u32, const u32 *, Run &run) {
+        run.d[0] = f16_value(raw[5]);
         u32 codes[4];
-        load_words(block + 2, codes);
+        align_words<4>(raw, raw[6], codes);
         look_up_run(iq4_levels(), codes, run.q);
     }
 };
@@ -238,19 +253,47 @@ FN f32 nvfp4_scale(u32 code) {
 }
 
 struct Nvfp4 {
-    static constexpr u32 BYTES = 36, RUNS = 2, BOOK = 0;
+    static constexpr u32 BYTES = 36, RUNS = 2, BOOK = 0, WORDS = 5;
     static constexpr Scaling SCALING = BY_FLOATS;
     static constexpr Minima MINIMA = NO_MINIMA;
 
-    FN void unpack(const u8 *block, u32 number, const u32 *, Run &run) {
-        u32 scales = u32_at(block) >> 16 * number;
-        const u32 *codes = words_at(block + 4 + 16 * number);
+    FN void load(const u8 *block, u32 number, u32 (&raw)[WORDS]) {
+        copy_words<4>(words_at(block + 4 + 16 * number), raw);
+        raw[4] = u32_at(block) >> 16 * number;
+    }
+    FN void unpack(const u32 (&raw)[WORDS], u32, const u32 *, Run &run) {
         UNROLL for (u32 half = 0; half < 2; half++) {
-            run.d[half] = nvfp4_scale(scales >> 8 * half & 255u);
+            run.d[half] = nvfp4_scale(raw[4] >> 8 * half & 255u);
             UNROLL for (u32 i = 0; i < 2; i++) {
                 u32 *q = run.q + 4 * half + i;
-                look_up(e2m1_levels(), codes[2 * half + i], q[0], q[2]);
+                look_up(e2m1_levels(), raw[2 * half + i], q[0], q[2]);
             }
         }
     }
 };
+
+// Run `number` of a row.
+template <class Format>
+FN void load_run(const u8 *row, u32 number, u32 (&raw)[Format::WORDS]) {
+    const u8 *block = row + u64(number / Format::RUNS) * Format::BYTES;
+    Format::load(block, number % Format::RUNS, raw);
+}
+template <class Format>
+FN void unpack_run(const u32 (&raw)[Format::WORDS], u32 number, const u32 *book, Run &run) {
+    Format::unpack(raw, number % Format::RUNS, book, run);
+}
+
+// The codebook in shared memory, from byte 0 on.
+template <class Format> FN const u32 *load_codebook([[maybe_unused]] const u32 *codebook) {
+    if constexpr (Format::BOOK == 0) {
+        return nullptr;
+    } else {
+        auto *to = shared<Words4>(0);
+        auto *from = reinterpret_cast<const Words4 *>(codebook);
+        for (u32 i = thread_x(); i < Format::BOOK / sizeof(Words4); i += threads_x()) {
+            to[i] = from[i];
+        }
+        sync();
+        return shared<u32>(0);
+    }
+}

@@ -23,9 +23,10 @@ FN f32 decoded(i32 q, f32 factor, f32 scale, f32 min) {
 
 template <class Format>
 FN void decode_run(const u8 *row, u32 number, const u32 *book, Decoded &to) {
+    u32 raw[Format::WORDS];
     Run run;
-    const u8 *block = row + u64(number / Format::RUNS) * Format::BYTES;
-    Format::unpack(block, number % Format::RUNS, book, run);
+    load_run<Format>(row, number, raw);
+    unpack_run<Format>(raw, number, book, run);
     UNROLL for (u32 i = 0; i < 8; i++) { to.q[i] = run.q[i]; }
     UNROLL for (u32 half = 0; half < 2; half++) {
         f32 scale = Format::SCALING == BY_FLOATS ? run.d[half] : run.d[0];

@@ -49,9 +49,10 @@ template <class Format, u32 most> FN void mmv_i8(const ProductI8 &args) {
             f32 sums[most];
             UNROLL for (u32 t = 0; t < most; t++) { sums[t] = 0.0f; }
             for (u32 b = l; b < blocks; b += 16) {
+                u32 raw[Format::WORDS];
                 Run run;
-                Format::unpack(w + u64(b / Format::RUNS) * Format::BYTES, b % Format::RUNS, book,
-                               run);
+                load_run<Format>(w, b, raw);
+                unpack_run<Format>(raw, b, book, run);
                 UNROLL for (u32 t = 0; t < most; t++) {
                     if (t < count) {
                         sums[t] = add_run<Format>(run, args.x, x[t] + b, sums[t]);

@@ -12,21 +12,6 @@ struct ProductI8 {
     const u32 *codebook;
 };
 
-// The codebook in shared memory, from byte 0 on.
-template <class Format> FN const u32 *load_codebook([[maybe_unused]] const u32 *codebook) {
-    if constexpr (Format::BOOK == 0) {
-        return nullptr;
-    } else {
-        auto *to = shared<Words4>(0);
-        auto *from = reinterpret_cast<const Words4 *>(codebook);
-        for (u32 i = thread_x(); i < Format::BOOK / sizeof(Words4); i += threads_x()) {
-            to[i] = from[i];
-        }
-        sync();
-        return shared<u32>(0);
-    }
-}
-
 FN i32 first_sum(u32 sums) { return i16(sums & 0xffff); }
 FN i32 last_sum(u32 sums) { return i16(sums >> 16); }
 

@@ -88,3 +88,22 @@ FN void mma_s8_16832(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], HERE) {
     Fragments request = {d, a, b};
     shim::wait_for_lanes(FULL_MASK, {"mma_s8_16832", file, line}, multiply_fragments, &request);
 }
+// The same with one number to start from everywhere.
+FN void mma_s8_16832_from(i32 start, i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], HERE) {
+    for (u32 i = 0; i < 4; i++) {
+        d[i] = start;
+    }
+    Fragments request = {d, a, b};
+    shim::wait_for_lanes(FULL_MASK, {"mma_s8_16832_from", file, line}, multiply_fragments,
+                         &request);
+}
+// The same with 16 columns of a and rows of b: registers and maps are those of the first half.
+FN void mma_s8_16816_from(i32 start, i32 (&d)[4], u32 a0, u32 a1, u32 b, HERE) {
+    for (u32 i = 0; i < 4; i++) {
+        d[i] = start;
+    }
+    const u32 front[4] = {a0, a1, 0, 0}, of_b[2] = {b, 0};
+    Fragments request = {d, front, of_b};
+    shim::wait_for_lanes(FULL_MASK, {"mma_s8_16816_from", file, line}, multiply_fragments,
+                         &request);
+}

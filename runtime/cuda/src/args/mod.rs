@@ -32,7 +32,9 @@ pub use index::{Among, IndexBlocks, IndexScores, Select};
 pub use pool::{Pool, PoolKeep, Tokens};
 pub use primitives::{PrimitiveProduct, PrimitiveWords};
 pub use product::{
-    MMV_DECODED_BYTES, MMV_ROWS, MMV_THREADS, Product, ProductF32, ProductI8, mmv_f, mmv_i8,
+    MMQ_INPUTS, MMQ_ROWS, MMQ_THREADS, MMV_DECODED_BYTES, MMV_ROWS, MMV_THREADS, OrderInt8,
+    OrderedRows, Product, ProductF32, ProductI8, ProductMany, mmq_i8, mmq_shared_bytes, mmv_f,
+    mmv_i8, places_of_row, places_of_turn,
 };
 pub use rows::{Add, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
 
@@ -132,12 +134,14 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
         IndexScores,
         InverseRms,
         MapFunction,
+        OrderInt8,
         Pool,
         PoolKeep,
         PrimitiveProduct,
         PrimitiveWords,
         ProductF32,
         ProductI8,
+        ProductMany,
         PushRows,
         Quantise,
         ReadRows,

@@ -12,6 +12,18 @@ pub const MMV_THREADS: u32 = 256;
 /// weights anew for every so many.
 pub const MMV_ROWS: u32 = 8;
 
+/// Threads of a block of a product with many rows of activations.
+pub const MMQ_THREADS: u32 = 256;
+
+/// Rows of weights of a tile of such a product.
+pub const MMQ_ROWS: u32 = 64;
+
+/// Rows of activations of a tile of such a product.
+pub const MMQ_INPUTS: u32 = 128;
+
+/// Blocks of each lane that such a product visits at a time.
+const MMQ_STAGE_BLOCKS: u32 = 4;
+
 /// Bytes of shared memory of `mmv_decoded`.
 pub const MMV_DECODED_BYTES: u32 = MMV_THREADS / 32 * 32 * (9 + 4) * 4;
 
@@ -112,15 +124,62 @@ pub fn mmv_f(ty: GgmlType, inputs: usize) -> &'static str {
     }
 }
 
-/// Types with products in int8: as kernels are named, and as files name them.
+kernel_args! {
+    /// Rows of activations in int8 in the order in which products of many rows visit them: sixteen
+    /// times [`places_of_turn`] places of blocks.
+    #[derive(Default)]
+    OrderedRows {
+        /// Pointer to 32 `i8` for each place, aligned to 16 bytes.
+        q: u64,
+        /// Pointer to one f32 for each place, its block's scale, aligned to 16 bytes.
+        d: u64,
+        /// The same with the sum of its integers times the scale.
+        sums: u64,
+        /// The same of its first 16 integers.
+        first_sums: u64,
+        /// The same of its last 16.
+        last_sums: u64,
+    }
+}
+
+kernel_args! {
+    /// Puts rows in int8 into the order of products of many rows. A thread for each place, in
+    /// blocks of up to 256.
+    OrderInt8 ["order_int8"] {
+        /// Where to.
+        to: OrderedRows,
+        /// The rows.
+        x: Int8Rows,
+        /// Places of all rows, [`places_of_row`] of each.
+        places: u64,
+        /// Blocks of 32 values of a row.
+        blocks: u32,
+        /// Unused.
+        unused: u32,
+    }
+}
+
+/// Places of one turn, of rows of so many blocks of 32 values.
+#[must_use]
+pub const fn places_of_turn(blocks: u32) -> u32 {
+    blocks.div_ceil(16).next_multiple_of(MMQ_STAGE_BLOCKS)
+}
+
+/// Places of a row of so many blocks of 32 values.
+#[must_use]
+pub const fn places_of_row(blocks: u32) -> u32 {
+    16 * places_of_turn(blocks)
+}
+
+/// Types with products in int8: as kernels are named, as files name them, and how many scales and
+/// minima products of many rows keep of a block.
 macro_rules! int8_types {
-    ($($name:literal $ty:ident),+ $(,)?) => {
+    ($($name:literal $ty:ident $scales:literal $minima:literal),+ $(,)?) => {
         kernel_args! {
-            /// Products with activations in int8.
+            /// Products of a few rows of activations in int8.
             ///
-            /// `mmv_i8_*`: for a few rows of activations. Blocks of [`MMV_THREADS`] threads, any
-            /// number of them in x, each of which takes 16 rows of weights at a time; shared
-            /// memory for the codebook.
+            /// Blocks of [`MMV_THREADS`] threads, any number of them in x, each of which takes 16
+            /// rows of weights at a time; shared memory for the codebook.
             ProductI8 {
                 /// What is multiplied.
                 product: Product,
@@ -139,6 +198,26 @@ macro_rules! int8_types {
             )+];
         }
 
+        kernel_args! {
+            /// Products of many rows of activations in int8.
+            ///
+            /// Blocks of [`MMQ_THREADS`] threads and [`mmq_shared_bytes`] of shared memory, any
+            /// number of them in x; best one for each tile of [`MMQ_ROWS`] rows of weights and
+            /// [`MMQ_INPUTS`] rows of activations. Strides of x count places.
+            ProductMany {
+                /// What is multiplied.
+                product: Product,
+                /// The activations.
+                x: OrderedRows,
+                /// As in [`ProductI8`].
+                codebook: u64,
+            }
+        }
+
+        impl Args for ProductMany {
+            const KERNELS: &'static [&'static str] = &[$(concat!("mmq_i8_", $name)),+];
+        }
+
         /// The kernel for a few rows of activations: for one row in each part, or for up to
         /// [`MMV_ROWS`]. `None` if the type has no products in int8.
         #[must_use]
@@ -151,29 +230,62 @@ macro_rules! int8_types {
                 _ => None,
             }
         }
+
+        /// The kernel for many rows of activations. `None` if the type has no products in int8.
+        #[must_use]
+        pub fn mmq_i8(ty: GgmlType) -> Option<&'static str> {
+            match ty {
+                $(GgmlType::$ty => Some(concat!("mmq_i8_", $name)),)+
+                _ => None,
+            }
+        }
+
+        /// Scales and minima of a block.
+        fn block_floats(ty: GgmlType) -> [u32; 2] {
+            match ty {
+                $(GgmlType::$ty => [$scales, $minima],)+
+                _ => [0, 0],
+            }
+        }
     };
 }
 
+/// Bytes of shared memory of a product of many rows: for the codebook, for the inputs of a tile,
+/// for two stages, and with more than one scale for sums.
+#[must_use]
+pub fn mmq_shared_bytes(ty: GgmlType) -> u32 {
+    let [scales, minima] = block_floats(ty);
+    let of_row = 32 + 4 * (scales + minima);
+    let of_input = 32 + 4 * (1 + minima);
+    let stage = MMQ_STAGE_BLOCKS * (MMQ_ROWS * of_row + MMQ_INPUTS * of_input);
+    let sums = if scales > 1 {
+        5 * 4 * MMQ_THREADS * 4
+    } else {
+        0
+    };
+    v4_quant::codebook(ty).len() as u32 + 8 * MMQ_INPUTS + 2 * stage + sums
+}
+
 int8_types! {
-    "q4_0" Q4_0,
-    "q4_1" Q4_1,
-    "q5_0" Q5_0,
-    "q5_1" Q5_1,
-    "q8_0" Q8_0,
-    "mxfp4" MXFP4,
-    "nvfp4" NVFP4,
-    "iq4_nl" IQ4_NL,
-    "iq4_xs" IQ4_XS,
-    "q2_k" Q2_K,
-    "q3_k" Q3_K,
-    "q4_k" Q4_K,
-    "q5_k" Q5_K,
-    "q6_k" Q6_K,
-    "iq1_s" IQ1_S,
-    "iq1_m" IQ1_M,
-    "iq2_xxs" IQ2_XXS,
-    "iq2_xs" IQ2_XS,
-    "iq2_s" IQ2_S,
-    "iq3_xxs" IQ3_XXS,
-    "iq3_s" IQ3_S,
+    "q4_0" Q4_0 1 0,
+    "q4_1" Q4_1 1 1,
+    "q5_0" Q5_0 1 0,
+    "q5_1" Q5_1 1 1,
+    "q8_0" Q8_0 1 0,
+    "mxfp4" MXFP4 1 0,
+    "nvfp4" NVFP4 2 0,
+    "iq4_nl" IQ4_NL 1 0,
+    "iq4_xs" IQ4_XS 1 0,
+    "q2_k" Q2_K 3 2,
+    "q3_k" Q3_K 3 0,
+    "q4_k" Q4_K 1 1,
+    "q5_k" Q5_K 1 1,
+    "q6_k" Q6_K 3 0,
+    "iq1_s" IQ1_S 1 0,
+    "iq1_m" IQ1_M 3 0,
+    "iq2_xxs" IQ2_XXS 1 0,
+    "iq2_xs" IQ2_XS 3 0,
+    "iq2_s" IQ2_S 3 0,
+    "iq3_xxs" IQ3_XXS 1 0,
+    "iq3_s" IQ3_S 1 0,
 }

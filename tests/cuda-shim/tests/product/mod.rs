@@ -5,8 +5,10 @@
 
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore};
-use v4_cuda::args::{Int8Rows, Product, ProductF32, ProductI8};
-use v4_cuda_shim::{Bench, Region, flushed};
+use v4_cuda::args::{
+    Int8Rows, OrderInt8, OrderedRows, Product, ProductF32, ProductI8, ProductMany, places_of_row,
+};
+use v4_cuda_shim::{Bench, Region, Shape, flushed};
 use v4_quant::dot::{ActQ8, ActRows, Kernels, Results, Scratch};
 use v4_quant::{GgmlType, decode_row, encode_row};
 
@@ -104,7 +106,7 @@ pub fn weights(
 pub fn activations(rng: &mut SmallRng, count: usize) -> Vec<f32> {
     let mut block = 1.0;
     let mut one = |i: usize| {
-        if i % 32 == 0 {
+        if i.is_multiple_of(32) {
             block = match rng.random_range(0..16) {
                 0 => 0.0,
                 1 => 2f32.powi(-101),
@@ -240,4 +242,43 @@ pub fn float_rows(ty: GgmlType, values: &[f32]) -> Vec<u8> {
     let mut w = vec![0; ty.row_bytes(values.len()).unwrap()];
     encode_row(ty, values, None, &mut w).unwrap();
     w
+}
+
+/// Rows in int8 in the order of products of many rows, made by the kernel.
+pub fn ordered(bench: &mut Bench, x: Int8Rows, columns: usize, rows: usize) -> OrderedRows {
+    let blocks = columns as u32 / 32;
+    let places = rows * places_of_row(blocks) as usize;
+    let mut floats = || bench.space::<f32>(places).address();
+    let to = OrderedRows {
+        d: floats(),
+        sums: floats(),
+        first_sums: floats(),
+        last_sums: floats(),
+        q: bench.space::<i8>(32 * places).address(),
+    };
+    let args = OrderInt8 {
+        to,
+        x,
+        places: places as u64,
+        blocks,
+        unused: 0,
+    };
+    let shape = Shape::row(places.div_ceil(256) as u32, 256);
+    bench.launch("order_int8", shape, &args).unwrap();
+    to
+}
+
+/// The arguments of a product of many rows, of `plain`'s matrix or others' strides in blocks.
+pub fn many(bench: &mut Bench, ty: GgmlType, product: Product, x: OrderedRows) -> ProductMany {
+    let places = places_of_row(product.columns / 32);
+    let of = |stride: u32| stride / (product.columns / 32) * places;
+    ProductMany {
+        product: Product {
+            x_stride: of(product.x_stride),
+            x_part: of(product.x_part),
+            ..product
+        },
+        x,
+        codebook: bench.put(v4_quant::codebook(ty)).address(),
+    }
 }
