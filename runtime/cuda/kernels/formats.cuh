@@ -18,6 +18,7 @@
 #pragma once
 
 #include "numbers.cuh"
+#include "vectors.cuh"
 
 enum Scaling {
     BY_RUN,   // d[0] for all 32 values
@@ -31,13 +32,6 @@ struct Run {
     f32 d[2];
     i32 scale[2];
     f32 min[2]; // what is added, with the sign that it is added with
-};
-
-struct alignas(16) Words4 {
-    u32 word[4];
-};
-struct alignas(8) Words2 {
-    u32 word[2];
 };
 
 FN u32 u16_at(const u8 *at) { return *reinterpret_cast<const u16 *>(at); }
@@ -99,8 +93,13 @@ FN void look_up_run(const Levels &levels, const u32 *codes, u32 (&q)[8]) {
     UNROLL for (u32 i = 0; i < 4; i++) { look_up(levels, codes[i], q[i], q[4 + i]); }
 }
 
-// Twice the values of e2m1.
-FN Levels e2m1_levels() { return {{0x03020100, 0x0c080604, 0xfdfeff00, 0xf4f8fafc}}; }
+// Twice the values of e2m1. What decodes MXFP4 tells the negative zero from the other one: it is
+// -128 there, which no other code is.
+#define E2M1_ZERO 0u
+#define E2M1_MINUS_ZERO 0x80u
+template <u32 minus_zero> FN Levels e2m1_levels() {
+    return {{0x03020100, 0x0c080604, 0xfdfeff00 | minus_zero, 0xf4f8fafc}};
+}
 // Those of IQ4_NL and IQ4_XS: -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89,
 // 113.
 FN Levels iq4_levels() { return {{0xbfad9881, 0xf6eaddcf, 0x26190d01, 0x71594535}}; }
@@ -121,7 +120,7 @@ struct Q8_0 {
     }
 };
 
-struct Mxfp4 {
+template <u32 minus_zero> struct Mxfp4Of {
     static constexpr u32 BYTES = 17, RUNS = 1, BOOK = 0, WORDS = 6;
     static constexpr Scaling SCALING = BY_RUN;
     static constexpr Minima MINIMA = NO_MINIMA;
@@ -137,9 +136,10 @@ struct Mxfp4 {
         run.d[0] = code == 255 ? NOT_A_NUMBER : float_of(code < 2 ? 0u : (code - 1) << 23);
         u32 codes[4];
         align_words<4>(raw, raw[5] + 1, codes);
-        look_up_run(e2m1_levels(), codes, run.q);
+        look_up_run(e2m1_levels<minus_zero>(), codes, run.q);
     }
 };
+typedef Mxfp4Of<E2M1_ZERO> Mxfp4;
 
 // Sixteen bytes of codes: those in low halves first.
 FN void nibbles(const u32 *codes, u32 (&q)[8]) {
@@ -266,7 +266,7 @@ struct Nvfp4 {
             run.d[half] = nvfp4_scale(raw[4] >> 8 * half & 255u);
             UNROLL for (u32 i = 0; i < 2; i++) {
                 u32 *q = run.q + 4 * half + i;
-                look_up(e2m1_levels(), raw[2 * half + i], q[0], q[2]);
+                look_up(e2m1_levels<E2M1_ZERO>(), raw[2 * half + i], q[0], q[2]);
             }
         }
     }
@@ -274,13 +274,13 @@ struct Nvfp4 {
 
 // Run `number` of a row.
 template <class Format>
-FN void load_run(const u8 *row, u32 number, u32 (&raw)[Format::WORDS]) {
-    const u8 *block = row + u64(number / Format::RUNS) * Format::BYTES;
-    Format::load(block, number % Format::RUNS, raw);
+FN void load_run(const u8 *row, u64 number, u32 (&raw)[Format::WORDS]) {
+    const u8 *block = row + number / Format::RUNS * Format::BYTES;
+    Format::load(block, u32(number % Format::RUNS), raw);
 }
 template <class Format>
-FN void unpack_run(const u32 (&raw)[Format::WORDS], u32 number, const u32 *book, Run &run) {
-    Format::unpack(raw, number % Format::RUNS, book, run);
+FN void unpack_run(const u32 (&raw)[Format::WORDS], u64 number, const u32 *book, Run &run) {
+    Format::unpack(raw, u32(number % Format::RUNS), book, run);
 }
 
 // The codebook in shared memory, from byte 0 on.

@@ -5,6 +5,9 @@
 #include "formats_iq.cuh"
 #include "formats_k.cuh"
 
+// MXFP4 in GGUF files.
+#define TYPE_MXFP4 39u
+
 // A run of 32 weights, all but the last step.
 struct Decoded {
     u32 q[8];
@@ -12,17 +15,18 @@ struct Decoded {
     f32 min[2];
 };
 
-// What integers are multiplied by before their scale: those of e2m1 are twice the value, and half
-// a scale may be subnormal where the scale is not.
-FN f32 factor_of(u32 type) { return type == 39 ? 0.5f : 1.0f; }
-
-// The weight. Both products are exact.
-FN f32 decoded(i32 q, f32 factor, f32 scale, f32 min) {
-    return add_ff(mul_ff(mul_ff(i2f(q), factor), scale), min);
+// The weight. Both products are exact. Integers of MXFP4 are twice the value, as half of its
+// scale may be subnormal, and have a negative zero.
+FN f32 decoded(u32 type, i32 q, f32 scale, f32 min) {
+    f32 value = i2f(q);
+    if (type == TYPE_MXFP4) {
+        value = q == -128 ? -0.0f : mul_ff(value, 0.5f);
+    }
+    return add_ff(mul_ff(value, scale), min);
 }
 
 template <class Format>
-FN void decode_run(const u8 *row, u32 number, const u32 *book, Decoded &to) {
+FN void decode_run(const u8 *row, u64 number, const u32 *book, Decoded &to) {
     u32 raw[Format::WORDS];
     Run run;
     load_run<Format>(row, number, raw);
@@ -40,7 +44,7 @@ FN void decode_run(const u8 *row, u32 number, const u32 *book, Decoded &to) {
 }
 
 // Run `number` of a row of weights, by the type's number in GGUF files.
-FN void decode_run_of(u32 type, const u8 *row, u32 number, const u32 *book, Decoded &to) {
+FN void decode_run_of(u32 type, const u8 *row, u64 number, const u32 *book, Decoded &to) {
     switch (type) {
     case 2: return decode_run<Q4_0>(row, number, book, to);
     case 3: return decode_run<Q4_1>(row, number, book, to);
@@ -62,8 +66,21 @@ FN void decode_run_of(u32 type, const u8 *row, u32 number, const u32 *book, Deco
     case 23: return decode_run<Iq4Xs>(row, number, book, to);
     case 29: return decode_run<Iq1M>(row, number, book, to);
     case 40: return decode_run<Nvfp4>(row, number, book, to);
-    default:
-        decode_run<Mxfp4>(row, number, book, to);
-        to.scale[0] = to.scale[1] = e8m0_value(row[u64(number) * Mxfp4::BYTES]);
+    case TYPE_MXFP4:
+        decode_run<Mxfp4Of<E2M1_MINUS_ZERO>>(row, number, book, to);
+        to.scale[0] = to.scale[1] = e8m0_value(row[number * Mxfp4::BYTES]);
     }
+}
+
+// A run for all threads of a warp: eight words, and four floats.
+FN void put_decoded(const Decoded &run, u32 *q, f32 *scales) {
+    UNROLL for (u32 i = 0; i < 8; i++) { q[i] = run.q[i]; }
+    UNROLL for (u32 half = 0; half < 2; half++) {
+        scales[half] = run.scale[half];
+        scales[2 + half] = run.min[half];
+    }
+}
+// Weight i of it.
+FN f32 decoded_at(const u32 *q, const f32 *scales, u32 type, u32 i) {
+    return decoded(type, i8(q[i / 4] >> 8 * (i % 4)), scales[i / 16], scales[2 + i / 16]);
 }

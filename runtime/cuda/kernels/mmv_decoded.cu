@@ -19,7 +19,6 @@ KERNEL_BLOCKS(mmv_decoded, ProductF32, MMV_THREADS, 2) {
     u32 *q = shared<u32>(0) + warp() * WARP_WORDS;
     f32 *scales = reinterpret_cast<f32 *>(q + 32 * RUN_WORDS);
     u32 runs = product.columns / 32;
-    f32 factor = factor_of(args.type);
     Inputs<MOST> inputs;
     for (u32 item = 0; item < part.count; item += MOST) {
         find_inputs(args, part, item, inputs);
@@ -31,18 +30,13 @@ KERNEL_BLOCKS(mmv_decoded, ProductF32, MMV_THREADS, 2) {
                 if (first + lane() < runs) {
                     Decoded run;
                     decode_run_of(args.type, w, first + lane(), args.codebook, run);
-                    UNROLL for (u32 i = 0; i < 8; i++) { q[lane() * RUN_WORDS + i] = run.q[i]; }
-                    UNROLL for (u32 half = 0; half < 2; half++) {
-                        scales[4 * lane() + half] = run.scale[half];
-                        scales[4 * lane() + 2 + half] = run.min[half];
-                    }
+                    put_decoded(run, q + lane() * RUN_WORDS, scales + 4 * lane());
                 }
                 sync_warp(FULL_MASK);
                 u32 count = runs - first < 32 ? runs - first : 32;
                 for (u32 number = 0; number < count; number++) {
-                    i32 code = i8(q[number * RUN_WORDS + lane() / 4] >> 8 * (lane() % 4));
-                    const f32 *scale = scales + 4 * number + lane() / 16;
-                    f32 weight = decoded(code, factor, scale[0], scale[2]);
+                    f32 weight = decoded_at(q + number * RUN_WORDS, scales + 4 * number, args.type,
+                                            lane());
                     u32 i = 32 * (first + number) + lane();
                     add_weight(weight, i, part.count - item, inputs);
                 }

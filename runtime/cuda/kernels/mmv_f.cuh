@@ -7,6 +7,9 @@
 
 #define MMV_THREADS 256u
 
+// Weights that a thread loads at a time.
+#define AT_ONCE 8u
+
 // The end of a sum in 32 lanes: every lane gets it.
 FN f32 sum_of_lanes(f32 lane_sum) {
     f32 sum = add_ff(lane_sum, shfl_xor(FULL_MASK, lane_sum, 8));
@@ -69,7 +72,16 @@ template <class Float, u32 most> FN void mmv_f(const ProductF32 &args) {
             auto *w = reinterpret_cast<const typename Float::Code *>(
                 part.w + u64(row) * args.row_bytes);
             clear(inputs);
-            UNROLL_BY(8) for (u32 i = lane(); i < args.product.columns; i += 32) {
+            // Several loads at a time, without a question between them.
+            u32 i = lane(), whole = args.product.columns / (32 * AT_ONCE) * (32 * AT_ONCE);
+            for (; i < whole; i += 32 * AT_ONCE) {
+                typename Float::Code codes[AT_ONCE];
+                UNROLL for (u32 j = 0; j < AT_ONCE; j++) { codes[j] = w[i + 32 * j]; }
+                UNROLL for (u32 j = 0; j < AT_ONCE; j++) {
+                    add_weight(Float::value(codes[j]), i + 32 * j, part.count - item, inputs);
+                }
+            }
+            ROLLED for (; i < args.product.columns; i += 32) {
                 add_weight(Float::value(w[i]), i, part.count - item, inputs);
             }
             store_sums(args, part, item, row, inputs);

@@ -41,7 +41,7 @@ FN bool part_of(const Product &product, Part &part) {
     part.count = product.starts ? product.starts[index + 1] - part.first : product.inputs;
     u64 w = product.weights ? product.weights[index]
                             : reinterpret_cast<u64>(product.w) + index * product.w_part;
-    part.w = reinterpret_cast<const u8 *>(w) + block_z() * product.w_matrix;
+    part.w = global_at(w) + block_z() * product.w_matrix;
     part.y = product.y + u64(index) * product.y_part + block_z() * product.y_matrix;
     part.x = index * product.x_part;
     return w != 0 && part.count != 0;

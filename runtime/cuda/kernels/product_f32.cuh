@@ -3,6 +3,7 @@
 #pragma once
 
 #include "product.cuh"
+#include "vectors.cuh"
 
 // Strides of x count values. Results are multiplied by `scale`, and added to what is in y where
 // `adds` says so.
@@ -18,14 +19,17 @@ struct ProductF32 {
 
 struct F32 {
     typedef f32 Code;
+    static constexpr f32 MINUS_ZERO = -0.0f;
     FN f32 value(f32 code) { return code; }
 };
 struct F16 {
     typedef u16 Code;
+    static constexpr u16 MINUS_ZERO = 0x8000;
     FN f32 value(u16 code) { return f16_value(code); }
 };
 struct Bf16 {
     typedef u16 Code;
+    static constexpr u16 MINUS_ZERO = 0x8000;
     FN f32 value(u16 code) { return bf16_value(code); }
 };
 

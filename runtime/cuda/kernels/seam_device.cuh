@@ -16,9 +16,8 @@
 
 // Before a loop of a known length whose variables index registers.
 #define UNROLL _Pragma("unroll")
-// Before a loop of which so many rounds are worth having side by side.
-#define UNROLL_ROUNDS(count) _Pragma(#count)
-#define UNROLL_BY(count) UNROLL_ROUNDS(unroll count)
+// Before one that is better left as it is.
+#define ROLLED _Pragma("unroll 1")
 
 // A table of constants that all kernels of a file read.
 #define CONSTANT static __constant__
@@ -38,6 +37,13 @@ FN u32 warp() { return threadIdx.x >> 5; }
 template <class T> FN T *shared(u32 offset) {
     extern __shared__ __align__(128) unsigned char shared_memory[];
     return reinterpret_cast<T *>(shared_memory + offset);
+}
+
+// An address as one of device memory, which the compiler does not know of numbers.
+FN const u8 *global_at(u64 address) {
+    auto *at = reinterpret_cast<const u8 *>(address);
+    __builtin_assume(__isGlobal(at));
+    return at;
 }
 
 FN void sync() { __syncthreads(); }

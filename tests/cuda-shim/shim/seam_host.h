@@ -24,7 +24,7 @@
 #define KERNEL(name, Args) KERNEL_THREADS(name, Args, 1024)
 
 #define UNROLL
-#define UNROLL_BY(count)
+#define ROLLED
 #define CONSTANT static constexpr
 
 // The place in the kernel from which a function is called.
@@ -49,6 +49,9 @@ template <class T> FN T *shared(u32 offset) {
     }
     return reinterpret_cast<T *>(shim::now.shared + offset);
 }
+
+// A number as an address of device memory, whatever memory that is here.
+FN const u8 *global_at(u64 address) { return reinterpret_cast<const u8 *>(address); }
 
 // All threads of the block come here, and go on when the last one has.
 FN void sync(HERE) { shim::wait_for_block({"sync", file, line}); }

@@ -32,9 +32,10 @@ pub use index::{Among, IndexBlocks, IndexScores, Select};
 pub use pool::{Pool, PoolKeep, Tokens};
 pub use primitives::{PrimitiveProduct, PrimitiveWords};
 pub use product::{
-    MMQ_INPUTS, MMQ_ROWS, MMQ_THREADS, MMV_DECODED_BYTES, MMV_ROWS, MMV_THREADS, OrderInt8,
-    OrderedRows, Product, ProductF32, ProductI8, ProductMany, mmq_i8, mmq_shared_bytes, mmv_f,
-    mmv_i8, places_of_row, places_of_turn,
+    Decode, MM_INPUTS, MM_ROWS, MM_SHARED_BYTES, MM_THREADS, MMQ_INPUTS, MMQ_ROWS, MMQ_THREADS,
+    MMV_DECODED_BYTES, MMV_ROWS, MMV_THREADS, OrderInt8, OrderedRows, Product, ProductF32,
+    ProductI8, ProductMany, mm_f, mmq_i8, mmq_shared_bytes, mmv_f, mmv_i8, places_of_row,
+    places_of_turn,
 };
 pub use rows::{Add, Int8Rows, Quantise, RmsNorm, Rope, Swiglu};
 
@@ -121,6 +122,7 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
         Attend,
         BestToken,
         Combine,
+        Decode,
         Embed,
         Engram,
         GatherRows,

@@ -24,7 +24,20 @@ pub const MMQ_INPUTS: u32 = 128;
 /// Blocks of each lane that such a product visits at a time.
 const MMQ_STAGE_BLOCKS: u32 = 4;
 
-/// Bytes of shared memory of `mmv_decoded`.
+/// Threads of a block of a product with many rows of activations in float32.
+pub const MM_THREADS: u32 = 512;
+
+/// Rows of weights of a tile of such a product.
+pub const MM_ROWS: u32 = 32;
+
+/// Rows of activations of a tile of such a product.
+pub const MM_INPUTS: u32 = 64;
+
+/// Bytes of shared memory of such a product: two stages of four groups of 32 values, and 36 sums
+/// of each thread.
+pub const MM_SHARED_BYTES: u32 = 2 * 4 * 8 * (MM_ROWS + MM_INPUTS) * 4 + 36 * MM_THREADS * 4;
+
+/// Bytes of shared memory of `mmv_decoded` and `decode`.
 pub const MMV_DECODED_BYTES: u32 = MMV_THREADS / 32 * 32 * (9 + 4) * 4;
 
 kernel_args! {
@@ -88,9 +101,15 @@ kernel_args! {
     /// them in x, each of which takes 8 rows of weights at a time. `mmv_decoded` is for all types
     /// but F32, F16 and BF16, whose rows may have any number of columns, and needs
     /// [`MMV_DECODED_BYTES`] of shared memory.
-    ProductF32 ["mmv_f32_1", "mmv_f32_8", "mmv_f16_1", "mmv_f16_8", "mmv_bf16_1", "mmv_bf16_8",
-        "mmv_decoded"]
-    {
+    ///
+    /// `mm_*`: for many rows of activations, and weights in F32, F16 or BF16. Blocks of
+    /// [`MM_THREADS`] threads and [`MM_SHARED_BYTES`] of shared memory, any number of them in x;
+    /// best one for each tile of [`MM_ROWS`] rows of weights and [`MM_INPUTS`] rows of
+    /// activations. Other types are decoded first, see [`Decode`].
+    ProductF32 [
+        "mmv_f32_1", "mmv_f32_8", "mmv_f16_1", "mmv_f16_8", "mmv_bf16_1", "mmv_bf16_8",
+        "mmv_decoded", "mm_f32", "mm_f16", "mm_bf16",
+    ] {
         /// What is multiplied.
         product: Product,
         /// Pointer to f32.
@@ -106,6 +125,38 @@ kernel_args! {
         scale: f32,
         /// 1 to add them to what is in y, or 0.
         adds: u32,
+    }
+}
+
+kernel_args! {
+    /// Decodes weights of a type with blocks. A thread for each run of 32, in blocks of
+    /// [`MMV_THREADS`], and [`MMV_DECODED_BYTES`] of shared memory.
+    Decode ["decode"] {
+        /// Pointer to `32 * runs` f32.
+        y: u64,
+        /// Pointer to the weights, aligned as for products.
+        w: u64,
+        /// Pointer to the type's [`codebook`](v4_quant::codebook), aligned to 8 bytes; unused if
+        /// it has none.
+        codebook: u64,
+        /// Runs of 32 weights: those of whole blocks.
+        runs: u64,
+        /// Number of the type in GGUF files.
+        ty: u32,
+        /// Unused.
+        unused: u32,
+    }
+}
+
+/// The kernel for many rows of activations in float32. `None` if weights of the type are decoded
+/// first.
+#[must_use]
+pub fn mm_f(ty: GgmlType) -> Option<&'static str> {
+    match ty {
+        GgmlType::F32 => Some("mm_f32"),
+        GgmlType::F16 => Some("mm_f16"),
+        GgmlType::BF16 => Some("mm_bf16"),
+        _ => None,
     }
 }
 
