@@ -142,3 +142,35 @@ KERNEL_THREADS(primitive_product, PrimitiveProduct, 32) {
         st_release_sys(args.counter + 1, ld_acquire_sys(args.counter + 1) + 1);
     }
 }
+
+struct PrimitiveHalves {
+    i32 *y;
+    const i8 *a;
+    const i8 *b;
+    i32 start;
+    u32 unused;
+};
+
+// By one warp, of the same a and b in plain memory: start + a b, then the same of the first half of
+// columns and rows, and of the last.
+KERNEL_THREADS(primitive_halves, PrimitiveHalves, 32) {
+    u32 g = lane() / 4, t = lane() % 4;
+    u32 a[4], b[2];
+    for (u32 i = 0; i < 4; i++) {
+        u32 row = g + 8 * (i % 2);
+        a[i] = *reinterpret_cast<const u32 *>(args.a + 32 * row + 4 * t + 16 * (i / 2));
+    }
+    for (u32 i = 0; i < 2; i++) {
+        b[i] = *reinterpret_cast<const u32 *>(args.b + 32 * g + 4 * t + 16 * i);
+    }
+    i32 whole[4], first[4], last[4];
+    mma_s8_16832_from(args.start, whole, a, b);
+    mma_s8_16816_from(args.start, first, a[0], a[1], b[0]);
+    mma_s8_16816_from(args.start, last, a[2], a[3], b[1]);
+    for (u32 i = 0; i < 4; i++) {
+        u32 at = 8 * (g + 8 * (i / 2)) + 2 * t + i % 2;
+        args.y[at] = whole[i];
+        args.y[128 + at] = first[i];
+        args.y[256 + at] = last[i];
+    }
+}

@@ -4,7 +4,7 @@ mod common;
 
 use common::rng;
 use rand::Rng;
-use v4_cuda::args::{PrimitiveProduct, PrimitiveWords};
+use v4_cuda::args::{PrimitiveHalves, PrimitiveProduct, PrimitiveWords};
 use v4_cuda_shim::{Bench, Shape, flushed};
 
 /// Words that are integers and floats of all kinds: any bits, bounds, and pairs whose products and
@@ -209,5 +209,41 @@ fn products_of_matrices() {
         assert_eq!(bench.get(y), expected);
         assert_eq!(bench.get(flipped), transposed);
         assert_eq!(bench.get(counter), [7 + 496, 9]);
+    }
+}
+
+#[test]
+fn products_that_start_from_a_number() {
+    let mut rng = rng(84);
+    for extreme in [false, true] {
+        let mut byte = || if extreme { -128 } else { rng.random() };
+        let a: Vec<i8> = (0..16 * 32).map(|_| byte()).collect();
+        let b: Vec<i8> = (0..8 * 32).map(|_| byte()).collect();
+        let start = 0x4b40_0000;
+        let parts = [0..32, 0..16, 16..32];
+        let expected = parts.into_iter().flat_map(|part| {
+            let product = |at: usize| {
+                let terms = part
+                    .clone()
+                    .map(|k| i32::from(a[at / 8 * 32 + k]) * i32::from(b[at % 8 * 32 + k]));
+                start + terms.sum::<i32>()
+            };
+            (0..16 * 8).map(product).collect::<Vec<i32>>()
+        });
+        let expected: Vec<i32> = expected.collect();
+        for mut bench in Bench::of_each_order() {
+            let y = bench.space::<i32>(3 * 16 * 8);
+            let args = PrimitiveHalves {
+                y: y.address(),
+                a: bench.put(&a).address(),
+                b: bench.put(&b).address(),
+                start,
+                unused: 0,
+            };
+            bench
+                .launch("primitive_halves", Shape::row(1, 32), &args)
+                .unwrap();
+            assert_eq!(bench.get(y), expected);
+        }
     }
 }

@@ -30,7 +30,7 @@ pub use functions::{Angles, InverseRms, MapFunction};
 pub use hyper::{HcCollapse, HcExpand, HcFirstStream, HcHead, HcMix, Site};
 pub use index::{Among, IndexBlocks, IndexScores, Select};
 pub use pool::{Pool, PoolKeep, Tokens};
-pub use primitives::{PrimitiveProduct, PrimitiveWords};
+pub use primitives::{PrimitiveHalves, PrimitiveProduct, PrimitiveWords};
 pub use product::{
     Decode, MM_INPUTS, MM_ROWS, MM_SHARED_BYTES, MM_THREADS, MMQ_INPUTS, MMQ_ROWS, MMQ_THREADS,
     MMV_DECODED_BYTES, MMV_ROWS, MMV_THREADS, OrderInt8, OrderedRows, Product, ProductF32,
@@ -139,6 +139,7 @@ pub fn sizes() -> Vec<(&'static str, usize)> {
         OrderInt8,
         Pool,
         PoolKeep,
+        PrimitiveHalves,
         PrimitiveProduct,
         PrimitiveWords,
         ProductF32,

@@ -38,3 +38,20 @@ kernel_args! {
         counter: u64,
     }
 }
+
+kernel_args! {
+    /// Products of matrices by `mma` that start from one number, by one warp.
+    PrimitiveHalves ["primitive_halves"] {
+        /// Pointer to `[3, 16, 8]` i32: `start + a b`, the same of the first 16 columns of `a` and
+        /// rows of `b`, and of the last.
+        y: u64,
+        /// Pointer to `[16, 32]` i8.
+        a: u64,
+        /// Pointer to `[8, 32]` i8, column by column.
+        b: u64,
+        /// What sums start from.
+        start: i32,
+        /// Unused.
+        unused: u32,
+    }
+}
