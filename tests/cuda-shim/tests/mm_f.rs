@@ -4,7 +4,7 @@ mod common;
 mod product;
 
 use common::{assert_same, rng, values, wild};
-use product::{INT8, Kind, f32s, float_rows, plain, products_f32, weights};
+use product::{INT8, Kind, f32s, float_rows, plain, products_f32, put_weights, weights};
 use rand::{Rng, RngCore};
 use v4_cuda::args::{
     Decode, MM_SHARED_BYTES, MM_THREADS, MMV_DECODED_BYTES, MMV_THREADS, Product, ProductF32, mm_f,
@@ -26,7 +26,7 @@ fn check(bench: &mut Bench, ty: GgmlType, w: &[u8], x: &[f32], columns: usize, b
     let rows = w.len() / ty.row_bytes(columns).unwrap();
     let inputs = x.len() / columns;
     let y = bench.space(inputs * rows);
-    let product = plain(&y, bench.put(w).address(), columns, rows, inputs);
+    let product = plain(&y, put_weights(bench, w), columns, rows, inputs);
     let args = f32s(bench, ty, product, x);
     let name = mm_f(ty).unwrap();
     bench.launch(name, shape([blocks, 1, 1]), &args).unwrap();
@@ -119,7 +119,7 @@ fn groups_scaled_and_added() {
             y_part: rows as u32,
             y_stride: (groups * rows) as u32,
             x_part: columns as u32,
-            ..plain(&y, bench.put(&w).address(), columns, rows, tokens)
+            ..plain(&y, put_weights(&mut bench, &w), columns, rows, tokens)
         };
         let args = f32s(&mut bench, ty, product, &x);
         let args = ProductF32 {
@@ -154,7 +154,7 @@ fn decode() {
             let y = bench.space(values);
             let args = Decode {
                 y: y.address(),
-                w: bench.put(&w).address(),
+                w: put_weights(&mut bench, &w),
                 codebook: bench.put(v4_quant::codebook(ty)).address(),
                 runs: values as u64 / 32,
                 ty: ty.id(),

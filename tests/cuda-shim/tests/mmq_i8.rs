@@ -4,7 +4,7 @@ mod common;
 mod product;
 
 use common::{assert_same, rng};
-use product::{Activations, INT8, Kind, activations, many, ordered, plain, weights};
+use product::{Activations, INT8, Kind, activations, many, ordered, plain, put_weights, weights};
 use rand::Rng;
 use v4_cuda::args::{MMQ_THREADS, Product, mmq_i8, mmq_shared_bytes};
 use v4_cuda_shim::{Bench, Order, Shape};
@@ -24,7 +24,7 @@ fn check(bench: &mut Bench, ty: GgmlType, w: &[u8], x: &[f32], columns: usize, b
     let inputs = x.len() / columns;
     let acts = Activations::new(x, columns);
     let y = bench.space(inputs * rows);
-    let product = plain(&y, bench.put(w).address(), columns, rows, inputs);
+    let product = plain(&y, put_weights(bench, w), columns, rows, inputs);
     let x = acts.put(bench);
     let x = ordered(bench, x, columns, inputs);
     let args = many(bench, ty, product, x);
@@ -148,7 +148,7 @@ fn groups() {
         y_stride: (groups * rows) as u32,
         x_part: (columns / 32) as u32,
         x_stride: (groups * columns / 32) as u32,
-        ..plain(&y, bench.put(&w).address(), columns, rows, tokens)
+        ..plain(&y, put_weights(&mut bench, &w), columns, rows, tokens)
     };
     let acts = Activations::new(&x, groups * columns).put(&mut bench);
     let acts = ordered(&mut bench, acts, columns, tokens * groups);
@@ -193,7 +193,7 @@ fn experts() {
         }
     }
     for mut bench in Bench::of_each_order() {
-        let mut places: Vec<u64> = experts.iter().map(|w| bench.put(w).address()).collect();
+        let mut places: Vec<u64> = experts.iter().map(|w| put_weights(&mut bench, w)).collect();
         places[2] = 0;
         let y = bench.put(&vec![untouched; expected.len()]);
         let product = Product {
@@ -213,4 +213,40 @@ fn experts() {
             .unwrap();
         assert_same(&bench.get(y), &expected, "experts");
     }
+}
+
+/// Lanes that are negative zeros, to which a block adds a zero: weights of all signs, activations
+/// that are zero.
+#[test]
+fn zeros_keep_the_sign_of_the_scalar_code() {
+    let ty = GgmlType::Q6_K;
+    let columns = 48 * 32;
+    // Weights 0, 1, 0, 0, ... in each run, times the scale of all halves, times d.
+    let block = |scale: i8, d: u16| {
+        let mut block = vec![0u8; 210];
+        block[..128]
+            .iter_mut()
+            .skip(1)
+            .step_by(32)
+            .for_each(|b| *b = 0x11);
+        block[128..192].fill(0xaa);
+        block[192..208].fill(scale.cast_unsigned());
+        block[208..].copy_from_slice(&d.to_le_bytes());
+        block
+    };
+    // What the second sixteen blocks take from the lanes leaves less than the smallest normal
+    // number.
+    let blocks = [(1, 32), (1, 32), (-1, 33), (-1, 33), (-1, 32), (-1, 32)];
+    let w: Vec<u8> = blocks.into_iter().flat_map(|(s, d)| block(s, d)).collect();
+    let mut x = vec![0.0; columns];
+    for x in x[..32 * 32].chunks_mut(32) {
+        x[0] = 2f32.powi(-100);
+        x[1] = 2f32.powi(-100) / 127.0;
+    }
+    let acts = Activations::new(&x, columns);
+    let before = Activations::new(&x[..32 * 32], 32 * 32);
+    let lanes = before.products(ty, &w[..4 * 210], 1)[0];
+    assert_eq!(lanes.to_bits(), (-0.0f32).to_bits());
+    assert_eq!(acts.products(ty, &w, 1)[0].to_bits(), 0.0f32.to_bits());
+    check(&mut Bench::new(Order::Forward), ty, &w, &x, columns, 1);
 }

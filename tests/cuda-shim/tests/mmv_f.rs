@@ -4,7 +4,9 @@ mod common;
 mod product;
 
 use common::{assert_same, rng, values, wild};
-use product::{INT8, Kind, activations, f32s, float_rows, plain, products_f32, weights};
+use product::{
+    INT8, Kind, activations, f32s, float_rows, plain, products_f32, put_weights, weights,
+};
 use rand::{Rng, RngCore};
 use v4_cuda::args::{MMV_DECODED_BYTES, MMV_THREADS, Product, ProductF32, mmv_f};
 use v4_cuda_shim::{Bench, Order, Shape, flushed};
@@ -24,7 +26,7 @@ fn check(bench: &mut Bench, ty: GgmlType, name: &str, w: &[u8], x: &[f32], colum
     let rows = w.len() / ty.row_bytes(columns).unwrap();
     let inputs = x.len() / columns;
     let y = bench.space(inputs * rows);
-    let product = plain(&y, bench.put(w).address(), columns, rows, inputs);
+    let product = plain(&y, put_weights(bench, w), columns, rows, inputs);
     let args = f32s(bench, ty, product, x);
     let blocks = rows.div_ceil(8).div_ceil(2) as u32;
     bench.launch(name, shape([blocks, 1, 1]), &args).unwrap();
@@ -130,7 +132,7 @@ fn low_rank() {
             let inner = bench.space::<f32>(tokens * groups * rank);
             let first = plain(
                 &inner,
-                bench.put(&a).address(),
+                put_weights(&mut bench, &a),
                 columns,
                 rank,
                 tokens * groups,
@@ -145,7 +147,7 @@ fn low_rank() {
                 y_part: rows as u32,
                 y_stride: (groups * rows) as u32,
                 x_part: rank as u32,
-                ..plain(&y, bench.put(&b).address(), rank, rows, tokens)
+                ..plain(&y, put_weights(&mut bench, &b), rank, rows, tokens)
             };
             let second = ProductF32 {
                 product: Product {

@@ -4,7 +4,7 @@ mod common;
 mod product;
 
 use common::{assert_same, rng};
-use product::{Activations, INT8, Kind, activations, int8, plain, weights};
+use product::{Activations, INT8, Kind, activations, int8, plain, put_weights, weights};
 use rand::Rng;
 use v4_cuda::args::{MMV_THREADS, Product, mmv_i8};
 use v4_cuda_shim::{Bench, Order, Shape};
@@ -24,7 +24,7 @@ fn check(bench: &mut Bench, ty: GgmlType, name: &str, w: &[u8], x: &[f32], colum
     let inputs = x.len() / columns;
     let acts = Activations::new(x, columns);
     let y = bench.space(inputs * rows);
-    let product = plain(&y, bench.put(w).address(), columns, rows, inputs);
+    let product = plain(&y, put_weights(bench, w), columns, rows, inputs);
     let x = acts.put(bench);
     let args = int8(bench, ty, product, x);
     // Fewer blocks than there are tiles of 16 rows: some take two.
@@ -133,7 +133,7 @@ fn groups() {
             y_stride: (groups * rows) as u32,
             x_part: (columns / 32) as u32,
             x_stride: (groups * columns / 32) as u32,
-            ..plain(&y, bench.put(&w).address(), columns, rows, tokens)
+            ..plain(&y, put_weights(&mut bench, &w), columns, rows, tokens)
         };
         let acts = Activations::new(&x, groups * columns).put(&mut bench);
         let args = int8(&mut bench, ty, product, acts);
@@ -176,7 +176,7 @@ fn experts() {
             }
         }
         for mut bench in Bench::of_each_order() {
-            let mut places: Vec<u64> = experts.iter().map(|w| bench.put(w).address()).collect();
+            let mut places: Vec<u64> = experts.iter().map(|w| put_weights(&mut bench, w)).collect();
             places[2] = 0;
             let y = bench.put(&vec![untouched; expected.len()]);
             let product = Product {

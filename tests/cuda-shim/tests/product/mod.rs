@@ -282,3 +282,10 @@ pub fn many(bench: &mut Bench, ty: GgmlType, product: Product, x: OrderedRows) -
         codebook: bench.put(v4_quant::codebook(ty)).address(),
     }
 }
+
+/// Puts weights where kernels can read them; their last word is whole. Their address.
+pub fn put_weights(bench: &mut Bench, w: &[u8]) -> u64 {
+    let mut whole = w.to_vec();
+    whole.resize(w.len().next_multiple_of(4), 0xff);
+    bench.put(&whole).address()
+}
