@@ -1,6 +1,5 @@
 //! Rows that the decoder has not processed yet, kept while a prompt is read.
 
-use super::cache::LayerCache;
 use super::{Scratch, Span};
 use crate::compute::backend::Backend;
 
@@ -45,24 +44,21 @@ impl<B: Backend> Clone for Backlog<B> {
 }
 
 impl<B: Backend> Backlog<B> {
-    /// None yet, of a decoder with these caches.
-    pub(super) fn after(decoder: &[LayerCache<B>]) -> Self {
+    /// None yet, of a decoder with these windows.
+    pub fn after(windows: Vec<B::Rows>) -> Self {
         let mut backlog = Self::default();
-        backlog.keep_windows(decoder);
+        backlog.keep_windows(windows);
         backlog
     }
 
-    /// The decoder's windows are those before the first row.
-    pub(super) fn keep_windows(&mut self, decoder: &[LayerCache<B>]) {
-        self.windows = decoder.iter().map(|layer| layer.window.clone()).collect();
+    /// Keeps the decoder's windows, which are those before the first row.
+    pub fn keep_windows(&mut self, windows: Vec<B::Rows>) {
+        self.windows = windows;
     }
 
-    /// Gives the decoder the windows that it had before the first row, if they are needed.
-    pub(super) fn put_windows(&self, layers: &mut [LayerCache<B>]) {
-        let decoder = layers.len() - self.windows.len();
-        for (layer, window) in layers[decoder..].iter_mut().zip(&self.windows) {
-            layer.window = window.clone();
-        }
+    /// The decoder's windows before the first row; none if they are not needed.
+    pub fn windows(&self) -> &[B::Rows] {
+        &self.windows
     }
 
     /// Adds the rows that are about to enter the decoder, and forgets those

@@ -154,11 +154,20 @@ impl<B: Backend> Cache<B> {
         }
     }
 
+    /// Copies of the windows from layer `from` on.
+    pub(super) fn windows(&self, from: usize) -> Vec<B::Rows> {
+        let layers = self.layers[from..].iter();
+        layers.map(|layer| layer.window.clone()).collect()
+    }
+
     /// To be called when a call ends before its last chunk.
     pub fn stopped(&mut self) {
         self.behind = self.backlog.is_some();
-        if let Some(backlog) = &self.backlog {
-            backlog.put_windows(&mut self.layers);
+        let Some(backlog) = &self.backlog else { return };
+        // Where they are needed: the decoder's last ones.
+        let layers = self.layers.iter_mut().rev();
+        for (layer, window) in layers.zip(backlog.windows().iter().rev()) {
+            layer.window = window.clone();
         }
     }
 

@@ -340,11 +340,12 @@ impl<B: Backend> Forward<B> {
             if l == decoder && partial {
                 // As if the call ended here, which it does when it is stopped.
                 let needed = self.cone(end, end, caches[0]).from(decoder);
-                let Cache {
-                    layers, backlog, ..
-                } = &mut *caches[0];
-                let backlog = backlog.get_or_insert_with(|| Backlog::after(&layers[decoder..]));
+                let mut backlog = match caches[0].backlog.take() {
+                    Some(backlog) => backlog,
+                    None => Backlog::after(caches[0].windows(decoder)),
+                };
                 backlog.push(b, s, &span, needed);
+                caches[0].backlog = Some(backlog);
             }
             if self.weights.layers[l].engram.is_some() && !chunk.engram.is_empty() {
                 self.engram_site(l, chunk.engram, s)?;
@@ -391,16 +392,13 @@ impl<B: Backend> Forward<B> {
         let (b, layers) = (&self.backend, self.cfg.layers.len());
         let cone = self.cone(cache.len, cache.len, cache);
         let decoder = cone.decoder();
-        let windows = &mut cache.layers[decoder..];
-        if windows
-            .iter()
-            .all(|l| b.rows_len(&l.window) == backlog.first)
-        {
+        let mut windows = cache.layers[decoder..].iter();
+        if windows.all(|layer| b.rows_len(&layer.window) == backlog.first) {
             // They end where the rows begin, and are needed again if the call that follows is
             // stopped as well.
-            backlog.keep_windows(windows);
+            backlog.keep_windows(cache.windows(decoder));
         } else {
-            for layer in windows {
+            for layer in &mut cache.layers[decoder..] {
                 b.restart_rows(&mut layer.window, 0);
             }
         }
