@@ -202,6 +202,15 @@ modules! {
     choose: Choice {
         best_token: BestToken,
     }
+    /// Kernels of `copy.cu`.
+    copy: Copies {
+        gather_rows: GatherRows,
+        add_to_parts: AddToParts,
+    }
+    /// Kernels of `decode.cu`.
+    decode: Decoder {
+        decode: Decode,
+    }
     /// Kernels of `embed.cu`.
     embed: EmbedRows {
         embed: Embed,
@@ -235,6 +244,42 @@ modules! {
         index_scores: IndexScores,
         index_scores_f32: IndexScores,
         index_blocks: IndexBlocks,
+    }
+    /// Kernels of `mm_f.cu`.
+    mm_f: ManyFloats {
+        mm_f32: ProductF32,
+        mm_f16: ProductF32,
+        mm_bf16: ProductF32,
+    }
+    /// Kernels of `mmq_i8_iq.cu`.
+    mmq_i8_iq: ManyInt8Codebooks {
+        mmq_i8_iq1_s: ProductMany,
+        mmq_i8_iq1_m: ProductMany,
+        mmq_i8_iq2_xxs: ProductMany,
+        mmq_i8_iq2_xs: ProductMany,
+        mmq_i8_iq2_s: ProductMany,
+        mmq_i8_iq3_xxs: ProductMany,
+        mmq_i8_iq3_s: ProductMany,
+    }
+    /// Kernels of `mmq_i8_k.cu`.
+    mmq_i8_k: ManyInt8Large {
+        mmq_i8_q2_k: ProductMany,
+        mmq_i8_q3_k: ProductMany,
+        mmq_i8_q4_k: ProductMany,
+        mmq_i8_q5_k: ProductMany,
+        mmq_i8_q6_k: ProductMany,
+        mmq_i8_iq4_xs: ProductMany,
+    }
+    /// Kernels of `mmq_i8_runs.cu`.
+    mmq_i8_runs: ManyInt8Runs {
+        mmq_i8_q4_0: ProductMany,
+        mmq_i8_q4_1: ProductMany,
+        mmq_i8_q5_0: ProductMany,
+        mmq_i8_q5_1: ProductMany,
+        mmq_i8_q8_0: ProductMany,
+        mmq_i8_mxfp4: ProductMany,
+        mmq_i8_nvfp4: ProductMany,
+        mmq_i8_iq4_nl: ProductMany,
     }
     /// Kernels of `mmv_decoded.cu`.
     mmv_decoded: MmvDecoded {
@@ -300,6 +345,10 @@ modules! {
         mmv_i8_iq4_nl_1: ProductI8,
         mmv_i8_iq4_nl_8: ProductI8,
     }
+    /// Kernels of `ordered.cu`.
+    ordered: Ordered {
+        order_int8: OrderInt8,
+    }
     /// Kernels of `pool.cu`.
     pool: Pooling {
         pool_keep: PoolKeep,
@@ -309,6 +358,7 @@ modules! {
     primitives: Primitives {
         primitive_words: PrimitiveWords,
         primitive_product: PrimitiveProduct,
+        primitive_halves: PrimitiveHalves,
     }
     /// Kernels of `rows.cu`.
     rows: Rows {
