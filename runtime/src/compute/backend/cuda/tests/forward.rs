@@ -13,7 +13,6 @@ use crate::compute::backend::Backend;
 use crate::compute::backend::cpu::{Cpu, Precision};
 use crate::compute::backend::cuda::Cuda;
 use crate::compute::forward::{Cache, Chunk, Cone, Forward, KvPrecision, Scratch};
-use crate::compute::trace::Trace;
 use crate::compute::weights::{Sources, Weights};
 use crate::model::ModelConfig;
 use crate::residency::engram::{EngramOptions, EngramStore};
@@ -67,22 +66,16 @@ impl<'a, B: Backend> Reader<'a, B> {
     }
 
     /// Reads tokens as one call, in chunks of these lengths, and notes the logits of the last.
-    fn read(&mut self, ids: &[u32], chunks: &[usize], trace: Option<&mut Trace>) {
+    fn read(&mut self, ids: &[u32], chunks: &[usize]) {
         let end = self.seen.len() + ids.len();
         let cone = Cone::new(&self.model.cfg, end - 1, end);
-        self.read_within(ids, chunks, &cone, trace);
+        self.read_within(ids, chunks, &cone);
         let logits = workers().run(|| self.forward.logits(&mut self.scratch, 1));
         let name = format!("logits after {end} tokens");
         self.found.push((name, bytes(&logits)));
     }
 
-    fn read_within(
-        &mut self,
-        mut ids: &[u32],
-        chunks: &[usize],
-        cone: &Cone,
-        mut trace: Option<&mut Trace>,
-    ) {
+    fn read_within(&mut self, mut ids: &[u32], chunks: &[usize], cone: &Cone) {
         for &n in chunks {
             let (now, rest) = ids.split_at(n);
             let before = &self.seen[self.seen.len().saturating_sub(8)..];
@@ -94,7 +87,7 @@ impl<'a, B: Backend> Reader<'a, B> {
                 rows: &[n],
                 cone,
                 engram: &mut fetched,
-                trace: trace.as_deref_mut(),
+                trace: None,
                 between: None,
             };
             let (forward, cache, scratch) = (self.forward, &mut self.cache, &mut self.scratch);
@@ -162,24 +155,25 @@ fn whole(checkpoint: &str, precision: Precision, kv: KvPrecision, options: ShimO
     let mut found = Reader::new(&model, &cuda);
     let saved = [read_all(&mut expected, &ids), read_all(&mut found, &ids)];
     no_fault(&cuda);
+    assert!(shim.counts().kernels > 0);
     same(&found.found, &expected.found, &what);
 
     let more = &ids[..3];
     let mut on_cpu = expected.restore(&ids, &saved[1]);
     let mut on_card = found.restore(&ids, &saved[0]);
-    on_cpu.read(more, &[1, 2], None);
+    on_cpu.read(more, &[1, 2]);
     on_cpu.save();
-    on_card.read(more, &[1, 2], None);
+    on_card.read(more, &[1, 2]);
     on_card.save();
     no_fault(&cuda);
     same(&on_card.found, &on_cpu.found, &format!("{what}, restored"));
 }
 
 fn read_all<B: Backend>(reader: &mut Reader<'_, B>, ids: &[u32]) -> (Vec<u8>, Vec<u8>) {
-    reader.read(&ids[..41], &[24, 13, 4], None);
+    reader.read(&ids[..41], &[24, 13, 4]);
     reader.save();
     for at in 41..ids.len() {
-        reader.read(&ids[at..=at], &[1], None);
+        reader.read(&ids[at..=at], &[1]);
     }
     reader.save()
 }
@@ -194,4 +188,16 @@ fn v4() {
 fn v41() {
     let options = ShimOptions::random(4);
     whole("tiny-v41", Precision::Fast, KvPrecision::Published, options);
+}
+
+#[test]
+fn v4_exact() {
+    let options = ShimOptions::random(5);
+    whole("tiny-v4", Precision::Exact, KvPrecision::F32, options);
+}
+
+#[test]
+fn v41_exact() {
+    let options = ShimOptions::random(6);
+    whole("tiny-v41", Precision::Exact, KvPrecision::F32, options);
 }
