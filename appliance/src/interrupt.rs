@@ -43,11 +43,11 @@ fn on_signal() {
     }
 }
 
-/// A chunk of a prompt that is nearly read is worth waiting for.
+/// A chunk of a prompt that is expected to be read within this time is not stopped.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// For work that loses what it has of a chunk if it stops: whether to go on when the rest
-/// will take as long as `left`.
+/// Whether to go on with a chunk of a prompt, of which nothing is kept if it stops, when the
+/// rest of it is expected to take as long as `left`.
 pub fn between(left: Duration) -> ControlFlow<()> {
     match requested() && left > PATIENCE {
         true => ControlFlow::Break(()),

@@ -187,8 +187,8 @@ v4_status v4_set_log(v4_log_fn log, void *user, int32_t level);
 /* ---- Cancellation ---------------------------------------------------------- */
 
 /* A request to stop. Calls that were given one check it after every token and, while they
- * read a prompt, between the model's layers; of the chunk that is stopped
- * (v4_session_options.chunk) nothing is kept. */
+ * read a prompt, between the model's layers. A chunk (v4_session_options.chunk) that is
+ * stopped leaves no trace in the session. */
 typedef struct v4_cancel v4_cancel;
 
 v4_status v4_cancel_open(v4_cancel **cancel);

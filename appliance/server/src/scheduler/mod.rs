@@ -4,7 +4,7 @@
 //! step where they can, and one of those whose prompts are being read gets a piece of it
 //! read. A piece takes about as long as the round's tokens did, so a long prompt costs the
 //! others half of their speed and never more; with nobody to wait, pieces are as long as
-//! chunks, and one that is under way is stopped for who comes.
+//! chunks, and one that is under way is stopped when a request comes in.
 //!
 //! What is computed when changes no result: a request's tokens are those that it would
 //! have had alone.
@@ -62,12 +62,12 @@ pub struct Settings {
     pub drafts: Option<Arc<dyn Drafting>>,
 }
 
-/// How a sequence has come on.
+/// How far a sequence got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Advanced {
     /// By so many tokens.
     Rows(usize),
-    /// Not at all: it was stopped for another.
+    /// Nowhere: it was stopped for a new request, or because it is over.
     Stopped,
 }
 
@@ -268,6 +268,8 @@ impl Scheduler {
             };
             match self.advance(i, rows)? {
                 Advanced::Rows(rows) => self.pace.measured(rows, began.elapsed()),
+                // One that is over says nothing about those that come.
+                Advanced::Stopped if self.running[i].is_over() => {}
                 Advanced::Stopped => self.pace.stopped(),
             }
             self.sweep();
@@ -352,11 +354,17 @@ impl Scheduler {
         let (watch, notifier) = (self.inbox.watch(), Arc::clone(&self.notifier));
         // Otherwise nobody could be started.
         let room = self.running.iter().filter(|s| !s.background).count() < self.settings.parallel;
-        let outputs = self.running[i].outputs.clone();
+        let sequence = &self.running[i];
+        let patience = match sequence.background {
+            true => Duration::ZERO,
+            false => self.pace.patience(),
+        };
+        let (outputs, until) = (sequence.outputs.clone(), sequence.reads_until());
         let between = move |left| {
             notifier.alive();
+            let late = until.is_some_and(|until| Instant::now() > until);
             let stop = watch.stopping() || outputs.is_closed() || room && watch.has_come();
-            match stop && Pace::stops(left) {
+            match late || stop && left > patience {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }

@@ -6,10 +6,10 @@ use std::time::Duration;
 const FIRST: usize = 32;
 /// Pieces are not shorter: with fewer rows weights are read for too little.
 const LEAST: usize = 16;
-/// Tokens of the first piece while nobody waits. Weights are read for the whole piece, so the
-/// more the faster; but who comes meanwhile has it stopped, and then it was for nothing.
+/// Tokens of the first piece while nobody waits. Weights are read once per piece, so larger
+/// pieces are faster; but one that is stopped for a new request was computed for nothing.
 const ALONE: usize = 512;
-/// How much longer a piece must be expected to take to be stopped for who has come.
+/// A piece that is expected to end within this time is not stopped.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bounds on a piece while others wait for their tokens, in seconds.
 const BESIDE: (f64, f64) = (0.05, 1.0);
@@ -24,6 +24,8 @@ pub(super) struct Pace {
     alone: usize,
     /// Seconds for a token.
     seconds: Option<f64>,
+    /// See [`Self::patience`].
+    patience: Duration,
 }
 
 impl Pace {
@@ -32,6 +34,16 @@ impl Pace {
             chunk,
             alone: ALONE.min(chunk),
             seconds: None,
+            patience: PATIENCE,
+        }
+    }
+
+    /// The same, whose pieces are stopped however soon they would end.
+    #[cfg(test)]
+    pub fn impatient(self) -> Self {
+        Self {
+            patience: Duration::ZERO,
+            ..self
         }
     }
 
@@ -52,10 +64,9 @@ impl Pace {
         (tokens.min(1e9) as usize).clamp(LEAST.min(self.chunk), self.chunk)
     }
 
-    /// Whether a piece is to be stopped for who has come, if the rest of it will take as long
-    /// as `left`.
-    pub fn stops(left: Duration) -> bool {
-        left > PATIENCE
+    /// A piece that is expected to end within this time is not stopped.
+    pub fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// A piece of that many tokens took that long.
@@ -74,7 +85,8 @@ impl Pace {
         });
     }
 
-    /// A piece was stopped: where many come, long ones would never end.
+    /// A piece was stopped for a new request: where these are frequent, long pieces would
+    /// never end.
     pub fn stopped(&mut self) {
         self.alone = (self.alone / 2).max(FIRST.min(self.chunk));
     }

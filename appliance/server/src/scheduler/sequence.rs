@@ -1,7 +1,7 @@
 //! A running request.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 use v4_runtime::generation::{SamplerError, Speculation};
@@ -267,14 +267,26 @@ impl Sequence {
         Some(self.tokens[to - 1])
     }
 
+    /// When its time to read the prompt ends, if it has not been read and there is a limit.
+    pub fn reads_until(&self) -> Option<Instant> {
+        let limit = self.limits.reading.filter(|_| self.first_token.is_none())?;
+        self.started.checked_add(limit)
+    }
+
     fn out_of_time(&self) -> bool {
-        let over = |since: Instant, limit: Option<Duration>| {
-            limit.is_some_and(|limit| since.elapsed() > limit)
+        let until = match self.first_token {
+            Some(first) => self
+                .limits
+                .answering
+                .and_then(|limit| first.checked_add(limit)),
+            None => self.reads_until(),
         };
-        match self.first_token {
-            Some(first) => over(first, self.limits.answering),
-            None => over(self.started, self.limits.reading),
-        }
+        until.is_some_and(|until| Instant::now() > until)
+    }
+
+    /// Whether nothing more is to be computed for it.
+    pub fn is_over(&self) -> bool {
+        self.end.is_some() || self.outputs.is_closed() || self.out_of_time()
     }
 
     /// The next tokens to run, up to `rows`, but not beyond the next place. None if

@@ -208,6 +208,87 @@ fn run(
     (answers, saved.collect())
 }
 
+fn long_prompt() -> Vec<u32> {
+    (0..900).map(|i| i * 7 % 97 + 20).collect()
+}
+
+/// Reads a long prompt until a request comes in, or until its client goes: the answer, unless
+/// nobody waits for it, and the size of the piece after the one that was stopped.
+fn interrupted(goes: bool) -> (Option<Answer>, usize) {
+    let long = |outputs| Job {
+        max_tokens: 20,
+        picking: picking(0),
+        ..Job::new(long_prompt(), Client::User(1), outputs)
+    };
+    // A piece may have ended before it is interrupted.
+    for attempt in 1..=100 {
+        let settings = Settings {
+            context: 1024,
+            chunk: 1024,
+            parallel: 2,
+            idle_bytes: 0,
+            drafts: None,
+        };
+        let (jobs, inbox) = channel(8);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let notifier = Arc::new(Notifier::new());
+        let mut scheduler =
+            Scheduler::new(&ENGINE, settings, None, inbox, metrics, notifier).unwrap();
+        scheduler.pace = Pace::new(1024).impatient();
+        let (outputs, receiver) = unbounded_channel();
+        jobs.submit(long(outputs)).unwrap();
+        let job = scheduler.inbox.next().unwrap();
+        scheduler.arrive(job);
+        scheduler.admit();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(5));
+            // Dropped, if the client goes.
+            let waits = (!goes).then_some(receiver);
+            (waits.map(|receiver| (receiver, submit(&jobs, 0))), jobs)
+        });
+        scheduler.round().unwrap();
+        let (answers, jobs) = other.join().unwrap();
+        if scheduler.running.iter().any(|s| s.held() > 0) {
+            eprintln!("attempt {attempt}: the piece was read before");
+            continue;
+        }
+        let next = scheduler.pace.alone();
+        let thread = std::thread::spawn(move || scheduler.run());
+        let answer = answers.map(|(long, other)| {
+            assert_eq!(ended(other).1, Some(Finish::Length));
+            ended(long)
+        });
+        jobs.stop();
+        thread.join().unwrap().unwrap();
+        return (answer, next);
+    }
+    panic!("no piece was interrupted");
+}
+
+#[test]
+fn a_piece_is_stopped_for_a_request_and_when_its_client_has_gone() {
+    let (answer, next) = interrupted(false);
+    assert_eq!(next, 256, "half of what a piece begins with");
+    let (tokens, finish) = answer.unwrap();
+    assert_eq!(finish, Some(Finish::Length));
+    let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
+    // The same as of a prompt that is read without a stop.
+    let mut session = Session::new(&ENGINE, 1024, 100).unwrap();
+    let mut next = long_prompt();
+    for id in ids {
+        let logits = session.append(&next, v4_runtime::Want::Last).unwrap();
+        let row = logits.row(0);
+        let best = (0..row.len())
+            .rev()
+            .max_by(|&a, &b| row[a].total_cmp(&row[b]));
+        assert_eq!(best, Some(id as usize));
+        next = vec![id];
+    }
+    let (answer, next) = interrupted(true);
+    assert!(answer.is_none());
+    assert_eq!(next, 512, "nobody came");
+}
+
 /// Knows all texts, and says what comes with a probability.
 #[derive(Debug)]
 struct Oracles {
