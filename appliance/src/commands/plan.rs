@@ -382,7 +382,9 @@ impl Shown<'_> {
             row("Engram rows", p.engram_memory, "cached")?;
         }
         row("caches", p.kv, "of the session at full length")?;
-        row("buffers", p.scratch, "while a prompt is read")?;
+        let rows = p.chunk.min(p.context);
+        let text = format!("while a prompt is read, {rows} tokens at a time");
+        row("buffers", p.scratch, &text)?;
         if p.ahead > 0 {
             let text = format!("up to {} tokens at once, for drafts", self.ahead);
             row("reading ahead", p.ahead, &text)?;
@@ -494,6 +496,7 @@ impl Shown<'_> {
             "version": env!("CARGO_PKG_VERSION"),
             "allowed_bytes": p.allowed,
             "context": p.context,
+            "chunk": p.chunk,
             "memory_bytes": {
                 "total": p.total(),
                 "dense": p.dense,

@@ -39,6 +39,35 @@ fn groups_of_bytes_add_up_and_streaming_begins_where_memory_ends() {
 }
 
 #[test]
+fn prompts_are_read_by_as_much_as_a_sixteenth_of_memory_allows() {
+    let plan = |memory: u64, more: &[&str]| {
+        let memory = memory.to_string();
+        let args = ["plan", "MODEL", "--no-probe", "--json", "--ctx", "4096"];
+        parsed(&run(
+            &[&args[..], &["--memory", &memory], more].concat(),
+            "",
+        ))
+    };
+    let chunk = |plan: &Value| plan["chunk"].as_u64().unwrap();
+    let buffers = |chunk: &str| {
+        let plan = plan(8 << 30, &["--chunk", chunk]);
+        assert_eq!(plan["chunk"].to_string(), chunk, "as it was asked for");
+        plan["memory_bytes"]["scratch"].as_u64().unwrap()
+    };
+    let [most, half] = ["2048", "1024"].map(buffers);
+    assert!(buffers("300") < half && half < most);
+    for (memory, expected) in [
+        (8 << 30, 2048),
+        (16 * most, 2048),
+        (16 * most - 1, 1024),
+        (16 * half, 1024),
+        (16 * half - 1, 512),
+    ] {
+        assert_eq!(chunk(&plan(memory, &[])), expected, "with {memory} bytes");
+    }
+}
+
+#[test]
 fn a_checkpoint_is_planned_as_the_file_that_it_will_be() {
     let checkpoint = checkpoint();
     let folder = checkpoint.to_str().unwrap();
