@@ -45,12 +45,13 @@ struct Keys {
 };
 
 FN Keys keys_of(const Attend &args, u32 t) {
-    Keys keys = {args.chosen + u64(t) * args.chosen_stride, 0, 0, args.oldest};
+    Keys keys = {nullptr, 0, 0, args.oldest};
     u32 next = args.first + t + 1 + (args.position ? *args.position : 0);
     if (args.kind == ENTRIES_VISIBLE) {
         u32 visible = next / args.ratio;
         keys.far = visible < args.entry_count ? visible : args.entry_count;
     } else if (args.kind == ENTRIES_CHOSEN) {
+        keys.chosen = args.chosen + u64(t) * args.chosen_stride;
         keys.far = args.counts[t];
     }
     // The window up to the query, or what all queries of a block see.

@@ -174,14 +174,16 @@ impl Case {
         });
         let padded: Vec<u32> = padded.collect();
         let width = self.width as u32;
+        let chooses = matches!(self.entries, Entries::Chosen(..));
+        let of_choice = |address: u64| if chooses { address } else { 0 };
         let args = Attend {
             out: out.address(),
             scores: bench.space::<f32>(rows_of_heads * stride).address(),
             inverses: bench.space::<f32>(rows_of_heads).address(),
             q: bench.put(&numbers.q).address(),
             sinks: bench.put(&numbers.sinks).address(),
-            chosen: bench.put(&padded).address(),
-            counts: bench.put(&counts).address(),
+            chosen: of_choice(bench.put(&padded).address()),
+            counts: of_choice(bench.put(&counts).address()),
             position: bench.put(&[7u32]).address(),
             entries: entries.pages,
             entry_format: self.entry_storage.args(self.width, 16),

@@ -8,7 +8,7 @@ use v4_cuda::driver::Extent;
 
 use super::Cuda;
 use super::buf::Buf;
-use super::device::Device;
+use super::device::{Device, MOST_QUERIES};
 use super::space::Space;
 use crate::compute::backend::{Attend, Entries, Sight};
 use crate::error::CardError;
@@ -41,7 +41,7 @@ pub(super) fn attend<D: Driver>(
     let keys = window_of(args, n) + entries_of(args, n);
     let stride = keys.next_multiple_of(4).max(4);
     let per_query = 4 * heads * stride;
-    let at_once = (SCORE_BYTES / per_query).clamp(1, n);
+    let at_once = (SCORE_BYTES / per_query).clamp(1, n.min(MOST_QUERIES));
     let scores = Space::new(device, at_once * per_query)?;
     let inverses = Space::new(device, 4 * at_once * heads)?;
     let to = out.reserve(device)?;

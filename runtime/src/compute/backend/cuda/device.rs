@@ -15,6 +15,9 @@ use super::spare::Spare;
 use super::staging::Staging;
 use crate::error::CardError;
 
+/// Queries of a launch at most: what CUDA allows a grid to have in y and z.
+pub(super) const MOST_QUERIES: usize = 65_535;
+
 /// What all that is on a card has in common.
 #[derive(Debug)]
 pub(super) struct Device<D: Driver> {

@@ -9,7 +9,7 @@ use v4_cuda::driver::Extent;
 
 use super::Cuda;
 use super::buf::Buf;
-use super::device::Device;
+use super::device::{Device, MOST_QUERIES};
 use super::elementwise::{Rounded, round_index};
 use super::rows::Rows;
 use super::space::Space;
@@ -154,7 +154,7 @@ pub(super) fn index<D: Driver>(
         }
     }
     let stride = candidates.next_multiple_of(4).max(4);
-    let at_once = (SCORE_BYTES / (4 * stride)).clamp(1, n.max(1));
+    let at_once = (SCORE_BYTES / (4 * stride)).clamp(1, n.clamp(1, MOST_QUERIES));
     let scores = Space::new(device, 4 * stride * at_once)?;
     let mut queries = queries(device, spec, q, w, keys, least)?;
     queries.args.scores = scores.start();
@@ -255,9 +255,13 @@ fn queries<D: Driver>(
             args,
         });
     }
-    if format.kind != Stored::E2M1_32 || width > IndexScores::MOST_WIDTH as usize {
+    let heads = args.heads;
+    if format.kind != Stored::E2M1_32
+        || width > IndexScores::MOST_WIDTH as usize
+        || heads > IndexScores::MOST_HEADS
+    {
         return Err(CardError::NoKernel {
-            what: format!("index scores of keys of {width} channels"),
+            what: format!("index scores of {heads} heads and keys of {width} channels"),
         });
     }
     // They are rounded as keys are: this takes them apart and changes nothing.

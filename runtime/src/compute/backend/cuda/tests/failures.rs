@@ -9,7 +9,9 @@ use v4_quant::GgmlType;
 use super::{noise, put, tensor, workers};
 use crate::compute::backend::cpu::Precision;
 use crate::compute::backend::cuda::Cuda;
-use crate::compute::backend::{Backend, PoolSpec};
+use crate::compute::backend::{
+    Attend, Backend, CandidatePool, Entries, IndexSpec, PoolSpec, Sight,
+};
 use crate::compute::cache_rows::RowFormat;
 use crate::error::{CardError, EngineError};
 
@@ -90,6 +92,57 @@ fn a_card_that_is_lost() {
     });
     workers().run(|| use_it(&cuda));
     assert!(cuda.fault().is_some());
+}
+
+/// Heads, keys and queries that the kernels have no room for are refused, not computed wrongly.
+#[test]
+fn shapes_without_a_kernel_are_refused_by_name() {
+    let index = |heads: usize, width: usize, top_k: usize| {
+        let (_shim, b) = failing(|_| Faults::default());
+        let mut keys = b.rows(RowFormat::Fp4, width);
+        b.push_rows(&mut keys, &put(&b, &noise(4 * width, 1), width));
+        let q = put(&b, &noise(heads * width, 2), heads * width);
+        let w = put(&b, &noise(heads, 3), heads);
+        let spec = IndexSpec {
+            first: 7,
+            top_k,
+            ratio: 2,
+            scale: 1.0,
+        };
+        let mut chosen = Default::default();
+        b.index(spec, &q, &w, &keys, CandidatePool::All, &mut chosen);
+        b.fault().map(|fault| fault.to_string())
+    };
+    assert_eq!(index(64, 128, 2), None);
+    for (heads, width, top_k, named) in [
+        (65, 128, 2, "65 heads"),
+        (4, 160, 2, "160 channels"),
+        (4, 128, 1 << 14, "a choice of 16384"),
+    ] {
+        let fault = index(heads, width, top_k).expect(named);
+        assert!(fault.contains(named), "{fault}");
+    }
+
+    let (_shim, b) = failing(|_| Faults::default());
+    let width = 544;
+    let mut rows = b.rows(RowFormat::F32, width);
+    b.push_rows(&mut rows, &put(&b, &noise(width, 1), width));
+    let q = put(&b, &noise(width, 2), width);
+    let sinks = b.vector(vec![0.0]);
+    let args = Attend {
+        first: 0,
+        heads: 1,
+        window: 4,
+        sight: Sight::default(),
+        rows: &rows,
+        entries: Entries::None,
+        ratio: 1,
+        sinks: &sinks,
+        scale: 1.0,
+    };
+    b.attend(&args, &q, &mut Default::default());
+    let fault = b.fault().unwrap().to_string();
+    assert!(fault.contains("544 channels"), "{fault}");
 }
 
 #[test]
