@@ -4,7 +4,7 @@ mod common;
 mod product;
 
 use common::{assert_same, rng};
-use product::{Activations, INT8, Kind, activations, int8, plain, put_weights, weights};
+use product::{Activations, Groups, INT8, Kind, activations, int8, plain, put_weights, weights};
 use rand::Rng;
 use v4_cuda::args::{MMV_THREADS, Product, mmv_i8};
 use v4_cuda_shim::{Bench, Order, Shape};
@@ -106,41 +106,17 @@ fn extreme_scales_and_activations_that_are_no_numbers() {
     }
 }
 
-/// Parts of a row of activations meet parts of the rows of weights.
 #[test]
 fn groups() {
-    let (columns, rows, groups, tokens) = (256, 19, 3, 4);
-    let mut rng = rng(43);
-    let ty = GgmlType::Q8_0;
-    let w = weights(&mut rng, ty, Kind::Modest, columns, groups * rows);
-    let part = w.len() / groups;
-    let x = activations(&mut rng, tokens * groups * columns);
-    let mut expected = vec![0.0; tokens * groups * rows];
-    for group in 0..groups {
-        let of_group = x.chunks(columns).skip(group).step_by(groups);
-        let inputs: Vec<f32> = of_group.flatten().copied().collect();
-        let acts = Activations::new(&inputs, columns);
-        let results = acts.products(ty, &w[group * part..][..part], rows);
-        for (t, results) in results.chunks(rows).enumerate() {
-            expected[(t * groups + group) * rows..][..rows].copy_from_slice(results);
-        }
-    }
+    let case = Groups::new(&mut rng(43), 4);
     for mut bench in Bench::of_each_order() {
-        let y = bench.space(expected.len());
-        let product = Product {
-            w_part: part as u64,
-            y_part: rows as u32,
-            y_stride: (groups * rows) as u32,
-            x_part: (columns / 32) as u32,
-            x_stride: (groups * columns / 32) as u32,
-            ..plain(&y, put_weights(&mut bench, &w), columns, rows, tokens)
-        };
-        let acts = Activations::new(&x, groups * columns).put(&mut bench);
-        let args = int8(&mut bench, ty, product, acts);
-        let grid = [1, groups as u32, 1];
-        let name = mmv_i8(ty, tokens).unwrap();
-        bench.launch(name, shape(ty, grid), &args).unwrap();
-        assert_same(&bench.get(y), &expected, "groups");
+        let y = bench.space(case.expected.len());
+        let (product, acts) = case.put(&mut bench, &y);
+        let args = int8(&mut bench, GgmlType::Q8_0, product, acts);
+        let shape = shape(GgmlType::Q8_0, [1, case.groups as u32, 1]);
+        let name = mmv_i8(GgmlType::Q8_0, case.tokens).unwrap();
+        bench.launch(name, shape, &args).unwrap();
+        assert_same(&bench.get(y), &case.expected, "groups");
     }
 }
 

@@ -170,6 +170,63 @@ impl Activations {
     }
 }
 
+/// A product in groups: parts of a row of activations meet parts of the rows of weights.
+pub struct Groups {
+    pub groups: usize,
+    pub columns: usize,
+    pub rows: usize,
+    pub tokens: usize,
+    pub w: Vec<u8>,
+    pub x: Vec<f32>,
+    /// `[tokens, groups, rows]`.
+    pub expected: Vec<f32>,
+}
+
+impl Groups {
+    /// Of Q8_0 weights, for so many rows of activations.
+    pub fn new(rng: &mut SmallRng, tokens: usize) -> Self {
+        let (columns, rows, groups) = (256, 19, 3);
+        let ty = GgmlType::Q8_0;
+        let w = weights(rng, ty, Kind::Modest, columns, groups * rows);
+        let part = w.len() / groups;
+        let x = activations(rng, tokens * groups * columns);
+        let mut expected = vec![0.0; tokens * groups * rows];
+        for group in 0..groups {
+            let of_group = x.chunks(columns).skip(group).step_by(groups);
+            let inputs: Vec<f32> = of_group.flatten().copied().collect();
+            let acts = Activations::new(&inputs, columns);
+            let results = acts.products(ty, &w[group * part..][..part], rows);
+            for (t, results) in results.chunks(rows).enumerate() {
+                expected[(t * groups + group) * rows..][..rows].copy_from_slice(results);
+            }
+        }
+        Self {
+            groups,
+            columns,
+            rows,
+            tokens,
+            w,
+            x,
+            expected,
+        }
+    }
+
+    /// The arguments, and the activations in int8.
+    pub fn put(&self, bench: &mut Bench, y: &Region<f32>) -> (Product, Int8Rows) {
+        let (groups, columns, rows) = (self.groups, self.columns, self.rows);
+        let product = Product {
+            w_part: (self.w.len() / groups) as u64,
+            y_part: rows as u32,
+            y_stride: (groups * rows) as u32,
+            x_part: (columns / 32) as u32,
+            x_stride: (groups * columns / 32) as u32,
+            ..plain(y, put_weights(bench, &self.w), columns, rows, self.tokens)
+        };
+        let acts = Activations::new(&self.x, groups * columns).put(bench);
+        (product, acts)
+    }
+}
+
 /// One matrix and `inputs` rows of activations, one after the other; strides in int8.
 pub fn plain(y: &Region<f32>, w: u64, columns: usize, rows: usize, inputs: usize) -> Product {
     Product {
