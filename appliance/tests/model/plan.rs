@@ -43,10 +43,8 @@ fn prompts_are_read_by_as_much_as_a_sixteenth_of_memory_allows() {
     let plan = |memory: u64, more: &[&str]| {
         let memory = memory.to_string();
         let args = ["plan", "MODEL", "--no-probe", "--json", "--ctx", "4096"];
-        parsed(&run(
-            &[&args[..], &["--memory", &memory], more].concat(),
-            "",
-        ))
+        let args = [&args[..], &["--memory", &memory], more].concat();
+        parsed(&run(scratch().path(), with_model(&args)))
     };
     let chunk = |plan: &Value| plan["chunk"].as_u64().unwrap();
     let buffers = |chunk: &str| {

@@ -126,7 +126,8 @@ fn with_cmake_and_both_libraries() {
                 .arg("-B")
                 .arg(&build)
                 .arg(format!("-DCMAKE_PREFIX_PATH={}", prefix().display()))
-                .arg(format!("-DV4_STATIC={link}")),
+                .arg(format!("-DV4_STATIC={link}"))
+                .arg("-DCMAKE_EXE_LINKER_FLAGS=-Wl,--strip-debug"),
         );
         succeed(Command::new(cmake).arg("--build").arg(&build));
         check_simple(&build.join("simple"));

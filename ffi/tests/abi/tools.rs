@@ -126,7 +126,11 @@ pub fn compile(
             .arg(&lib)
             .arg("-lv4")
             .arg(format!("-Wl,-rpath,{}", lib.display())),
-        Link::Static => command.arg(lib.join("libv4.a")).args(PRIVATE),
+        // Lines of the library's code are most of a program, and there are several.
+        Link::Static => command
+            .arg(lib.join("libv4.a"))
+            .args(PRIVATE)
+            .arg("-Wl,--strip-debug"),
     };
     succeed(command.arg("-pthread"));
     program
