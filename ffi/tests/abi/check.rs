@@ -79,7 +79,7 @@ fn check(under: &[&str], program: &[&Path], parts: &[&str], name: &str) {
     let args = [
         tiny("tiny-v4", "native", &[]),
         tiny("tiny-v41", "native", &[]),
-        folder,
+        folder.clone(),
     ];
     let parts_of = parts.iter().map(Into::into);
     let all: Vec<PathBuf> = words.into_iter().chain(args).chain(parts_of).collect();
@@ -92,6 +92,8 @@ fn check(under: &[&str], program: &[&Path], parts: &[&str], name: &str) {
             "{line}"
         );
     }
+    // Models, which nobody looks at unless a check failed.
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
