@@ -32,6 +32,7 @@ mod capture;
 mod engine;
 mod failure;
 mod host;
+mod journal;
 mod options;
 mod perform;
 mod poison;
@@ -47,6 +48,7 @@ use arena::Arena;
 use engine::Goal;
 use failure::Failure;
 use host::Host;
+pub use journal::Entry;
 pub use options::{Counts, Faults, Schedule, ShimOptions};
 use state::State;
 
@@ -136,6 +138,16 @@ impl Shim {
     /// How often something was done so far.
     pub fn counts(&self) -> Counts {
         self.inner.state().counts
+    }
+
+    /// Notes from now on what streams are asked to do, see [`Self::recorded`].
+    pub fn record(&self) {
+        self.inner.state().journal = Some(Vec::new());
+    }
+
+    /// What streams were asked to do since [`Self::record`], in the order of the calls.
+    pub fn recorded(&self) -> Vec<Entry> {
+        self.inner.state().journal.take().unwrap_or_default()
     }
 
     /// Puts failures in from now on. Calls are counted from the beginning, see [`Self::counts`].

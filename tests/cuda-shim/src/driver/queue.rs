@@ -35,6 +35,8 @@ impl Inner {
         stream: StreamId,
         work: Work,
     ) -> Result<(), Failure> {
+        open_stream(&mut state, stream)?;
+        state.note(&work);
         let queue = open_stream(&mut state, stream)?;
         if queue.capture.is_some() {
             return state.keep(stream.0, work);
@@ -73,7 +75,8 @@ impl Inner {
                     .outside_of_captures(stream.0, "a copy of memory that is not pinned")
                     .map_err(|why| why.of(call))?;
                 let goal = Goal::Stream(stream.0, state.streams[&stream.0].queued);
-                let state = self.wait(state, goal, call)?;
+                let mut state = self.wait(state, goal, call)?;
+                state.note(&work);
                 let _open = self.arena.open();
                 let (to, from) = match work {
                     Work::ToDevice { to, from, .. } | Work::ToHost { to, from, .. } => (to, from),

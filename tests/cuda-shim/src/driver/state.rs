@@ -9,6 +9,7 @@ use std::time::Instant;
 use v4_cuda::driver::{Extent, Signature};
 
 use super::failure::Failure;
+use super::journal::Entry;
 use super::options::{Counts, Faults, Schedule};
 use crate::run::Kernel;
 
@@ -124,6 +125,8 @@ pub struct State {
     random: u64,
     pub faults: Faults,
     pub counts: Counts,
+    /// What streams are asked to do, if that is noted.
+    pub journal: Option<Vec<Entry>>,
     pub streams: BTreeMap<u64, Stream>,
     pub events: BTreeMap<u64, Event>,
     /// Records, and when they were reached.
@@ -156,6 +159,7 @@ impl State {
             random: schedule.seed(),
             faults,
             counts: Counts::default(),
+            journal: None,
             streams: BTreeMap::new(),
             events: BTreeMap::new(),
             records: HashMap::new(),

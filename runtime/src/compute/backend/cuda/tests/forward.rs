@@ -18,14 +18,14 @@ use crate::model::ModelConfig;
 use crate::residency::engram::{EngramOptions, EngramStore};
 
 /// A model's file, and what is the same on all backends.
-struct Model {
+pub(super) struct Model {
     file: Arc<GgufFile>,
-    cfg: ModelConfig,
+    pub(super) cfg: ModelConfig,
     engram: Option<Arc<EngramStore>>,
 }
 
 impl Model {
-    fn open(path: &std::path::Path) -> Self {
+    pub(super) fn open(path: &std::path::Path) -> Self {
         let file = Arc::new(GgufFile::open(path).unwrap());
         let cfg = ModelConfig::from_gguf(&file).unwrap();
         let tokenizer = Tokenizer::from_gguf(file.metadata()).unwrap();
@@ -35,7 +35,7 @@ impl Model {
         Self { file, cfg, engram }
     }
 
-    fn on<B: Backend>(&self, backend: B, kv: KvPrecision) -> Forward<B> {
+    pub(super) fn on<B: Backend>(&self, backend: B, kv: KvPrecision) -> Forward<B> {
         let sources = Sources::default();
         let load = || Weights::load(&backend, &self.file, &self.cfg, sources).unwrap();
         let weights = workers().run(load);
@@ -44,17 +44,17 @@ impl Model {
 }
 
 /// A sequence in the course of being read.
-struct Reader<'a, B: Backend> {
+pub(super) struct Reader<'a, B: Backend> {
     model: &'a Model,
     forward: &'a Forward<B>,
-    cache: Cache<B>,
-    scratch: Scratch<B>,
+    pub(super) cache: Cache<B>,
+    pub(super) scratch: Scratch<B>,
     seen: Vec<u32>,
     found: Found,
 }
 
 impl<'a, B: Backend> Reader<'a, B> {
-    fn new(model: &'a Model, forward: &'a Forward<B>) -> Self {
+    pub(super) fn new(model: &'a Model, forward: &'a Forward<B>) -> Self {
         Self {
             model,
             forward,
@@ -75,7 +75,7 @@ impl<'a, B: Backend> Reader<'a, B> {
         self.found.push((name, bytes(&logits)));
     }
 
-    fn read_within(&mut self, mut ids: &[u32], chunks: &[usize], cone: &Cone) {
+    pub(super) fn read_within(&mut self, mut ids: &[u32], chunks: &[usize], cone: &Cone) {
         for &n in chunks {
             let (now, rest) = ids.split_at(n);
             let before = &self.seen[self.seen.len().saturating_sub(8)..];
@@ -124,7 +124,7 @@ impl<'a, B: Backend> Reader<'a, B> {
     }
 }
 
-fn prompt(n: usize, vocab: usize) -> Vec<u32> {
+pub(super) fn prompt(n: usize, vocab: usize) -> Vec<u32> {
     let mut x = 12_345u32;
     let mut next = || {
         x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -134,7 +134,7 @@ fn prompt(n: usize, vocab: usize) -> Vec<u32> {
 }
 
 #[track_caller]
-fn no_fault<D: Driver>(forward: &Forward<Cuda<D>>) {
+pub(super) fn no_fault<D: Driver>(forward: &Forward<Cuda<D>>) {
     if let Some(fault) = forward.backend().fault() {
         panic!("{fault}");
     }

@@ -2,6 +2,7 @@
 
 mod failures;
 mod forward;
+mod launches;
 mod operations;
 mod stores;
 
