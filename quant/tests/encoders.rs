@@ -230,6 +230,25 @@ fn wrong_sizes_and_types_are_errors() {
     }
 }
 
+/// docs/arithmetic.md, section 4: code 8 is -0, and no scale is halved on the way.
+#[test]
+fn decoded_mxfp4_has_a_negative_zero_and_the_smallest_scale() {
+    let mut values = [0.0; 32];
+    for scale in 0..=254 {
+        let mut block = [0x80; 17];
+        block[0] = scale;
+        decode_row(GgmlType::MXFP4, &block, &mut values).unwrap();
+        let (low, high) = values.split_at(16);
+        assert!(low.iter().all(|v| v.to_bits() == 0), "{scale}");
+        assert!(high.iter().all(|v| v.to_bits() == 1 << 31), "{scale}");
+    }
+    let mut block = [0x7a; 17];
+    block[0] = 1;
+    decode_row(GgmlType::MXFP4, &block, &mut values).unwrap();
+    assert_eq!(values[0], -f32::MIN_POSITIVE);
+    assert_eq!(values[16], 6.0 * f32::MIN_POSITIVE);
+}
+
 #[test]
 fn a_nan_scale_of_mxfp4_gives_nan() {
     let mut block = [0x11; 17];

@@ -74,6 +74,7 @@ fn matrix(tensor: &TensorInfo, data: &[u8], precision: Precision) -> Matrix {
             Values::Floats(words.map(|w| bf16::from_le_bytes(*w).to_f32()).collect())
         }
         GgmlType::Q8_0 => q8_0(data),
+        GgmlType::MXFP4 if precision == Precision::Exact => exact_mxfp4(data),
         GgmlType::MXFP4 => mxfp4(data),
         other => panic!("{} is {other:?}", tensor.name),
     };
@@ -108,4 +109,20 @@ fn mxfp4(data: &[u8]) -> Values {
         integers.extend(block[1..].iter().map(|b| integer(b >> 4)));
     }
     Values::Blocks { integers, scales }
+}
+
+/// As floats, with a negative zero.
+fn exact_mxfp4(data: &[u8]) -> Values {
+    const MAGNITUDES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let value = |code: u8| {
+        let magnitude = MAGNITUDES[usize::from(code & 7)];
+        if code & 8 == 0 { magnitude } else { -magnitude }
+    };
+    let mut values = Vec::new();
+    for block in data.chunks_exact(17) {
+        let scale = power_of_two(i32::from(block[0]) - 127);
+        values.extend(block[1..].iter().map(|b| value(b & 15) * scale));
+        values.extend(block[1..].iter().map(|b| value(b >> 4) * scale));
+    }
+    Values::Floats(values)
 }
