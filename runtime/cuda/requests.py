@@ -387,10 +387,12 @@ class Call:
         for what, gate_up, down, rows, experts in (("expert", m.gate_up, m.down, pairs, m.experts),
                                                    ("shared", m.dense, m.dense, n, 1)):
             of = {"pairs": pairs} if what == "expert" else {}
+            # With few pairs, a part is a place of a pair.
+            parts = min(experts, pairs) if of else 1
             for name in ("gate", "up"):
-                self.product(f"{what} {name}", gate_up, m.ff, m.width, n, experts, **of)
+                self.product(f"{what} {name}", gate_up, m.ff, m.width, n, parts, **of)
             self.each("swiglu", rows * m.ff)
-            self.product(f"{what} down", down, m.width, m.ff, n, experts, **of)
+            self.product(f"{what} down", down, m.width, m.ff, n, parts, **of)
         self.each("combine", n * m.width, used=m.used)
         self.expand(n)
 

@@ -73,9 +73,27 @@ struct GroupPairs {
     f32 *sorted_weights;
     const u32 *experts;
     const f32 *weights;
+    u64 *addresses;
+    u64 matrices[3];
+    u64 matrix_bytes[3];
     u32 count;
     u32 used;
 };
+
+// Where the groups of pairs start if each place of a pair is a part of products: a group's part
+// is where it begins, and the parts of its other places are empty.
+FN void put_parts(const GroupPairs &args, u32 expert, u32 start, u32 count) {
+    for (u32 i = thread_x(); i < count; i += threads_x()) {
+        args.starts[start + i] = i == 0 ? start : start + count;
+        UNROLL for (u32 m = 0; m < 3; m++) {
+            u64 address = args.matrices[m] + expert * args.matrix_bytes[m];
+            args.addresses[u64(m) * args.count + start + i] = i == 0 ? address : 0;
+        }
+    }
+    if (thread_x() == 0 && expert + 1 == blocks_x()) {
+        args.starts[args.count] = args.count;
+    }
+}
 
 // Groups pairs of token and expert by expert, each group in the order of tokens: the group of
 // expert block_x(), and where it starts. A warp takes pairs that follow each other; it counts
@@ -104,7 +122,9 @@ KERNEL(group_pairs, GroupPairs) {
         place += i < warp() ? same[i] : 0;
         all += same[i];
     }
-    if (thread_x() == 0) {
+    if (args.addresses) {
+        put_parts(args, expert, start, all);
+    } else if (thread_x() == 0) {
         args.starts[expert] = start;
         if (expert + 1 == blocks_x()) {
             args.starts[expert + 1] = start + all;

@@ -218,6 +218,9 @@ fn pairs_are_grouped_as_a_stable_sort_has_them() {
                 sorted_weights: sorted.address(),
                 experts: bench.put(&which).address(),
                 weights: bench.put(&weights).address(),
+                addresses: 0,
+                matrices: [0; 3],
+                matrix_bytes: [0; 3],
                 count: count as u32,
                 used: used as u32,
             };
@@ -231,6 +234,40 @@ fn pairs_are_grouped_as_a_stable_sort_has_them() {
             assert!((0..count as u32).eq(order.iter().map(|pair| places[*pair as usize])));
             let expected: Vec<f32> = order.iter().map(|pair| weights[*pair as usize]).collect();
             assert_same(&bench.get(sorted), &expected, "weights");
+
+            // A part for each place of a pair.
+            let parts = bench.space::<u32>(count + 1);
+            let addresses = bench.space::<u64>(3 * count);
+            let args = GroupPairs {
+                starts: parts.address(),
+                addresses: addresses.address(),
+                matrices: [1 << 50, 3 << 50, 5 << 50],
+                matrix_bytes: [1 << 33, 17, 1],
+                ..args
+            };
+            bench.launch("group_pairs", shape, &args).unwrap();
+            let (parts, addresses) = (bench.get(parts), bench.get(addresses));
+            let group = |e: u32| starts[e as usize]..starts[e as usize + 1];
+            for (place, &pair) in order.iter().enumerate() {
+                let expert = which[pair as usize];
+                let begins = group(expert).start == place as u32;
+                let part = parts[place]..parts[place + 1];
+                assert_eq!(
+                    part.len() as u32,
+                    if begins {
+                        group(expert).len() as u32
+                    } else {
+                        0
+                    }
+                );
+                assert!(!begins || part.start == place as u32);
+                for m in 0..3 {
+                    let address = args.matrices[m] + u64::from(expert) * args.matrix_bytes[m];
+                    let expected = if begins { address } else { 0 };
+                    assert_eq!(addresses[m * count + place], expected);
+                }
+            }
+            assert_eq!(bench.get(pairs), order);
         }
     }
 }

@@ -43,7 +43,9 @@ kernel_args! {
     /// Groups pairs of token and expert by expert, each group in the order of tokens. A block for
     /// each expert, of any number of threads, and [`Self::SHARED_BYTES`].
     GroupPairs ["group_pairs"] {
-        /// Pointer to one u32 for each expert, where its group starts, and one for the end.
+        /// Pointer to one u32 for each expert, where its group starts, and one for the end. With
+        /// `addresses` to one for each pair, and one for the end: the group that begins at place
+        /// `i` lies between `starts[i]` and `starts[i + 1]`, and where none begins, nothing does.
         starts: u64,
         /// Pointer to `count` u32: the pairs in the order of groups.
         pairs: u64,
@@ -57,6 +59,13 @@ kernel_args! {
         experts: u64,
         /// Pointer to `[tokens, used]` f32.
         weights: u64,
+        /// Pointer to `[3, count]` u64: of the group that begins at a place, the addresses of its
+        /// expert's matrices; 0 where none begins. Or none.
+        addresses: u64,
+        /// Addresses of the matrices of expert 0.
+        matrices: [u64; 3],
+        /// Bytes from expert to expert.
+        matrix_bytes: [u64; 3],
         /// Pairs: `tokens * used`.
         count: u32,
         /// Experts of a token.

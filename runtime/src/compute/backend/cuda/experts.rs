@@ -112,7 +112,8 @@ struct Call<'a, D: Driver> {
 /// Which rows of activations meet which expert.
 #[derive(Clone, Copy)]
 struct Work {
-    experts: usize,
+    /// Parts of products: experts, or places of pairs.
+    parts: usize,
     /// Rows of results: pairs, or tokens.
     rows: usize,
     /// Rows that an expert has at most.
@@ -121,6 +122,20 @@ struct Work {
     lists: Option<Lists>,
     /// Address of the pairs' weights, or 0.
     weights: u64,
+}
+
+impl Work {
+    /// Of the experts' matrix of that number: gate, up, down.
+    fn of(self, number: usize) -> Self {
+        let lists = self.lists.map(|lists| Lists {
+            matrices: match lists.matrices {
+                0 => 0,
+                start => start + (8 * number * self.parts) as u64,
+            },
+            ..lists
+        });
+        Self { lists, ..self }
+    }
 }
 
 /// See `Backend::experts`; `y` has its shape, and no experts are streamed.
@@ -169,7 +184,12 @@ fn types<D: Driver>(weights: &ExpertWeights<Cuda<D>>) -> [GgmlType; 3] {
 /// Pairs of token and expert, by expert.
 struct Groups<D: Driver> {
     space: Space<D>,
-    experts: usize,
+    /// Parts of products. With fewer pairs than experts, most experts would be parts without
+    /// pairs, whose blocks a card would have to start all the same: then there is a part for each
+    /// place of a pair.
+    parts: usize,
+    /// Addresses of parts' matrices, gate, up and down, if parts are places.
+    addresses: Option<Space<D>>,
     pairs: usize,
     tokens: usize,
 }
@@ -177,18 +197,19 @@ struct Groups<D: Driver> {
 impl<D: Driver> Groups<D> {
     /// Address of the lists.
     fn lists(&self) -> u64 {
-        self.space.start() + 4 * (self.experts as u64 + 1)
+        self.space.start() + 4 * (self.parts as u64 + 1)
     }
 
     fn work(&self, routing: &Routed<D>) -> Work {
         Work {
-            experts: self.experts,
+            parts: self.parts,
             rows: self.pairs,
             inputs: self.tokens,
             lists: Some(Lists {
                 starts: self.space.start(),
                 pairs: self.lists(),
                 inputs_of_x: routing.used,
+                matrices: self.addresses.as_ref().map_or(0, Space::start),
             }),
             weights: routing.starts()[1],
         }
@@ -199,7 +220,7 @@ impl<D: Driver> Call<'_, D> {
     /// The shared expert's work: all tokens.
     fn all(&self) -> Work {
         Work {
-            experts: 1,
+            parts: 1,
             rows: self.tokens,
             inputs: self.tokens,
             lists: None,
@@ -213,13 +234,24 @@ impl<D: Driver> Call<'_, D> {
         routing: &Routed<D>,
     ) -> Result<Groups<D>, CardError> {
         let (experts, pairs) = (routed.gate.tensor().matrices(), routing.pairs());
+        let (parts, addresses) = if pairs < experts {
+            (pairs, Some(Space::new(self.device, 3 * 8 * pairs)?))
+        } else {
+            (experts, None)
+        };
         // Starts, then pairs, tokens, places and weights, of which products need the first two.
         let groups = Groups {
-            space: Space::new(self.device, 4 * (experts + 1 + 4 * pairs))?,
-            experts,
+            space: Space::new(self.device, 4 * (parts + 1 + 4 * pairs))?,
+            parts,
+            addresses,
             pairs,
             tokens: self.tokens,
         };
+        let matrices = [&routed.gate, &routed.up, &routed.down];
+        let mut starts = [0; 3];
+        for (start, w) in starts.iter_mut().zip(matrices) {
+            *start = w.start()?;
+        }
         let [chosen, weights, _] = routing.starts();
         let list = |number: usize| groups.lists() + 4 * (number * pairs) as u64;
         let args = GroupPairs {
@@ -230,6 +262,9 @@ impl<D: Driver> Call<'_, D> {
             sorted_weights: list(3),
             experts: chosen,
             weights,
+            addresses: groups.addresses.as_ref().map_or(0, Space::start),
+            matrices: starts,
+            matrix_bytes: matrices.map(|w| (w.tensor().rows() * w.tensor().row_bytes()) as u64),
             count: pairs as u32,
             used: routing.used as u32,
         };
@@ -250,8 +285,11 @@ impl<D: Driver> Call<'_, D> {
         let device = self.device;
         let [gate, up] = [(); 2].map(|()| Space::new(device, 4 * work.rows * ff));
         let (gate, up) = (gate?, up?);
-        for (w, y) in [(&experts.gate, &gate), (&experts.up, &up)] {
-            let layout = layout(work, y.start(), ff, d);
+        for (number, (w, y)) in [(&experts.gate, &gate), (&experts.up, &up)]
+            .into_iter()
+            .enumerate()
+        {
+            let layout = layout(&work.of(number), y.start(), ff, d);
             multiply(device, self.precision, w, &self.x, &layout)?;
         }
         let int8 = device.is_int8(types(experts)[2], self.precision);
@@ -278,11 +316,12 @@ impl<D: Driver> Call<'_, D> {
         };
         let outputs = Space::new(device, 4 * work.rows * d)?;
         // Every pair has a row of its own by now.
+        let work = work.of(2);
         let lists = work.lists.map(|lists| Lists {
             inputs_of_x: 1,
             ..lists
         });
-        let layout = layout(&Work { lists, ..*work }, outputs.start(), d, ff);
+        let layout = layout(&Work { lists, ..work }, outputs.start(), d, ff);
         multiply(device, self.precision, &experts.down, &hidden, &layout)?;
         Ok(outputs)
     }
@@ -296,7 +335,7 @@ fn layout(work: &Work, y: u64, rows: usize, cols: usize) -> Layout {
         y_stride: rows,
         x_part: 0,
         x_stride: cols,
-        parts: work.experts,
+        parts: work.parts,
         rows,
         inputs: work.inputs,
         lists: work.lists,

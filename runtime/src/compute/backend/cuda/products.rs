@@ -69,6 +69,8 @@ pub(super) struct Lists {
     pub pairs: u64,
     /// Rows of y that each row of x has.
     pub inputs_of_x: usize,
+    /// Address of the addresses of the parts' matrices, or 0 if these follow each other.
+    pub matrices: u64,
 }
 
 /// Where a product's operands are. Strides count values.
@@ -181,7 +183,7 @@ fn product_args(w: Rows, layout: &Layout, unit: usize) -> Product {
     Product {
         y: layout.y,
         w: w.start,
-        weights: 0,
+        weights: lists.map_or(0, |lists| lists.matrices),
         starts: lists.map_or(0, |lists| lists.starts),
         pairs: lists.map_or(0, |lists| lists.pairs),
         w_part: (layout.rows * w.row_bytes) as u64,
