@@ -26,6 +26,9 @@ CLASSES = [
     ("alu", r"."),
 ]
 
+# Cycles until the operands of a load or store have been read. [G]
+READ_CYCLES = 20
+
 
 class Unknown(Exception):
     """Machine code that is not what this takes it for."""
@@ -199,32 +202,29 @@ class Code:
         return counts
 
     def cycles(self, indices, latency, passes=1):
-        """Cycles in which a warp alone gets through these instructions, `passes` times. `latency`
-        gives that of an instruction and how many loads were waited for before it in this pass."""
-        now, boards, last = 0, [0] * 6, 0
-        begun = 0
+        """Cycles in which a warp alone gets through these instructions, the last time that it does
+        if there are several `passes`. `latency` is that of the instruction with an index."""
+        now, boards, last, begun = 0, [0] * 6, 0, 0
         for number in range(passes):
             if number == passes - 1:
                 begun = now
-            waited, outstanding = 0, [False] * 6
             for i in indices:
                 one = self.code[i]
-                for board in range(6):
-                    if one.waits >> board & 1:
-                        if boards[board] > now:
-                            now = boards[board]
-                        if outstanding[board]:
-                            waited, outstanding = waited + 1, [False] * 6
+                waits = [board for board in range(6) if one.waits >> board & 1]
                 if one.opcode.startswith("DEPBAR") and (found := re.match(r"SB(\d), 0x0", one.text)):
-                    now = max(now, boards[int(found.group(1))])
-                takes = latency(one, waited)
-                for board in (one.sets, one.reads):
-                    if board is not None:
-                        done = takes if board == one.sets else min(takes, 20)
-                        boards[board] = max(boards[board], now + done)
-                        if board == one.sets and one.kind == "global":
-                            outstanding[board] = True
-                last = max(last, now + (takes if one.sets is not None else 0))
+                    waits.append(int(found.group(1)))
+                now = max([now] + [boards[board] for board in waits])
+                if one.sets is not None:
+                    boards[one.sets] = max(boards[one.sets], now + latency(i))
+                    last = max(last, boards[one.sets])
+                if one.reads is not None:
+                    # Operands are read soon after.
+                    boards[one.reads] = max(boards[one.reads], now + min(latency(i), READ_CYCLES))
                 now += max(one.stall, 1)
-        # The last pass, to the end of what it asked for if there is no other one.
+        # Code that is run once is over when its results are there.
         return (now if passes > 1 else max(now, last)) - begun
+
+    def base(self, i):
+        """The register that a load's address is in."""
+        found = re.search(r"\[(R\d+|UR\d+)[^\]]*\](?!\[)", self.code[i].text)
+        return found and found.group(1)

@@ -113,12 +113,14 @@ class Kernels:
         """Of one pass of a warp that is alone."""
         key = (name, card.name, indices[0] if indices else -1, loads, looped)
         if key not in self._cycles:
-            def latency(one, waited):
-                if one.kind == "global":
-                    return card.cycles(loads[min(waited, 1)])
-                return CYCLES.get(one.kind, 20)
-            # The second pass, whose waits are those of a loop that is under way.
-            self._cycles[key] = self.code(name, card.arch).cycles(indices, latency, 2 if looped else 1)
+            code = self.code(name, card.arch)
+            levels = loads(code, indices) if callable(loads) else dict.fromkeys(indices, loads)
+
+            def latency(i):
+                kind = code.code[i].kind
+                return card.cycles(levels.get(i, "l2")) if kind == "global" else CYCLES.get(kind, 20)
+            # Of a loop, a pass after others: with their loads on the way.
+            self._cycles[key] = code.cycles(indices, latency, 4 if looped else 1)
         return self._cycles[key]
 
 

@@ -97,10 +97,19 @@ class Loops(unittest.TestCase):
         self.assertEqual(code.kinds(inner.own), {"idp": 1, "control": 1})
 
     def test_a_warp_waits_for_loads(self):
-        latency = lambda one, waited: 100 if one.kind == "global" else 20  # noqa: E731
+        latency = lambda i: 100 if self.code.code[i].kind == "global" else 20  # noqa: E731
         # The load issues for 2 cycles, its result is there after 100, the sum takes 5.
         self.assertEqual(self.code.cycles([1, 2], latency, 2), 105)
         self.assertEqual(self.code.cycles([3, 4], latency, 2), 8)
+
+    def test_loads_of_weights_are_told_from_those_of_activations(self):
+        text = "\t.section\t.text.p,\"ax\",@progbits\n" + "".join(
+            line(16 * i, code, 0, control()) for i, code in enumerate([
+                "LDG.E R0, [R6.64]", "LDG.E R1, [R6.64+0x4]", "LDG.E R2, [R6.64+0x8]",
+                "LDG.E.128 R4, [R8.64]", "LDG.E R12, [R10.64]", "EXIT"]))
+        code = machine.Code("p", *machine.functions(text)["p"])
+        found = work.weights_from_memory(code, range(6))
+        self.assertEqual([found[i] for i in range(5)], ["vram"] * 3 + ["l1"] * 2)
 
     def test_a_formula_that_does_not_fit_is_an_error(self):
         with self.assertRaises(work.Unmatched):

@@ -28,8 +28,8 @@ class Nest:
     # What the loop has, and what it has not.
     has: str = ""
     lacks: str = ""
-    # Where its loads come from: the first ones that a pass waits for, and later ones.
-    loads: tuple = ("l2", "l1")
+    # Where its loads come from: a name, or what says so of machine code and instructions.
+    loads: str | Callable = "l2"
 
 
 def up(a, b):
@@ -48,7 +48,27 @@ def items(r, of):
 
 
 LDG, STG, FFMA = r"LDG\.", r"STG\.", r"FFMA"
-WEIGHTS = ("vram", "l1")
+
+
+def weights_from_memory(code, indices):
+    """Of a product's loads: weights are in the card's memory, activations were read before. Those
+    are what is loaded 16 bytes at a time; or of floats, what another register points to than to
+    the first ones; scales of activations, one for a block, are alone."""
+    loads = [i for i in indices if re.match(LDG, code.code[i].opcode)]
+    small = [i for i in loads if re.search(r"\.[US](8|16)", code.code[i].opcode)]
+    if not small:
+        small = [i for i in loads if "128" not in code.code[i].opcode]
+        bases = [code.base(i) for i in small]
+        if len(small) == len(loads):
+            small = [i for i in small if code.base(i) == bases[0]]
+        else:
+            small = [i for i in small if bases.count(code.base(i)) > 2]
+    return {i: "vram" if i in small else "l1" for i in loads}
+
+
+def rows_from_memory(code, indices):
+    """Rows are copied from the card's memory; where they are was read before."""
+    return {i: "vram" if code.code[i].opcode.startswith("LDGSTS") else "l2" for i in indices}
 
 
 def by(name):
@@ -62,10 +82,10 @@ def tiles_of_block(r, of):
 NESTS = {
     # Rows of weights: half a warp each, and all blocks of 32 of a row over 16 lanes.
     r"mmv_i8_\w+": [Nest(r"IDP\.", lambda r, of: 8 * of["few"], lambda r, of: up(of["columns"], 512),
-                         (items, lambda r, of: up(up(of["rows"], 2), 8 * r.grid[0])), loads=WEIGHTS)],
+                         (items, lambda r, of: up(up(of["rows"], 2), 8 * r.grid[0])), loads=weights_from_memory)],
     # A warp each, and 32 values at a time.
     r"mmv_(f32|f16|bf16)_\d": [Nest(FFMA, lambda r, of: of["few"], lambda r, of: of["columns"] / 32,
-                                    (items, lambda r, of: up(of["rows"], 8 * r.grid[0])), loads=WEIGHTS)],
+                                    (items, lambda r, of: up(of["rows"], 8 * r.grid[0])), loads=weights_from_memory)],
     # A block a row: the sum of squares, then the values.
     r"rms_norm": [Nest(LDG, 1, by("width"), lacks=STG), Nest(STG, 1, by("width"))],
     r"hc_collapse": [Nest(STG, 1, by("width"), lacks=r"SHFL")],
@@ -83,7 +103,7 @@ NESTS = {
     r"combine": [Nest(LDG, 1, lambda r, of: of["used"])],
     # The fragments of a query, then sixteen keys a warp: four blocks of 32 by eight heads each.
     r"index_scores": [Nest(r"STS", 1, lambda r, of: up(of["heads"], 8), lacks=r"FMUL"),
-                      Nest(r"IMMA", 32, lambda r, of: up(of["candidates"], 128 * r.grid[0]), loads=WEIGHTS)],
+                      Nest(r"IMMA", 32, lambda r, of: up(of["candidates"], 128 * r.grid[0]), loads="vram")],
     # Ranks into shared memory; three digits; counts and compaction.
     r"select_(part|best)": [
         Nest(LDG, 1, lambda r, of: up(of["scores"], 1024), has=r"STS"),
@@ -92,15 +112,23 @@ NESTS = {
         Nest(r"VOTE", 2, lambda r, of: up(of["scores"], 1024), lacks=STG),
         Nest(r"VOTE", 2, lambda r, of: up(of["scores"], 1024), has=STG)],
     # Tiles of eight keys by 64 heads; a warp decodes a key, four channels a lane at a time.
-    r"attend_scores": [Nest(FFMA, 1024, tiles_of_block, loads=WEIGHTS),
+    r"attend_scores": [Nest(FFMA, 1024, tiles_of_block, loads=rows_from_memory),
                        Nest(r"STS", 1, lambda r, of: up(of["width"], 128), (tiles_of_block,))],
     r"attend_weights": [Nest(LDG, 1, by("keys"), lacks=FFMA), Nest(STG, 1, by("keys"))],
     # Tiles of 64 keys (of 32 for many queries): they are loaded and decoded, then added.
     r"attend_sums_lone": [Nest(FFMA, 1, lambda r, of: 64, (lambda r, of: up(of["keys"], 64),), lacks=LDG)],
     r"attend_sums": [Nest(FFMA, 32, lambda r, of: 32, (lambda r, of: up(of["keys"], 32),), lacks=LDG)],
 }
+NESTS |= {
+    # Values into shared memory, then codes of the one format that it is.
+    r"push_rows": [Nest(LDG, 1, by("width"), has=r"STS", lacks=r"F(ADD|MUL|FMA)"),
+                   Nest(STG, 1, by("width"), has=r"SHFL")],
+    # The largest logit, then the sums: a value and a logit of each token.
+    r"pool": [Nest(LDG, 2, lambda r, of: of["tokens"], lacks=FFMA),
+              Nest(LDG, 2, lambda r, of: of["tokens"], has=FFMA)],
+}
 # Kernels in which every loop counts as run once: latency of launching is what they cost.
-ONCE = r"quantise|rope|push_rows|pool|pool_keep|round_index|index_blocks|swiglu|add|embed|engram|hc_first_stream"
+ONCE = r"quantise|rope|pool_keep|round_index|index_blocks|swiglu|add|embed|engram|hc_first_stream"
 
 
 class Unmatched(Exception):
@@ -137,9 +165,9 @@ def chain(code, nest):
 def passes(code, request):
     """How often a warp runs which instructions: (indices, times, where loads come from)."""
     nests = nests_of(request.name)
-    parts = [(code.outside, 1.0, ("l2", "l2"))]
+    parts = [(code.outside, 1.0, "l2")]
     if nests is None:
-        return parts + [(loop.own, 1.0, ("l2", "l2")) for loop in code.loops]
+        return parts + [(loop.own, 1.0, "l2") for loop in code.loops]
     counted = {}
     for nest in nests:
         loops, anchors, times = chain(code, nest)
