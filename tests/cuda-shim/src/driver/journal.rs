@@ -4,8 +4,6 @@ use std::fmt;
 
 use v4_cuda::driver::Extent;
 
-use super::state::{State, Work};
-
 /// Something that a stream was asked to do: a line of a list of launches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
@@ -36,27 +34,5 @@ impl fmt::Display for Entry {
             Self::ToHost(bytes) => write!(f, "to-host {bytes}"),
             Self::Within(bytes) => write!(f, "within-card {bytes}"),
         }
-    }
-}
-
-impl State {
-    /// Notes work that a stream is asked to do, if that is wanted. What only fills or orders is
-    /// none.
-    pub(super) fn note(&mut self, work: &Work) {
-        let Some(journal) = &mut self.journal else {
-            return;
-        };
-        journal.push(match work {
-            Work::Kernel {
-                function, extent, ..
-            } => Entry::Kernel {
-                name: function.kernel.name().to_owned(),
-                extent: *extent,
-            },
-            Work::ToDevice { bytes, .. } => Entry::ToDevice(*bytes),
-            Work::ToHost { bytes, .. } => Entry::ToHost(*bytes),
-            Work::Within { bytes, .. } => Entry::Within(*bytes),
-            _ => return,
-        });
     }
 }

@@ -319,6 +319,26 @@ impl State {
         }
     }
 
+    /// Notes work that a stream is asked to do, if that is wanted. What only fills or orders is
+    /// none.
+    pub fn note(&mut self, work: &Work) {
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        journal.push(match work {
+            Work::Kernel {
+                function, extent, ..
+            } => Entry::Kernel {
+                name: function.kernel.name().to_owned(),
+                extent: *extent,
+            },
+            Work::ToDevice { bytes, .. } => Entry::ToDevice(*bytes),
+            Work::ToHost { bytes, .. } => Entry::ToHost(*bytes),
+            Work::Within { bytes, .. } => Entry::Within(*bytes),
+            _ => return,
+        });
+    }
+
     /// Whether nothing is queued.
     pub fn is_idle(&self) -> bool {
         self.streams.values().all(|stream| stream.queue.is_empty())
