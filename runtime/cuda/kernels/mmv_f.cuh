@@ -7,8 +7,11 @@
 
 #define MMV_THREADS 256u
 
-// Weights that a thread loads at a time.
+// Weights that a thread loads at a time; those of two bytes, with one row of activations, more at
+// a time, and the next ones while these are added. Matrices of few rows have few warps, which have
+// nothing else to do while they wait.
 #define AT_ONCE 8u
+#define AT_ONCE_ALONE 32u
 
 // The end of a sum in 32 lanes: every lane gets it.
 FN f32 sum_of_lanes(f32 lane_sum) {
@@ -44,6 +47,25 @@ template <u32 most> FN void add_weight(f32 w, u32 i, u32 count, Inputs<most> &in
         }
     }
 }
+// Weights i, i + 32, ... up to `end`, whole batches. Returns the number of the next one.
+template <class Float>
+FN u32 add_batches(const typename Float::Code *w, u32 i, u32 end, Inputs<1> &inputs) {
+    typename Float::Code codes[AT_ONCE_ALONE], next[AT_ONCE_ALONE];
+    auto load = [&](typename Float::Code (&to)[AT_ONCE_ALONE], u32 from) {
+        if (from < end) {
+            UNROLL for (u32 j = 0; j < AT_ONCE_ALONE; j++) { to[j] = w[from + 32 * j]; }
+        }
+    };
+    load(codes, i);
+    ROLLED for (; i < end; i += 32 * AT_ONCE_ALONE) {
+        load(next, i + 32 * AT_ONCE_ALONE);
+        UNROLL for (u32 j = 0; j < AT_ONCE_ALONE; j++) {
+            add_weight(Float::value(codes[j]), i + 32 * j, 1, inputs);
+            codes[j] = next[j];
+        }
+    }
+    return i;
+}
 template <u32 most>
 FN void store_sums(const ProductF32 &args, const Part &part, u32 item, u32 row,
                    const Inputs<most> &inputs) {
@@ -73,7 +95,12 @@ template <class Float, u32 most> FN void mmv_f(const ProductF32 &args) {
                 part.w + u64(row) * args.row_bytes);
             clear(inputs);
             // Several loads at a time, without a question between them.
-            u32 i = lane(), whole = args.product.columns / (32 * AT_ONCE) * (32 * AT_ONCE);
+            u32 i = lane();
+            if constexpr (most == 1 && sizeof(typename Float::Code) == 2) {
+                const u32 batch = 32 * AT_ONCE_ALONE;
+                i = add_batches<Float>(w, i, args.product.columns / batch * batch, inputs);
+            }
+            u32 whole = args.product.columns / (32 * AT_ONCE) * (32 * AT_ONCE);
             for (; i < whole; i += 32 * AT_ONCE) {
                 typename Float::Code codes[AT_ONCE];
                 UNROLL for (u32 j = 0; j < AT_ONCE; j++) { codes[j] = w[i + 32 * j]; }

@@ -48,6 +48,10 @@ fn floats_at_each_size() {
             (512, 17, 1),
             (1280, 130, 1),
             (2048, 5, 3),
+            // Batches that are loaded ahead, and what they leave.
+            (1024, 9, 1),
+            (3 * 1024, 3, 1),
+            (2 * 1024 + 256 + 32 + 5, 3, 1),
             (7168, 9, 1),
         ] {
             let w = float_rows(ty, &values(&mut rng, rows * columns, 2.0));
