@@ -328,6 +328,31 @@ def prefill(table):
     return markdown(["model"] + [f"{card.name}, ms (tokens/s)" for card in CARDS], lines)
 
 
+def many(table):
+    """What kernels for many rows would take, which the backend does not use yet."""
+    lines = []
+    model, found = models.flash(), {}
+    for one in requests.requests(model, 30 << 10, 2048, wanted=0):
+        if "kind" in one.of and one.layer == 4:
+            found.setdefault(one.what, one)
+    for what in ("hc", "kv", "q_b", "out_a", "router", "compress kv", "shared gate", "expert gate"):
+        one, of = found[what], dict(found[what].of)
+        floats = of["kind"] in models.FLOATS
+        name, rows, inputs, threads = ("mm_" + of["kind"], 32, 64, 512) if floats else (
+            "mmq_i8_" + of["kind"], 64, 128, 256)
+        tiles = requests.up(of["rows"], rows) * requests.up(int(work.inputs_of_part(of)), inputs)
+        # 24 KiB of shared memory and more: one block a multiprocessor, as registers have it.
+        new = requests.Request(name, (tiles, of["parts"], 1), threads, 48 << 10, what=what, of=of)
+        line = [what, f"{of['rows']} x {of['columns']}" + (f" x {of['parts']}" if of["parts"] > 1 else ""), of["kind"]]
+        products = of["rows"] * of["columns"] * (of["pairs"] if "pairs" in of else of["inputs"] * of["parts"])
+        for card in CARDS[:2]:
+            peak = card.processors * card.ghz * 1e3 * (128 if floats else card.imma * 4096)
+            now, then = (predict(table.kernels, card, each).us for each in (one, new))
+            line += [f"{now:.0f}", f"{then:.0f} ({100 * products / then / peak:.0f}%)"]
+        lines.append(line)
+    return markdown(["product", "weights", "type", "4090, µs", "many rows", "5090, µs", "many rows"], lines)
+
+
 def text(table):
     """All that docs/gpu.md takes over."""
     parts = ["### Per token", tokens(table), "### Per layer", layers(table)]
@@ -336,7 +361,8 @@ def text(table):
                   detail(table, "V4-Flash", card, 32 << 10, 1)]
     parts += ["### Per chunk of a prompt", prefill(table),
               "### Where a chunk's time goes: V4-Flash, RTX 5090",
-              detail(table, "V4-Flash", CARDS[1], 32 << 10, 2048)]
+              detail(table, "V4-Flash", CARDS[1], 32 << 10, 2048),
+              "### Products of 2,048 rows, now and by kernels for many rows", many(table)]
     return "\n\n".join(parts)
 
 

@@ -142,6 +142,10 @@ class Kernels(unittest.TestCase):
                         self.assertGreaterEqual(time.us, predict.LAUNCH_US)
                         self.assertGreaterEqual(time.us, time.least)
 
+    def test_products_of_many_rows_have_formulas_too(self):
+        lines = predict.many(predict.Table(self.kernels)).splitlines()
+        self.assertEqual(len(lines), 2 + 8)
+
     def test_instructions_are_no_fewer_than_the_source_has(self):
         # A product of 1,024 rows of 4,096 weights: a dp4a for every four of them.
         one = next(one for one in requests.requests(models.flash(), 1024, 1) if one.what == "q_a")

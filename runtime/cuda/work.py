@@ -119,7 +119,30 @@ NESTS = {
     r"attend_sums_lone": [Nest(FFMA, 1, lambda r, of: 64, (lambda r, of: up(of["keys"], 64),), lacks=LDG)],
     r"attend_sums": [Nest(FFMA, 32, lambda r, of: 32, (lambda r, of: up(of["keys"], 32),), lacks=LDG)],
 }
+def tiles_of_many(rows, inputs):
+    """Tiles of a block of a product of many rows, of so many rows of weights and of activations."""
+    return lambda r, of: max(1, up(up(of["rows"], rows) * up(inputs_of_part(of), inputs), r.grid[0]))
+
+
+def stages(r, of):
+    return up(of["columns"], 128)
+
+
+def stages_of_turns(r, of):
+    """Stages of sixteen turns, each of whole stages."""
+    return 16 * up(of["columns"], 16 * 128)
+
+
 NESTS |= {
+    # Tiles of 64 by 128; stages of four blocks of 32; two by four fragments of a warp. The end of
+    # a turn, 16 a tile, runs a quarter of its code on average: it adds only what two turns, four
+    # or eight have left.
+    r"mmq_i8_\w+": [Nest(r"IMMA", 8, lambda r, of: of["columns"] / 32 / stages_of_turns(r, of),
+                         (tiles_of_many(64, 128), stages_of_turns)),
+                    Nest(STG, 32, lambda r, of: 4 / stages_of_turns(r, of),
+                         (tiles_of_many(64, 128), stages_of_turns))],
+    # Tiles of 32 by 64; four passes; stages of 128 values: 8 by 4 results and 4 values of a thread.
+    r"mm_(f32|f16|bf16)": [Nest(FFMA, 128, stages, (tiles_of_many(32, 64), 4), has=r"LDS")],
     # Values into shared memory, then codes of the one format that it is.
     r"push_rows": [Nest(LDG, 1, by("width"), has=r"STS", lacks=r"F(ADD|MUL|FMA)"),
                    Nest(STG, 1, by("width"), has=r"SHFL")],
@@ -179,7 +202,8 @@ def passes(code, request):
         units = nest.units(request, request.of)
         if anchors % unit and unit % anchors:
             raise Unmatched(f"{code.name}: {anchors} of {nest.anchor} in a pass, {unit} in a unit of work")
-        counted[loops[-1].head] = (loops[-1].own, times * max(units * unit / anchors, min(units, 1)), nest.loads)
+        counted[loops[-1].head] = (loops[-1].own, times * max(units * unit / anchors, min(units, 1)),
+                                   nest.loads)
     return parts + list(counted.values())
 
 
