@@ -51,18 +51,20 @@ LDG, STG, FFMA = r"LDG\.", r"STG\.", r"FFMA"
 
 
 def weights_from_memory(code, indices):
-    """Of a product's loads: weights are in the card's memory, activations were read before. Those
-    are what is loaded 16 bytes at a time; or of floats, what another register points to than to
-    the first ones; scales of activations, one for a block, are alone."""
-    loads = [i for i in indices if re.match(LDG, code.code[i].opcode)]
+    """Of a product's loads: weights are in the card's memory, activations were read before. Weights
+    of one or two bytes are loaded as such. Of others, several words follow each other from where a
+    register points to, while activations are loaded 16 bytes at a time, with a scale for each
+    block; of f32, the first such words are taken for weights."""
+    loads = [i for i in indices if re.match(r"LDG?(\.|$)", code.code[i].opcode)]
     small = [i for i in loads if re.search(r"\.[US](8|16)", code.code[i].opcode)]
     if not small:
-        small = [i for i in loads if "128" not in code.code[i].opcode]
-        bases = [code.base(i) for i in small]
-        if len(small) == len(loads):
-            small = [i for i in small if code.base(i) == bases[0]]
-        else:
-            small = [i for i in small if bases.count(code.base(i)) > 2]
+        words = [i for i in loads if "128" not in code.code[i].opcode]
+        places = {}
+        for i in words:
+            places.setdefault(code.base(i), set()).add(code.code[i].text.split("[")[-1])
+        several = [i for i in words if len(places[code.base(i)]) > 2]
+        first = code.base(several[0]) if several else None
+        small = several if len(words) < len(loads) else [i for i in several if code.base(i) == first]
     return {i: "vram" if i in small else "l1" for i in loads}
 
 
