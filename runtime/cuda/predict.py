@@ -48,7 +48,8 @@ BLOCKS_PER_US = 1000
 # Cycles until results of other instructions without a fixed latency can be used. [G]
 CYCLES = {"shared": 30, "shuffle": 24, "sfu": 24, "imma": 34, "constant": 30}
 # Warp instructions of a class that a multiprocessor starts in a cycle: CUDA Programming Guide,
-# "Arithmetic Instructions", 8.9, 9.0 and 12.0; imma (m16n8k32) from the rates of int8 below.
+# "Arithmetic Instructions", 8.9 and 9.0; those of 12.0 are taken to be the same [G]. imma
+# (m16n8k32) is by card, from its rate of int8.
 RATES = {"fp32": 4, "alu": 2, "imad": 2, "idp": 2, "sfu": 0.5, "shuffle": 1, "shared": 1, "global": 1}
 
 
@@ -62,7 +63,7 @@ class Card:
     warps: int  # of a multiprocessor, at most
     blocks: int
     shared: int  # bytes of a multiprocessor
-    imma: float  # of m16n8k32 in a cycle and multiprocessor
+    imma: float  # of m16n8k32 in a cycle and multiprocessor; of sm_90 without wgmma [G]
     vram: int  # cycles of latency [G]
     l2: int
     l1: int
