@@ -409,6 +409,28 @@ impl<D: Driver> Kernels<D> {
         found.unwrap_or(&self.mmv_decoded.mmv_decoded)
     }
 
+    /// The kernel for products in int8 with many rows of activations, see [`args::mmq_i8`].
+    /// `None` if the type has none.
+    pub fn many_int8(&self, ty: GgmlType) -> Option<&Kernel<args::ProductMany>> {
+        let name = args::mmq_i8(ty)?;
+        by_name! {
+            self, name,
+            mmq_i8_iq: mmq_i8_iq1_s mmq_i8_iq1_m mmq_i8_iq2_xxs mmq_i8_iq2_xs mmq_i8_iq2_s mmq_i8_iq3_xxs mmq_i8_iq3_s;
+            mmq_i8_k: mmq_i8_q2_k mmq_i8_q3_k mmq_i8_q4_k mmq_i8_q5_k mmq_i8_q6_k mmq_i8_iq4_xs;
+            mmq_i8_runs: mmq_i8_q4_0 mmq_i8_q4_1 mmq_i8_q5_0 mmq_i8_q5_1 mmq_i8_q8_0 mmq_i8_mxfp4 mmq_i8_nvfp4 mmq_i8_iq4_nl;
+        }
+    }
+
+    /// The kernel for products in float32 with many rows of activations, see [`args::mm_f`].
+    /// `None` if weights of the type are decoded first.
+    pub fn many_floats(&self, ty: GgmlType) -> Option<&Kernel<args::ProductF32>> {
+        let name = args::mm_f(ty)?;
+        by_name! {
+            self, name,
+            mm_f: mm_f32 mm_f16 mm_bf16;
+        }
+    }
+
     /// The card.
     pub fn driver(&self) -> &Arc<D> {
         &self.loaded.driver

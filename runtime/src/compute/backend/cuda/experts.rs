@@ -154,7 +154,7 @@ pub(super) fn experts<D: Driver>(
     let call = Call {
         device,
         precision,
-        x: activations(device, precision, x, &used)?,
+        x: activations(device, precision, x, x.cols(), &used)?,
         tokens: x.rows(),
         width: x.cols(),
     };
@@ -311,8 +311,8 @@ impl<D: Driver> Call<'_, D> {
         let extent = threads_for(work.rows * ff, ROW_THREADS);
         device.launch(&device.kernels().rows.swiglu, extent, &args)?;
         let hidden = match room {
-            Some(room) => Activations::rounded(room),
-            None => Activations::floats(gate.start()),
+            Some(room) => Activations::rounded(room, work.rows * ff, ff),
+            None => Activations::floats(gate.start(), work.rows * ff, ff),
         };
         let outputs = Space::new(device, 4 * work.rows * d)?;
         // Every pair has a row of its own by now.
@@ -338,6 +338,7 @@ fn layout(work: &Work, y: u64, rows: usize, cols: usize) -> Layout {
         parts: work.parts,
         rows,
         inputs: work.inputs,
+        usual: work.rows.div_ceil(work.parts.max(1)),
         lists: work.lists,
     }
 }

@@ -37,7 +37,7 @@ fn products<D: Driver>(
     of: &HcWeights<Cuda<D>>,
     y: u64,
 ) -> Result<(), CardError> {
-    let x = activations(device, precision, h, &[of.func.tensor().ty()])?;
+    let x = activations(device, precision, h, h.cols(), &[of.func.tensor().ty()])?;
     grouped(device, precision, &of.func, 1, &x, (y, h.rows()))
 }
 

@@ -271,7 +271,8 @@ impl<D: Driver> Backend for Cuda<D> {
         let (device, precision) = (&self.device, self.precision);
         device.run(|| {
             let to = (y.reserve(device)?, y.rows());
-            let acts = products::activations(device, precision, x, &[w.tensor().ty()])?;
+            let (columns, ty) = (w.tensor().cols(), w.tensor().ty());
+            let acts = products::activations(device, precision, x, columns, &[ty])?;
             products::grouped(device, precision, w, groups, &acts, to)
         });
     }

@@ -1,10 +1,13 @@
 //! Products of weights and activations.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use v4_cuda::Driver;
 use v4_cuda::args::{
-    Int8Rows, MMV_DECODED_BYTES, MMV_THREADS, Product, ProductF32, ProductI8, Quantise, ROW_THREADS,
+    Int8Rows, MM_INPUTS, MM_ROWS, MM_SHARED_BYTES, MM_THREADS, MMQ_INPUTS, MMQ_ROWS, MMQ_THREADS,
+    MMV_DECODED_BYTES, MMV_THREADS, OrderInt8, OrderedRows, Product, ProductF32, ProductI8,
+    ProductMany, Quantise, ROW_THREADS, mmq_shared_bytes, places_of_row,
 };
 use v4_cuda::driver::Extent;
 use v4_quant::GgmlType;
@@ -17,31 +20,74 @@ use crate::compute::backend::cpu::Precision;
 use crate::compute::backend::{LowRank, WeightRows};
 use crate::error::CardError;
 
-/// Rows of weights that a block of threads takes at a time, in int8 and in float32.
+/// Rows of weights that a block of threads takes at a time, in int8 and in float32, where rows of
+/// activations are few.
 const INT8_ROWS: usize = 16;
 const FLOAT_ROWS: usize = 8;
 /// Blocks of threads of a part at most; each goes on with further rows.
 const MOST_BLOCKS: usize = 4096;
+/// From so many rows of activations of a part on, products are made tile by tile: few rows read
+/// the weights once for every 8. An estimate, which no card has confirmed; bits are the same.
+const MANY: usize = 17;
 
 /// Rows of activations, rounded to int8 if weights want that.
 #[derive(Debug)]
 pub(super) struct Activations<D: Driver> {
     start: u64,
+    /// Values of all rows, and of one as products take them.
+    len: usize,
+    columns: usize,
     int8: Option<(Space<D>, Int8Rows)>,
+    /// The same as products of many rows visit them, once one was asked for.
+    ordered: OnceCell<(Space<D>, OrderedRows)>,
 }
 
 impl<D: Driver> Activations<D> {
-    /// In float32, at that address.
-    pub(super) fn floats(start: u64) -> Self {
-        Self { start, int8: None }
+    /// `len` values in float32 at that address, in rows of `columns`.
+    pub(super) fn floats(start: u64, len: usize, columns: usize) -> Self {
+        Self {
+            start,
+            len,
+            columns,
+            int8: None,
+            ordered: OnceCell::new(),
+        }
     }
 
-    /// Rounded already; there are no others.
-    pub(super) fn rounded((space, rows): (Space<D>, Int8Rows)) -> Self {
+    /// The same, rounded already; there are no others.
+    pub(super) fn rounded(room: (Space<D>, Int8Rows), len: usize, columns: usize) -> Self {
         Self {
-            start: 0,
-            int8: Some((space, rows)),
+            int8: Some(room),
+            ..Self::floats(0, len, columns)
         }
+    }
+
+    /// The rows in int8 as products of many rows visit them.
+    fn ordered(&self, device: &Arc<Device<D>>, x: Int8Rows) -> Result<OrderedRows, CardError> {
+        if let Some((_, rows)) = self.ordered.get() {
+            return Ok(*rows);
+        }
+        let blocks = (self.columns / 32) as u32;
+        let places = self.len / self.columns.max(1) * places_of_row(blocks) as usize;
+        let space = Space::new(device, (32 + 4 * 4) * places)?;
+        let floats = |number: usize| space.start() + ((32 + 4 * number) * places) as u64;
+        let rows = OrderedRows {
+            q: space.start(),
+            d: floats(0),
+            sums: floats(1),
+            first_sums: floats(2),
+            last_sums: floats(3),
+        };
+        let args = OrderInt8 {
+            to: rows,
+            x,
+            places: places as u64,
+            blocks,
+            unused: 0,
+        };
+        let extent = threads_for(places, ROW_THREADS);
+        device.launch(&device.kernels().ordered.order_int8, extent, &args)?;
+        Ok(self.ordered.get_or_init(|| (space, rows)).1)
     }
 }
 
@@ -92,6 +138,8 @@ pub(super) struct Layout {
     pub rows: usize,
     /// Rows of activations that a part has, at most where they are listed.
     pub inputs: usize,
+    /// Rows that a part has on average.
+    pub usual: usize,
     /// Their lists, if they are not the same for all parts.
     pub lists: Option<Lists>,
 }
@@ -120,35 +168,35 @@ impl<D: Driver> Device<D> {
     }
 }
 
-/// Activations for weights of these types.
+/// Activations for weights of these types, in rows of `columns`.
 pub(super) fn activations<D: Driver>(
     device: &Arc<Device<D>>,
     precision: Precision,
     x: &Buf<D>,
+    columns: usize,
     types: &[GgmlType],
 ) -> Result<Activations<D>, CardError> {
-    let int8 = if types.iter().any(|&ty| device.is_int8(ty, precision)) {
-        let room = int8_room(device, x.len())?;
-        let args = Quantise {
-            to: room.1,
-            x: x.start(),
-            blocks: x.len() as u64 / 32,
-        };
-        let extent = threads_for(x.len(), ROW_THREADS);
-        device.launch(&device.kernels().rows.quantise, extent, &args)?;
-        Some(room)
-    } else {
-        None
+    let floats = Activations::floats(x.start(), x.len(), columns);
+    if !types.iter().any(|&ty| device.is_int8(ty, precision)) {
+        return Ok(floats);
+    }
+    let room = int8_room(device, x.len())?;
+    let args = Quantise {
+        to: room.1,
+        x: x.start(),
+        blocks: x.len() as u64 / 32,
     };
+    let extent = threads_for(x.len(), ROW_THREADS);
+    device.launch(&device.kernels().rows.quantise, extent, &args)?;
     Ok(Activations {
-        start: x.start(),
-        int8,
+        int8: Some(room),
+        ..floats
     })
 }
 
 /// Multiplies every part of a matrix with its activations.
 pub(super) fn multiply<D: Driver>(
-    device: &Device<D>,
+    device: &Arc<Device<D>>,
     precision: Precision,
     w: &Weight<D>,
     x: &Activations<D>,
@@ -164,7 +212,7 @@ pub(super) fn multiply<D: Driver>(
     };
     match &x.int8 {
         Some((_, int8)) if device.is_int8(rows.ty, precision) => {
-            int8_product(device, rows, *int8, layout)
+            int8_product(device, rows, x, *int8, layout)
         }
         _ => {
             let extra = Extra {
@@ -176,9 +224,9 @@ pub(super) fn multiply<D: Driver>(
     }
 }
 
-/// The part of the arguments that all products have; `unit` values make up one in which strides
-/// of activations are counted.
-fn product_args(w: Rows, layout: &Layout, unit: usize) -> Product {
+/// The part of the arguments that all products have. `strides` are those of activations, to the
+/// next part and to the next row, in whatever the kernel counts.
+fn product_args(w: Rows, layout: &Layout, strides: [usize; 2]) -> Product {
     let lists = layout.lists;
     Product {
         y: layout.y,
@@ -191,8 +239,8 @@ fn product_args(w: Rows, layout: &Layout, unit: usize) -> Product {
         y_matrix: 0,
         y_part: layout.y_part as u32,
         y_stride: layout.y_stride as u32,
-        x_part: (layout.x_part / unit) as u32,
-        x_stride: (layout.x_stride / unit) as u32,
+        x_part: strides[0] as u32,
+        x_stride: strides[1] as u32,
         rows: layout.rows as u32,
         columns: w.cols as u32,
         inputs: layout.inputs as u32,
@@ -200,31 +248,63 @@ fn product_args(w: Rows, layout: &Layout, unit: usize) -> Product {
     }
 }
 
-fn extent(layout: &Layout, rows_at_a_time: usize) -> Extent {
-    let blocks = layout.rows.div_ceil(rows_at_a_time).min(MOST_BLOCKS);
-    let blocks = if layout.inputs == 0 { 0 } else { blocks };
-    Extent::grid([blocks as u32, layout.parts as u32, 1], MMV_THREADS)
+/// Blocks for each part and `rows_at_a_time` rows of weights.
+fn few(layout: &Layout, rows_at_a_time: usize) -> Extent {
+    blocks(layout, layout.rows.div_ceil(rows_at_a_time), MMV_THREADS)
+}
+
+/// Blocks for each part and each tile of `rows` rows of weights and `inputs` rows of activations.
+fn tiles(layout: &Layout, rows: u32, inputs: u32, threads: u32) -> Extent {
+    // Parts that have more rows than most are multiplied by blocks that take several tiles.
+    let usual = layout.inputs.min(match layout.lists {
+        Some(_) => 2 * layout.usual,
+        None => layout.usual,
+    });
+    let of_rows = layout.rows.div_ceil(rows as usize);
+    blocks(layout, of_rows * usual.div_ceil(inputs as usize), threads)
+}
+
+fn blocks(layout: &Layout, of_part: usize, threads: u32) -> Extent {
+    let blocks = if layout.inputs == 0 { 0 } else { of_part };
+    let blocks = blocks.min(MOST_BLOCKS) as u32;
+    Extent::grid([blocks, layout.parts as u32, 1], threads)
 }
 
 fn int8_product<D: Driver>(
-    device: &Device<D>,
+    device: &Arc<Device<D>>,
     w: Rows,
+    acts: &Activations<D>,
     x: Int8Rows,
     layout: &Layout,
 ) -> Result<(), CardError> {
-    let Some(kernel) = device.kernels().few_int8(w.ty, layout.inputs) else {
-        return Err(CardError::NoKernel {
-            what: format!("products of {} in int8", w.ty),
-        });
+    let none = || CardError::NoKernel {
+        what: format!("products of {} in int8", w.ty),
     };
-    let args = ProductI8 {
-        product: product_args(w, layout, 32),
-        x,
+    let strides = [layout.x_part, layout.x_stride];
+    if layout.usual < MANY {
+        let kernel = device.kernels().few_int8(w.ty, layout.inputs);
+        let args = ProductI8 {
+            product: product_args(w, layout, strides.map(|values| values / 32)),
+            x,
+            codebook: w.codebook,
+        };
+        let book = v4_quant::codebook(w.ty).len() as u32;
+        let extent = few(layout, INT8_ROWS).with_shared(book);
+        return device.launch(kernel.ok_or_else(none)?, extent, &args);
+    }
+    let kernel = device.kernels().many_int8(w.ty).ok_or_else(none)?;
+    let places = places_of_row((acts.columns / 32) as u32) as usize;
+    let args = ProductMany {
+        product: product_args(
+            w,
+            layout,
+            strides.map(|values| values / acts.columns * places),
+        ),
+        x: acts.ordered(device, x)?,
         codebook: w.codebook,
     };
-    let book = v4_quant::codebook(w.ty).len() as u32;
-    let extent = extent(layout, INT8_ROWS).with_shared(book);
-    device.launch(kernel, extent, &args)
+    let extent = tiles(layout, MMQ_ROWS, MMQ_INPUTS, MMQ_THREADS);
+    device.launch(kernel, extent.with_shared(mmq_shared_bytes(w.ty)), &args)
 }
 
 fn float_product<D: Driver>(
@@ -235,7 +315,7 @@ fn float_product<D: Driver>(
     extra: Extra,
 ) -> Result<(), CardError> {
     let args = ProductF32 {
-        product: product_args(w, layout, 1),
+        product: product_args(w, layout, [layout.x_part, layout.x_stride]),
         x,
         codebook: w.codebook,
         ty: w.ty.id(),
@@ -243,16 +323,22 @@ fn float_product<D: Driver>(
         scale: extra.scale,
         adds: u32::from(extra.adds),
     };
+    if layout.usual >= MANY
+        && let Some(kernel) = device.kernels().many_floats(w.ty)
+    {
+        let extent = tiles(layout, MM_ROWS, MM_INPUTS, MM_THREADS);
+        return device.launch(kernel, extent.with_shared(MM_SHARED_BYTES), &args);
+    }
     let float = matches!(w.ty, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
     let shared = if float { 0 } else { MMV_DECODED_BYTES };
     let kernel = device.kernels().few_floats(w.ty, layout.inputs);
-    let extent = extent(layout, FLOAT_ROWS).with_shared(shared);
+    let extent = few(layout, FLOAT_ROWS).with_shared(shared);
     device.launch(kernel, extent, &args)
 }
 
 /// `y = x w^T` in `groups` parts, see `Backend::matmul_grouped`; y has its shape and memory.
 pub(super) fn grouped<D: Driver>(
-    device: &Device<D>,
+    device: &Arc<Device<D>>,
     precision: Precision,
     w: &Weight<D>,
     groups: usize,
@@ -269,6 +355,7 @@ pub(super) fn grouped<D: Driver>(
         parts: groups,
         rows: n / groups,
         inputs: y.1,
+        usual: y.1,
         lists: None,
     };
     multiply(device, precision, w, x, &layout)
@@ -307,6 +394,7 @@ pub(super) fn add_low_rank<D: Driver>(
         parts: 1,
         rows: rank,
         inputs: m,
+        usual: m,
         lists: None,
     };
     let scaled = Extra {
@@ -323,6 +411,7 @@ pub(super) fn add_low_rank<D: Driver>(
         parts: w.groups,
         rows: n / w.groups,
         inputs: x.rows(),
+        usual: x.rows(),
         lists: None,
     };
     let added = Extra {

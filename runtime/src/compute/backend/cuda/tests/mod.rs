@@ -3,6 +3,7 @@
 mod failures;
 mod forward;
 mod launches;
+mod many;
 mod operations;
 mod stores;
 
