@@ -7,6 +7,8 @@ TYPES = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34), "mxfp4"
          "q2_k": (256, 84), "iq2_xxs": (256, 66)}
 # Codebook in shared memory.
 BOOKS = {"iq2_xxs": 256 * 8}
+# Scales and minima of a block that products of many rows keep.
+SCALES = {"q8_0": (1, 0), "mxfp4": (1, 0), "q2_k": (3, 2), "iq2_xxs": (1, 0)}
 FLOATS = ("f32", "f16", "bf16")
 
 

@@ -184,13 +184,13 @@ def family(request):
     """What the tables call it."""
     if not request.threads:
         return request.name
-    if request.name.startswith("mmv") and request.what in ("hc", "hc head"):
-        return "mmv of mixes (f32)"
-    if request.name.startswith("mmv"):
-        who = request.what.split()[0]
-        if who in ("expert", "shared"):
-            return f"mmv of experts ({request.of['kind']})" if who == "expert" else "mmv of the shared expert"
-        return f"mmv ({request.of['kind']})"
+    if request.name.startswith("mm"):
+        how, who = request.name.split("_")[0], request.what.split()[0]
+        if who == "hc":
+            return f"{how} of mixes (f32)"
+        if who == "expert":
+            return f"{how} of experts ({request.of['kind']})"
+        return f"{how} of the shared expert" if who == "shared" else f"{how} ({request.of['kind']})"
     if request.name.startswith(("attend", "select", "index")):
         return request.name.replace("_lone", "")
     return request.name
@@ -329,29 +329,22 @@ def prefill(table):
     return markdown(["model"] + [f"{card.name}, ms (tokens/s)" for card in CARDS], lines)
 
 
-def many(table):
-    """What kernels for many rows would take, which the backend does not use yet."""
-    lines = []
-    model, found = models.flash(), {}
-    for one in requests.requests(model, 30 << 10, 2048, wanted=0):
+def products(table):
+    """Products of a chunk, as shares of what the cards do at most."""
+    lines, found = [], {}
+    for one in requests.requests(models.flash(), 30 << 10, 2048, wanted=0):
         if "kind" in one.of and one.layer == 4:
             found.setdefault(one.what, one)
     for what in ("hc", "kv", "q_b", "out_a", "router", "compress kv", "shared gate", "expert gate"):
-        one, of = found[what], dict(found[what].of)
-        floats = of["kind"] in models.FLOATS
-        name, rows, inputs, threads = ("mm_" + of["kind"], 32, 64, 512) if floats else (
-            "mmq_i8_" + of["kind"], 64, 128, 256)
-        tiles = requests.up(of["rows"], rows) * requests.up(int(work.inputs_of_part(of)), inputs)
-        # 24 KiB of shared memory and more: one block a multiprocessor, as registers have it.
-        new = requests.Request(name, (tiles, of["parts"], 1), threads, 48 << 10, what=what, of=of)
+        one, of = found[what], found[what].of
         line = [what, f"{of['rows']} x {of['columns']}" + (f" x {of['parts']}" if of["parts"] > 1 else ""), of["kind"]]
-        products = of["rows"] * of["columns"] * (of["pairs"] if "pairs" in of else of["inputs"] * of["parts"])
+        count = of["rows"] * of["columns"] * (of["pairs"] if "pairs" in of else of["inputs"] * of["parts"])
         for card in CARDS[:2]:
-            peak = card.processors * card.ghz * 1e3 * (128 if floats else card.imma * 4096)
-            now, then = (predict(table.kernels, card, each).us for each in (one, new))
-            line += [f"{now:.0f}", f"{then:.0f} ({100 * products / then / peak:.0f}%)"]
+            peak = card.processors * card.ghz * 1e3 * (128 if of["kind"] in models.FLOATS else card.imma * 4096)
+            us = predict(table.kernels, card, one).us
+            line.append(f"{us:.0f} ({100 * count / us / peak:.0f}%)")
         lines.append(line)
-    return markdown(["product", "weights", "type", "4090, µs", "many rows", "5090, µs", "many rows"], lines)
+    return markdown(["product", "weights", "type", "4090, µs", "5090, µs"], lines)
 
 
 def text(table):
@@ -363,7 +356,7 @@ def text(table):
     parts += ["### Per chunk of a prompt", prefill(table),
               "### Where a chunk's time goes: V4-Flash, RTX 5090",
               detail(table, "V4-Flash", CARDS[1], 32 << 10, 2048),
-              "### Products of 2,048 rows, now and by kernels for many rows", many(table)]
+              "### Products of 2,048 rows, and their share of what a card does at most", products(table)]
     return "\n\n".join(parts)
 
 

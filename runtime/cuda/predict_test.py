@@ -9,6 +9,7 @@ disassembler is there; else it prints a line that says "skipped". Standard libra
 """
 
 import argparse
+import re
 import sys
 import unittest
 from pathlib import Path
@@ -142,9 +143,12 @@ class Kernels(unittest.TestCase):
                         self.assertGreaterEqual(time.us, predict.LAUNCH_US)
                         self.assertGreaterEqual(time.us, time.least)
 
-    def test_products_of_many_rows_have_formulas_too(self):
-        lines = predict.many(predict.Table(self.kernels)).splitlines()
+    def test_no_product_of_a_chunk_is_beyond_a_cards_peak(self):
+        lines = predict.products(predict.Table(self.kernels)).splitlines()
         self.assertEqual(len(lines), 2 + 8)
+        for line in lines[2:]:
+            for share in re.findall(r"\((\d+)%\)", line):
+                self.assertTrue(0 < int(share) < 100, line)
 
     def test_instructions_are_no_fewer_than_the_source_has(self):
         # A product of 1,024 rows of 4,096 weights: a dp4a for every four of them.

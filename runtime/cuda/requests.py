@@ -7,11 +7,16 @@ test of the backend writes down what it asks for with the tiny models (`launches
 
 from dataclasses import dataclass, field
 
-from models import BOOKS, FLOATS, tensor_bytes
+from models import BOOKS, FLOATS, SCALES, tensor_bytes
 
 ROW_THREADS, SUM_BYTES, MMV_THREADS = 256, 1024, 256
 # products.rs: rows of weights of a block, and blocks of a part at most.
 INT8_ROWS, FLOAT_ROWS, MOST_BLOCKS = 16, 8, 4096
+# The same: from so many rows of activations on, products are made tile by tile; tiles' rows of
+# weights and of activations, threads and shared memory.
+MANY = 17
+MMQ_ROWS, MMQ_INPUTS, MMQ_THREADS, STAGE_BLOCKS = 64, 128, 256, 4
+MM_ROWS, MM_INPUTS, MM_THREADS, MM_SHARED = 32, 64, 512, 96 << 10
 PAGE_ROWS = 64
 # attention.rs and index.rs.
 FEW, KEY_BLOCKS, TILE_KEYS, SCORE_BYTES, MOST_QUERIES = 8, 8, 8, 64 << 20, 65535
@@ -41,6 +46,25 @@ class Request:
 
 def up(a, b):
     return -(-a // b)
+
+
+def mmq_shared(kind):
+    """product.rs: mmq_shared_bytes."""
+    scales, minima = SCALES[kind]
+    stage = STAGE_BLOCKS * (MMQ_ROWS * (32 + 4 * (scales + minima)) + MMQ_INPUTS * (32 + 4 * (1 + minima)))
+    sums = 5 * 4 * MMQ_THREADS * 4 if scales > 1 else 0
+    return BOOKS.get(kind, 0) + 8 * MMQ_INPUTS + 2 * stage + sums
+
+
+def places_of_row(blocks):
+    return 16 * up(up(blocks, 16), STAGE_BLOCKS) * STAGE_BLOCKS
+
+
+@dataclass
+class Rows:
+    """Rows of activations in int8, and whether they are there as products of many rows take them."""
+    count: int
+    ordered: bool = False
 
 
 class Pending:
@@ -119,19 +143,31 @@ class Call:
     def quantise(self, values):
         self.each("quantise", values)
 
-    def product(self, what, kind, rows, columns, inputs, parts=1, **of):
-        """mmv of `parts` matrices; experts' inputs are listed: `pairs` in all."""
-        few = 1 if inputs <= 1 else 8
+    def product(self, what, kind, rows, columns, inputs, parts, x, **of):
+        """`parts` matrices with activations `x`; experts' inputs are listed: `pairs` in all."""
         int8 = kind not in FLOATS
+        usual = up(of["pairs"], parts) if "pairs" in of else inputs
+        of |= {"kind": kind, "rows": rows, "columns": columns, "inputs": inputs, "parts": parts}
+        if usual >= MANY:
+            if int8 and not x.ordered:
+                self.each("order_int8", x.count * places_of_row(columns // 32))
+                x.ordered = True
+            name, tile, tokens, threads, shared = (
+                (f"mmq_i8_{kind}", MMQ_ROWS, MMQ_INPUTS, MMQ_THREADS, mmq_shared(kind)) if int8 else
+                (f"mm_{kind}", MM_ROWS, MM_INPUTS, MM_THREADS, MM_SHARED))
+            most = min(inputs, 2 * usual if "pairs" in of else usual)
+            blocks = min(up(rows, tile) * up(most, tokens), MOST_BLOCKS)
+            self.kernel(name, (blocks, parts, 1), threads, shared, what, **of)
+            return
+        few = 1 if inputs <= 1 else 8
         name = f"mmv_i8_{kind}_{few}" if int8 else f"mmv_{kind}_{few}"
         blocks = min(up(rows, INT8_ROWS if int8 else FLOAT_ROWS), MOST_BLOCKS) if inputs else 0
-        self.kernel(name, (blocks, parts, 1), MMV_THREADS, BOOKS.get(kind, 0), what,
-                    kind=kind, rows=rows, columns=columns, inputs=inputs, parts=parts, few=few, **of)
+        self.kernel(name, (blocks, parts, 1), MMV_THREADS, BOOKS.get(kind, 0), what, few=few, **of)
 
     def linear(self, what, kind, rows, columns, inputs, groups=1):
         if kind not in FLOATS:
             self.quantise(inputs * columns * groups)
-        self.product(what, kind, rows // groups, columns, inputs, groups)
+        self.product(what, kind, rows // groups, columns, inputs, groups, Rows(inputs * groups))
 
     def norm(self, what, rows, width):
         self.kernel("rms_norm", rows, ROW_THREADS, SUM_BYTES, what, rows=rows, width=width)
@@ -384,15 +420,16 @@ class Call:
         self.quantise(n * m.width)
         pairs = n * m.used
         self.kernel("group_pairs", m.experts, 256, 256, pairs=pairs)
+        x = Rows(n)
         for what, gate_up, down, rows, experts in (("expert", m.gate_up, m.down, pairs, m.experts),
                                                    ("shared", m.dense, m.dense, n, 1)):
             of = {"pairs": pairs} if what == "expert" else {}
             # With few pairs, a part is a place of a pair.
             parts = min(experts, pairs) if of else 1
             for name in ("gate", "up"):
-                self.product(f"{what} {name}", gate_up, m.ff, m.width, n, parts, **of)
+                self.product(f"{what} {name}", gate_up, m.ff, m.width, n, parts, x, **of)
             self.each("swiglu", rows * m.ff)
-            self.product(f"{what} down", down, m.width, m.ff, n, parts, **of)
+            self.product(f"{what} down", down, m.width, m.ff, n, parts, Rows(rows), **of)
         self.each("combine", n * m.width, used=m.used)
         self.expand(n)
 

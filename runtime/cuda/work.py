@@ -153,7 +153,7 @@ NESTS |= {
               Nest(LDG, 2, lambda r, of: of["tokens"], has=FFMA)],
 }
 # Kernels in which every loop counts as run once: latency of launching is what they cost.
-ONCE = r"quantise|rope|pool_keep|round_index|index_blocks|swiglu|add|embed|engram|hc_first_stream"
+ONCE = r"quantise|rope|order_int8|pool_keep|round_index|index_blocks|swiglu|add|embed|engram|hc_first_stream"
 
 
 class Unmatched(Exception):
