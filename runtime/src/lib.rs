@@ -35,6 +35,10 @@ pub use compute::arithmetic::RopeAngles;
 pub use compute::backend::cpu::Precision;
 #[cfg(feature = "cuda")]
 pub use compute::backend::cuda::Cuda;
+#[cfg(feature = "cuda")]
+pub use compute::backend::cuda::check::{
+    CheckFault, CheckScope, CheckSummary, Checked, Difference, check_card,
+};
 pub use compute::forward::{Draft, Drafted, KvPrecision};
 pub use compute::profile;
 pub use compute::roofline::Roofline;

@@ -1,10 +1,10 @@
 //! The arithmetic of everything but matrix products: functions, sums and their order, as
 //! written down in docs/arithmetic.md. Products are in `v4_quant::dot`, formats in `v4_quant`.
 
-mod functions;
+pub mod functions;
 mod kernels;
 mod rope;
-mod rows;
+pub mod rows;
 #[cfg(test)]
 mod tests;
 

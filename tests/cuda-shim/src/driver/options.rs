@@ -41,6 +41,9 @@ pub struct Faults {
     /// The call from which on every call fails, as when a card falls off the bus or the system
     /// slept.
     pub lost: Option<u64>,
+    /// The kernel whose results are altered, by a bit of the first value that its arguments
+    /// name, as of a card that computes something else.
+    pub alters: Option<&'static str>,
 }
 
 /// What a shim is like.

@@ -130,6 +130,11 @@ impl<D: Driver> Device<D> {
         self.spare.give(buffer);
     }
 
+    /// Gives what is kept for later uses back to the driver.
+    pub(super) fn trim(&self) {
+        self.spare.clear();
+    }
+
     /// Memory with these bytes, up to a multiple of 16, for weights: it is not used again.
     pub(super) fn put(&self, bytes: &[u8]) -> Result<DeviceBuffer<D>, CardError> {
         let size = bytes.len().next_multiple_of(16);

@@ -17,6 +17,7 @@
 
 mod attention;
 mod buf;
+pub mod check;
 mod device;
 mod elementwise;
 mod experts;

@@ -1,10 +1,10 @@
 //! The backend on the shim against the CPU, bit for bit.
 
+mod checks;
 mod failures;
 mod forward;
 mod launches;
 mod many;
-mod operations;
 mod stores;
 
 use std::path::{Path, PathBuf};

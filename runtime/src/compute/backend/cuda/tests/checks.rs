@@ -1,0 +1,176 @@
+//! The checks that users make of their cards: that they find nothing on the shim, name a kernel
+//! that computes something else, and leave no kernel out.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use v4_cuda::driver::DriverError;
+use v4_cuda::kernels::KNOWN;
+use v4_cuda_shim::driver::{Faults, Schedule};
+use v4_cuda_shim::{Shim, ShimOptions};
+
+use super::{Timed, cards};
+use crate::compute::backend::cuda::check::{
+    CheckFault, CheckScope, CheckSummary, Checked, check_card,
+};
+use crate::error::{CardError, EngineError};
+
+fn eager() -> ShimOptions {
+    ShimOptions {
+        schedule: Schedule::Eager,
+        ..ShimOptions::default()
+    }
+}
+
+/// All checks of a card whose kernel `which` gives other results, and those that found it, with
+/// what they say.
+fn faults_of(which: &'static str) -> (CheckSummary, Vec<(String, Vec<&'static str>)>) {
+    let faults = Faults {
+        alters: Some(which),
+        ..Faults::default()
+    };
+    let shim = Arc::new(Shim::new(eager().with_faults(faults)));
+    let mut found = Vec::new();
+    let mut seen = |checked: &Checked| {
+        if let Some(fault) = &checked.fault {
+            found.push((fault.to_string(), checked.kernels.clone()));
+        }
+        ControlFlow::Continue(())
+    };
+    let summary = check_card(&shim, CheckScope::Small, &mut seen).unwrap();
+    (summary, found)
+}
+
+#[test]
+fn a_card_that_computes_as_the_cpu_passes_and_runs_every_kernel() {
+    for options in cards() {
+        let _timed = Timed::new("all small checks");
+        let shim = Arc::new(Shim::new(options.clone()));
+        let mut seen = |checked: &Checked| {
+            if let Some(fault) = &checked.fault {
+                panic!("{options:?}: {}: {fault}", checked.what);
+            }
+            assert!(
+                checked.results > 0 && checked.values > 0,
+                "{}",
+                checked.what
+            );
+            ControlFlow::Continue(())
+        };
+        let summary = check_card(&shim, CheckScope::Small, &mut seen).unwrap();
+        let all: BTreeSet<_> = KNOWN.iter().map(|known| known.signature.name).collect();
+        let right: BTreeSet<_> = summary.right.iter().copied().collect();
+        let missing: Vec<_> = all.difference(&right).collect();
+        assert!(missing.is_empty(), "not checked: {missing:?}");
+        assert_eq!((summary.faults, summary.ended_early), (0, false));
+        let mib = summary.peak_bytes >> 20;
+        assert!((1..=64).contains(&mib), "{mib} MiB");
+    }
+}
+
+#[test]
+fn a_kernel_that_computes_something_else_is_named() {
+    for kernel in [
+        "mmv_i8_q8_0_8",
+        "attend_sums",
+        "hc_expand",
+        "mmq_i8_iq1_m",
+        "rms_norm",
+    ] {
+        let (summary, found) = faults_of(kernel);
+        assert!(summary.faults > 0, "{kernel} was altered and nobody saw it");
+        assert!(!summary.ended_early, "{kernel}");
+        let (said, kernels) = &found[0];
+        assert!(kernels.contains(&kernel), "{said}");
+        let (named, rest) = said.split_once(": ").unwrap();
+        assert!(
+            named.split(" or ").any(|name| name == kernel),
+            "{named}, not {kernel}"
+        );
+        // The shape, the value and both bit patterns.
+        assert!(
+            rest.contains(": value ") && rest.contains(" on the card, "),
+            "{rest}"
+        );
+        assert!(rest.matches("0x").count() == 2, "{rest}");
+        assert!(
+            !summary.right.contains(&kernel),
+            "{kernel} gave no right result"
+        );
+    }
+}
+
+#[test]
+fn a_card_that_fails_ends_the_checks() {
+    let faults = Faults {
+        launch: Some(40),
+        ..Faults::default()
+    };
+    let shim = Arc::new(Shim::new(eager().with_faults(faults)));
+    let mut last = None;
+    let mut seen = |checked: &Checked| {
+        assert!(last.is_none(), "nothing is checked after a failure");
+        if let Some(CheckFault::Failed(error)) = &checked.fault {
+            last = Some(error.to_string());
+        }
+        ControlFlow::Continue(())
+    };
+    let summary = check_card(&shim, CheckScope::Small, &mut seen).unwrap();
+    assert!(summary.ended_early && summary.faults == 1);
+    let said = last.unwrap();
+    assert!(said.contains("CUDA error 719"), "{said}");
+}
+
+#[test]
+fn short_memory_is_an_error_that_says_so() {
+    let options = ShimOptions {
+        memory: 1 << 10,
+        ..eager()
+    };
+    let shim = Arc::new(Shim::new(options));
+    let done = check_card(&shim, CheckScope::Small, &mut |checked| {
+        match &checked.fault {
+            Some(CheckFault::Failed(EngineError::Card(CardError::Driver(error)))) => {
+                assert!(DriverError::is_out_of_memory(error), "{error}");
+            }
+            other => panic!("{}: {other:?}", checked.what),
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(done.unwrap().ended_early);
+}
+
+#[test]
+fn checks_end_when_they_are_told_to() {
+    let shim = Arc::new(Shim::new(eager()));
+    let mut count = 0;
+    let mut seen = |_: &Checked| {
+        count += 1;
+        if count == 3 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    let summary = check_card(&shim, CheckScope::Small, &mut seen).unwrap();
+    assert_eq!((summary.checks, summary.ended_early, count), (3, true, 3));
+}
+
+/// By hand, and on cards: all shapes.
+#[test]
+fn every_shape_where_it_is_asked_for() {
+    if std::env::var_os("V4_CHECK_ALL").is_none() {
+        return;
+    }
+    let shim = Arc::new(Shim::new(eager()));
+    let mut seen = |checked: &Checked| {
+        let took = checked.took.as_secs_f64();
+        println!("{}: {} results, {took:.1} s", checked.what, checked.results);
+        assert!(checked.fault.is_none(), "{:?}", checked.fault);
+        ControlFlow::Continue(())
+    };
+    let summary = check_card(&shim, CheckScope::Full, &mut seen).unwrap();
+    println!("{summary:?}");
+    assert!(summary.peak_bytes < 512 << 20);
+}
