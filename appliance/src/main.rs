@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cards;
 mod cli;
 mod commands;
 mod context;

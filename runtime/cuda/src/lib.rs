@@ -7,7 +7,7 @@
 //!
 //! Every kernel takes one struct by value. [`args`] has their mirrors, [`kernels`] launches them
 //! with these. [`driver`] is what is asked of a card, [`owned`] gives back what is taken from
-//! it, and `cuda`, with the feature of that name, is NVIDIA's driver, which is loaded when the
+//! it, [`measure`] what a card is capable of, and `cuda`, with the feature of that name, is NVIDIA's driver, which is loaded when the
 //! first card is asked for: nothing of CUDA is needed to build or to start the programs.
 
 pub mod args;
@@ -15,6 +15,7 @@ pub mod args;
 pub mod cuda;
 pub mod driver;
 pub mod kernels;
+pub mod measure;
 pub mod owned;
 
 pub use driver::{Driver, DriverError, Platform};

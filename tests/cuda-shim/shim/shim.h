@@ -1,11 +1,13 @@
-// What Rust calls. See src/run.rs.
+// What Rust calls, see src/run.rs, and C, see stand-in/libcuda.c.
 
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
 extern "C" {
+#endif
 
 struct shim_kernel {
     const char *name;
@@ -34,4 +36,7 @@ void shim_restore(uint32_t mode);
 // With the address sanitizer, kernels must not touch these bytes, or may again.
 void shim_poison(void *start, size_t bytes);
 void shim_unpoison(void *start, size_t bytes);
+
+#ifdef __cplusplus
 }
+#endif

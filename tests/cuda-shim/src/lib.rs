@@ -17,6 +17,7 @@ mod bench;
 pub mod conformance;
 pub mod driver;
 mod run;
+pub mod stand_in;
 
 pub use bench::{Bench, BenchError, Region};
 pub use driver::{Shim, ShimOptions, ShimPlatform};

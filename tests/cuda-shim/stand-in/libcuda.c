@@ -1,6 +1,12 @@
 // A stand-in for NVIDIA's library, written from the documentation of the driver API, so that the
-// code that calls it is run where there is none. It has one card with one kernel, `add`, and does
-// all work in order, as soon as it can.
+// code that calls it, and whole programs, run where there is none. It has one card, whose kernels
+// the shim runs (it is linked with them), and does all work in order, as soon as it can.
+//
+// What it is like can be changed by the environment:
+//   STAND_IN_INIT     code that cuInit returns
+//   STAND_IN_VERSION  version of CUDA, 12080 for 12.8
+//   STAND_IN_PINNED   bytes of host memory that can be pinned
+//   STAND_IN_ALTERS   kernel after which a bit of the first value of its first argument is flipped
 //
 // It checks what the calls hand over: that a context is current on the calling thread, handles,
 // flags, the list of a launch's options, and that nothing is called after an end.
@@ -8,9 +14,13 @@
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
+
+#include "../shim/shim.h"
 
 enum {
     OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3,
@@ -18,6 +28,7 @@ enum {
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     NOT_READY = 600,
+    LAUNCH_FAILED = 719,
     ALREADY_REGISTERED = 712,
     NOT_REGISTERED = 713,
     CAPTURE_UNSUPPORTED = 900,
@@ -26,12 +37,14 @@ enum {
 
 typedef uint64_t Address;
 
-struct Add {
-    Address y, x;
-    uint64_t count;
+// A launch. Its arguments are copied.
+struct Launch {
+    const struct shim_kernel *kernel;
+    uint32_t grid[3], block[3], shared;
+    unsigned char *args;
 };
 
-enum Kind { COPY, FILL, ADD, RECORD, WAIT_EVENT, WAIT_VALUE, REPLAY };
+enum Kind { COPY, FILL, KERNEL, RECORD, WAIT_EVENT, WAIT_VALUE, REPLAY };
 
 struct Graph;
 struct Event {
@@ -39,6 +52,7 @@ struct Event {
     unsigned flags;
     uint64_t recorded, reached;
     int captured;
+    double at; // when it was reached, ms
 };
 
 struct Work {
@@ -49,8 +63,7 @@ struct Work {
     uint64_t value;
     struct Event *event;
     struct Graph *graph;
-    struct Add add;
-    uint64_t threads;
+    struct Launch launch;
 };
 
 struct Graph {
@@ -69,7 +82,7 @@ struct Stream {
 
 struct Function {
     uint32_t magic;
-    char name[64];
+    const struct shim_kernel *kernel;
     int most_shared;
 };
 
@@ -96,12 +109,23 @@ static struct Stream *streams;
 static struct Block *blocks;
 static struct Graph *capture;
 static int spoilt;
+static int broken; // what every call returns since a kernel failed
+static size_t pinned;
+
+static long setting(const char *name, long otherwise) {
+    const char *value = getenv(name);
+    return value == NULL ? otherwise : atol(value);
+}
 
 #define ENTER                                                                                      \
     pthread_mutex_lock(&lock);                                                                     \
     if (!started || current != &the_context || !retained) {                                        \
         pthread_mutex_unlock(&lock);                                                               \
         return started ? INVALID_CONTEXT : NOT_INITIALIZED;                                        \
+    }                                                                                              \
+    if (broken) {                                                                                  \
+        pthread_mutex_unlock(&lock);                                                               \
+        return broken;                                                                             \
     }
 #define LEAVE(code)                                                                                \
     do {                                                                                           \
@@ -113,6 +137,12 @@ static int spoilt;
     if (!(holds))                                                                                  \
     LEAVE(code)
 #define IS(handle, kind) ((handle) != NULL && (handle)->magic == (kind))
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return 1e3 * (double)time.tv_sec + 1e-6 * (double)time.tv_nsec;
+}
 
 static struct Block *block_at(const void *at, size_t bytes, const char *kinds) {
     for (struct Block *block = blocks; block != NULL; block = block->next) {
@@ -145,6 +175,25 @@ static int drop_block(const void *start, char kind) {
     return 0;
 }
 
+static void run_kernel(const struct Launch *launch) {
+    struct shim_order forward = {0, 0};
+    char error[512] = "";
+    if (shim_run(launch->kernel, launch->grid, launch->block, launch->shared, launch->args, &forward,
+                 error, sizeof error) != 0) {
+        fprintf(stderr, "stand-in: %s\n", error);
+        broken = LAUNCH_FAILED;
+        return;
+    }
+    const char *altered = getenv("STAND_IN_ALTERS");
+    if (altered != NULL && strcmp(altered, launch->kernel->name) == 0) {
+        Address first;
+        memcpy(&first, launch->args, sizeof first);
+        if (block_at((void *)first, 1, "dhr")) {
+            *(unsigned char *)first ^= 4;
+        }
+    }
+}
+
 static int do_work(struct Work *work) {
     switch (work->kind) {
     case COPY:
@@ -153,16 +202,12 @@ static int do_work(struct Work *work) {
     case FILL:
         memset(work->to, (int)work->value, work->bytes);
         return 1;
-    case ADD: {
-        float *y = (float *)work->add.y;
-        const float *x = (const float *)work->add.x;
-        for (uint64_t i = 0; i < work->add.count && i < work->threads; i++) {
-            y[i] = y[i] + x[i];
-        }
+    case KERNEL:
+        run_kernel(&work->launch); // a graph may need the arguments again
         return 1;
-    }
     case RECORD:
         work->event->reached = work->value;
+        work->event->at = now();
         return 1;
     case WAIT_EVENT:
         return work->event->reached >= work->value;
@@ -185,8 +230,14 @@ static int go_on(void) {
         idle = 1;
         for (struct Stream *stream = streams; stream != NULL; stream = stream->next) {
             while (stream->first < stream->count && do_work(&stream->work[stream->first])) {
+                if (stream->work[stream->first].kind == KERNEL) {
+                    free(stream->work[stream->first].launch.args);
+                }
                 stream->first += 1;
                 progress = 1;
+            }
+            if (stream->first == stream->count) {
+                stream->first = stream->count = 0;
             }
             idle &= stream->first == stream->count;
         }
@@ -203,7 +254,7 @@ static int push(struct Stream *stream, struct Work work) {
             return CAPTURE_INVALIDATED;
         }
         // Events only order the streams of a graph, whose work is done in the order of calls.
-        if (work.kind == COPY || work.kind == FILL || work.kind == ADD) {
+        if (work.kind == COPY || work.kind == FILL || work.kind == KERNEL) {
             capture->work = realloc(capture->work, (capture->count + 1) * sizeof work);
             capture->work[capture->count++] = work;
         }
@@ -221,11 +272,12 @@ static int spoil(void) {
 }
 
 int cuInit(unsigned flags) {
-    started = flags == 0;
-    return started ? OK : INVALID_VALUE;
+    int code = (int)setting("STAND_IN_INIT", OK);
+    started = flags == 0 && code == OK;
+    return started || code != OK ? code : INVALID_VALUE;
 }
 int cuDriverGetVersion(int *version) {
-    *version = 12080;
+    *version = (int)setting("STAND_IN_VERSION", 12080);
     return OK;
 }
 int cuDeviceGetCount(int *count) {
@@ -299,8 +351,8 @@ static int wait_for(struct Stream *stream) {
             idle = stream->first == stream->count;
         }
         pthread_mutex_unlock(&lock);
-        if (idle) {
-            return OK;
+        if (idle || broken) {
+            return broken;
         }
         usleep(100);
     }
@@ -343,9 +395,16 @@ int cuModuleGetFunction(struct Function **function, struct Module *module, const
     ENTER;
     NEED(IS(module, MODULE), INVALID_HANDLE);
     NEED(memmem(module->image, module->bytes, name, strlen(name) + 1) != NULL, NOT_FOUND);
+    size_t count;
+    const struct shim_kernel *kernels = shim_kernels(&count);
+    const struct shim_kernel *kernel = NULL;
+    for (size_t i = 0; i < count; i++) {
+        kernel = strcmp(kernels[i].name, name) == 0 ? &kernels[i] : kernel;
+    }
+    NEED(kernel != NULL, NOT_FOUND);
     *function = calloc(1, sizeof **function);
     (*function)->magic = FUNCTION;
-    strncpy((*function)->name, name, sizeof (*function)->name - 1);
+    (*function)->kernel = kernel;
     (*function)->most_shared = 48 << 10;
     LEAVE(OK);
 }
@@ -367,18 +426,21 @@ int cuLaunchKernel(struct Function *function, unsigned gx, unsigned gy, unsigned
                    void **extra) {
     ENTER;
     NEED(IS(function, FUNCTION) && IS(stream, STREAM), INVALID_HANDLE);
-    NEED(bx >= 1 && bx <= 1024 && by == 1 && bz == 1 && gx >= 1 && gy == 1 && gz == 1, INVALID_VALUE);
+    NEED(bx >= 1 && bx <= 1024 && by == 1 && bz == 1 && gx >= 1 && gy >= 1 && gz >= 1, INVALID_VALUE);
     NEED((int)shared <= function->most_shared, INVALID_VALUE);
     NEED(params == NULL && extra != NULL, INVALID_VALUE);
     NEED((uintptr_t)extra[0] == 1 && (uintptr_t)extra[2] == 2 && extra[4] == NULL, INVALID_VALUE);
-    struct Work work = {.kind = ADD, .threads = (uint64_t)gx * bx};
-    NEED(strcmp(function->name, "add") == 0, NOT_FOUND);
-    NEED(*(size_t *)extra[3] == sizeof work.add, INVALID_VALUE);
-    memcpy(&work.add, extra[1], sizeof work.add);
-    size_t bytes = work.add.count * 4;
-    NEED(block_at((void *)work.add.y, bytes, "dhr") && block_at((void *)work.add.x, bytes, "dhr"),
-         INVALID_VALUE);
-    LEAVE(push(stream, work));
+    size_t bytes = *(size_t *)extra[3];
+    NEED(bytes == function->kernel->args_size, INVALID_VALUE);
+    struct Work work = {.kind = KERNEL,
+                        .launch = {.kernel = function->kernel,
+                                   .grid = {gx, gy, gz},
+                                   .block = {bx, by, bz},
+                                   .shared = shared,
+                                   .args = malloc(bytes)}};
+    memcpy(work.launch.args, extra[1], bytes);
+    int code = push(stream, work);
+    LEAVE(code == OK ? broken : code);
 }
 
 int cuStreamCreate(struct Stream **stream, unsigned flags) {
@@ -471,7 +533,7 @@ int cuEventElapsedTime(float *milliseconds, struct Event *start, struct Event *e
     ENTER;
     // 2: made without timing.
     NEED(IS(start, EVENT) && IS(end, EVENT) && !((start->flags | end->flags) & 2), INVALID_HANDLE);
-    *milliseconds = 0.5f;
+    *milliseconds = (float)(end->at - start->at);
     LEAVE(OK);
 }
 
@@ -541,12 +603,16 @@ int cuMemFree_v2(Address address) {
 int cuMemHostAlloc(void **start, size_t bytes, unsigned flags) {
     ENTER;
     NEED(flags == 3 && capture == NULL, INVALID_VALUE);
+    NEED(pinned + bytes <= (size_t)setting("STAND_IN_PINNED", 1L << 40), OUT_OF_MEMORY);
     NEED(posix_memalign(start, 4096, bytes) == 0, OUT_OF_MEMORY);
     add_block(*start, bytes, 'h');
+    pinned += bytes;
     LEAVE(OK);
 }
 int cuMemFreeHost(void *start) {
     ENTER;
+    struct Block *block = block_at(start, 1, "h");
+    pinned -= block == NULL ? 0 : block->bytes;
     LEAVE(drop_block(start, 'h') ? OK : INVALID_VALUE);
 }
 int cuMemHostRegister_v2(void *start, size_t bytes, unsigned flags) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use v4_cuda::cuda::Cuda;
 use v4_cuda::driver::{Driver, DriverError, Platform};
-use v4_cuda_shim::conformance;
+use v4_cuda_shim::{conformance, stand_in};
 
 /// Set for a child process, which finds another library.
 const CHILD: &str = "V4_CUDA_TEST_CHILD";
@@ -44,16 +44,6 @@ fn child(test: &str, libraries: &Path) -> String {
     text
 }
 
-fn compile(source: &Path, folder: &Path) {
-    let done = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-w", "-pthread", "-o"])
-        .arg(folder.join("libcuda.so"))
-        .arg(source)
-        .status()
-        .unwrap();
-    assert!(done.success());
-}
-
 #[test]
 fn a_stand_in_for_the_library() {
     if std::env::var_os(CHILD).is_some() {
@@ -77,8 +67,7 @@ fn a_stand_in_for_the_library() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("stand-in/libcuda.c");
-    compile(&source, folder.path());
+    stand_in::build(folder.path()).unwrap();
     let said = child("a_stand_in_for_the_library", folder.path());
     assert!(said.contains("all of it"), "{said}");
 }
@@ -94,7 +83,7 @@ fn a_library_that_is_too_old() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("libcuda.c");
     std::fs::write(&source, "int cuInit(unsigned flags) { return flags; }").unwrap();
-    compile(&source, folder.path());
+    stand_in::build_from(&source, folder.path()).unwrap();
     let said = child("a_library_that_is_too_old", folder.path());
     let expected = "said: the NVIDIA driver has no cuCtxSetCurrent: install version 525";
     assert!(said.contains(expected), "{said}");

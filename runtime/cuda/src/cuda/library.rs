@@ -84,6 +84,27 @@ pub fn open() -> Result<(), DriverError> {
     Ok(())
 }
 
+/// The first version of CUDA whose drivers run our kernels.
+const LEAST_VERSION: c_int = 12_000;
+
+/// Asks the library, which is open, for its version.
+///
+/// # Errors
+/// [`DriverError::OldVersion`].
+pub fn check_version() -> Result<(), DriverError> {
+    let mut version: c_int = 0;
+    // SAFETY: it writes one number; it may be called before anything else.
+    let done = unsafe { sys::cuDriverGetVersion(&mut version) };
+    check(done, || "version of the NVIDIA driver".to_owned())?;
+    if version >= LEAST_VERSION {
+        return Ok(());
+    }
+    let version = u32::try_from(version).unwrap_or(0);
+    Err(DriverError::OldVersion {
+        has: (version / 1000, version % 1000 / 10),
+    })
+}
+
 /// Makes an error of a code, with the name of the call that returned it.
 ///
 /// A code that the bindings don't know (of a newer driver) is no value of their type. Nothing is

@@ -38,13 +38,16 @@ impl Cuda {
     /// Loads the library.
     ///
     /// # Errors
-    /// [`DriverError::Absent`], [`DriverError::TooOld`], or what the driver says when it does
-    /// not start: that there is no card, or that its kernel module is of another version.
+    /// [`DriverError::Absent`], [`DriverError::TooOld`], [`DriverError::OldVersion`], or why the
+    /// driver does not start: [`DriverError::NoCard`], [`DriverError::OtherModule`],
+    /// [`DriverError::NotStarted`].
     pub fn new() -> Result<Self, DriverError> {
         library::open()?;
+        library::check_version()?;
         // SAFETY: any thread may call it, as often as it wants.
         let done = unsafe { sys::cuInit(0) };
-        check(done, || "start of the NVIDIA driver".to_owned())?;
+        let started = check(done, || "start of the NVIDIA driver".to_owned());
+        started.map_err(DriverError::of_start)?;
         Ok(Self(()))
     }
 }

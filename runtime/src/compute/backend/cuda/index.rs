@@ -12,7 +12,7 @@ use super::buf::Buf;
 use super::device::{Device, MOST_QUERIES};
 use super::elementwise::{Rounded, round_index};
 use super::rows::Rows;
-use super::space::Space;
+use super::space::{Space, bits};
 use crate::compute::backend::{CandidatePool, IndexSpec};
 use crate::error::CardError;
 
@@ -373,4 +373,39 @@ fn select<D: Driver>(
     }
     let extent = Extent::row(count, SELECT_THREADS).with_shared(Select::shared_bytes(left));
     device.launch(&kernels.select_best, extent, &args)
+}
+
+/// The best `choose` of scores by themselves, `[queries, ..]`: which, ascending, and by how much
+/// the last choice is above the best one left out.
+pub(super) fn best_of<D: Driver>(
+    device: &Arc<Device<D>>,
+    scores: &[f32],
+    queries: usize,
+    choose: usize,
+) -> Result<(Vec<u32>, Vec<f32>), CardError> {
+    let candidates = scores.len() / queries.max(1);
+    let space = Space::of(device, &mut bits(scores))?;
+    let from = Scores {
+        start: space.start(),
+        stride: candidates,
+        candidates,
+    };
+    // Each query sees all of them.
+    let among = Among {
+        kept: 0,
+        kept_counts: 0,
+        position: 0,
+        kind: Among::VISIBLE,
+        first: candidates as u32,
+        ratio: 1,
+        count: candidates as u32,
+        size: 0,
+        kept_stride: 0,
+    };
+    let mut out = Selection::default();
+    out.reserve(device, candidates, queries, choose)?;
+    select(device, &from, among, choose, &out, 0..queries)?;
+    let chosen = out.chosen.as_ref();
+    let chosen = chosen.map_or(Ok(Vec::new()), |chosen| chosen.words(0, queries * choose))?;
+    Ok((chosen, out.read_margins()?))
 }

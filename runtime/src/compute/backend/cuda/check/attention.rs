@@ -1,15 +1,19 @@
 //! The indexer's choice, and attention.
 
+use std::sync::Arc;
+
 use v4_cuda::Driver;
 
+use super::super::device::Device;
+use super::super::index::best_of;
 use super::activations::put;
-use super::data::noise;
+use super::data::{Random, noise};
 use super::results::Results;
-use super::{Case, CheckScope, Items};
+use super::{Bare, Case, CheckScope, Items};
 use crate::compute::backend::cpu::Precision;
 use crate::compute::backend::{Attend, Backend, CandidatePool, Entries, IndexSpec, Sight};
 use crate::compute::cache_rows::RowFormat;
-use crate::error::EngineError;
+use crate::error::{CardError, EngineError};
 
 const V4: RowFormat = RowFormat::Fp8Tail { tail: 64 };
 
@@ -67,7 +71,10 @@ pub(super) fn add<D: Driver>(items: &mut Items<D>, scope: CheckScope) {
     for (name, case) in cases {
         items.case(name, Precision::Fast, case);
     }
-    items.case("choices among many", Precision::Fast, Choosing(scope));
+    items.bare("choices by score", Selecting(scope));
+    if scope == CheckScope::Full {
+        items.case("choices among many entries", Precision::Fast, Choosing);
+    }
 }
 
 /// Attention of a chunk with what the indexer chooses, in one kind of cache.
@@ -154,7 +161,8 @@ impl Case for Attending {
         let sinks = b.vector(noise(heads, 90));
         let entries = store(b, self.entries, count, width, 91);
         let keys = store(b, self.keys, count, KEY, 92);
-        for tokens in [1, 5] {
+        // As many as have a kernel of their own, and more.
+        for tokens in [1, 11] {
             let mut rows = store(b, self.window, seen + tokens, width, 95);
             // The same rows with the numbers that the chunk's positions ask for.
             let mut bytes = Vec::new();
@@ -206,20 +214,85 @@ impl Case for Attending {
     }
 }
 
+/// Choices by scores that are given, out of more than one block of threads takes as well.
+struct Selecting(CheckScope);
+
+const QUERIES: usize = 2;
+
+impl Selecting {
+    /// Candidates, and how many are chosen.
+    fn shapes(&self) -> &'static [[usize; 2]] {
+        match self.0 {
+            CheckScope::Small => &[[100, 9], [16_500, 70]],
+            CheckScope::Full => &[[100, 9], [16_384, 512], [16_500, 70], [262_144, 1024]],
+        }
+    }
+
+    fn scores(candidates: usize) -> Vec<f32> {
+        // Of few values, so that there are ties.
+        let mut random = Random::new(103);
+        let count = QUERIES * candidates;
+        (0..count)
+            .map(|_| random.below(candidates / 2) as f32 / 8.0)
+            .collect()
+    }
+
+    fn name([candidates, choose]: [usize; 2]) -> String {
+        format!("{choose} of {candidates} scores")
+    }
+}
+
+impl Bare for Selecting {
+    fn on_cpu(&self, out: &mut Results<'_>) -> Result<(), EngineError> {
+        for &[candidates, choose] in self.shapes() {
+            let (mut chosen, mut margins) = (Vec::new(), Vec::new());
+            for scores in Self::scores(candidates).chunks(candidates) {
+                let mut order: Vec<usize> = (0..candidates).collect();
+                // Stable: of equal ones the first stays first.
+                order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+                margins.push(scores[order[choose - 1]] - scores[order[choose]]);
+                let mut best: Vec<u32> = order[..choose].iter().map(|i| *i as u32).collect();
+                best.sort_unstable();
+                chosen.extend(best);
+            }
+            out.words(Self::name([candidates, choose]), chosen);
+            out.floats(
+                format!("margins of {}", Self::name([candidates, choose])),
+                &margins,
+            );
+        }
+        Ok(())
+    }
+
+    fn on_card<D: Driver>(
+        &self,
+        device: &Arc<Device<D>>,
+        out: &mut Results<'_>,
+    ) -> Result<(), CardError> {
+        for &[candidates, choose] in self.shapes() {
+            let scores = Self::scores(candidates);
+            let (chosen, margins) = best_of(device, &scores, QUERIES, choose)?;
+            out.words(Self::name([candidates, choose]), chosen);
+            out.floats(
+                format!("margins of {}", Self::name([candidates, choose])),
+                &margins,
+            );
+        }
+        Ok(())
+    }
+}
+
 /// The indexer with more entries than one block of threads chooses among.
-struct Choosing(CheckScope);
+struct Choosing;
 
 impl Case for Choosing {
     fn run<B: Backend>(&self, b: &B, out: &mut Results<'_>) -> Result<(), EngineError> {
         // Heads, channels of a key, entries, and how many are chosen.
-        let shapes: &[(RowFormat, [usize; 4])] = match self.0 {
-            CheckScope::Small => &[(RowFormat::F32, [1, 32, 16_500, 70])],
-            CheckScope::Full => &[
-                (RowFormat::F32, [1, 32, 16_500, 70]),
-                (RowFormat::Fp4, [64, KEY, 33_000, 1024]),
-            ],
-        };
-        for &(format, [heads, width, count, top_k]) in shapes {
+        let shapes = [
+            (RowFormat::F32, [1, 32, 16_500, 70]),
+            (RowFormat::Fp4, [64, KEY, 33_000, 1024]),
+        ];
+        for &(format, [heads, width, count, top_k]) in &shapes {
             let (tokens, ratio) = (2, 4);
             let keys = store(b, format, count, width, 97);
             let entries = store(b, RowFormat::F32, count, 32, 98);

@@ -1,15 +1,23 @@
 //! Rows of caches in their formats, and compressors.
 
-use v4_cuda::Driver;
+use std::sync::Arc;
 
+use v4_cuda::Driver;
+use v4_cuda::args::{ROW_THREADS, ReadRows};
+
+use super::super::buf::Buf;
+use super::super::device::{Device, threads_for};
+use super::super::rows::Rows;
+use super::super::space::Space;
 use super::activations::put;
 use super::data::{activations, noise};
+use super::functions::read;
 use super::results::Results;
-use super::{Case, CheckScope, Items};
+use super::{Bare, Case, CheckScope, Items};
 use crate::compute::backend::cpu::Precision;
 use crate::compute::backend::{Backend, PoolSpec};
-use crate::compute::cache_rows::RowFormat;
-use crate::error::EngineError;
+use crate::compute::cache_rows::{HostRows, RowFormat};
+use crate::error::{CardError, EngineError};
 
 /// All formats, and the widths that models have rows of.
 const FORMATS: [(RowFormat, &str, usize); 5] = [
@@ -26,6 +34,10 @@ pub(super) fn add<D: Driver>(items: &mut Items<D>, scope: CheckScope) {
             CheckScope::Small => vec![128],
             CheckScope::Full => vec![128, width],
         };
+        items.bare(
+            format!("decoded cache rows in {name}"),
+            Reading { format, width },
+        );
         items.case(
             format!("cache rows in {name}"),
             Precision::Fast,
@@ -43,6 +55,59 @@ pub(super) fn add<D: Driver>(items: &mut Items<D>, scope: CheckScope) {
         ]);
     }
     items.case("compressors", Precision::Fast, Compressors(specs));
+}
+
+/// Rows that are stored and decoded, by their numbers.
+struct Reading {
+    format: RowFormat,
+    width: usize,
+}
+
+const STORED: usize = 70;
+const WHICH: [u32; 5] = [69, 0, 64, 3, 3];
+
+impl Bare for Reading {
+    fn on_cpu(&self, out: &mut Results<'_>) -> Result<(), EngineError> {
+        let mut rows = HostRows::new(self.format, self.width);
+        let x = activations(STORED * self.width, 86);
+        x.chunks(self.width).for_each(|row| rows.push(row));
+        let mut found = vec![0.0; WHICH.len() * self.width];
+        for (row, which) in found.chunks_mut(self.width).zip(WHICH) {
+            rows.read(which as usize, row);
+        }
+        out.floats(format!("{} rows of {}", WHICH.len(), self.width), &found);
+        Ok(())
+    }
+
+    fn on_card<D: Driver>(
+        &self,
+        device: &Arc<Device<D>>,
+        out: &mut Results<'_>,
+    ) -> Result<(), CardError> {
+        let mut x = Buf::default();
+        x.reshape(STORED, self.width);
+        x.write(device, &activations(STORED * self.width, 86))?;
+        let mut rows = Rows::new(device, self.format, self.width);
+        rows.push(&x);
+        let values = WHICH.len() * self.width;
+        let y = Space::new(device, 4 * values)?;
+        let which = Space::of(device, &mut WHICH.into_iter())?;
+        let args = ReadRows {
+            y: y.start(),
+            which: which.start(),
+            from: rows.places(),
+            format: rows.stored(),
+            first: 0,
+            rows: WHICH.len() as u32,
+        };
+        let kernel = &device.kernels().cache.read_rows;
+        device.launch(kernel, threads_for(values, ROW_THREADS), &args)?;
+        out.floats(
+            format!("{} rows of {}", WHICH.len(), self.width),
+            &read(&y, values)?,
+        );
+        Ok(())
+    }
 }
 
 struct Stores {

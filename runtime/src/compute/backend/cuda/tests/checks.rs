@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use v4_cuda::driver::DriverError;
 use v4_cuda::kernels::KNOWN;
 use v4_cuda_shim::driver::{Faults, Schedule};
 use v4_cuda_shim::{Shim, ShimOptions};
@@ -14,7 +13,7 @@ use super::{Timed, cards};
 use crate::compute::backend::cuda::check::{
     CheckFault, CheckScope, CheckSummary, Checked, check_card,
 };
-use crate::error::{CardError, EngineError};
+use crate::error::EngineError;
 
 fn eager() -> ShimOptions {
     ShimOptions {
@@ -23,20 +22,21 @@ fn eager() -> ShimOptions {
     }
 }
 
-/// All checks of a card whose kernel `which` gives other results, and those that found it, with
-/// what they say.
-fn faults_of(which: &'static str) -> (CheckSummary, Vec<(String, Vec<&'static str>)>) {
+/// Checks a card whose kernel `which` gives other results until one finds it; what that says.
+fn fault_of(which: &'static str) -> (CheckSummary, String) {
     let faults = Faults {
         alters: Some(which),
         ..Faults::default()
     };
     let shim = Arc::new(Shim::new(eager().with_faults(faults)));
-    let mut found = Vec::new();
-    let mut seen = |checked: &Checked| {
-        if let Some(fault) = &checked.fault {
-            found.push((fault.to_string(), checked.kernels.clone()));
+    let mut found = String::new();
+    let mut seen = |checked: &Checked| match &checked.fault {
+        Some(fault) => {
+            assert!(checked.kernels.contains(&which), "{fault}");
+            found = fault.to_string();
+            ControlFlow::Break(())
         }
-        ControlFlow::Continue(())
+        None => ControlFlow::Continue(()),
     };
     let summary = check_card(&shim, CheckScope::Small, &mut seen).unwrap();
     (summary, found)
@@ -50,6 +50,10 @@ fn a_card_that_computes_as_the_cpu_passes_and_runs_every_kernel() {
         let mut seen = |checked: &Checked| {
             if let Some(fault) = &checked.fault {
                 panic!("{options:?}: {}: {fault}", checked.what);
+            }
+            let took = checked.took.as_secs_f64();
+            if took > 0.5 {
+                println!("{}: {took:.1} s", checked.what);
             }
             assert!(
                 checked.results > 0 && checked.values > 0,
@@ -71,19 +75,13 @@ fn a_card_that_computes_as_the_cpu_passes_and_runs_every_kernel() {
 
 #[test]
 fn a_kernel_that_computes_something_else_is_named() {
-    for kernel in [
-        "mmv_i8_q8_0_8",
-        "attend_sums",
-        "hc_expand",
-        "mmq_i8_iq1_m",
-        "rms_norm",
-    ] {
-        let (summary, found) = faults_of(kernel);
-        assert!(summary.faults > 0, "{kernel} was altered and nobody saw it");
-        assert!(!summary.ended_early, "{kernel}");
-        let (said, kernels) = &found[0];
-        assert!(kernels.contains(&kernel), "{said}");
-        let (named, rest) = said.split_once(": ").unwrap();
+    for kernel in ["rms_norm", "mmv_i8_q8_0_8", "attend_sums"] {
+        let (summary, found) = fault_of(kernel);
+        assert!(
+            summary.faults == 1 && summary.ended_early,
+            "{kernel}: nobody saw it"
+        );
+        let (named, rest) = found.split_once(": ").unwrap();
         assert!(
             named.split(" or ").any(|name| name == kernel),
             "{named}, not {kernel}"
@@ -131,8 +129,9 @@ fn short_memory_is_an_error_that_says_so() {
     let shim = Arc::new(Shim::new(options));
     let done = check_card(&shim, CheckScope::Small, &mut |checked| {
         match &checked.fault {
-            Some(CheckFault::Failed(EngineError::Card(CardError::Driver(error)))) => {
-                assert!(DriverError::is_out_of_memory(error), "{error}");
+            Some(CheckFault::Failed(EngineError::Card(error))) => {
+                let text = error.to_string().to_lowercase();
+                assert!(text.contains("memory"), "{text}");
             }
             other => panic!("{}: {other:?}", checked.what),
         }

@@ -1,5 +1,9 @@
 //! `v4-run doctor`: what this machine offers the engine, and what slows it down.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,7 +29,8 @@ Examples:
 
 Lines that start with ! name something that slows the engine down or could kill it, and
 how to fix it. Nothing is changed; if PATH is a folder, a file of 64 KiB is written
-there and removed.")]
+there and removed. NVIDIA cards are measured, which takes a second or two for each and up
+to 2 GiB of memory meanwhile.")]
 pub struct DoctorArgs {
     /// Model file, or the folder that will hold it
     #[arg(default_value = ".")]
@@ -37,17 +42,44 @@ pub struct DoctorArgs {
 
 /// One thing that was checked.
 struct Finding {
-    name: &'static str,
+    name: Cow<'static, str>,
     value: String,
     /// What is wrong with it, and what to do about it.
     remedy: Option<String>,
 }
+
+impl Finding {
+    fn new(
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<String>,
+        remedy: Option<&str>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            value: value.into(),
+            remedy: remedy.map(str::to_owned),
+        }
+    }
+}
+
+/// What is known of cards, to show and as JSON.
+#[cfg(not(feature = "cuda"))]
+fn cards() -> (Vec<Finding>, Value) {
+    let value = format!("none: {}", crate::cards::NO_CUDA);
+    let found = json!({ "error": crate::cards::NO_CUDA, "cards": [] });
+    (vec![Finding::new("gpu", value, None)], found)
+}
+
+#[cfg(feature = "cuda")]
+use gpu::look as cards;
 
 /// Runs the command. Findings are not errors: the exit code is 0.
 pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut findings = processor();
     findings.extend(memory());
     findings.extend(disk(&args.path)?);
+    let (of_cards, gpu) = cards();
+    findings.extend(of_cards);
     if args.json {
         let all: Vec<Value> = findings
             .iter()
@@ -57,6 +89,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
             "version": env!("CARGO_PKG_VERSION"),
             "path": args.path.display().to_string(),
             "findings": all,
+            "gpu": gpu,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -76,14 +109,6 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn finding(name: &'static str, value: impl Into<String>, remedy: Option<&str>) -> Finding {
-    Finding {
-        name,
-        value: value.into(),
-        remedy: remedy.map(str::to_owned),
-    }
-}
-
 fn processor() -> Vec<Finding> {
     let wanted = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
     let system = System::new_with_specifics(wanted);
@@ -98,9 +123,9 @@ fn processor() -> Vec<Finding> {
     let slow = (isa == "scalar")
         .then_some("no AVX2: the portable kernels are ten times slower; use another machine");
     vec![
-        finding("processor", brand, None),
-        finding("cores", cores, None),
-        finding("instructions", isa, slow),
+        Finding::new("processor", brand, None),
+        Finding::new("cores", cores, None),
+        Finding::new("instructions", isa, slow),
     ]
 }
 
@@ -109,27 +134,27 @@ fn memory() -> Vec<Finding> {
     let shown =
         |bytes: Option<u64>| bytes.map_or("unknown".to_owned(), |b| ByteSize(b).to_string());
     let mut findings = vec![
-        finding("memory", shown(limits.total), None),
-        finding("memory free", shown(limits.free()), None),
-        Finding {
-            name: "control group",
-            value: limits
+        Finding::new("memory", shown(limits.total), None),
+        Finding::new("memory free", shown(limits.free()), None),
+        Finding::new(
+            "control group",
+            limits
                 .group
                 .map_or("no limit".into(), |b| ByteSize(b).to_string()),
-            remedy: None,
-        },
-        Finding {
-            name: "--memory",
-            value: format!("{} by default", shown(limits.safe())),
-            remedy: None,
-        },
+            None,
+        ),
+        Finding::new(
+            "--memory",
+            format!("{} by default", shown(limits.safe())),
+            None,
+        ),
     ];
     let swap = fs::read_to_string("/proc/meminfo").ok().and_then(|info| {
         let line = info.lines().find_map(|l| l.strip_prefix("SwapTotal:"))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
     });
     if let Some(kib) = swap.filter(|&kib| kib > 0) {
-        findings.push(finding(
+        findings.push(Finding::new(
             "swap",
             ByteSize(kib * 1024).to_string(),
             Some(
@@ -138,7 +163,7 @@ fn memory() -> Vec<Finding> {
             ),
         ));
     } else {
-        findings.push(finding("swap", "none", None));
+        findings.push(Finding::new("swap", "none", None));
     }
     // As in "Max locked memory  8388608  8388608  bytes".
     let locked = fs::read_to_string("/proc/self/limits")
@@ -153,19 +178,19 @@ fn memory() -> Vec<Finding> {
         Ok(bytes) => ByteSize(bytes).to_string(),
         Err(_) => word,
     });
-    findings.push(finding("lockable memory", locked, None));
+    findings.push(Finding::new("lockable memory", locked, None));
     let huge = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok();
     let chosen = huge.as_deref().and_then(|text| {
         let (_, rest) = text.split_once('[')?;
         rest.split_once(']').map(|(word, _)| word.to_owned())
     });
     findings.push(match chosen.as_deref() {
-        None => finding(
+        None => Finding::new(
             "huge pages",
             "none",
             Some("not supported by this kernel: matrix products are a few percent slower"),
         ),
-        Some("never") => finding(
+        Some("never") => Finding::new(
             "huge pages",
             "never",
             Some(
@@ -173,7 +198,7 @@ fn memory() -> Vec<Finding> {
                  echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
             ),
         ),
-        Some(word) => finding("huge pages", word, None),
+        Some(word) => Finding::new("huge pages", word, None),
     });
     findings
 }
@@ -202,12 +227,12 @@ fn disk(path: &Path) -> anyhow::Result<Vec<Finding>> {
         } else {
             None
         };
-        findings.push(finding(
+        findings.push(Finding::new(
             "file system",
             format!("{kind} at {}", disk.mount_point().display()),
             remedy,
         ));
-        findings.push(finding(
+        findings.push(Finding::new(
             "space free",
             ByteSize(disk.available_space()).to_string(),
             None,
@@ -220,7 +245,7 @@ fn disk(path: &Path) -> anyhow::Result<Vec<Finding>> {
                 Some(file)
             }
             Err(error) => {
-                findings.push(finding(
+                findings.push(Finding::new(
                     "reads",
                     format!("not tried: cannot create a file here ({error})"),
                     Some("give the path of a model file"),
@@ -233,12 +258,12 @@ fn disk(path: &Path) -> anyhow::Result<Vec<Finding>> {
     let file = made.as_ref().map_or(full.as_path(), |made| made.path());
     let support = ReadSupport::of(file).with_context(name)?;
     findings.push(match support.direct {
-        Some((unit, memory)) => finding(
+        Some((unit, memory)) => Finding::new(
             "direct reads",
             format!("in units of {unit} bytes, memory at multiples of {memory}"),
             None,
         ),
-        None => finding(
+        None => Finding::new(
             "direct reads",
             "no",
             Some(
@@ -248,9 +273,9 @@ fn disk(path: &Path) -> anyhow::Result<Vec<Finding>> {
         ),
     });
     findings.push(match support.io_uring {
-        Ok(()) => finding("io_uring", "yes", None),
+        Ok(()) => Finding::new("io_uring", "yes", None),
         Err(reason) => Finding {
-            name: "io_uring",
+            name: "io_uring".into(),
             value: format!("no: {reason}"),
             remedy: Some(
                 "threads read instead, at the cost of some CPU time; see kernel.io_uring_disabled, \

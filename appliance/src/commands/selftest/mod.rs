@@ -1,5 +1,8 @@
 //! `v4-run selftest`: checks that this machine computes the right bits.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -17,6 +20,7 @@ use v4_runtime::{error_text, isa, isas};
 use v4_tokenizer::Tokenizer;
 
 use super::print_json;
+use crate::cards::Cards;
 use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
 use crate::model::check_is_file;
 use crate::output::Notes;
@@ -27,21 +31,31 @@ use crate::output::Notes;
 Examples:
   v4-run selftest v4-flash.gguf
   v4-run selftest v4-flash.gguf --quick --json
+  v4-run selftest --gpu
+  v4-run selftest --gpu 1 --json
 
 Runs 24 tokens through the model in many ways: with each set of kernels that this CPU
 supports, on one thread and on all, in chunks and at once, with weights mapped and copied,
 and with experts read from disk. All runs must give the same bits, and they must match the
-golden values that `v4-convert golden` stored in the file. Exits with code 1 if any differ.")]
+golden values that `v4-convert golden` stored in the file. Exits with code 1 if any differ.
+
+With --gpu and no model, every kernel runs on the card with the shapes of all models, and must
+give the CPU's bits: some seconds, and little of the card's memory. A fault names the kernel,
+the shape and the first value that differs.")]
 pub struct SelftestArgs {
     /// Model file (GGUF)
-    pub model: PathBuf,
-    /// Check only the kernels that this machine uses; the portable ones are slow
+    #[arg(required_unless_present = "gpu", conflicts_with = "gpu")]
+    pub model: Option<PathBuf>,
+    /// Check NVIDIA cards instead of a model: one by its number, or all
+    #[arg(long, value_name = "N|all", num_args = 0..=1, default_missing_value = "all")]
+    pub gpu: Option<Cards>,
+    /// Check only the kernels that this machine uses, or a card with small shapes
     #[arg(long)]
     pub quick: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Do not print each run to standard error
+    /// Do not print each run or check to standard error
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -89,9 +103,21 @@ fn ways(quick: bool) -> Vec<Way> {
 
 /// Runs the command.
 pub fn run(args: SelftestArgs) -> anyhow::Result<ExitCode> {
-    check_is_file(&args.model)?;
+    match (&args.model, args.gpu) {
+        (Some(model), _) => of_model(model, &args),
+        #[cfg(feature = "cuda")]
+        (None, Some(cards)) => gpu::run(&args, cards),
+        #[cfg(not(feature = "cuda"))]
+        (None, Some(_)) => bail!(crate::cards::NO_CUDA),
+        (None, None) => bail!("give a model, or --gpu"),
+    }
+}
+
+/// Runs a model in all ways.
+fn of_model(model: &Path, args: &SelftestArgs) -> anyhow::Result<ExitCode> {
+    check_is_file(model)?;
     let notes = Notes::new(args.quiet);
-    let file = GgufFile::open(&args.model)?;
+    let file = GgufFile::open(model)?;
     let golden = Golden::read(&file)?;
     let ids = match &golden {
         Some(golden) => golden.ids.clone(),
@@ -120,7 +146,7 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<ExitCode> {
             continue;
         }
         let started = Instant::now();
-        let outcome = one(&args.model, &ids, &way, dir.path());
+        let outcome = one(model, &ids, &way, dir.path());
         if interrupt::requested() {
             return Ok(ExitCode::from(EXIT_INTERRUPTED));
         }
@@ -143,7 +169,7 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<ExitCode> {
     drop(busy);
     if args.json {
         print_json(&json!({
-            "model": args.model.display().to_string(),
+            "model": model.display().to_string(),
             "golden": golden.is_some(),
             "ways": results,
             "failed": failed,
@@ -153,13 +179,13 @@ pub fn run(args: SelftestArgs) -> anyhow::Result<ExitCode> {
         bail!(
             "{}: {failed} of {} runs gave wrong bits: do not use the model on this machine; check \
              its memory and processor, and check the file with v4-run verify",
-            args.model.display(),
+            model.display(),
             results.len()
         );
     }
     notes.line(&format!(
         "{}: {} runs gave the same bits{}",
-        args.model.display(),
+        model.display(),
         results.len(),
         match golden {
             Some(_) => ", equal to the file's golden values",
