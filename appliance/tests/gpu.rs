@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{failure, ok, run};
+use common::run;
+#[cfg(not(feature = "cuda"))]
+use common::{failure, ok};
 
 #[cfg(not(feature = "cuda"))]
 #[test]

@@ -37,7 +37,7 @@ pub use compute::backend::cpu::Precision;
 pub use compute::backend::cuda::Cuda;
 #[cfg(feature = "cuda")]
 pub use compute::backend::cuda::check::{
-    CheckFault, CheckScope, CheckSummary, Checked, Difference, check_card,
+    CheckFault, CheckScope, CheckSummary, Checked, Difference, Timing, check_card, time_card,
 };
 pub use compute::forward::{Draft, Drafted, KvPrecision};
 pub use compute::profile;

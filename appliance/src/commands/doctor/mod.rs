@@ -26,6 +26,7 @@ Examples:
   v4-run doctor
   v4-run doctor /models/v4-flash.gguf
   v4-run doctor /models --json
+  v4-run doctor --kernels
 
 Lines that start with ! name something that slows the engine down or could kill it, and
 how to fix it. Nothing is changed; if PATH is a folder, a file of 64 KiB is written
@@ -35,6 +36,12 @@ pub struct DoctorArgs {
     /// Model file, or the folder that will hold it
     #[arg(default_value = ".")]
     pub path: PathBuf,
+    /// Measure each kernel on NVIDIA cards as well, at full shapes: half a minute a card
+    #[arg(long)]
+    pub kernels: bool,
+    /// With --kernels, use small shapes, which shows only that it works
+    #[arg(long, requires = "kernels")]
+    pub quick: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -64,7 +71,7 @@ impl Finding {
 
 /// What is known of cards, to show and as JSON.
 #[cfg(not(feature = "cuda"))]
-fn cards() -> (Vec<Finding>, Value) {
+fn cards(_: &DoctorArgs) -> (Vec<Finding>, Value) {
     let value = format!("none: {}", crate::cards::NO_CUDA);
     let found = json!({ "error": crate::cards::NO_CUDA, "cards": [] });
     (vec![Finding::new("gpu", value, None)], found)
@@ -78,7 +85,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut findings = processor();
     findings.extend(memory());
     findings.extend(disk(&args.path)?);
-    let (of_cards, gpu) = cards();
+    let (of_cards, gpu) = cards(&args);
     findings.extend(of_cards);
     if args.json {
         let all: Vec<Value> = findings

@@ -52,17 +52,46 @@ impl Many {
     fn name(&self, [rows, columns, tokens]: [usize; 3]) -> String {
         format!("{rows} rows of {columns} {}, {tokens} tokens", self.ty)
     }
+}
 
-    /// The product in int8: rounded, put into order, multiplied.
-    fn int8<D: Driver>(
-        &self,
+/// A launch, and the memory that it uses.
+pub(super) struct Ready<D: Driver> {
+    args: Ask,
+    extent: Extent,
+    _held: Vec<Space<D>>,
+}
+
+/// Arguments of either kind.
+enum Ask {
+    Int8(ProductMany),
+    Floats(ProductF32),
+}
+
+impl<D: Driver> Ready<D> {
+    /// The product of weights of a type with rows of activations that are the host's, up to its
+    /// last launch.
+    pub(super) fn new(
         device: &Arc<Device<D>>,
+        ty: GgmlType,
         product: Product,
         x: &[f32],
-    ) -> Result<(), CardError> {
+    ) -> Result<Self, CardError> {
+        match FLOATS.contains(&ty) {
+            true => Self::floats(device, ty, product, x),
+            false => Self::int8(device, ty, product, x),
+        }
+    }
+
+    /// Rounds, and puts into order.
+    fn int8(
+        device: &Arc<Device<D>>,
+        ty: GgmlType,
+        product: Product,
+        x: &[f32],
+    ) -> Result<Self, CardError> {
         let blocks = product.columns / 32;
         let floats = Space::of(device, &mut bits(x))?;
-        let (_room, from) = int8_room(device, x.len())?;
+        let (room, from) = int8_room(device, x.len())?;
         let args = Quantise {
             to: from,
             x: floats.start(),
@@ -89,36 +118,29 @@ impl Many {
         };
         let extent = threads_for(places, ROW_THREADS);
         device.launch(&device.kernels().ordered.order_int8, extent, &args)?;
-        let Some(kernel) = device.kernels().many_int8(self.ty) else {
-            return Err(CardError::NoKernel {
-                what: format!("products of many rows of {}", self.ty),
-            });
-        };
         let args = ProductMany {
             product: Product {
                 x_stride: places_of_row(blocks),
                 ..product
             },
             x: to,
-            codebook: device.codebook(self.ty)?,
+            codebook: device.codebook(ty)?,
         };
         let tiles = product.rows.div_ceil(MMQ_ROWS) * product.inputs.div_ceil(MMQ_INPUTS);
-        let extent = Extent::row(tiles, MMQ_THREADS).with_shared(mmq_shared_bytes(self.ty));
-        device.launch(kernel, extent, &args)
+        Ok(Self {
+            args: Ask::Int8(args),
+            extent: Extent::row(tiles, MMQ_THREADS).with_shared(mmq_shared_bytes(ty)),
+            _held: vec![room, ordered],
+        })
     }
 
-    fn floats<D: Driver>(
-        &self,
+    fn floats(
         device: &Arc<Device<D>>,
+        ty: GgmlType,
         product: Product,
         x: &[f32],
-    ) -> Result<(), CardError> {
+    ) -> Result<Self, CardError> {
         let x = Space::of(device, &mut bits(x))?;
-        let Some(kernel) = device.kernels().many_floats(self.ty) else {
-            return Err(CardError::NoKernel {
-                what: format!("products of many rows of {}", self.ty),
-            });
-        };
         let args = ProductF32 {
             product: Product {
                 x_stride: product.columns,
@@ -126,14 +148,57 @@ impl Many {
             },
             x: x.start(),
             codebook: 0,
-            ty: self.ty.id(),
-            row_bytes: product.columns * self.ty.block_bytes() as u32,
+            ty: ty.id(),
+            row_bytes: product.columns * ty.block_bytes() as u32,
             scale: 1.0,
             adds: 0,
         };
         let tiles = product.rows.div_ceil(MM_ROWS) * product.inputs.div_ceil(MM_INPUTS);
-        let extent = Extent::row(tiles, MM_THREADS).with_shared(MM_SHARED_BYTES);
-        device.launch(kernel, extent, &args)
+        Ok(Self {
+            args: Ask::Floats(args),
+            extent: Extent::row(tiles, MM_THREADS).with_shared(MM_SHARED_BYTES),
+            _held: vec![x],
+        })
+    }
+
+    /// Queues the product.
+    pub(super) fn launch(&self, device: &Device<D>, ty: GgmlType) -> Result<(), CardError> {
+        let missing = || CardError::NoKernel {
+            what: format!("products of many rows of {ty}"),
+        };
+        let kernels = device.kernels();
+        match &self.args {
+            Ask::Int8(args) => {
+                let kernel = kernels.many_int8(ty).ok_or_else(missing)?;
+                device.launch(kernel, self.extent, args)
+            }
+            Ask::Floats(args) => {
+                let kernel = kernels.many_floats(ty).ok_or_else(missing)?;
+                device.launch(kernel, self.extent, args)
+            }
+        }
+    }
+}
+
+/// One matrix at `w` and `inputs` rows of activations, one after the other.
+pub(super) fn plain(y: u64, w: u64, [rows, columns, inputs]: [usize; 3]) -> Product {
+    Product {
+        y,
+        w,
+        weights: 0,
+        starts: 0,
+        pairs: 0,
+        w_part: 0,
+        w_matrix: 0,
+        y_matrix: 0,
+        y_part: 0,
+        y_stride: rows as u32,
+        x_part: 0,
+        x_stride: 0,
+        rows: rows as u32,
+        columns: columns as u32,
+        inputs: inputs as u32,
+        inputs_of_x: 1,
     }
 }
 
@@ -160,28 +225,8 @@ impl Bare for Many {
             let w = device.put(&bytes)?;
             let x = activations(tokens * columns, 51);
             let y = Space::new(device, 4 * rows * tokens)?;
-            let product = Product {
-                y: y.start(),
-                w: w.start().0,
-                weights: 0,
-                starts: 0,
-                pairs: 0,
-                w_part: 0,
-                w_matrix: 0,
-                y_matrix: 0,
-                y_part: 0,
-                y_stride: rows as u32,
-                x_part: 0,
-                x_stride: 0,
-                rows: rows as u32,
-                columns: columns as u32,
-                inputs: tokens as u32,
-                inputs_of_x: 1,
-            };
-            match FLOATS.contains(&self.ty) {
-                true => self.floats(device, product, &x)?,
-                false => self.int8(device, product, &x)?,
-            }
+            let product = plain(y.start(), w.start().0, [rows, columns, tokens]);
+            Ready::new(device, self.ty, product, &x)?.launch(device, self.ty)?;
             out.floats(
                 self.name([rows, columns, tokens]),
                 &read(&y, rows * tokens)?,

@@ -20,6 +20,7 @@ mod many;
 mod primitives;
 mod products;
 mod results;
+mod speed;
 mod streams;
 mod watched;
 
@@ -38,6 +39,7 @@ use crate::compute::workers::Workers;
 use crate::error::{CardError, EngineError};
 pub use results::Difference;
 use results::Results;
+pub use speed::{Timing, time_card};
 use watched::Watched;
 
 /// How much is checked.
