@@ -162,7 +162,7 @@ impl Case for Attending {
         let entries = store(b, self.entries, count, width, 91);
         let keys = store(b, self.keys, count, KEY, 92);
         // As many as have a kernel of their own, and more.
-        for tokens in [1, 11] {
+        for tokens in [1, 9] {
             let mut rows = store(b, self.window, seen + tokens, width, 95);
             // The same rows with the numbers that the chunk's positions ask for.
             let mut bytes = Vec::new();

@@ -19,9 +19,9 @@ pub(super) fn add<D: Driver>(items: &mut Items<D>, scope: CheckScope) {
     };
     items.case("routing", Precision::Fast, Routing(routers));
     let mut all = vec![
-        ([MXFP4; 3], [256, 256], Precision::Fast),
-        ([Q8_0, BF16, BF16], [256, 256], Precision::Fast),
-        ([Q8_0, MXFP4, Q8_0], [256, 256], Precision::Exact),
+        ([MXFP4; 3], [96, 64], Precision::Fast),
+        ([Q8_0, BF16, BF16], [96, 64], Precision::Fast),
+        ([Q8_0, MXFP4, Q8_0], [96, 64], Precision::Exact),
     ];
     if scope == CheckScope::Full {
         // The widths of V4-Flash, V4-Pro and V4.1-Flash.

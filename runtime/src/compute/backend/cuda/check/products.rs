@@ -69,12 +69,11 @@ impl Shape {
 }
 
 fn shapes(ty: GgmlType, scope: CheckScope, precision: Precision) -> Vec<Shape> {
-    // The least width, or an odd one; and three blocks.
+    // The least width, or an odd one; any bytes; and groups.
     let least = ty.block_values().max(32);
     let odd = if FLOATS.contains(&ty) { 37 } else { least };
     let mut shapes = vec![
         Shape::new(19, odd),
-        Shape::new(3, 3 * least),
         Shape {
             fill: Fill::Any,
             ..Shape::new(9, 4 * least)
