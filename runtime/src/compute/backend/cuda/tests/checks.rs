@@ -11,7 +11,7 @@ use v4_cuda_shim::{Shim, ShimOptions};
 
 use super::{Timed, cards};
 use crate::compute::backend::cuda::check::{
-    CheckFault, CheckScope, CheckSummary, Checked, check_card,
+    CheckFault, CheckScope, CheckSummary, Checked, Timing, check_card, time_card,
 };
 use crate::error::EngineError;
 
@@ -154,6 +154,40 @@ fn checks_end_when_they_are_told_to() {
     };
     let summary = check_card(&shim, CheckScope::Small, &mut seen).unwrap();
     assert_eq!((summary.checks, summary.ended_early, count), (3, true, 3));
+}
+
+#[test]
+fn kernels_are_timed_one_by_one() {
+    let shim = Arc::new(Shim::new(eager()));
+    let mut kernels = BTreeSet::new();
+    let mut seen = |timing: &Timing| {
+        assert!(
+            !timing.kernels.is_empty() && !timing.took.is_zero(),
+            "{timing:?}"
+        );
+        assert!(timing.bytes > 0, "{timing:?}");
+        kernels.extend(timing.kernels.iter().copied());
+        ControlFlow::Continue(())
+    };
+    time_card(&shim, CheckScope::Small, &mut seen).unwrap();
+    // All products but those in float32 of what can be multiplied in int8, and the rest of a layer.
+    let is_product = |name: &&str| name.starts_with("mm") && *name != "mmv_decoded";
+    let all = KNOWN.iter().map(|known| known.signature.name);
+    let missing: Vec<_> = all
+        .filter(is_product)
+        .filter(|name| !kernels.contains(name))
+        .collect();
+    assert!(missing.is_empty(), "not timed: {missing:?}");
+    for name in [
+        "hc_mix",
+        "rms_norm",
+        "rope",
+        "route",
+        "index_scores",
+        "attend_scores",
+    ] {
+        assert!(kernels.contains(name), "{name}");
+    }
 }
 
 /// By hand, and on cards: all shapes.
