@@ -215,7 +215,7 @@ mod with_cuda {
             "gpu 0            Stand-in 4090, compute capability 8.9, at 0000:41:00.0, driver for CUDA 12.8",
             "gpu 0 memory     ",
             "gpu 0 kernels    for 8.9, all of them load",
-            "! gpu 0 pinned memory ",
+            "! gpu 0 pinned     ",
             "gpu 0 PCIe       ",
             "gpu 0 copy       ",
             "gpu 0 latency    ",

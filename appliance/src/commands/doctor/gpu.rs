@@ -144,7 +144,7 @@ fn measured<D: Driver>(
     let pinned =
         measure::pinned(driver, MOST_PINNED.min(free / PART_PINNED)).map_err(CardError::from)?;
     found["pinned"] = json!({ "bytes": pinned.bytes, "refused": pinned.refused });
-    say(" pinned memory", shown(pinned), little(pinned));
+    say(" pinned", shown(pinned), little(pinned));
 
     let rates = measure::rates(driver).map_err(CardError::from)?;
     found["rates"] = json!({
@@ -258,8 +258,8 @@ fn speed<D: Driver>(
 fn shown(pinned: Pinned) -> String {
     let bytes = ByteSize(pinned.bytes);
     match pinned.refused {
-        true => format!("{bytes}, more was refused"),
-        false => format!("{bytes} at least"),
+        true => format!("{bytes} of memory, more was refused"),
+        false => format!("{bytes} of memory at least"),
     }
 }
 
