@@ -207,6 +207,21 @@ mod with_cuda {
     }
 
     #[test]
+    fn every_check_finds_a_card_that_computes_nothing() {
+        let settings = [("STAND_IN_IDLE", "1")];
+        let output = with(&settings, &["selftest", "--gpu", "--quick", "--json", "-q"]);
+        assert_eq!(output.status.code(), Some(1));
+        let found = json(&output);
+        let checks = found["cards"][0]["checks"].as_array().unwrap();
+        let passed: Vec<_> = checks
+            .iter()
+            .filter(|check| check["error"].is_null())
+            .collect();
+        assert!(passed.is_empty(), "{passed:?}");
+        assert_eq!(found["failed"], checks.len());
+    }
+
+    #[test]
     fn the_doctor_measures_cards() {
         let settings = [("STAND_IN_PINNED", "209715200")];
         let output = with(&settings, &["doctor"]);

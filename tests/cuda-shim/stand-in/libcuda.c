@@ -6,6 +6,7 @@
 //   STAND_IN_INIT     code that cuInit returns
 //   STAND_IN_VERSION  version of CUDA, 12080 for 12.8
 //   STAND_IN_PINNED   bytes of host memory that can be pinned
+//   STAND_IN_IDLE     1 where kernels do nothing
 //   STAND_IN_ALTERS   kernel after which a bit of the first value of its first argument is flipped
 //
 // It checks what the calls hand over: that a context is current on the calling thread, handles,

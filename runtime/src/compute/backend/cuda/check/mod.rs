@@ -2,7 +2,7 @@
 //! against the CPU, bit for bit.
 //!
 //! A card's results are the CPU's (docs/arithmetic.md), so nothing has to be stored to compare
-//! with. [`operations`](self) of the backend run on both; kernels that the forward pass does not
+//! with. Operations of the backend run on both; kernels that the forward pass does not
 //! use, and what kernels are made of (how a card flushes subnormal numbers, which lane of a warp
 //! holds what of a matrix), run by themselves.
 //!

@@ -189,21 +189,3 @@ fn kernels_are_timed_one_by_one() {
         assert!(kernels.contains(name), "{name}");
     }
 }
-
-/// By hand, and on cards: all shapes.
-#[test]
-fn every_shape_where_it_is_asked_for() {
-    if std::env::var_os("V4_CHECK_ALL").is_none() {
-        return;
-    }
-    let shim = Arc::new(Shim::new(eager()));
-    let mut seen = |checked: &Checked| {
-        let took = checked.took.as_secs_f64();
-        println!("{}: {} results, {took:.1} s", checked.what, checked.results);
-        assert!(checked.fault.is_none(), "{:?}", checked.fault);
-        ControlFlow::Continue(())
-    };
-    let summary = check_card(&shim, CheckScope::Full, &mut seen).unwrap();
-    println!("{summary:?}");
-    assert!(summary.peak_bytes < 512 << 20);
-}
