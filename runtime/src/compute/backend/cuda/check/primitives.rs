@@ -100,7 +100,7 @@ fn near_the_edge(seed: u32) -> [Vec<u32>; 3] {
             let (word, mantissa) = (random.word(), random.word());
             // Many ones or few ones: such products and quotients lie closest to a power of two.
             let mantissa = match few {
-                true => mantissa % 8 ^ (word & 1) * 0x007f_ffff,
+                true => (mantissa % 8) ^ ((word & 1) * 0x007f_ffff),
                 false => mantissa & 0x007f_ffff,
             };
             word & 0x8000_0000 | (exponent.min(254) as u32) << 23 | mantissa

@@ -96,6 +96,10 @@ struct Task {
     float_ops: u64,
 }
 
+/// Times an operation of so many tokens.
+type Run<'a> =
+    dyn FnMut(&str, usize, Task, &mut dyn FnMut()) -> Result<ControlFlow<()>, EngineError> + 'a;
+
 impl<D: Driver> Timer<'_, D> {
     fn device(&self) -> &Arc<Device<Watched<D>>> {
         &self.card.device
@@ -326,12 +330,7 @@ impl<D: Driver> Timer<'_, D> {
         tokens: usize,
         [heads, width]: [usize; 2],
         q: &<Cuda<Watched<D>> as Backend>::Buf,
-        run: &mut dyn FnMut(
-            &str,
-            usize,
-            Task,
-            &mut dyn FnMut(),
-        ) -> Result<ControlFlow<()>, EngineError>,
+        run: &mut Run<'_>,
     ) -> Result<ControlFlow<()>, EngineError> {
         const KEY: usize = 128;
         let b = self.card;
