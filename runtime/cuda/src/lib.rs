@@ -18,4 +18,4 @@ pub mod kernels;
 pub mod measure;
 pub mod owned;
 
-pub use driver::{Driver, DriverError, Platform};
+pub use driver::{AnyDriver, Driver, DriverError, Platform};

@@ -29,11 +29,13 @@
 
 #![allow(unsafe_code)] // Declares calls that are unsafe; see above.
 
+mod any;
 mod error;
 
 use std::fmt::Debug;
 use std::ptr::NonNull;
 
+pub use any::AnyDriver;
 pub use error::{DriverError, code};
 
 /// Most shared memory that a launch may ask for, in bytes: what a block has on sm_89 and sm_120.
