@@ -13,7 +13,7 @@ fn main() {
     let faults = here.join("faults");
 
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").opt_level(1).debug(true);
+    build.cpp(true).std("c++17").opt_level(2).debug(true);
     build.include(&kernels).include(&shim);
     // What a card does: no fusing that is not asked for. FMA as an instruction.
     for flag in ["-ffp-contract=off", "-fno-fast-math", "-mfma"] {

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "fibers.h"
@@ -49,6 +51,8 @@ struct Thread {
 };
 
 struct Warp {
+    // Lanes that can go on.
+    uint32_t ready;
     // Lanes that wait for lanes.
     uint32_t arrived;
     uint32_t exited;
@@ -117,8 +121,8 @@ class Machine {
     void meet_lanes(uint32_t mask, Site site);
     void say(uint32_t thread, const char *format, ...) __attribute__((format(printf, 3, 4)));
     void say(uint32_t thread, const char *format, va_list values);
-    // `count` numbers in the order of the launch.
-    void arrange(std::vector<uint32_t> &numbers, uint32_t count);
+    // Puts numbers, the lowest first, into the order of the launch.
+    void arrange(std::vector<uint32_t> &numbers);
     uint64_t random();
     static void thread_main(void *machine);
 
@@ -141,7 +145,8 @@ class Machine {
     bool failed = false;
     char *error = nullptr;
     size_t error_len = 0;
-    std::vector<uint32_t> thread_order;
+    // Threads that go on in this round.
+    std::vector<uint32_t> turn;
 };
 
 Machine &machine() {
@@ -206,11 +211,14 @@ int Machine::run(const shim_kernel &kernel, const uint32_t grid[3], const uint32
 }
 
 void Machine::run_blocks(const uint32_t grid[3]) {
-    std::vector<uint32_t> xs, ys, zs;
-    arrange(thread_order, now.threads);
-    arrange(xs, grid[0]);
-    arrange(ys, grid[1]);
-    arrange(zs, grid[2]);
+    std::vector<uint32_t> numbers[3];
+    for (uint32_t axis = 0; axis < 3; axis++) {
+        for (uint32_t i = 0; i < grid[axis]; i++) {
+            numbers[axis].push_back(i);
+        }
+        arrange(numbers[axis]);
+    }
+    const auto &[xs, ys, zs] = numbers;
     for (uint32_t z : zs) {
         for (uint32_t y : ys) {
             for (uint32_t x : xs) {
@@ -250,6 +258,7 @@ void Machine::prepare_block() {
         threads[i].copies.clear();
     }
     for (uint32_t i = 0; i < now.threads / 32; i++) {
+        warps[i].ready = ~0u;
         warps[i].arrived = 0;
         warps[i].exited = 0;
     }
@@ -261,31 +270,34 @@ void Machine::prepare_block() {
 // Lets every thread that can go on do so once. In a random order some warps are held back, for
 // long: others come as far ahead of them as they may. False if none could go on.
 bool Machine::run_round() {
-    if (order.kind == 2) {
-        arrange(thread_order, now.threads);
-        if (random() % 64 == 0) {
-            held = uint32_t(random());
-        }
+    uint32_t able = 0;
+    for (uint32_t i = 0; i < now.threads / 32; i++) {
+        able |= uint32_t(warps[i].ready != 0) << i;
     }
-    bool any = false, all_held = true;
-    for (uint32_t thread : thread_order) {
-        State state = threads[thread].state;
-        if (state == State::fresh || state == State::ready) {
-            any = true;
-            if (held >> thread / 32 & 1) {
-                continue;
-            }
-            all_held = false;
-            resume(thread);
-            if (failed) {
-                break;
-            }
-        }
+    if (able == 0) {
+        return false;
     }
-    if (order.kind == 2 && all_held) {
+    if (order.kind == 2 && random() % 64 == 0) {
         held = uint32_t(random());
     }
-    return any;
+    while ((able & ~held) == 0) {
+        held = uint32_t(random());
+    }
+    turn.clear();
+    for (uint32_t left = able & ~held; left != 0; left &= left - 1) {
+        uint32_t warp = uint32_t(__builtin_ctz(left));
+        for (uint32_t lanes = warps[warp].ready; lanes != 0; lanes &= lanes - 1) {
+            turn.push_back(warp * 32 + uint32_t(__builtin_ctz(lanes)));
+        }
+    }
+    arrange(turn);
+    for (uint32_t thread : turn) {
+        resume(thread);
+        if (failed) {
+            break;
+        }
+    }
+    return true;
 }
 
 void Machine::resume(uint32_t index) {
@@ -295,6 +307,7 @@ void Machine::resume(uint32_t index) {
         thread.stack_pointer = stacks.start(thread.stack, thread_main, this);
     }
     thread.state = State::ready;
+    warps[index / 32].ready &= ~(1u << index % 32);
     now.thread = index;
     leave_for(&own_stack, stacks.low(thread.stack), Stacks::bytes);
     shim_switch(&scheduler, thread.stack_pointer);
@@ -360,6 +373,9 @@ void Machine::wait_for_block(Site site) {
         for (uint32_t i = 0; i < now.threads; i++) {
             threads[i].state = State::ready;
         }
+        for (uint32_t i = 0; i < now.threads / 32; i++) {
+            warps[i].ready = ~0u;
+        }
     }
     yield();
 }
@@ -411,6 +427,7 @@ void Machine::meet_lanes(uint32_t mask, Site site) {
                    base_name(site.file), site.line, wrong, mask);
     }
     warp.arrived &= ~mask;
+    warp.ready |= mask;
     for (uint32_t l = 0; l < 32; l++) {
         if (mask >> l & 1) {
             threads[first + l].state = State::ready;
@@ -503,16 +520,14 @@ void Machine::fail(const char *format, va_list values) {
     abort();
 }
 
-void Machine::arrange(std::vector<uint32_t> &numbers, uint32_t count) {
-    numbers.resize(count);
-    for (uint32_t i = 0; i < count; i++) {
-        numbers[i] = order.kind == 1 ? count - 1 - i : i;
+void Machine::arrange(std::vector<uint32_t> &numbers) {
+    size_t count = numbers.size();
+    if (order.kind == 1) {
+        std::reverse(numbers.begin(), numbers.end());
     }
-    for (uint32_t i = count; order.kind == 2 && i > 1; i--) {
-        uint32_t other = uint32_t(random() % i);
-        uint32_t last = numbers[i - 1];
-        numbers[i - 1] = numbers[other];
-        numbers[other] = last;
+    for (size_t i = count; order.kind == 2 && i > 1; i--) {
+        // Faster than a remainder.
+        std::swap(numbers[i - 1], numbers[(random() >> 32) * i >> 32]);
     }
 }
 
