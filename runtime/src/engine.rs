@@ -1,5 +1,6 @@
 //! A loaded model.
 
+mod device;
 mod draft;
 
 use std::ops::ControlFlow;
@@ -11,10 +12,9 @@ use v4_tokenizer::Tokenizer;
 
 use crate::compute::adapters::Adapter;
 use crate::compute::arithmetic::RopeAngles;
-use crate::compute::backend::cpu::{Cpu, Precision};
+use crate::compute::backend::cpu::Precision;
+use crate::compute::backend::{Backend, Device};
 use crate::compute::forward::{Drafter, Forward, KvPrecision, TapSites};
-use crate::compute::profile::Profile;
-use crate::compute::roofline::Roofline;
 use crate::compute::weights::{Sources, Weights, draft_expert_tensors, expert_tensors};
 use crate::compute::workers::Workers;
 use crate::error::{AdapterError, EngineError};
@@ -50,7 +50,7 @@ pub struct EngineOptions {
     /// Closes the Engram gates, so that the tables add nothing. This is a different
     /// model, for measuring what the tables contribute.
     pub engram_off: bool,
-    /// Whether to profile every operation: [`Engine::take_profile`].
+    /// Whether to profile every operation: [`Engine::take_profile`]. Not with a card.
     pub profile: bool,
     /// Where weights are.
     pub weights: WeightPlacement,
@@ -78,6 +78,12 @@ pub struct EngineOptions {
     /// Bytes to reserve for adapters that will be loaded ([`Engine::load_adapter`]): where
     /// memory is short, fewer experts are kept in it.
     pub adapters: u64,
+    /// The card to run the model on; without one, the CPU does. The results are the same bits,
+    /// and sessions that were saved on one go on on the other. All weights are copied to the card
+    /// when the model is opened; [`Self::weights`] and [`Self::memory`] are about the host's
+    /// memory all the same.
+    #[cfg(feature = "cuda")]
+    pub card: Option<v4_cuda::AnyDriver>,
 }
 
 /// Where weights are.
@@ -115,6 +121,8 @@ impl Default for EngineOptions {
             drafts: DraftModel::None,
             ahead: 0,
             adapters: 0,
+            #[cfg(feature = "cuda")]
+            card: None,
         }
     }
 }
@@ -149,7 +157,7 @@ impl EngineOptions {
 pub struct Engine {
     shared: Arc<Shared>,
     /// With its adapters.
-    forward: Forward<Cpu>,
+    forward: Forward<Device>,
 }
 
 /// What is the same whatever the adapters.
@@ -166,7 +174,7 @@ struct Shared {
     /// Without adapters.
     fingerprint: OnceLock<Fingerprint>,
     workers: Workers,
-    drafter: Option<Drafter<Cpu>>,
+    drafter: Option<Drafter<Device>>,
     /// The draft module's file, if it has its own.
     draft_file: Option<Arc<GgufFile>>,
     left_out: Option<LeftOut>,
@@ -182,8 +190,9 @@ impl Engine {
     /// If the file is damaged, does not match [`EngineOptions::hashes`], has another
     /// architecture, lacks a tensor or has one of the wrong shape, or stores Engram
     /// constants that do not follow from its tokenizer; if threads cannot be started; if
-    /// weights that should be copied cannot be read or do not fit; or if what must be in
-    /// memory exceeds [`EngineOptions::memory`].
+    /// weights that should be copied cannot be read or do not fit; if what must be in
+    /// memory exceeds [`EngineOptions::memory`]; or if the card fails, has no memory for the
+    /// model, or cannot do what is asked for.
     pub fn open(path: &Path, options: EngineOptions) -> Result<Arc<Self>, EngineError> {
         Self::open_with(path, options, &|_, _| ControlFlow::Continue(()))
     }
@@ -260,7 +269,8 @@ impl Engine {
         } else {
             None
         };
-        let backend = Cpu::new(options.precision).profiled(options.profile);
+        let drafted = draft.as_ref().map(|draft| &draft.config.model);
+        let backend = device::of(&options, [&cfg].into_iter().chain(drafted))?;
         let copier = match options.weights {
             WeightPlacement::Mapped | WeightPlacement::Locked => None,
             WeightPlacement::Copied => {
@@ -282,6 +292,7 @@ impl Engine {
             workers.run(load)
         });
         let drafts = drafts.transpose()?;
+        backend.check()?;
         let draft_file = draft.as_ref().and_then(|draft| draft.file.clone());
         for file in [Some(&file), draft_file.as_ref()].into_iter().flatten() {
             if file.lost() {
@@ -469,12 +480,6 @@ impl Engine {
         self.shared.workers.threads()
     }
 
-    /// Name of the instruction set that the kernels use.
-    #[must_use]
-    pub fn isa(&self) -> &'static str {
-        self.forward.backend().isa()
-    }
-
     /// Bytes of weights that a token's computation reads: all of them except unused
     /// experts, and the embeddings and Engram rows of other tokens.
     #[must_use]
@@ -506,33 +511,19 @@ impl Engine {
             .sum()
     }
 
-    /// Measures the machine's best rates with this engine's threads and instructions.
-    /// Takes a second or two and up to `memory` bytes, which should be free. `None` if
-    /// that is less than 512 MiB.
-    #[must_use]
-    pub fn roofline(&self, memory: u64) -> Option<Roofline> {
-        Roofline::measure(
-            &self.shared.workers,
-            self.forward.backend().kernels(),
-            memory,
-        )
-    }
-
-    /// The profile of all sessions since the last call; `None` unless
-    /// [`EngineOptions::profile`] is set.
-    #[must_use]
-    pub fn take_profile(&self) -> Option<Profile> {
-        self.forward.backend().take_profile()
-    }
-
-    pub(crate) fn forward(&self) -> &Forward<Cpu> {
+    pub(crate) fn forward(&self) -> &Forward<Device> {
         &self.forward
     }
 
+    /// Says whether what was computed may be used; to be asked after every value was read and
+    /// before it is used.
+    ///
     /// # Errors
     /// [`EngineError::FileLost`] once weights could not be read, and an error that names
-    /// the change once something was found altered or somebody has written to the file.
-    pub(crate) fn check_file(&self) -> Result<(), EngineError> {
+    /// the change once something was found altered or somebody has written to the file. What
+    /// went wrong with the card first, if anything did: from then on nothing is computed.
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        self.check_device()?;
         let shared = &self.shared;
         for file in [Some(&shared.file), shared.draft_file.as_ref()]
             .into_iter()
@@ -554,7 +545,7 @@ impl Engine {
         other.map_or(self.path(), |file| file.path())
     }
 
-    pub(crate) fn drafter(&self) -> Option<&Drafter<Cpu>> {
+    pub(crate) fn drafter(&self) -> Option<&Drafter<Device>> {
         self.shared.drafter.as_ref()
     }
 

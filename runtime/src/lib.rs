@@ -34,8 +34,6 @@ pub use compute::adapters::{Adapter, Site};
 pub use compute::arithmetic::RopeAngles;
 pub use compute::backend::cpu::Precision;
 #[cfg(feature = "cuda")]
-pub use compute::backend::cuda::Cuda;
-#[cfg(feature = "cuda")]
 pub use compute::backend::cuda::check::{
     CheckFault, CheckScope, CheckSummary, Checked, Difference, Timing, check_card, time_card,
 };

@@ -2,6 +2,7 @@
 //! 2 and 5).
 
 mod drafts;
+mod owned;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use v4_files::gguf::GgufFile;
 
 use crate::compute::adapters::Site;
-use crate::compute::backend::{Backend, ExpertWeights, HcWeights};
+use crate::compute::backend::Backend;
 use crate::error::EngineError;
 use crate::model::{Attention, Copier, Family, IndexRole, LayerConfig, ModelConfig, Tensor};
 use crate::residency::experts::{ExpertStore, StreamedLayer};
@@ -18,6 +19,7 @@ use crate::residency::experts::{ExpertStore, StreamedLayer};
 pub use drafts::{
     DraftInput, DraftWeights, DsparkWeights, MtpProjections, MtpWeights, draft_expert_tensors,
 };
+pub use owned::{ExpertWeights, HcWeights};
 
 /// A projection that adapters can change.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! What can go wrong with a card.
 
 use v4_cuda::DriverError;
+use v4_files::ByteSize;
 
 /// Why a card does not go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -9,6 +10,28 @@ pub enum CardError {
     /// A call of its driver failed.
     #[error(transparent)]
     Driver(#[from] DriverError),
+    /// Its memory is short.
+    #[error(
+        "the card ({card}) has no memory for {asked} more, {free} of its {total} are free: end \
+         other programs that use it, use a smaller --ctx or a smaller model, or run the model \
+         without a card"
+    )]
+    Memory {
+        /// Its name.
+        card: String,
+        /// What was asked for.
+        asked: ByteSize,
+        /// What no program uses.
+        free: ByteSize,
+        /// All of it.
+        total: ByteSize,
+    },
+    /// Operations on a card are not profiled.
+    #[error(
+        "operations on a card are not profiled: leave out --profile, or run the model without a \
+         card"
+    )]
+    Profile,
     /// There is no kernel for it.
     #[error("a card cannot compute {what}: run the model without a card")]
     NoKernel {

@@ -173,7 +173,7 @@ pub enum EngineError {
     /// A session file that cannot be used.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// A card that failed, or cannot do what it is asked for.
+    /// A card that failed, or cannot do what it is asked for. Its engine takes no more tokens.
     #[cfg(feature = "cuda")]
     #[error(transparent)]
     Card(#[from] CardError),
@@ -204,6 +204,16 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether nothing that comes later can succeed either: the model must be opened anew.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        if matches!(self, Self::Card(_)) {
+            return true;
+        }
+        matches!(self, Self::FileLost { .. } | Self::Gguf(_))
+    }
+
     /// Whether it says that the model file is not what its hashes say: the engine takes
     /// no more tokens then.
     #[must_use]

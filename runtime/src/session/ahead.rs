@@ -34,8 +34,8 @@ impl Session {
             let cone = Cone::full(self.engine.config());
             self.run_chunk(ids, &cone, 0, fetched, &mut Hooks::default())
         });
-        // Weights that could not be read were taken for zeros.
-        match ran.and_then(|data| self.engine.check_file().map(|()| data)) {
+        // See `append_with`.
+        match ran.and_then(|data| self.engine.check().map(|()| data)) {
             Ok(data) => self.read_ahead(ids, data),
             Err(error) => {
                 self.discard();

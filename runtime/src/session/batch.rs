@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Logits, Session};
-use crate::compute::backend::cpu::Cpu;
+use crate::compute::backend::Device;
 use crate::compute::forward::{Cache, Chunk, Cone, Scratch};
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -15,7 +15,7 @@ use crate::residency::engram::Fetch;
 /// of what a token costs. Every session gets the bits that it would get alone.
 #[derive(Debug, Default)]
 pub struct Batch {
-    scratch: Scratch<Cpu>,
+    scratch: Scratch<Device>,
     share: Option<Share>,
     /// What the largest step took: buffers do not shrink.
     bytes: u64,
@@ -23,7 +23,7 @@ pub struct Batch {
 
 /// What a session brings to a step.
 struct Member<'a> {
-    cache: &'a mut Cache<Cpu>,
+    cache: &'a mut Cache<Device>,
     ids: &'a [u32],
     rows: Vec<Fetch>,
 }
@@ -46,8 +46,8 @@ impl Batch {
     ///
     /// # Errors
     /// [`EngineError::Memory`] without room for the step's buffers: then nothing was
-    /// done. Experts or Engram rows that cannot be read, an altered file: then all
-    /// sessions are reset.
+    /// done. Experts or Engram rows that cannot be read, an altered file, a card that fails:
+    /// then all sessions are reset.
     ///
     /// # Panics
     /// If the sessions are of different engines, or of engines with other adapters.
@@ -66,7 +66,8 @@ impl Batch {
     ///
     /// # Errors
     /// [`EngineError::Memory`] without room for the step's buffers. Experts or Engram rows
-    /// that cannot be read, an altered file. All sessions are as they were then.
+    /// that cannot be read, an altered file, a card that fails. All sessions are as they were
+    /// then.
     ///
     /// # Panics
     /// If the sessions are of different engines, or of engines with other adapters, or one
@@ -131,8 +132,8 @@ impl Batch {
             true => Ok(Vec::new()),
             false => Self::run(&mut self.scratch, &engine, members),
         };
-        // Weights that could not be read were taken for zeros.
-        let logits = match ran.and_then(|logits| engine.check_file().map(|()| logits)) {
+        // See `Session::append_with`.
+        let logits = match ran.and_then(|logits| engine.check().map(|()| logits)) {
             Ok(logits) => logits,
             Err(error) => {
                 for (session, _) in sessions {
@@ -171,7 +172,7 @@ impl Batch {
     }
 
     fn run(
-        scratch: &mut Scratch<Cpu>,
+        scratch: &mut Scratch<Device>,
         engine: &Engine,
         members: Vec<Member<'_>>,
     ) -> Result<Vec<f32>, EngineError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Session;
-use crate::compute::backend::cpu::Cpu;
+use crate::compute::backend::Device;
 use crate::compute::forward::{Draft, DraftCache, Drafted};
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -12,7 +12,7 @@ use crate::plan::draft_bytes;
 /// What a session has of its engine's draft module.
 #[derive(Debug, Clone)]
 pub(super) struct Drafting {
-    cache: DraftCache<Cpu>,
+    cache: DraftCache<Device>,
     /// Earlier positions that can be drafted for.
     more: usize,
     drafts: Vec<Draft>,
@@ -28,7 +28,7 @@ impl Drafting {
     }
 
     /// Bytes of caches held.
-    pub fn bytes(&self, b: &Cpu) -> usize {
+    pub fn bytes(&self, b: &Device) -> usize {
         self.cache.bytes(b)
     }
 }
@@ -110,8 +110,8 @@ impl Session {
         let cache = &mut drafting.cache;
         let run = || drafter.draft(cache, taps, tokens, next);
         let drafted = engine.workers().run(run);
-        // Weights that could not be read were taken for zeros.
-        let drafted = drafted.and_then(|drafted| engine.check_file().map(|()| drafted));
+        // See `append_with`.
+        let drafted = drafted.and_then(|drafted| engine.check().map(|()| drafted));
         let drafted = drafted.and_then(|drafted| {
             let sure = drafted.drafts.iter().filter_map(|draft| draft.confidence);
             let finite = |v: f32| v.is_finite();

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::compute::backend::cpu::Cpu;
+use crate::compute::backend::Device;
 use crate::compute::forward::{Cache, Chunk, Cone, Scratch};
 use crate::compute::trace::Trace;
 use crate::engine::{Engine, EngineOptions};
@@ -119,10 +119,10 @@ pub struct Session {
     /// Most tokens that were read ahead at once, and of these in its own buffers: their
     /// memory is kept.
     ahead_rows: [usize; 2],
-    cache: Cache<Cpu>,
+    cache: Cache<Device>,
     drafting: Option<Drafting>,
     prefetched: Prefetched,
-    scratch: Scratch<Cpu>,
+    scratch: Scratch<Device>,
     context: usize,
     chunk: usize,
     share: Share,
@@ -275,12 +275,12 @@ impl Session {
     /// A copy of the session. The two are independent.
     ///
     /// # Errors
-    /// If its caches do not fit into the memory that the engine may use.
+    /// If its caches do not fit into the memory that the engine may use, or the card fails.
     pub fn fork(&self) -> Result<Self, EngineError> {
         let mut share = Share::new(self.engine.budget());
         let bytes = self.bytes(self.tokens.len(), 1, 1);
         share.set(bytes, || self.described(self.tokens.len()))?;
-        Ok(Self {
+        let fork = Self {
             engine: Arc::clone(&self.engine),
             tokens: self.tokens.clone(),
             ahead: self.ahead.clone(),
@@ -294,7 +294,9 @@ impl Session {
             share,
             marks: self.marks.clone(),
             marks_prompts: self.marks_prompts,
-        })
+        };
+        self.engine.check_device()?;
+        Ok(fork)
     }
 
     /// Forgets everything.
@@ -314,7 +316,9 @@ impl Session {
     /// # Errors
     /// A token outside the vocabulary, more tokens than fit into the context or into
     /// memory: nothing is appended then. Logits that are not finite, experts or Engram
-    /// rows that cannot be read: the session is reset.
+    /// rows that cannot be read, a card that fails: the session is reset. After a card has
+    /// failed, nothing can be done with its engine any more; one that is opened anew goes on
+    /// from the sessions' files.
     pub fn append(&mut self, ids: &[u32], want: Want) -> Result<Logits, EngineError> {
         self.append_with(ids, want, &mut Hooks::default())
     }
@@ -391,8 +395,9 @@ impl Session {
                 self.cache.stopped();
                 return Err(EngineError::Cancelled);
             }
-            // Weights that could not be read were taken for zeros.
-            let ran = ran.and_then(|logits| engine.check_file().map(|()| logits));
+            // Weights that could not be read were taken for zeros, and a card that has failed
+            // computes nothing.
+            let ran = ran.and_then(|logits| engine.check().map(|()| logits));
             let logits = match ran {
                 Ok(logits) => logits,
                 Err(error) => {

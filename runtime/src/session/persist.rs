@@ -29,8 +29,10 @@ impl Session {
     /// forgotten.
     ///
     /// # Errors
-    /// If the file cannot be written; it then holds what it held, or a beginning of it.
+    /// If the file cannot be written, or the card fails; it then holds what it held, or a
+    /// beginning of it. If the card has failed before, the file stays as it is.
     pub fn save(&self, log: &mut SessionLog) -> Result<(), EngineError> {
+        self.engine.check_device()?;
         let same = log.tokens().iter().zip(&self.tokens);
         let same = same.take_while(|(a, b)| a == b).count();
         log.keep(log.steps_within(same))?;
@@ -48,6 +50,7 @@ impl Session {
                 None if to == self.tokens.len() => self.cache.saved_state(b, config, to),
                 None => Vec::new(),
             };
+            self.engine.check_device()?;
             let landmark = mark.and_then(|mark| mark.landmark).unwrap_or_default();
             log.append(&self.tokens[from..to], rows, state, landmark)?;
             from = to;
@@ -60,8 +63,8 @@ impl Session {
     /// as an uninterrupted session.
     ///
     /// # Errors
-    /// As [`Self::new`]; if the tokens do not fit into `context` or into memory, or the
-    /// file is damaged.
+    /// As [`Self::new`]; if the tokens do not fit into `context` or into memory, the
+    /// file is damaged, or the card fails.
     pub fn restore(
         engine: &Arc<Engine>,
         context: usize,
@@ -87,6 +90,7 @@ impl Session {
         let state = log.state(last)?;
         let restored = session.cache.restore_state(b, config, tokens, &state);
         restored.ok_or_else(|| log.misfit(last))?;
+        engine.check_device()?;
         session.tokens.extend_from_slice(ids);
         Ok(session)
     }
@@ -124,7 +128,7 @@ impl Session {
         let again = &tokens[self.tokens.len()..len];
         if again.is_empty() {
             self.settle(1);
-            return Ok(());
+            return self.checked();
         }
         self.append_with(again, Want::None, hooks).map(drop)
     }
@@ -166,10 +170,15 @@ impl Session {
             }
         }
         let (b, config) = (self.engine.forward().backend(), self.engine.config());
+        let state = self.cache.saved_state(b, config, tokens).into();
+        if self.engine.check_device().is_err() {
+            // It is told by the next call.
+            return;
+        }
         self.marks.push(Mark {
             tokens,
             landmark,
-            state: self.cache.saved_state(b, config, tokens).into(),
+            state,
         });
         let places = self.marks.iter();
         let places: Vec<_> = places
@@ -219,7 +228,7 @@ impl Session {
     /// sizes and contain noise. For measurements at depths that would take hours to read.
     ///
     /// # Errors
-    /// If that many tokens do not fit into the context or into memory.
+    /// If that many tokens do not fit into the context or into memory, or the card fails.
     pub fn fill_with_noise(&mut self, len: usize, seed: u64) -> Result<(), EngineError> {
         let config = self.engine.config();
         // Ids that every model has and may be given.
@@ -233,6 +242,16 @@ impl Session {
         let b = self.engine.forward().backend();
         self.cache.fill(b, config, len, seed);
         self.tokens = ids;
-        Ok(())
+        self.checked()
+    }
+
+    /// After what gave the card work and read nothing: resets the session if the card has
+    /// failed.
+    fn checked(&mut self) -> Result<(), EngineError> {
+        let checked = self.engine.check_device();
+        if checked.is_err() {
+            self.reset();
+        }
+        checked
     }
 }

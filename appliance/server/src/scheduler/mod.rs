@@ -338,7 +338,7 @@ impl Scheduler {
                 for &i in &stepping {
                     self.running[i].end = Some(End::Failed(failure.clone()));
                 }
-                match is_fatal(&error) {
+                match error.is_final() {
                     true => Err(error.into()),
                     false => {
                         self.notifier.log(&format!("requests failed: {error}"));
@@ -418,7 +418,7 @@ impl Scheduler {
     /// Ends a sequence that cannot continue.
     fn fail(&mut self, i: usize, error: EngineError) -> Result<(), ServeError> {
         self.running[i].end = Some(End::Failed(Failure::Engine(error.to_string())));
-        if is_fatal(&error) {
+        if error.is_final() {
             return Err(error.into());
         }
         self.notifier.log(&format!("a request failed: {error}"));
@@ -539,9 +539,4 @@ impl Scheduler {
             self.dequeued(&job);
         }
     }
-}
-
-/// Whether nothing that comes later can succeed either.
-fn is_fatal(error: &EngineError) -> bool {
-    matches!(error, EngineError::FileLost { .. } | EngineError::Gguf(_))
 }

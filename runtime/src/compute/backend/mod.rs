@@ -1,7 +1,8 @@
 //! The operations of the forward pass, on buffers that only a backend can access.
 //!
 //! The forward pass (`crate::compute::forward`) is written against [`Backend`] alone.
-//! `cpu` is one implementation. All matrices are row-major f32 `[rows, cols]`
+//! `cpu` is one implementation, with the feature `cuda` cards are another; engines and sessions
+//! use a [`Device`], which is either. All matrices are row-major f32 `[rows, cols]`
 //! with one row per token unless said otherwise; an operation gives every
 //! output buffer its shape.
 //!
@@ -12,6 +13,8 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "cuda")]
+mod device;
 mod views;
 
 use std::sync::Arc;
@@ -22,17 +25,23 @@ use crate::residency::experts::StreamedLayer;
 use crate::compute::arithmetic::Rope;
 use crate::compute::cache_rows::RowFormat;
 use crate::model::Tensor;
+#[cfg(feature = "cuda")]
+pub use device::Device;
 pub use views::{LowRank, WeightRows};
+
+/// What models run on: the CPU, the only one that this build knows.
+#[cfg(not(feature = "cuda"))]
+pub type Device = cpu::Cpu;
 
 /// Weights of one hyper-connection site (spec 3.1).
 #[derive(Debug)]
-pub struct HcWeights<B: Backend> {
+pub struct HcView<'a, B: Backend> {
     /// `[mix, hc * d]`: 24 rows for four streams, `hc` rows for the head.
-    pub func: B::Weight,
+    pub func: &'a B::Weight,
     /// One value per row of `func`.
-    pub base: B::Vector,
+    pub base: &'a B::Vector,
     /// One value per group of rows: pre, post, comb; only pre for the head.
-    pub scale: B::Vector,
+    pub scale: &'a B::Vector,
 }
 
 /// Constants of the hyper-connections.
@@ -191,18 +200,27 @@ pub struct Routing {
 
 /// The three matrices of all routed experts of a layer, or of the shared one.
 #[derive(Debug)]
-pub struct ExpertWeights<B: Backend> {
+pub struct ExpertsView<'a, B: Backend> {
     /// `[experts, ff, d]`.
-    pub gate: B::Weight,
+    pub gate: &'a B::Weight,
     /// `[experts, ff, d]`.
-    pub up: B::Weight,
+    pub up: &'a B::Weight,
     /// `[experts, d, ff]`.
-    pub down: B::Weight,
+    pub down: &'a B::Weight,
     /// Bound of the clamped SwiGLU.
     pub limit: f32,
     /// Where the experts come from if not all of them are in memory.
-    pub streamed: Option<StreamedLayer>,
+    pub streamed: Option<&'a StreamedLayer>,
 }
+
+// Derived, it would ask for backends that can be copied.
+impl<B: Backend> Clone for ExpertsView<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for ExpertsView<'_, B> {}
 
 /// A narrow set of operations; see the module's text for shapes and rules.
 pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
@@ -225,6 +243,16 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     type Pending: Clone + Send + std::fmt::Debug;
     /// The entries chosen by an indexer for a chunk.
     type Selection: Send + std::fmt::Debug + Default;
+
+    /// Says whether all that was computed so far is of use. Most operations have no result that
+    /// could say that the device failed: values read since the last call may be used only after
+    /// this was asked.
+    ///
+    /// # Errors
+    /// What went wrong first, from then on.
+    fn check(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Takes a tensor of the file into use.
     ///
@@ -369,7 +397,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
 
     /// Mixing weights of a site: `mix` `[tokens, 2 s + s^2]` = pre, post, comb
     /// with comb's first index the source.
-    fn hc_mix(&self, h: &Self::Buf, site: &HcWeights<Self>, p: HcParams, mix: &mut Self::Buf);
+    fn hc_mix(&self, h: &Self::Buf, site: HcView<'_, Self>, p: HcParams, mix: &mut Self::Buf);
     /// A mix of `rows` rows that collapses to the first stream: what stands
     /// before V4.1's first site.
     fn hc_first_stream(&self, rows: usize, streams: usize, mix: &mut Self::Buf);
@@ -378,7 +406,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// `h_k = post_k y + sum_j comb[j][k] h_j`.
     fn hc_expand(&self, h: &mut Self::Buf, y: &Self::Buf, mix: &Self::Buf, p: HcParams);
     /// The final collapse with its own weights.
-    fn hc_head(&self, h: &Self::Buf, head: &HcWeights<Self>, p: HcParams, x: &mut Self::Buf);
+    fn hc_head(&self, h: &Self::Buf, head: HcView<'_, Self>, p: HcParams, x: &mut Self::Buf);
 
     /// `h_i += gate_i value` for every stream `i`, where `kv` is one key per
     /// stream and then the value, `[tokens, (streams + 1) * d]`, `gain` is
@@ -401,7 +429,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Per token: by how much the last chosen entry beat the best one left.
     fn selection_margins(&self, selection: &Self::Selection) -> Vec<f32>;
     /// Attention; `q` and `out` are `[tokens, heads * width]`.
-    fn attend(&self, args: &Attend<'_, Self>, q: &Self::Buf, out: &mut Self::Buf);
+    fn attend(&self, args: Attend<'_, Self>, q: &Self::Buf, out: &mut Self::Buf);
 
     /// Chooses experts from router logits `[tokens, experts]`.
     fn route(&self, logits: &Self::Buf, spec: RouteSpec, choose: Choose<'_, Self>)
@@ -415,8 +443,8 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// An expert that cannot be read or was altered; `y` is then of no use.
     fn experts(
         &self,
-        routed: &ExpertWeights<Self>,
-        shared: Option<&ExpertWeights<Self>>,
+        routed: ExpertsView<'_, Self>,
+        shared: Option<ExpertsView<'_, Self>>,
         routing: &Self::Routing,
         x: &Self::Buf,
         y: &mut Self::Buf,

@@ -28,7 +28,7 @@ impl<B: Backend> Forward<B> {
         if self.lagged() {
             b.hc_collapse(&s.h, &s.lagged, self.hc(), &mut s.x);
         } else {
-            b.hc_mix(&s.h, &w.hc_attn, self.hc(), &mut s.mix);
+            b.hc_mix(&s.h, w.hc_attn.view(), self.hc(), &mut s.mix);
             b.hc_collapse(&s.h, &s.mix, self.hc(), &mut s.x);
         }
         b.rms_norm(&mut s.x, c.embedding, Some(&w.attn_norm), c.rms_eps);
@@ -52,7 +52,7 @@ impl<B: Backend> Forward<B> {
             return;
         }
         if self.lagged() {
-            b.hc_mix(&s.h, &w.hc_attn, self.hc(), &mut s.mix);
+            b.hc_mix(&s.h, w.hc_attn.view(), self.hc(), &mut s.mix);
         }
         self.linear(&w.attn.q_a, &s.x, &mut s.q_lora);
         b.rms_norm(
@@ -125,10 +125,10 @@ impl<B: Backend> Forward<B> {
                 scale: 1.0 / (c.head_dim as f32).sqrt(),
             };
             if span.lanes.len() == 1 {
-                b.attend(&args, &s.q, &mut s.attended);
+                b.attend(args, &s.q, &mut s.attended);
             } else {
                 b.take_rows(&s.q, lane.rows.clone(), &mut s.part);
-                b.attend(&args, &s.part, &mut s.part_out);
+                b.attend(args, &s.part, &mut s.part_out);
                 b.append_rows(&s.part_out, &mut s.attended);
             }
         }

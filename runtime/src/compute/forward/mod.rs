@@ -434,7 +434,7 @@ impl<B: Backend> Forward<B> {
         let last = all - rows..all;
         b.take_rows(&s.h, last.clone(), &mut s.q);
         match &self.weights.hc_head {
-            Some(head) => b.hc_head(&s.q, head, self.hc(), &mut s.x),
+            Some(head) => b.hc_head(&s.q, head.view(), self.hc(), &mut s.x),
             None => {
                 b.take_rows(&s.lagged, last, &mut s.mix);
                 b.hc_collapse(&s.q, &s.mix, self.hc(), &mut s.x);

@@ -1,9 +1,9 @@
 //! The sites of a layer: Engram, attention (in its own module) and experts.
 
 use super::{Cache, Cone, Forward, Scratch, Span};
-use crate::compute::backend::{Backend, Choose, ExpertWeights, RouteSpec};
+use crate::compute::backend::{Backend, Choose, RouteSpec};
 use crate::compute::trace::Trace;
-use crate::compute::weights::{Choice, LayerWeights};
+use crate::compute::weights::{Choice, ExpertWeights, LayerWeights};
 use crate::error::EngineError;
 use crate::residency::engram::Fetch;
 
@@ -98,7 +98,7 @@ impl<B: Backend> Forward<B> {
         trace: &mut Option<&mut Trace>,
     ) -> Result<(), EngineError> {
         let (b, c) = (&self.backend, &self.cfg);
-        b.hc_mix(&s.h, &w.hc_ffn, self.hc(), &mut s.mix);
+        b.hc_mix(&s.h, w.hc_ffn.view(), self.hc(), &mut s.mix);
         let collapse_by = if self.lagged() { &s.lagged } else { &s.mix };
         b.hc_collapse(&s.h, collapse_by, self.hc(), &mut s.x);
         b.rms_norm(&mut s.x, c.embedding, Some(&w.ffn_norm), c.rms_eps);
@@ -121,8 +121,8 @@ impl<B: Backend> Forward<B> {
         // With an adapter the shared expert is computed by itself, to the same bits.
         let adapted = w.ffn.shared_sites.iter().any(|&site| self.adapts(site));
         let shared = w.ffn.shared.as_ref();
-        let beside = shared.filter(|_| !adapted);
-        b.experts(&w.ffn.routed, beside, &routing, &s.x, &mut s.y)?;
+        let beside = shared.filter(|_| !adapted).map(ExpertWeights::view);
+        b.experts(w.ffn.routed.view(), beside, &routing, &s.x, &mut s.y)?;
         if let (true, Some(shared)) = (adapted, shared) {
             self.shared_expert(shared, w.ffn.shared_sites, s);
         }

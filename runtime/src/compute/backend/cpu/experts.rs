@@ -7,7 +7,7 @@ use super::index::best_first;
 use super::matmul::{Activations, split_buffer};
 use super::{Cpu, Matrix};
 use crate::compute::arithmetic::RowKernels;
-use crate::compute::backend::{Choose, ExpertWeights, RouteSpec, Routing, WeightRows};
+use crate::compute::backend::{Choose, ExpertsView, RouteSpec, Routing, WeightRows};
 use crate::compute::profile::Work;
 use crate::error::EngineError;
 use crate::model::Tensor;
@@ -64,16 +64,16 @@ pub(super) fn route(
 
 /// What [`Cpu::run_experts`] reads and computes.
 pub(super) fn work(
-    routed: &ExpertWeights<Cpu>,
-    shared: Option<&ExpertWeights<Cpu>>,
+    routed: ExpertsView<'_, Cpu>,
+    shared: Option<ExpertsView<'_, Cpu>>,
     routing: &Routing,
     tokens: usize,
 ) -> Work {
     let mut experts = routing.experts.clone();
     experts.sort_unstable();
     experts.dedup();
-    let of = |weights: &ExpertWeights<Cpu>, matrices: usize, pairs: usize| {
-        let each = [&weights.gate, &weights.up, &weights.down];
+    let of = |weights: ExpertsView<'_, Cpu>, matrices: usize, pairs: usize| {
+        let each = [weights.gate, weights.up, weights.down];
         let bytes: usize = each.iter().map(|w| w.rows() * w.row_bytes()).sum();
         let values: usize = each.iter().map(|w| w.rows() * w.cols()).sum();
         super::weights(matrices * bytes, 2 * pairs * values)
@@ -84,7 +84,7 @@ pub(super) fn work(
 
 /// The tokens that one expert works on.
 struct Group<'a> {
-    weights: &'a ExpertWeights<Cpu>,
+    weights: ExpertsView<'a, Cpu>,
     /// Its number; `None` for the shared one.
     expert: Option<u32>,
     /// Token, and the weight of this expert for it.
@@ -114,8 +114,8 @@ impl Cpu {
     /// See [`super::super::Backend::experts`].
     pub(super) fn run_experts(
         &self,
-        routed: &ExpertWeights<Cpu>,
-        shared: Option<&ExpertWeights<Cpu>>,
+        routed: ExpertsView<'_, Cpu>,
+        shared: Option<ExpertsView<'_, Cpu>>,
         routing: &Routing,
         x: &Matrix,
         y: &mut Matrix,
@@ -144,13 +144,13 @@ impl Cpu {
     /// The outputs of each group for its tokens, `[pairs, d]`.
     fn outputs(
         &self,
-        routed: &ExpertWeights<Cpu>,
+        routed: ExpertsView<'_, Cpu>,
         groups: &[Group<'_>],
         x: &Matrix,
         out: &mut [f32],
     ) -> Result<(), EngineError> {
         let d = x.cols;
-        match &routed.streamed {
+        match routed.streamed {
             None => {
                 groups.par_iter().try_for_each(Group::check)?;
                 let parts = split(groups, out, d);
@@ -235,7 +235,7 @@ impl Cpu {
                 .map(|(ty, rows, buffer)| acts.input(ty, rows, buffer))
                 .collect();
             let parts = ready.iter_mut().map(|r| (r.group, r.matrices, &mut *r.out));
-            let tasks = tasks(parts, d, |g| &g.weights.down);
+            let tasks = tasks(parts, d, |g| g.weights.down);
             let next = following(&tasks, Site::Down);
             let tasks = tasks.into_par_iter().zip(next).with_max_len(1);
             tasks.for_each(|(task, next)| {
@@ -264,7 +264,7 @@ impl Cpu {
             let inputs: Vec<_> = parts
                 .into_par_iter()
                 .map(|(r, buffer)| {
-                    let types = [&r.group.weights.gate, &r.group.weights.up].map(|w| w.ty());
+                    let types = [r.group.weights.gate, r.group.weights.up].map(|w| w.ty());
                     let tokens = || r.group.tokens.iter().map(|&(t, _)| t);
                     let of = |int8: bool| types.into_iter().find(|&ty| self.int8(ty) == int8);
                     let float = of(false).map(|ty| acts.input(ty, tokens(), &mut []));
@@ -279,7 +279,7 @@ impl Cpu {
                 rest = after;
                 (r.group, r.matrices, part)
             });
-            let tasks = tasks(parts, ff, |g| &g.weights.gate);
+            let tasks = tasks(parts, ff, |g| g.weights.gate);
             let next = following(&tasks, Site::Up);
             let tasks = tasks.into_par_iter().zip(next).with_max_len(1);
             tasks.for_each(|(mut task, next)| {
@@ -312,7 +312,7 @@ impl Group<'_> {
         let Some(expert) = self.expert else {
             return Ok(());
         };
-        [&self.weights.gate, &self.weights.up, &self.weights.down]
+        [self.weights.gate, self.weights.up, self.weights.down]
             .into_iter()
             .try_for_each(|w| w.check_matrix(expert as usize))
     }
@@ -320,7 +320,7 @@ impl Group<'_> {
     /// The matrices where the model has them in memory.
     fn resident(&self) -> [&[u8]; 3] {
         let expert = self.expert.unwrap_or(0) as usize;
-        [&self.weights.gate, &self.weights.up, &self.weights.down].map(|w| w.matrix(expert))
+        [self.weights.gate, self.weights.up, self.weights.down].map(|w| w.matrix(expert))
     }
 }
 
@@ -337,9 +337,9 @@ impl<'b> Task<'_, 'b> {
     fn rows(&self, site: Site) -> WeightRows<'b> {
         let weights = self.group.weights;
         let w = match site {
-            Site::Gate => &weights.gate,
-            Site::Up => &weights.up,
-            Site::Down => &weights.down,
+            Site::Gate => weights.gate,
+            Site::Up => weights.up,
+            Site::Down => weights.down,
         };
         WeightRows::of(w, self.matrices[site as usize]).part(self.first, self.out.cols())
     }
@@ -372,8 +372,8 @@ fn split<'b>(groups: &[Group<'_>], mut out: &'b mut [f32], d: usize) -> Vec<&'b 
 /// lie: group and index in it.
 #[allow(clippy::type_complexity)]
 fn group<'a>(
-    routed: &'a ExpertWeights<Cpu>,
-    shared: Option<&'a ExpertWeights<Cpu>>,
+    routed: ExpertsView<'a, Cpu>,
+    shared: Option<ExpertsView<'a, Cpu>>,
     routing: &Routing,
     tokens: usize,
 ) -> (Vec<Group<'a>>, Vec<Vec<(usize, usize)>>) {

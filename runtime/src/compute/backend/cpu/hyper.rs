@@ -4,13 +4,13 @@ use rayon::prelude::*;
 
 use super::{Cpu, Matrix};
 use crate::compute::arithmetic::{MixParams, RowKernels};
-use crate::compute::backend::{HcParams, HcWeights};
+use crate::compute::backend::{HcParams, HcView};
 
-fn params<'a>(site: &'a HcWeights<Cpu>, p: HcParams) -> MixParams<'a> {
+fn params<'a>(site: &HcView<'a, Cpu>, p: HcParams) -> MixParams<'a> {
     MixParams {
         streams: p.streams,
-        scale: &site.scale,
-        base: &site.base,
+        scale: site.scale,
+        base: site.base,
         iterations: p.iterations,
         eps: p.eps,
     }
@@ -20,7 +20,7 @@ fn params<'a>(site: &'a HcWeights<Cpu>, p: HcParams) -> MixParams<'a> {
 pub(super) fn mix(
     rows: &RowKernels,
     h: &Matrix,
-    site: &HcWeights<Cpu>,
+    site: &HcView<'_, Cpu>,
     p: HcParams,
     mix: &mut Matrix,
 ) {
@@ -36,7 +36,7 @@ pub(super) fn mix(
 pub(super) fn head(
     rows: &RowKernels,
     h: &Matrix,
-    head: &HcWeights<Cpu>,
+    head: &HcView<'_, Cpu>,
     p: HcParams,
     pre: &mut Matrix,
 ) {

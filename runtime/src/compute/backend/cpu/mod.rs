@@ -19,8 +19,8 @@ use rayon::prelude::*;
 use v4_quant::dot::Kernels;
 
 use super::{
-    Attend, Backend, CandidatePool, Choose, ExpertWeights, HcParams, HcWeights, IndexSpec,
-    PoolSpec, RouteSpec, Routing,
+    Attend, Backend, CandidatePool, Choose, ExpertsView, HcParams, HcView, IndexSpec, PoolSpec,
+    RouteSpec, Routing,
 };
 use crate::compute::arithmetic::{Rope, RopeTable, RowKernels};
 use crate::compute::backend::LowRank;
@@ -105,12 +105,6 @@ impl Cpu {
     #[must_use]
     pub fn kernels(&self) -> &'static Kernels {
         self.kernels
-    }
-
-    /// Instruction set of the kernels in use.
-    #[must_use]
-    pub fn isa(&self) -> &'static str {
-        self.kernels.isa().name()
     }
 }
 
@@ -353,11 +347,11 @@ impl Backend for Cpu {
         self.profiler.time(Operation::CacheRows, Work::default, run);
     }
 
-    fn hc_mix(&self, h: &Matrix, site: &HcWeights<Self>, p: HcParams, mix: &mut Matrix) {
-        let work = || product_work(&site.func, h.rows);
+    fn hc_mix(&self, h: &Matrix, site: HcView<'_, Self>, p: HcParams, mix: &mut Matrix) {
+        let work = || product_work(site.func, h.rows);
         self.profiler.time(Operation::HyperConnections, work, || {
-            self.product(&site.func, 1, h, mix);
-            hyper::mix(self.rows, h, site, p, mix);
+            self.product(site.func, 1, h, mix);
+            hyper::mix(self.rows, h, &site, p, mix);
         });
     }
 
@@ -381,12 +375,12 @@ impl Backend for Cpu {
         self.profiler.time(kind, Work::default, run);
     }
 
-    fn hc_head(&self, h: &Matrix, head: &HcWeights<Self>, p: HcParams, x: &mut Matrix) {
-        let work = || product_work(&head.func, h.rows);
+    fn hc_head(&self, h: &Matrix, head: HcView<'_, Self>, p: HcParams, x: &mut Matrix) {
+        let work = || product_work(head.func, h.rows);
         self.profiler.time(Operation::HyperConnections, work, || {
             let mut pre = Matrix::default();
-            self.product(&head.func, 1, h, &mut pre);
-            hyper::head(self.rows, h, head, p, &mut pre);
+            self.product(head.func, 1, h, &mut pre);
+            hyper::head(self.rows, h, &head, p, &mut pre);
             hyper::collapse(self.rows, h, &pre, p.streams, x);
         });
     }
@@ -415,9 +409,9 @@ impl Backend for Cpu {
         selection.margins()
     }
 
-    fn attend(&self, args: &Attend<'_, Self>, q: &Matrix, out: &mut Matrix) {
-        let work = || attention::work(args, q);
-        let run = || attention::attend(self, args, q, out);
+    fn attend(&self, args: Attend<'_, Self>, q: &Matrix, out: &mut Matrix) {
+        let work = || attention::work(&args, q);
+        let run = || attention::attend(self, &args, q, out);
         self.profiler.time(Operation::Attention, work, run);
     }
 
@@ -432,8 +426,8 @@ impl Backend for Cpu {
 
     fn experts(
         &self,
-        routed: &ExpertWeights<Self>,
-        shared: Option<&ExpertWeights<Self>>,
+        routed: ExpertsView<'_, Self>,
+        shared: Option<ExpertsView<'_, Self>>,
         routing: &Routing,
         x: &Matrix,
         y: &mut Matrix,

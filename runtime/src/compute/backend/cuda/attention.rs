@@ -9,6 +9,7 @@ use v4_cuda::driver::Extent;
 use super::Cuda;
 use super::buf::Buf;
 use super::device::{Device, MOST_QUERIES};
+use super::limits;
 use super::space::Space;
 use crate::compute::backend::{Attend, Entries, Sight};
 use crate::error::CardError;
@@ -28,11 +29,7 @@ pub(super) fn attend<D: Driver>(
     out: &mut Buf<D>,
 ) -> Result<(), CardError> {
     let width = args.rows.width();
-    if !width.is_multiple_of(32) || width > Args::MOST_WIDTH as usize {
-        return Err(CardError::NoKernel {
-            what: format!("attention with heads of {width} channels"),
-        });
-    }
+    limits::attention(width)?;
     let (n, heads) = (q.rows(), args.heads);
     if n == 0 {
         return Ok(());

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use v4_cuda::args::Args;
-use v4_cuda::driver::{Driver, Extent};
+use v4_cuda::driver::{Driver, DriverError, Extent};
 use v4_cuda::kernels::{Kernel, Kernels};
 use v4_cuda::owned::{DeviceBuffer, Stream};
+use v4_files::ByteSize;
 use v4_quant::GgmlType;
 
 use super::spare::Spare;
@@ -44,6 +45,10 @@ impl<D: Driver> Device<D> {
             has_failed: AtomicBool::new(false),
             fault: Mutex::default(),
         })
+    }
+
+    pub(super) fn driver(&self) -> &Arc<D> {
+        &self.driver
     }
 
     pub(super) fn kernels(&self) -> &Kernels<D> {
@@ -114,12 +119,30 @@ impl<D: Driver> Device<D> {
             }
             return Ok(buffer);
         }
-        let size = Spare::<D>::size(bytes);
-        match DeviceBuffer::new(&self.driver, size) {
+        self.allocate(Spare::<D>::size(bytes))
+    }
+
+    /// New memory.
+    fn allocate(&self, bytes: usize) -> Result<DeviceBuffer<D>, CardError> {
+        let short = |error: &DriverError| error.is_out_of_memory();
+        let mut buffer = DeviceBuffer::new(&self.driver, bytes);
+        if buffer.as_ref().is_err_and(short) {
+            self.driver.clear_error()?;
             // What was kept may be what is missing.
-            Err(error) if error.is_out_of_memory() && self.spare.clear() => {
+            if self.spare.clear() {
+                buffer = DeviceBuffer::new(&self.driver, bytes);
+            }
+        }
+        match buffer {
+            Err(error) if short(&error) => {
                 self.driver.clear_error()?;
-                Ok(DeviceBuffer::new(&self.driver, size)?)
+                let memory = self.driver.memory()?;
+                Err(CardError::Memory {
+                    card: self.driver.card().name.clone(),
+                    asked: ByteSize(bytes as u64),
+                    free: ByteSize(memory.free),
+                    total: ByteSize(memory.total),
+                })
             }
             buffer => Ok(buffer?),
         }
@@ -138,13 +161,7 @@ impl<D: Driver> Device<D> {
     /// Memory with these bytes, up to a multiple of 16, for weights: it is not used again.
     pub(super) fn put(&self, bytes: &[u8]) -> Result<DeviceBuffer<D>, CardError> {
         let size = bytes.len().next_multiple_of(16);
-        let buffer = match DeviceBuffer::new(&self.driver, size) {
-            Err(error) if error.is_out_of_memory() && self.spare.clear() => {
-                self.driver.clear_error()?;
-                DeviceBuffer::new(&self.driver, size)?
-            }
-            buffer => buffer?,
-        };
+        let buffer = self.allocate(size)?;
         buffer.write(&self.stream, 0, bytes)?;
         Ok(buffer)
     }

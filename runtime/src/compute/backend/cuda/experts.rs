@@ -13,7 +13,7 @@ use super::device::{Device, threads_for};
 use super::products::{Activations, Layout, Lists, activations, int8_room, multiply};
 use super::space::Space;
 use crate::compute::backend::cpu::Precision;
-use crate::compute::backend::{Choose, ExpertWeights, RouteSpec, Routing};
+use crate::compute::backend::{Choose, ExpertsView, RouteSpec, Routing};
 use crate::error::CardError;
 
 /// Threads of a block that looks for an expert's pairs.
@@ -142,13 +142,13 @@ impl Work {
 pub(super) fn experts<D: Driver>(
     device: &Arc<Device<D>>,
     precision: Precision,
-    routed: &ExpertWeights<Cuda<D>>,
-    shared: Option<&ExpertWeights<Cuda<D>>>,
+    routed: ExpertsView<'_, Cuda<D>>,
+    shared: Option<ExpertsView<'_, Cuda<D>>>,
     routing: &Routed<D>,
     x: &Buf<D>,
     y: &mut Buf<D>,
 ) -> Result<(), CardError> {
-    let of = |weights: &ExpertWeights<Cuda<D>>| [types(weights)[0], types(weights)[1]];
+    let of = |weights: ExpertsView<'_, Cuda<D>>| [types(weights)[0], types(weights)[1]];
     let mut used: Vec<GgmlType> = of(routed).to_vec();
     used.extend(shared.map(of).into_iter().flatten());
     let call = Call {
@@ -177,8 +177,8 @@ pub(super) fn experts<D: Driver>(
     device.launch(&device.kernels().experts.combine, extent, &args)
 }
 
-fn types<D: Driver>(weights: &ExpertWeights<Cuda<D>>) -> [GgmlType; 3] {
-    [&weights.gate, &weights.up, &weights.down].map(|w| w.tensor().ty())
+fn types<D: Driver>(weights: ExpertsView<'_, Cuda<D>>) -> [GgmlType; 3] {
+    [weights.gate, weights.up, weights.down].map(|w| w.tensor().ty())
 }
 
 /// Pairs of token and expert, by expert.
@@ -230,7 +230,7 @@ impl<D: Driver> Call<'_, D> {
 
     fn groups(
         &self,
-        routed: &ExpertWeights<Cuda<D>>,
+        routed: ExpertsView<'_, Cuda<D>>,
         routing: &Routed<D>,
     ) -> Result<Groups<D>, CardError> {
         let (experts, pairs) = (routed.gate.tensor().matrices(), routing.pairs());
@@ -278,14 +278,14 @@ impl<D: Driver> Call<'_, D> {
     /// Outputs of experts, a row for each row of work.
     fn outputs(
         &self,
-        experts: &ExpertWeights<Cuda<D>>,
+        experts: ExpertsView<'_, Cuda<D>>,
         work: &Work,
     ) -> Result<Space<D>, CardError> {
         let (ff, d) = (experts.gate.tensor().rows(), self.width);
         let device = self.device;
         let [gate, up] = [(); 2].map(|()| Space::new(device, 4 * work.rows * ff));
         let (gate, up) = (gate?, up?);
-        for (number, (w, y)) in [(&experts.gate, &gate), (&experts.up, &up)]
+        for (number, (w, y)) in [(experts.gate, &gate), (experts.up, &up)]
             .into_iter()
             .enumerate()
         {
@@ -322,7 +322,7 @@ impl<D: Driver> Call<'_, D> {
             ..lists
         });
         let layout = layout(&Work { lists, ..work }, outputs.start(), d, ff);
-        multiply(device, self.precision, &experts.down, &hidden, &layout)?;
+        multiply(device, self.precision, experts.down, &hidden, &layout)?;
         Ok(outputs)
     }
 }

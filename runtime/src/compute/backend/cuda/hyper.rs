@@ -14,10 +14,10 @@ use super::device::{Device, threads_for};
 use super::products::{activations, grouped};
 use super::space::Space;
 use crate::compute::backend::cpu::Precision;
-use crate::compute::backend::{HcParams, HcWeights};
+use crate::compute::backend::{HcParams, HcView};
 use crate::error::CardError;
 
-fn site<D: Driver>(of: &HcWeights<Cuda<D>>, p: HcParams, products: u64) -> Site {
+fn site<D: Driver>(of: &HcView<'_, Cuda<D>>, p: HcParams, products: u64) -> Site {
     Site {
         products,
         base: of.base.start(),
@@ -34,11 +34,11 @@ fn products<D: Driver>(
     device: &Arc<Device<D>>,
     precision: Precision,
     h: &Buf<D>,
-    of: &HcWeights<Cuda<D>>,
+    of: &HcView<'_, Cuda<D>>,
     y: u64,
 ) -> Result<(), CardError> {
     let x = activations(device, precision, h, h.cols(), &[of.func.tensor().ty()])?;
-    grouped(device, precision, &of.func, 1, &x, (y, h.rows()))
+    grouped(device, precision, of.func, 1, &x, (y, h.rows()))
 }
 
 /// See `Backend::hc_mix`; `mix` has its shape.
@@ -46,7 +46,7 @@ pub(super) fn mix<D: Driver>(
     device: &Arc<Device<D>>,
     precision: Precision,
     h: &Buf<D>,
-    of: &HcWeights<Cuda<D>>,
+    of: &HcView<'_, Cuda<D>>,
     p: HcParams,
     mix: &mut Buf<D>,
 ) -> Result<(), CardError> {
@@ -125,7 +125,7 @@ pub(super) fn head<D: Driver>(
     device: &Arc<Device<D>>,
     precision: Precision,
     h: &Buf<D>,
-    of: &HcWeights<Cuda<D>>,
+    of: &HcView<'_, Cuda<D>>,
     p: HcParams,
     x: &mut Buf<D>,
 ) -> Result<(), CardError> {

@@ -11,6 +11,7 @@ use super::Cuda;
 use super::buf::Buf;
 use super::device::{Device, MOST_QUERIES};
 use super::elementwise::{Rounded, round_index};
+use super::limits;
 use super::rows::Rows;
 use super::space::{Space, bits};
 use crate::compute::backend::{CandidatePool, IndexSpec};
@@ -224,6 +225,8 @@ fn queries<D: Driver>(
 ) -> Result<Queries<D>, CardError> {
     let format = keys.stored();
     let width = keys.width();
+    let heads = q.cols() / width.max(1);
+    limits::scores(keys.format(), heads, width)?;
     let mut args = IndexScores {
         scores: 0,
         doubled: 0,
@@ -243,7 +246,7 @@ fn queries<D: Driver>(
             size: 1,
             kept_stride: 0,
         },
-        heads: (q.cols() / width.max(1)) as u32,
+        heads: heads as u32,
         stride: 0,
         least: least as u32,
         scale: spec.scale,
@@ -253,15 +256,6 @@ fn queries<D: Driver>(
         return Ok(Queries {
             rounded: None,
             args,
-        });
-    }
-    let heads = args.heads;
-    if format.kind != Stored::E2M1_32
-        || width > IndexScores::MOST_WIDTH as usize
-        || heads > IndexScores::MOST_HEADS
-    {
-        return Err(CardError::NoKernel {
-            what: format!("index scores of {heads} heads and keys of {width} channels"),
         });
     }
     // They are rounded as keys are: this takes them apart and changes nothing.
@@ -328,11 +322,7 @@ fn select<D: Driver>(
     out: &Selection<D>,
     queries: std::ops::Range<usize>,
 ) -> Result<(), CardError> {
-    if choose > Select::MOST as usize {
-        return Err(CardError::NoKernel {
-            what: format!("a choice of {choose} entries"),
-        });
-    }
+    limits::choice(choose)?;
     let kernels = &device.kernels().select;
     let count = queries.len() as u32;
     let (chosen, counts) = out.of_query(queries.start);

@@ -23,6 +23,7 @@ mod elementwise;
 mod experts;
 mod hyper;
 mod index;
+mod limits;
 mod pending;
 mod products;
 mod rows;
@@ -37,16 +38,17 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use v4_cuda::Driver;
+use v4_cuda::driver::Card;
 
 use super::{
-    Attend, Backend, CandidatePool, Choose, ExpertWeights, HcParams, HcWeights, IndexSpec, LowRank,
+    Attend, Backend, CandidatePool, Choose, ExpertsView, HcParams, HcView, IndexSpec, LowRank,
     PoolSpec, RouteSpec, Routing,
 };
 use crate::compute::arithmetic::Rope;
 use crate::compute::backend::cpu::Precision;
 use crate::compute::cache_rows::RowFormat;
 use crate::error::{CardError, EngineError};
-use crate::model::Tensor;
+use crate::model::{ModelConfig, Tensor};
 
 pub use buf::Buf;
 use device::Device;
@@ -76,10 +78,24 @@ impl<D: Driver> Cuda<D> {
         })
     }
 
+    /// Whether kernels have room for a model whose index keys are stored like this.
+    ///
+    /// # Errors
+    /// What they have none for.
+    pub fn allow(&self, cfg: &ModelConfig, keys: RowFormat) -> Result<(), EngineError> {
+        Ok(limits::model(cfg, keys)?)
+    }
+
     /// What went wrong first, if anything did; see the module's text.
     #[must_use]
     pub fn fault(&self) -> Option<EngineError> {
         self.device.fault().map(EngineError::Card)
+    }
+
+    /// What is known of the card.
+    #[must_use]
+    pub fn card(&self) -> &Card {
+        self.device.driver().card()
     }
 
     /// How products are computed.
@@ -99,6 +115,10 @@ impl<D: Driver> Backend for Cuda<D> {
     type Rows = Rows<D>;
     type Pending = Pending<D>;
     type Selection = Selection<D>;
+
+    fn check(&self) -> Result<(), EngineError> {
+        self.fault().map_or(Ok(()), Err)
+    }
 
     fn load(&self, tensor: &Tensor) -> Result<Weight<D>, EngineError> {
         Weight::load(&self.device, tensor)
@@ -312,10 +332,10 @@ impl<D: Driver> Backend for Cuda<D> {
         device.run(|| elementwise::round_index(device, x, width, hadamard, to));
     }
 
-    fn hc_mix(&self, h: &Buf<D>, site: &HcWeights<Self>, p: HcParams, mix: &mut Buf<D>) {
+    fn hc_mix(&self, h: &Buf<D>, site: HcView<'_, Self>, p: HcParams, mix: &mut Buf<D>) {
         mix.reshape(h.rows(), site.func.tensor().rows());
         let (device, precision) = (&self.device, self.precision);
-        device.run(|| hyper::mix(device, precision, h, site, p, mix));
+        device.run(|| hyper::mix(device, precision, h, &site, p, mix));
     }
 
     fn hc_first_stream(&self, rows: usize, streams: usize, mix: &mut Buf<D>) {
@@ -335,10 +355,10 @@ impl<D: Driver> Backend for Cuda<D> {
         device.run(|| hyper::expand(device, h, y, mix, p));
     }
 
-    fn hc_head(&self, h: &Buf<D>, head: &HcWeights<Self>, p: HcParams, x: &mut Buf<D>) {
+    fn hc_head(&self, h: &Buf<D>, head: HcView<'_, Self>, p: HcParams, x: &mut Buf<D>) {
         x.reshape(h.rows(), h.cols() / p.streams.max(1));
         let (device, precision) = (&self.device, self.precision);
-        device.run(|| hyper::head(device, precision, h, head, p, x));
+        device.run(|| hyper::head(device, precision, h, &head, p, x));
     }
 
     fn engram(&self, h: &mut Buf<D>, kv: &Buf<D>, gain: &Vector<D>, p: HcParams) {
@@ -363,10 +383,10 @@ impl<D: Driver> Backend for Cuda<D> {
         self.device.get(Vec::new(), || selection.read_margins())
     }
 
-    fn attend(&self, args: &Attend<'_, Self>, q: &Buf<D>, out: &mut Buf<D>) {
+    fn attend(&self, args: Attend<'_, Self>, q: &Buf<D>, out: &mut Buf<D>) {
         out.reshape(q.rows(), q.cols());
         let device = &self.device;
-        device.run(|| attention::attend(device, args, q, out));
+        device.run(|| attention::attend(device, &args, q, out));
     }
 
     fn route(&self, logits: &Buf<D>, spec: RouteSpec, choose: Choose<'_, Self>) -> Routed<D> {
@@ -379,8 +399,8 @@ impl<D: Driver> Backend for Cuda<D> {
 
     fn experts(
         &self,
-        routed: &ExpertWeights<Self>,
-        shared: Option<&ExpertWeights<Self>>,
+        routed: ExpertsView<'_, Self>,
+        shared: Option<ExpertsView<'_, Self>>,
         routing: &Routed<D>,
         x: &Buf<D>,
         y: &mut Buf<D>,

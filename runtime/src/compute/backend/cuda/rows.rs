@@ -74,6 +74,10 @@ impl<D: Driver> Rows<D> {
         self.len
     }
 
+    pub(super) fn format(&self) -> RowFormat {
+        self.format
+    }
+
     pub(super) fn width(&self) -> usize {
         self.width
     }

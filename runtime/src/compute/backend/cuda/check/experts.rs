@@ -8,7 +8,8 @@ use super::data::{Fill, Random, noise, tensor};
 use super::results::Results;
 use super::{Case, CheckScope, Items};
 use crate::compute::backend::cpu::Precision;
-use crate::compute::backend::{Backend, Choose, ExpertWeights, RouteSpec};
+use crate::compute::backend::{Backend, Choose, RouteSpec};
+use crate::compute::weights::ExpertWeights;
 use crate::error::EngineError;
 
 pub(super) fn add<D: Driver>(items: &mut Items<D>, scope: CheckScope) {
@@ -145,10 +146,10 @@ impl Case for Experts {
                 .collect();
             let x = put(b, &x, self.d);
             let logits = put(b, &noise(tokens * experts, 115), experts);
-            for (shared, name) in [(Some(&shared), "with a shared one"), (None, "alone")] {
+            for (shared, name) in [(Some(shared.view()), "with a shared one"), (None, "alone")] {
                 let routing = b.route(&logits, spec, Choose::Bias(&bias));
                 let mut y = B::Buf::default();
-                b.experts(&routed, shared, &routing, &x, &mut y)?;
+                b.experts(routed.view(), shared, &routing, &x, &mut y)?;
                 out.buf(
                     b,
                     format!("{used} of {experts} experts {name}, {tokens} tokens"),

@@ -22,9 +22,10 @@ use super::watched::Watched;
 use super::{Backend, CheckScope, Precision};
 use crate::compute::arithmetic::Rope;
 use crate::compute::backend::{
-    Attend, CandidatePool, Choose, Entries, HcParams, HcWeights, IndexSpec, RouteSpec, Sight,
+    Attend, CandidatePool, Choose, Entries, HcParams, IndexSpec, RouteSpec, Sight,
 };
 use crate::compute::cache_rows::RowFormat;
+use crate::compute::weights::HcWeights;
 use crate::error::{CardError, EngineError};
 
 /// How long something took on a card, and what it had to do.
@@ -271,7 +272,7 @@ impl<D: Driver> Timer<'_, D> {
             let mixed = bytes(s * d * (tokens + (2 + s) * s));
             let done = [
                 run("mix of streams", tokens, mixed, &mut || {
-                    b.hc_mix(&h, &site, params, &mut mix)
+                    b.hc_mix(&h, site.view(), params, &mut mix)
                 })?,
                 run("collapse", tokens, bytes(tokens * (s + 1) * d), &mut || {
                     b.hc_collapse(&h, &mix, params, &mut x);

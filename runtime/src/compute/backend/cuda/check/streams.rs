@@ -8,7 +8,8 @@ use super::data::{Fill, noise, tensor};
 use super::results::Results;
 use super::{Case, CheckScope, Items};
 use crate::compute::backend::cpu::Precision;
-use crate::compute::backend::{Backend, HcParams, HcWeights};
+use crate::compute::backend::{Backend, HcParams};
+use crate::compute::weights::HcWeights;
 use crate::error::EngineError;
 
 const PARAMS: HcParams = HcParams {
@@ -53,7 +54,7 @@ impl Case for Mixes {
                 let name = |what: &str| format!("{what} of {tokens} tokens, {s} x {d}");
                 let mut h = put(b, &noise(tokens * s * d, 73), s * d);
                 let (mut mix, mut x, mut first) = Default::default();
-                b.hc_mix(&h, &of_layer, PARAMS, &mut mix);
+                b.hc_mix(&h, of_layer.view(), PARAMS, &mut mix);
                 out.buf(b, name("mix"), &mix);
                 b.hc_collapse(&h, &mix, PARAMS, &mut x);
                 out.buf(b, name("collapse"), &x);
@@ -61,7 +62,7 @@ impl Case for Mixes {
                 out.buf(b, name("expansion"), &h);
                 b.hc_first_stream(tokens, s, &mut first);
                 out.buf(b, name("mix to the first stream"), &first);
-                b.hc_head(&h, &of_head, PARAMS, &mut x);
+                b.hc_head(&h, of_head.view(), PARAMS, &mut x);
                 out.buf(b, name("last collapse"), &x);
             }
         }

@@ -4,9 +4,8 @@ use v4_quant::GgmlType;
 
 use super::{Case, Found, bytes, check, get, noise, put, tensor};
 use crate::compute::backend::cpu::Precision;
-use crate::compute::backend::{
-    Backend, Choose, ExpertWeights, HcParams, HcWeights, LowRank, RouteSpec, WeightRows,
-};
+use crate::compute::backend::{Backend, Choose, HcParams, LowRank, RouteSpec, WeightRows};
+use crate::compute::weights::{ExpertWeights, HcWeights};
 
 struct Products(GgmlType);
 
@@ -76,7 +75,7 @@ impl Case for Narrow {
         };
         let h = put(b, &noise(tokens * s * d, 1), s * d);
         let mut mix = B::Buf::default();
-        b.hc_mix(&h, &site, p, &mut mix);
+        b.hc_mix(&h, site.view(), p, &mut mix);
         vec![sum, get(b, "mix", &mix)]
     }
 }
@@ -114,7 +113,7 @@ impl Case for Experts {
         let logits = put(b, &noise(tokens * experts, 3), experts);
         let routing = b.route(&logits, spec, Choose::Bias(&bias));
         let mut y = B::Buf::default();
-        b.experts(&routed, Some(&shared), &routing, &x, &mut y)
+        b.experts(routed.view(), Some(shared.view()), &routing, &x, &mut y)
             .unwrap();
         vec![get(b, "outputs", &y)]
     }
