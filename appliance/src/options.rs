@@ -39,7 +39,6 @@ pub fn engine(args: &EngineArgs, context: usize) -> EngineOptions {
         replay: !args.no_replay,
         engram: engram(&args.disk),
         engram_off: args.disk.engram_tables == EngramArg::Off,
-        profile: false,
         weights: match args.weights {
             WeightsArg::Mapped => WeightPlacement::Mapped,
             WeightsArg::Locked => WeightPlacement::Locked,
@@ -55,10 +54,8 @@ pub fn engine(args: &EngineArgs, context: usize) -> EngineOptions {
             most_slots: args.disk.most_experts,
             ..ExpertOptions::default()
         },
-        hashes: None,
-        drafts: DraftModel::None,
-        ahead: 0,
         adapters: args.lora.iter().map(LoraArg::bytes).sum(),
+        ..EngineOptions::default()
     }
 }
 
