@@ -185,7 +185,7 @@ impl Case for Attending {
                     sinks: &sinks,
                     scale: 0.05,
                 };
-                b.attend(&args, &q, &mut found);
+                b.attend(args, &q, &mut found);
                 let name = format!("{what}, {tokens} queries of {heads} x {width}");
                 out.buf(b, name, &found);
             };
@@ -328,7 +328,7 @@ impl Case for Choosing {
                 scale: 0.1,
             };
             let mut found = B::Buf::default();
-            b.attend(&args, &put(b, &noise(tokens * 32, 102), 32), &mut found);
+            b.attend(args, &put(b, &noise(tokens * 32, 102), 32), &mut found);
             out.buf(b, format!("attention to {name}"), &found);
         }
         Ok(())

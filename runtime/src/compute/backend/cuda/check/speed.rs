@@ -403,7 +403,7 @@ impl<D: Driver> Timer<'_, D> {
                 sinks: &sinks,
                 scale: 0.05,
             };
-            b.attend(&args, q, &mut out);
+            b.attend(args, q, &mut out);
         })
     }
 }
