@@ -5,11 +5,13 @@
 
 use std::str::FromStr;
 
+use v4_runtime::EngineOptions;
+
 /// Why there are no cards in a build without the feature.
 #[cfg(not(feature = "cuda"))]
-pub const NO_CUDA: &str = "this v4-run was built without CUDA: build it with \
-                           `cargo build --release --features cuda` (no CUDA toolkit is needed), \
-                           or do without a card";
+pub const NO_CUDA: &str = "this v4-run was built without CUDA: build it without \
+                           --no-default-features (no CUDA toolkit is needed), or do without a \
+                           card";
 
 /// Which cards an option means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,25 @@ impl FromStr for Cards {
 
 #[cfg(feature = "cuda")]
 pub use with_cuda::open;
+
+/// Has the engine run on the card that `--gpu` names, if it names one.
+///
+/// # Errors
+/// If it cannot be used: a model never runs elsewhere than it was asked to.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+pub fn choose(gpu: Option<u32>, options: &mut EngineOptions) -> anyhow::Result<()> {
+    let Some(number) = gpu else {
+        return Ok(());
+    };
+    #[cfg(feature = "cuda")]
+    for driver in open(Cards::One(number))? {
+        options.card = Some(driver?.into());
+    }
+    #[cfg(not(feature = "cuda"))]
+    anyhow::bail!("--gpu: {NO_CUDA}");
+    #[cfg(feature = "cuda")]
+    Ok(())
+}
 
 #[cfg(feature = "cuda")]
 mod with_cuda {

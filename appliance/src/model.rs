@@ -16,7 +16,7 @@ use v4_trust::{Policy, check_adapter};
 use crate::args::values::MAX_CONTEXT;
 use crate::args::{DraftArgs, EngineArgs, GenerationArgs, LoraArg};
 use crate::output::Notes;
-use crate::{options, trust};
+use crate::{cards, options, trust};
 
 /// Context where the command line names none, in tokens.
 pub const DEFAULT_CONTEXT: usize = 32_768;
@@ -90,6 +90,7 @@ pub fn open_drafting(
     let context = context.unwrap_or(DEFAULT_CONTEXT);
     let mut options = options::engine(args, context);
     (options.drafts, options.ahead) = (drafts, ahead);
+    cards::choose(args.gpu, &mut options)?;
     options.hashes = trust::check(path, policy, notes)?.hashes;
     let engine = open_with(path, options, notes)?;
     adapted(engine, args, policy)

@@ -14,11 +14,12 @@ fn a_build_without_cuda_says_so_and_how_to_get_it() {
     for args in [
         &["selftest", "--gpu"][..],
         &["selftest", "--gpu", "0", "--json"],
+        &["complete", file!(), "--gpu", "0", "-p", "a"],
     ] {
         let output = run(dir.path(), args);
         let said = failure(&output);
         assert!(
-            said.contains("without CUDA") && said.contains("--features cuda"),
+            said.contains("without CUDA") && said.contains("--no-default-features"),
             "{said}"
         );
     }
@@ -59,6 +60,7 @@ mod with_cuda {
 
     use serde_json::Value;
     use v4_cuda_shim::stand_in;
+    use v4_tests::program::tiny;
 
     use super::common::{failure, ok, run, stderr, stdout, v4_run};
 
@@ -219,6 +221,85 @@ mod with_cuda {
             .collect();
         assert!(passed.is_empty(), "{passed:?}");
         assert_eq!(found["failed"], checks.len());
+    }
+
+    /// Through the options, the driver's library and the service's engine: what the tests of
+    /// `v4-runtime` compare in full.
+    #[test]
+    fn models_run_on_a_card_and_give_the_same_bits() {
+        for (checkpoint, ids) in [("tiny-v4", 30), ("tiny-v41", 20)] {
+            let model = tiny(checkpoint, "native", &[]);
+            let dir = tempfile::tempdir().unwrap();
+            let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+            let tokens: Vec<_> = (1..=ids).map(|i| (i * 37 % 199).to_string()).collect();
+            std::fs::write(file("ids"), tokens.join(" ")).unwrap();
+            let logits = |out: &str, more: &[&str]| {
+                let (ids, out) = (file("ids"), file(out));
+                let args = [
+                    "logits",
+                    model.to_str().unwrap(),
+                    "--ids",
+                    &ids,
+                    "--out",
+                    &out,
+                ];
+                ok(&with(&[], &[&args, more].concat()));
+                std::fs::read(out).unwrap()
+            };
+            let expected = logits("cpu", &[]);
+            assert!(
+                logits("card", &["--gpu", "0", "--chunk", "12"]) == expected,
+                "{checkpoint}"
+            );
+        }
+        let model = tiny("tiny-v4", "native", &[]);
+        let complete = |more: &[&str]| {
+            let args = [
+                "complete",
+                model.to_str().unwrap(),
+                "-p",
+                "fn main() {",
+                "-n",
+                "12",
+            ];
+            let output = with(&[], &[&args, more].concat());
+            ok(&output).to_owned()
+        };
+        let sampled = ["--temp", "1", "--seed", "3"];
+        assert_eq!(
+            complete(&[&sampled[..], &["--gpu", "0"]].concat()),
+            complete(&sampled)
+        );
+    }
+
+    #[test]
+    fn what_a_card_cannot_do_is_refused_by_name() {
+        let model = tiny("tiny-v4", "native", &[]);
+        let model = model.to_str().unwrap();
+        let refused = |settings: &[(&str, &str)], args: &[&str], words: &str| {
+            let output = with(settings, args);
+            let said = failure(&output);
+            assert!(said.contains(words), "{said}");
+        };
+        let complete = ["complete", model, "-p", "a", "-n", "2", "--gpu"];
+        refused(&[], &[&complete[..], &["3"]].concat(), "no card 3");
+        refused(
+            &[("STAND_IN_INIT", "100")],
+            &[&complete[..], &["0"]].concat(),
+            "finds no card",
+        );
+        let streamed = [&complete[..], &["0", "--most-experts", "6"]].concat();
+        refused(&[], &streamed, "run the model without a card");
+        refused(
+            &[],
+            &["plan", model, "--gpu", "0"],
+            "--gpu: plans are of the CPU",
+        );
+        refused(
+            &[],
+            &["bench", model, "--gpu", "0"],
+            "--gpu: bench measures the CPU",
+        );
     }
 
     #[test]

@@ -66,6 +66,10 @@ pub struct EngineArgs {
     /// memory at startup, or copied at startup into memory with huge pages
     #[arg(long, value_enum, value_name = "PLACE", default_value = "mapped")]
     pub weights: WeightsArg,
+    /// Run the model on this NVIDIA card, numbered from 0, into whose memory all of it has to fit;
+    /// affects speed, never the result [default: no card]
+    #[arg(long, value_name = "N")]
+    pub gpu: Option<u32>,
     /// Memory limit for weights, experts, caches and buffers together; experts that do not fit are
     /// read from disk when needed [default: a safe amount for this machine, see v4-run plan]
     #[arg(long, value_name = "SIZE", value_parser = size)]

@@ -131,6 +131,12 @@ struct Measured {
 /// Runs the command.
 pub fn run(mut args: PlanArgs) -> anyhow::Result<ExitCode> {
     let notes = Notes::new(args.quiet);
+    if args.engine.gpu.is_some() {
+        bail!(
+            "--gpu: plans are of the CPU and its memory; a model runs on a card if all of its file, \
+             its caches and some buffers fit into the card's memory, which v4-run doctor shows"
+        );
+    }
     let planned = Planned::open(&args.model, &args.recipe)?;
     let cfg = ModelConfig::from_gguf(&planned.file)?;
     if args.ctx == MAX_CONTEXT {

@@ -18,7 +18,7 @@ use crate::args::values::{count, size, tokens_or_max};
 use crate::args::{DraftArgs, EngineArgs, Where};
 use crate::model::DEFAULT_CONTEXT;
 use crate::output::Notes;
-use crate::{context, folders, model, options, trust};
+use crate::{cards, context, folders, model, options, trust};
 
 /// Names of the credentials that systemd passes keys in.
 const API_KEYS: &str = "api-keys";
@@ -162,6 +162,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     // Before the model is read, so that a bad socket is reported at once.
     let listeners = listeners(&args, &keys)?;
     let mut engine_options = options::engine(&args.engine, DEFAULT_CONTEXT);
+    cards::choose(args.engine.gpu, &mut engine_options)?;
     let allowed = engine_options.memory;
     let name = args.model.display();
     notifier.loading(&format!("opening {name}"));

@@ -37,6 +37,12 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     if args.r#gen == 0 && !args.clients.is_empty() {
         bail!("--clients measures decoding, of which --gen 0 asks for none");
     }
+    if args.engine.gpu.is_some() {
+        bail!(
+            "--gpu: bench measures the CPU and its memory; v4-run doctor --kernels measures a card's \
+             kernels"
+        );
+    }
     if args.engram.is_some() && !args.clients.is_empty() {
         bail!("--clients cannot be combined with --engram; measure one after the other");
     }
