@@ -2,8 +2,9 @@
 //!
 //! A large range of addresses is reserved. What is allocated in it becomes accessible while the
 //! shim does work, and only then: the host's code, which is not to touch it, faults at any other
-//! time. (More than 16 MiB stay accessible: closing takes a time that grows with them.) Between allocations lie red zones that are checked after every kernel. What was given
-//! back is never used again: its pages fault, and the rest is watched like a red zone.
+//! time. (More than 16 MiB, or than 64 pieces, stay accessible: closing takes a time that grows with
+//! them.) Between allocations lie red zones that are checked after every kernel. What was given back
+//! is never used again: its pages fault, and the rest is watched like a red zone.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,8 @@ const RED_ZONE: usize = 512;
 const ALIGNMENT: usize = 256;
 /// More than so many bytes are not closed.
 const MOST_CLOSED: usize = 16 << 20;
+/// The same of pieces: each is a call of the system.
+const MOST_SPANS: usize = 64;
 /// Addresses are not used twice, so there must be many more than bytes.
 const RESERVED: usize = 1 << 38;
 
@@ -276,7 +279,8 @@ impl Drop for Open<'_> {
         let mut layout = self.0.layout();
         layout.users -= 1;
         let bytes: usize = layout.spans.iter().map(ExactSizeIterator::len).sum();
-        if layout.users == 0 && bytes <= MOST_CLOSED {
+        let little = bytes <= MOST_CLOSED && layout.spans.len() <= MOST_SPANS;
+        if layout.users == 0 && little {
             layout.is_open = false;
             let spans = layout.spans.iter();
             spans.for_each(|span| protect(span, MprotectFlags::empty()));
