@@ -2,7 +2,6 @@
 //! 2 and 5).
 
 mod drafts;
-mod owned;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use v4_files::gguf::GgufFile;
 
 use crate::compute::adapters::Site;
-use crate::compute::backend::Backend;
+use crate::compute::backend::{Backend, ExpertWeights, HcWeights};
 use crate::error::EngineError;
 use crate::model::{Attention, Copier, Family, IndexRole, LayerConfig, ModelConfig, Tensor};
 use crate::residency::experts::{ExpertStore, StreamedLayer};
@@ -19,7 +18,6 @@ use crate::residency::experts::{ExpertStore, StreamedLayer};
 pub use drafts::{
     DraftInput, DraftWeights, DsparkWeights, MtpProjections, MtpWeights, draft_expert_tensors,
 };
-pub use owned::{ExpertWeights, HcWeights};
 
 /// A projection that adapters can change.
 #[derive(Debug)]

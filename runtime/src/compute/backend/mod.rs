@@ -15,6 +15,7 @@ pub mod cpu;
 pub mod cuda;
 #[cfg(feature = "cuda")]
 mod device;
+mod owned;
 mod views;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::compute::cache_rows::RowFormat;
 use crate::model::Tensor;
 #[cfg(feature = "cuda")]
 pub use device::Device;
+pub use owned::{ExpertWeights, HcWeights};
 pub use views::{LowRank, WeightRows};
 
 /// What models run on: the CPU, the only one that this build knows.

@@ -1,9 +1,9 @@
 //! The sites of a layer: Engram, attention (in its own module) and experts.
 
 use super::{Cache, Cone, Forward, Scratch, Span};
-use crate::compute::backend::{Backend, Choose, RouteSpec};
+use crate::compute::backend::{Backend, Choose, ExpertWeights, RouteSpec};
 use crate::compute::trace::Trace;
-use crate::compute::weights::{Choice, ExpertWeights, LayerWeights};
+use crate::compute::weights::{Choice, LayerWeights};
 use crate::error::EngineError;
 use crate::residency::engram::Fetch;
 

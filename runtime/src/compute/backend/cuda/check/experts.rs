@@ -8,8 +8,7 @@ use super::data::{Fill, Random, noise, tensor};
 use super::results::Results;
 use super::{Case, CheckScope, Items};
 use crate::compute::backend::cpu::Precision;
-use crate::compute::backend::{Backend, Choose, RouteSpec};
-use crate::compute::weights::ExpertWeights;
+use crate::compute::backend::{Backend, Choose, ExpertWeights, RouteSpec};
 use crate::error::EngineError;
 
 pub(super) fn add<D: Driver>(items: &mut Items<D>, scope: CheckScope) {

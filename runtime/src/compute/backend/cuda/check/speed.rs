@@ -22,10 +22,9 @@ use super::watched::Watched;
 use super::{Backend, CheckScope, Precision};
 use crate::compute::arithmetic::Rope;
 use crate::compute::backend::{
-    Attend, CandidatePool, Choose, Entries, HcParams, IndexSpec, RouteSpec, Sight,
+    Attend, CandidatePool, Choose, Entries, HcParams, HcWeights, IndexSpec, RouteSpec, Sight,
 };
 use crate::compute::cache_rows::RowFormat;
-use crate::compute::weights::HcWeights;
 use crate::error::{CardError, EngineError};
 
 /// How long something took on a card, and what it had to do.

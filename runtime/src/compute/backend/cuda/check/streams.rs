@@ -8,8 +8,7 @@ use super::data::{Fill, noise, tensor};
 use super::results::Results;
 use super::{Case, CheckScope, Items};
 use crate::compute::backend::cpu::Precision;
-use crate::compute::backend::{Backend, HcParams};
-use crate::compute::weights::HcWeights;
+use crate::compute::backend::{Backend, HcParams, HcWeights};
 use crate::error::EngineError;
 
 const PARAMS: HcParams = HcParams {

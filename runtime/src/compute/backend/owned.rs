@@ -1,6 +1,6 @@
 //! Weights that operations borrow together.
 
-use crate::compute::backend::{Backend, ExpertsView, HcView};
+use super::{Backend, ExpertsView, HcView};
 use crate::residency::experts::StreamedLayer;
 
 /// Weights of one hyper-connection site; see [`HcView`].
