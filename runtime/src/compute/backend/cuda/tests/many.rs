@@ -4,8 +4,9 @@ use v4_quant::GgmlType;
 
 use super::{Case, Found, bytes, check, get, noise, put, tensor};
 use crate::compute::backend::cpu::Precision;
-use crate::compute::backend::{Backend, Choose, HcParams, LowRank, RouteSpec, WeightRows};
-use crate::compute::backend::{ExpertWeights, HcWeights};
+use crate::compute::backend::{
+    Backend, Choose, ExpertWeights, HcParams, HcWeights, LowRank, RouteSpec, WeightRows,
+};
 
 struct Products(GgmlType);
 
