@@ -30,12 +30,12 @@ macro_rules! cubin {
     }};
 }
 
-/// The machine code that this program contains: none without the feature `cuda`.
+/// The machine code that this program contains, once: none without the feature `cuda`.
 #[cfg(feature = "cuda")]
-pub const IMAGES: &[Image] = include!("../cubin/images.rs");
-/// The machine code that this program contains: none without the feature `cuda`.
+pub static IMAGES: &[Image] = include!("../cubin/images.rs");
+/// The machine code that this program contains, once: none without the feature `cuda`.
 #[cfg(not(feature = "cuda"))]
-pub const IMAGES: &[Image] = &[];
+pub static IMAGES: &[Image] = &[];
 
 /// A kernel on a card, and what it takes.
 pub struct Kernel<A> {
