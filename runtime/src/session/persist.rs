@@ -85,12 +85,14 @@ impl Session {
             let rows = log.rows(i)?;
             let (from, to) = (step.from as usize, step.to as usize);
             let restored = session.cache.restore_rows(b, config, from, to, &rows);
+            // A card that has failed takes nothing over: that is not the file's fault.
+            engine.check_device()?;
             restored.ok_or_else(|| log.misfit(i))?;
         }
         let state = log.state(last)?;
         let restored = session.cache.restore_state(b, config, tokens, &state);
-        restored.ok_or_else(|| log.misfit(last))?;
         engine.check_device()?;
+        restored.ok_or_else(|| log.misfit(last))?;
         session.tokens.extend_from_slice(ids);
         Ok(session)
     }
