@@ -153,12 +153,14 @@ struct Extra {
 
 /// Weights on the card, wherever they come from.
 #[derive(Debug, Clone, Copy)]
-struct Rows {
-    ty: GgmlType,
-    start: u64,
-    cols: usize,
-    row_bytes: usize,
-    codebook: u64,
+pub(super) struct Rows {
+    pub ty: GgmlType,
+    /// Address of the first row.
+    pub start: u64,
+    pub cols: usize,
+    pub row_bytes: usize,
+    /// Address of the type's codebook, or 0.
+    pub codebook: u64,
 }
 
 impl<D: Driver> Device<D> {
@@ -210,6 +212,17 @@ pub(super) fn multiply<D: Driver>(
         row_bytes: tensor.row_bytes(),
         codebook: w.codebook(),
     };
+    multiply_rows(device, precision, rows, x, layout)
+}
+
+/// The same with weights that need not be a model's.
+pub(super) fn multiply_rows<D: Driver>(
+    device: &Arc<Device<D>>,
+    precision: Precision,
+    rows: Rows,
+    x: &Activations<D>,
+    layout: &Layout,
+) -> Result<(), CardError> {
     match &x.int8 {
         Some((_, int8)) if device.is_int8(rows.ty, precision) => {
             int8_product(device, rows, x, *int8, layout)

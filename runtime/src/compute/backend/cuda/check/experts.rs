@@ -137,7 +137,8 @@ impl Case for Experts {
         };
         let (routed, shared) = (self.weights(b, experts, 120)?, self.weights(b, 1, 130)?);
         let bias = b.vector(noise(experts, 113));
-        for tokens in [1, 7] {
+        // Fewer pairs than experts, more, and as many as products take tile by tile.
+        for tokens in [1, 7, 50] {
             // Small, so that SwiGLU is not at its bound everywhere.
             let x: Vec<f32> = noise(tokens * self.d, 114)
                 .iter()

@@ -1,6 +1,8 @@
-//! Products of weights of all types with a few rows of activations, as the backend makes them.
+//! Products of weights of all types with a few rows of activations and with many, as the backend
+//! makes them.
 
 use v4_cuda::Driver;
+use v4_cuda::args::MMQ_INPUTS;
 use v4_quant::GgmlType;
 
 use super::activations::put;
@@ -40,10 +42,36 @@ pub(super) fn add<D: Driver>(items: &mut Items<D>, scope: CheckScope) {
                     Products {
                         ty,
                         shapes: shapes(ty, scope, precision),
+                        // A few, and more than a product takes at a time.
+                        tokens: &[1, 11],
                     },
                 );
             }
         }
+        let least = ty.block_values().max(32);
+        let mut tiled = vec![
+            Shape::new(70, 5 * least),
+            Shape {
+                groups: 2,
+                ..Shape::new(38, 2 * least)
+            },
+        ];
+        if scope == CheckScope::Full {
+            tiled.extend(WIDTHS.map(|columns| Shape::new(21, columns)));
+        }
+        items.case(
+            format!("products of {ty}, many tokens"),
+            Precision::Fast,
+            Products {
+                ty,
+                shapes: tiled,
+                // Less than a tile, and more.
+                tokens: match scope {
+                    CheckScope::Small => &[33],
+                    CheckScope::Full => &[40, MMQ_INPUTS as usize + 1],
+                },
+            },
+        );
     }
     items.case("low-rank adapters", Precision::Fast, LowRanks(scope));
 }
@@ -111,6 +139,7 @@ fn shapes(ty: GgmlType, scope: CheckScope, precision: Precision) -> Vec<Shape> {
 struct Products {
     ty: GgmlType,
     shapes: Vec<Shape>,
+    tokens: &'static [usize],
 }
 
 impl Case for Products {
@@ -123,8 +152,7 @@ impl Case for Products {
                 fill,
             } = *shape;
             let w = b.load(&tensor(self.ty, fill, [1, rows, columns], 40 + i as u32)?)?;
-            // A few, and more than a product takes at a time.
-            for tokens in [1, 11] {
+            for &tokens in self.tokens {
                 if tokens > 1 && rows > 1 << 15 {
                     continue;
                 }
@@ -169,14 +197,13 @@ impl Case for LowRanks {
                 groups,
                 scale: 0.7,
             };
-            let x = put(b, &noise(5 * groups * inputs, 44), groups * inputs);
-            let mut y = put(b, &noise(5 * outputs, 45), outputs);
-            b.add_low_rank(w, &x, &mut y);
-            out.buf(
-                b,
-                format!("rank {rank}, {inputs} to {outputs} in {groups} groups"),
-                &y,
-            );
+            for tokens in [5, 19] {
+                let x = put(b, &noise(tokens * groups * inputs, 44), groups * inputs);
+                let mut y = put(b, &noise(tokens * outputs, 45), outputs);
+                b.add_low_rank(w, &x, &mut y);
+                let shape = format!("{inputs} to {outputs} in {groups} groups");
+                out.buf(b, format!("rank {rank}, {shape}, {tokens} tokens"), &y);
+            }
         }
         Ok(())
     }

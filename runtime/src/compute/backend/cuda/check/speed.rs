@@ -5,18 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use v4_cuda::Driver;
-use v4_cuda::args::{MMV_THREADS, ProductF32, ProductI8, Quantise, ROW_THREADS};
-use v4_cuda::driver::Extent;
 use v4_cuda::measure;
 use v4_quant::GgmlType;
 
 use super::super::Cuda;
-use super::super::device::{Device, threads_for};
-use super::super::products::int8_room;
-use super::super::space::{Space, bits};
+use super::super::device::Device;
+use super::super::products::{Layout, Rows, activations, multiply_rows};
+use super::super::space::Space;
 use super::activations::put;
 use super::data::{Fill, noise, tensor, weights};
-use super::many::{Ready, plain};
 use super::products::{FLOATS, types};
 use super::watched::Watched;
 use super::{Backend, CheckScope, Precision};
@@ -161,77 +158,64 @@ impl<D: Driver> Timer<'_, D> {
 
     /// A product with a few rows of activations, which has to read the matrix.
     fn few(&self, ty: GgmlType, inputs: usize) -> Result<Timing, EngineError> {
-        let device = self.device();
         let columns = self.size(256, 4096);
-        let (w, rows) = self.matrix(ty, columns, self.size(1 << 14, STREAMED))?;
-        let y = Space::new(device, 4 * rows * inputs)?;
-        let x = Space::of(device, &mut bits(&noise(inputs * columns, 151)))?;
-        let ops = 2 * (rows * columns * inputs) as u64;
-        let mut product = plain(y.start(), w.start(), [rows, columns, inputs]);
-        let what = format!("{rows} rows of {columns} {ty}, {inputs} tokens");
-        let mut task = Task {
-            bytes: (rows * columns / ty.block_values() * ty.block_bytes()) as u64,
-            ..Task::default()
-        };
-        let blocks = |at_a_time: usize| rows.div_ceil(at_a_time).min(4096) as u32;
-        if FLOATS.contains(&ty) {
-            product.x_stride = columns as u32;
-            let args = ProductF32 {
-                product,
-                x: x.start(),
-                codebook: 0,
-                ty: ty.id(),
-                row_bytes: (columns * ty.block_bytes()) as u32,
-                scale: 1.0,
-                adds: 0,
-            };
-            task.float_ops = ops;
-            let extent = Extent::row(blocks(8), MMV_THREADS);
-            let kernel = device.kernels().few_floats(ty, inputs);
-            return self.time(what, task, &mut || device.launch(kernel, extent, &args));
-        }
-        let (_room, rounded) = int8_room(device, inputs * columns)?;
-        let args = Quantise {
-            to: rounded,
-            x: x.start(),
-            blocks: (inputs * columns / 32) as u64,
-        };
-        let extent = threads_for(inputs * columns, ROW_THREADS);
-        device.launch(&device.kernels().rows.quantise, extent, &args)?;
-        product.x_stride = columns as u32 / 32;
-        let args = ProductI8 {
-            product,
-            x: rounded,
-            codebook: device.codebook(ty)?,
-        };
-        let Some(kernel) = device.kernels().few_int8(ty, inputs) else {
-            let what = format!("products of {ty} in int8");
-            return Err(CardError::NoKernel { what }.into());
-        };
-        task.int8_ops = ops;
-        let book = v4_quant::codebook(ty).len() as u32;
-        let extent = Extent::row(blocks(16), MMV_THREADS).with_shared(book);
-        self.time(what, task, &mut || device.launch(kernel, extent, &args))
+        self.product(ty, columns, self.size(1 << 14, STREAMED), inputs, 0)
     }
 
     /// A product with many rows of activations, which has to multiply.
     fn many(&self, ty: GgmlType) -> Result<Timing, EngineError> {
-        let device = self.device();
         let (columns, inputs) = self.size((256, 40), (4096, 2048));
-        let bytes = self.size(64, 4096) * columns / ty.block_values() * ty.block_bytes();
+        let rows = self.size(64, 4096);
+        let bytes = rows * columns / ty.block_values() * ty.block_bytes();
+        self.product(ty, columns, bytes, inputs, 4 * inputs * (rows + columns))
+    }
+
+    /// A matrix of so many bytes with rows of activations that are there as its product takes them.
+    fn product(
+        &self,
+        ty: GgmlType,
+        columns: usize,
+        bytes: usize,
+        inputs: usize,
+        more_bytes: usize,
+    ) -> Result<Timing, EngineError> {
+        let (device, precision) = (self.device(), Precision::Fast);
         let (w, rows) = self.matrix(ty, columns, bytes)?;
+        let row_bytes = columns / ty.block_values() * ty.block_bytes();
+        let weights = Rows {
+            ty,
+            start: w.start(),
+            cols: columns,
+            row_bytes,
+            codebook: device.codebook(ty)?,
+        };
         let y = Space::new(device, 4 * rows * inputs)?;
-        let product = plain(y.start(), w.start(), [rows, columns, inputs]);
-        let ready = Ready::new(device, ty, product, &noise(inputs * columns, 152))?;
+        let x = put(self.card, &noise(inputs * columns, 151), columns);
+        let x = activations(device, precision, &x, columns, &[ty])?;
+        let layout = Layout {
+            y: y.start(),
+            y_part: 0,
+            y_stride: rows,
+            x_part: 0,
+            x_stride: columns,
+            parts: 1,
+            rows,
+            inputs,
+            usual: inputs,
+            lists: None,
+        };
+        let mut once = || multiply_rows(device, precision, weights, &x, &layout);
+        // Where there are many, this puts them into the order of the product.
+        once()?;
         let ops = 2 * (rows * columns * inputs) as u64;
         let floats = FLOATS.contains(&ty);
         let task = Task {
-            bytes: (bytes + 4 * inputs * (rows + columns)) as u64,
+            bytes: (rows * row_bytes + more_bytes) as u64,
             int8_ops: if floats { 0 } else { ops },
             float_ops: if floats { ops } else { 0 },
         };
         let what = format!("{rows} rows of {columns} {ty}, {inputs} tokens");
-        self.time(what, task, &mut || ready.launch(device, ty))
+        self.time(what, task, &mut once)
     }
 
     /// Operations of the backend, with the widths of V4-Flash.

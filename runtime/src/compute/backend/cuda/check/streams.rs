@@ -49,7 +49,8 @@ impl Case for Mixes {
         let s = PARAMS.streams;
         for &d in self.0 {
             let (of_layer, of_head) = (site(b, (2 + s) * s, 3, s * d)?, site(b, s, 1, s * d)?);
-            for tokens in [1, 3] {
+            // The last are as many as products take tile by tile.
+            for tokens in [1, 3, 19] {
                 let name = |what: &str| format!("{what} of {tokens} tokens, {s} x {d}");
                 let mut h = put(b, &noise(tokens * s * d, 73), s * d);
                 let (mut mix, mut x, mut first) = Default::default();

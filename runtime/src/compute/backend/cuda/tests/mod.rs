@@ -4,7 +4,6 @@ mod checks;
 mod failures;
 mod forward;
 mod launches;
-mod many;
 mod stores;
 
 use std::path::{Path, PathBuf};
