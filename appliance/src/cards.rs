@@ -5,6 +5,7 @@
 
 use std::str::FromStr;
 
+#[cfg(not(feature = "cuda"))]
 use v4_runtime::EngineOptions;
 
 /// Why there are no cards in a build without the feature.
@@ -37,25 +38,18 @@ impl FromStr for Cards {
 }
 
 #[cfg(feature = "cuda")]
-pub use with_cuda::open;
+pub use with_cuda::{choose, open};
 
 /// Has the engine run on the card that `--gpu` names, if it names one.
 ///
 /// # Errors
-/// If it cannot be used: a model never runs elsewhere than it was asked to.
-#[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
-pub fn choose(gpu: Option<u32>, options: &mut EngineOptions) -> anyhow::Result<()> {
-    let Some(number) = gpu else {
-        return Ok(());
-    };
-    #[cfg(feature = "cuda")]
-    for driver in open(Cards::One(number))? {
-        options.card = Some(driver?.into());
+/// If it names one: there are none in this build.
+#[cfg(not(feature = "cuda"))]
+pub fn choose(gpu: Option<u32>, _: &mut EngineOptions) -> anyhow::Result<()> {
+    match gpu {
+        Some(_) => anyhow::bail!("--gpu: {NO_CUDA}"),
+        None => Ok(()),
     }
-    #[cfg(not(feature = "cuda"))]
-    anyhow::bail!("--gpu: {NO_CUDA}");
-    #[cfg(feature = "cuda")]
-    Ok(())
 }
 
 #[cfg(feature = "cuda")]
@@ -65,6 +59,7 @@ mod with_cuda {
     use anyhow::{Context, bail};
     use v4_cuda::cuda::{Cuda, CudaDriver};
     use v4_cuda::{DriverError, Platform};
+    use v4_runtime::EngineOptions;
 
     use super::Cards;
 
@@ -101,6 +96,19 @@ mod with_cuda {
                 .with_context(|| format!("card {number}"))
         };
         Ok(numbers.into_iter().map(one))
+    }
+
+    /// Has the engine run on the card that `--gpu` names, if it names one.
+    ///
+    /// # Errors
+    /// If it cannot be used: a model never runs elsewhere than it was asked to.
+    pub fn choose(gpu: Option<u32>, options: &mut EngineOptions) -> anyhow::Result<()> {
+        if let Some(number) = gpu {
+            for driver in open(Cards::One(number))? {
+                options.card = Some(driver?.into());
+            }
+        }
+        Ok(())
     }
 }
 

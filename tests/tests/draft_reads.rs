@@ -210,7 +210,8 @@ struct Disk;
 
 impl ReadHook for Disk {
     fn answer(&self, _: u64, _: usize, answer: io::Result<usize>) -> io::Result<usize> {
-        std::thread::sleep(Duration::from_micros(500));
+        // Far longer than computing takes, also on a busy machine.
+        std::thread::sleep(Duration::from_millis(2));
         answer
     }
 }
@@ -287,11 +288,9 @@ fn drafts_stop_where_reading_experts_costs_more_than_they_give() {
     let (plain, _) = run(None);
     for right in [0.0, 0.5] {
         let (loads, drafts) = run(Some(right));
-        // Drafting on would read nearly twice as much. What is tried depends on measured times,
-        // which on a busy machine say little: 1.01 was seen on an idle one, 1.033 on a busy one.
-        assert!(loads < 1.1 * plain, "{right}: {loads} instead of {plain}");
+        assert!(loads < 1.03 * plain, "{right}: {loads} instead of {plain}");
         // Tried, and found to cost too much.
         assert!(drafts > 0.0, "{right}: none");
-        assert!(drafts < 0.2 * (to - from) as f64, "{right}: {drafts}");
+        assert!(drafts < 0.1 * (to - from) as f64, "{right}: {drafts}");
     }
 }

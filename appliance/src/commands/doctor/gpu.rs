@@ -13,7 +13,7 @@ use v4_runtime::{CardError, CheckScope, EngineError, time_card};
 
 use super::{DoctorArgs, Finding};
 use crate::cards::{self, Cards};
-use crate::interrupt::{self, Busy};
+use crate::interrupt;
 
 /// Pinned memory that is tried at most, and of the memory that is free.
 const MOST_PINNED: u64 = 2 << 30;
@@ -33,6 +33,9 @@ pub fn look(args: &DoctorArgs) -> (Vec<Finding>, Value) {
     };
     let (mut findings, mut all) = (Vec::new(), Vec::new());
     for (number, driver) in cards.enumerate() {
+        if interrupt::requested() {
+            break;
+        }
         match driver {
             Ok(driver) => all.push(one(&driver, args, &mut findings)),
             Err(error) => {
@@ -213,7 +216,6 @@ fn speed<D: Driver>(
         true => CheckScope::Small,
         false => CheckScope::Full,
     };
-    let busy = Busy::start();
     let mut all = Vec::new();
     let done = time_card(driver, scope, &mut |timing| {
         let seconds = timing.took.as_secs_f64();
@@ -249,7 +251,6 @@ fn speed<D: Driver>(
             false => ControlFlow::Continue(()),
         }
     });
-    drop(busy);
     found["limits"] = json!({ "copy": copy_rate, "int8": int8_peak, "float32": float_peak });
     found["speed"] = json!(all);
     done

@@ -18,6 +18,7 @@ use v4_files::io::ReadSupport;
 use v4_runtime::residency::limits;
 
 use super::print_json;
+use crate::interrupt::{self, Busy, EXIT_INTERRUPTED};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -30,13 +31,12 @@ Examples:
 
 Lines that start with ! name something that slows the engine down or could kill it, and
 how to fix it. Nothing is changed; if PATH is a folder, a file of 64 KiB is written
-there and removed. NVIDIA cards are measured, which takes a second or two for each and up
-to 2 GiB of memory meanwhile.")]
+there and removed. NVIDIA cards are measured, with up to 2 GiB of pinned memory for each.")]
 pub struct DoctorArgs {
     /// Model file, or the folder that will hold it
     #[arg(default_value = ".")]
     pub path: PathBuf,
-    /// Measure each kernel on NVIDIA cards as well, at full shapes: half a minute a card
+    /// Measure each kernel on NVIDIA cards as well, at full shapes, which takes longer
     #[arg(long)]
     pub kernels: bool,
     /// With --kernels, use small shapes, which shows only that it works
@@ -85,7 +85,13 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut findings = processor();
     findings.extend(memory());
     findings.extend(disk(&args.path)?);
+    // Kernels take long enough to be stopped.
+    let busy = args.kernels.then(Busy::start).transpose()?;
     let (of_cards, gpu) = cards(&args);
+    drop(busy);
+    if interrupt::requested() {
+        return Ok(ExitCode::from(EXIT_INTERRUPTED));
+    }
     findings.extend(of_cards);
     if args.json {
         let all: Vec<Value> = findings
