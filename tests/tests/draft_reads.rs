@@ -211,7 +211,7 @@ struct Disk;
 impl ReadHook for Disk {
     fn answer(&self, _: u64, _: usize, answer: io::Result<usize>) -> io::Result<usize> {
         // Far longer than computing takes, also on a busy machine.
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(1));
         answer
     }
 }

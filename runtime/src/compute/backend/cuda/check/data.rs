@@ -156,3 +156,23 @@ pub(super) fn tensor(
     let opened = GgufFile::open(file.path()).map_err(|error| failed(error.to_string()))?;
     Tensor::find(&Arc::new(opened), "w")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::backend::cuda::check::products::types;
+
+    /// Zeros in place of weights would make checks that find nothing.
+    #[test]
+    fn every_type_has_modest_weights() {
+        for ty in types() {
+            let block = ty.block_values();
+            let mut values = vec![0.0; 200 * block];
+            let bytes = weights(ty, Fill::Modest, values.len(), 1);
+            v4_quant::decode_row(ty, &bytes, &mut values).unwrap();
+            assert!(values.iter().all(|v| v.is_finite()), "{ty}");
+            let empty = |block: &[f32]| block.iter().all(|v| *v == 0.0);
+            assert!(!values.chunks(block.max(32)).any(empty), "{ty}");
+        }
+    }
+}
