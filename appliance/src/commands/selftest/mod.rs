@@ -40,8 +40,8 @@ and with experts read from disk. All runs must give the same bits, and they must
 golden values that `v4-convert golden` stored in the file. Exits with code 1 if any differ.
 
 With --gpu and no model, every kernel runs on the card with the shapes of all models, and must
-give the CPU's bits: some seconds, and little of the card's memory. A fault names the kernel,
-the shape and the first value that differs.")]
+give the CPU's bits. That takes little of the card's memory. A fault names the kernel, the
+shape and the first value that differs.")]
 pub struct SelftestArgs {
     /// Model file (GGUF)
     #[arg(required_unless_present = "gpu", conflicts_with = "gpu")]
